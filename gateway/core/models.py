@@ -1,0 +1,264 @@
+"""Models and their versions: immutable artifacts with a digest, a signature and what their answer means."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import NewType
+
+from gateway.core.errors import MalformedRequest
+from gateway.core.fields import Fields, Json
+from gateway.core.tensors import Datatype, Signature, TensorSpec
+
+Digest = NewType("Digest", str)  # sha256 of an artifact, 64 hexadecimal digits
+COLUMNS_MAX = 10_000  # a wide table; beyond it the features belong into one tensor without names
+LABELS_MAX = 10_000
+
+
+class Runtime(enum.Enum):
+    """What executes an artifact."""
+
+    ONNX = "onnx"
+
+
+class VersionState(enum.Enum):
+    """Where a version stands in its own life; rollouts have states of their own."""
+
+    REGISTERED = "REGISTERED"
+    RETIRED = "RETIRED"
+
+
+class Task(enum.Enum):
+    """What kind of answer a version gives; it decides which loss ground truth is scored with."""
+
+    BINARY = "binary"
+    MULTICLASS = "multiclass"
+    REGRESSION = "regression"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a version's answer means.
+
+    Attributes:
+        output: The output tensor that holds the answer; a probability, a class or a number by `task`.
+        labels: The classes in the order of the output's last dimension; empty for regression.
+        positive: The label counted as positive (binary only).
+        threshold: Probability from which a binary answer is positive, in [0, 1].
+        loss_max: Regression: the absolute error that counts as a loss of 1; smaller errors count in proportion.
+    """
+
+    task: Task = Task.OTHER
+    output: str = ""
+    labels: tuple[str, ...] = ()
+    positive: str = ""
+    threshold: float = 0.5
+    loss_max: float = 1.0
+
+
+class ColumnKind(enum.Enum):
+    """How a feature is summarised and compared."""
+
+    NUMERIC = "numeric"
+    CATEGORICAL = "categorical"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One feature: a column of the wide input tensor, or a named input of shape [n, 1]."""
+
+    name: str
+    kind: ColumnKind = ColumnKind.NUMERIC
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One immutable artifact under a model, with everything that was found out when it was registered.
+
+    Attributes:
+        columns: The features in the order of the wide tensor's columns or of the named inputs; empty when not tabular.
+        profile: The reference profile as its JSON body (see `core/profiles.py`), or None when no reference was given.
+        cost_us_per_row: Measured at validation, one row a call, in µs; serving measures anew while it warms.
+        runtime_version: Of the library that validated it, e.g. `1.31.1`.
+        registered_at_s: Seconds since the epoch.
+    """
+
+    model: str
+    version: str
+    digest: Digest
+    size_bytes: int
+    runtime: Runtime
+    runtime_version: str
+    signature: Signature
+    target: Target = Target()
+    columns: tuple[Column, ...] = ()
+    profile: Json | None = None
+    lineage: Json = field(default_factory=dict)
+    description: str = ""
+    cost_us_per_row: float = 0.0
+    state: VersionState = VersionState.REGISTERED
+    registered_at_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """What the person who registers a version says of it (the `metadata` part of the upload)."""
+
+    version: str | None = None
+    runtime: Runtime = Runtime.ONNX
+    target: Target = Target()
+    columns: tuple[Column, ...] = ()
+    lineage: Json = field(default_factory=dict)
+    description: str = ""
+
+
+def metadata_from_body(body: object) -> Metadata:
+    """Read the `metadata` part of a registration.
+
+    Raises:
+        MalformedRequest: a field is unknown, missing or of the wrong type.
+    """
+    fields = Fields(body, "metadata")
+    metadata = Metadata(
+        version=fields.name("version") if fields.value("version") is not None else None,
+        runtime=fields.choice("runtime", Runtime, Runtime.ONNX),
+        target=Target() if fields.value("target") is None else target_from_body(fields.value("target")),
+        columns=tuple(
+            column_from_body(item, f"metadata.columns[{at}]") for at, item in enumerate(fields.items("columns", COLUMNS_MAX, ()))
+        ),
+        lineage=_object(fields.value("lineage"), "metadata.lineage"),
+        description=fields.text("description", ""),
+    )
+    fields.done()
+    names = [column.name for column in metadata.columns]
+    if len(set(names)) != len(names):
+        raise MalformedRequest("metadata.columns: two columns have the same name")
+    return metadata
+
+
+def target_from_body(body: object) -> Target:
+    """Read a target.
+
+    Raises:
+        MalformedRequest: a field is wrong, or the positive label is not among the labels.
+    """
+    fields = Fields(body, "metadata.target")
+    target = Target(
+        task=fields.choice("task", Task),
+        output=fields.text("output", "", length_max=200),
+        labels=tuple(str(label) for label in fields.items("labels", LABELS_MAX, ())),
+        positive="" if fields.value("positive") is None else str(fields.value("positive")),
+        threshold=fields.number("threshold", 0.0, 1.0, 0.5),
+        loss_max=fields.number("loss_max", 1e-12, 1e12, 1.0),
+    )
+    fields.done()
+    if target.positive and target.labels and target.positive not in target.labels:
+        raise MalformedRequest("metadata.target.positive: not among the labels")
+    return target
+
+
+def column_from_body(body: object, where: str) -> Column:
+    """Read a column, given as its name alone or as an object."""
+    if isinstance(body, str):
+        return Column(checked_column(body, where))
+    fields = Fields(body, where)
+    column = Column(checked_column(fields.text("name"), where), fields.choice("kind", ColumnKind, ColumnKind.NUMERIC))
+    fields.done()
+    return column
+
+
+def checked_column(name: str, where: str) -> str:
+    """Return a column's name if it is printable and short; it never becomes part of a path."""
+    if not 0 < len(name) <= 200 or not name.isprintable():
+        raise MalformedRequest(f"{where}: a column's name has 1 to 200 printable characters")
+    return name
+
+
+def version_body(version: Version) -> Json:
+    """Return a version as the admin API shows it and the registry stores it; `version_from_body` reads it back."""
+    return {
+        "model": version.model,
+        "version": version.version,
+        "digest": version.digest,
+        "size_bytes": version.size_bytes,
+        "runtime": version.runtime.value,
+        "runtime_version": version.runtime_version,
+        "signature": signature_body(version.signature),
+        "target": target_body(version.target),
+        "columns": [{"name": column.name, "kind": column.kind.value} for column in version.columns],
+        "profile": version.profile,
+        "lineage": version.lineage,
+        "description": version.description,
+        "cost_us_per_row": version.cost_us_per_row,
+        "state": version.state.value,
+        "registered_at_s": version.registered_at_s,
+    }
+
+
+def version_from_body(body: object) -> Version:
+    """Read what `version_body` wrote."""
+    fields = Fields(body, "version")
+    return Version(
+        model=fields.text("model"),
+        version=fields.text("version"),
+        digest=Digest(fields.text("digest")),
+        size_bytes=fields.integer("size_bytes", 0, 1 << 62),
+        runtime=fields.choice("runtime", Runtime),
+        runtime_version=fields.text("runtime_version"),
+        signature=signature_from_body(fields.value("signature")),
+        target=target_from_body(fields.value("target")),
+        columns=tuple(column_from_body(item, "version.columns") for item in fields.items("columns", COLUMNS_MAX)),
+        profile=_object(fields.value("profile"), "version.profile") if fields.has("profile") else None,
+        lineage=_object(fields.value("lineage"), "version.lineage"),
+        description=fields.text("description", ""),
+        cost_us_per_row=fields.number("cost_us_per_row", 0.0, 1e12),
+        state=fields.choice("state", VersionState),
+        registered_at_s=fields.number("registered_at_s", 0.0, 1e12),
+    )
+
+
+def signature_body(signature: Signature) -> Json:
+    """Return a signature in the protocol's form."""
+    return {
+        side: [{"name": spec.name, "datatype": spec.datatype.value, "shape": list(spec.shape)} for spec in specs]
+        for side, specs in (("inputs", signature.inputs), ("outputs", signature.outputs))
+    }
+
+
+def signature_from_body(body: object) -> Signature:
+    """Read what `signature_body` wrote."""
+    fields = Fields(body, "signature")
+    return Signature(inputs=_specs(fields, "inputs"), outputs=_specs(fields, "outputs"))
+
+
+def _specs(fields: Fields, side: str) -> tuple[TensorSpec, ...]:
+    readers = [Fields(item, f"signature.{side}") for item in fields.items(side, COLUMNS_MAX)]
+    return tuple(
+        TensorSpec(
+            name=reader.text("name"),
+            datatype=reader.choice("datatype", Datatype),
+            shape=tuple(int(str(size)) for size in reader.items("shape", 64)),
+        )
+        for reader in readers
+    )
+
+
+def target_body(target: Target) -> Json:
+    """Return a target as `target_from_body` reads it."""
+    return {
+        "task": target.task.value,
+        "output": target.output,
+        "labels": list(target.labels),
+        "positive": target.positive,
+        "threshold": target.threshold,
+        "loss_max": target.loss_max,
+    }
+
+
+def _object(value: object, where: str) -> Json:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise MalformedRequest(f"{where}: expected an object")
+    return dict(value)

@@ -1,0 +1,144 @@
+"""What the prediction log holds, one value per line.
+
+`docs/log-format.md` describes the same for readers of the files. A record is written before its answer leaves, by the worker
+that gave the answer, and never changes; late facts (ground truth) are records of their own.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, NewType
+
+from gateway.core.tensors import Tensor
+
+FORMAT: Final = 1  # of the log; a reader refuses a number it does not know
+Offset = NewType("Offset", int)  # bytes from the start of a stream; always the start of a line
+
+
+class Kind(enum.Enum):
+    """Why a prediction ran."""
+
+    LIVE = "live"  # a request that the split routed
+    SHADOW = "shadow"  # a copy whose answer was discarded
+    PINNED = "pinned"  # a caller named the version
+    DRILL = "drill"  # the gateway's own exercise
+
+
+class Outcome(enum.Enum):
+    """How an attempt, and the prediction as a whole, ended."""
+
+    OK = "ok"
+    FAILED = "failed"  # the runtime raised
+    INVALID = "invalid"  # the outputs do not fit the signature, or a float output is NaN or infinite where input was not
+    TIMED_OUT = "timed_out"  # the deadline passed inside predict
+    CRASHED = "crashed"  # the worker died while it ran
+    HUNG = "hung"  # the watchdog killed the worker while it ran
+
+
+FAULTS: Final = frozenset(set(Outcome) - {Outcome.OK})  # each counts against the version
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try on one variant, in the order they were made."""
+
+    variant: str
+    version: str
+    outcome: Outcome
+    duration_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionRecord:
+    """One answer.
+
+    Attributes:
+        prediction_id: UUIDv7, canonical text.
+        time_s: When the record was made, seconds since the epoch; never falls within a stream.
+        model, route, revision: What was called, and the route's revision that decided.
+        assigned: The variant the split chose; equals `variant` unless a failover answered.
+        variant, version, digest: What really answered.
+        attempts: At least one; a failover has two.
+        assignment_key: Hashed (see `core/split.py`), or of the prediction id when the caller sent none (`is_keyed` false).
+        inputs, outputs: As received and as answered; outputs are empty unless `outcome` is ok.
+        batch_rows, batch_position: Rows of the batch the runtime saw, and the index of this request's first row in it.
+        latency_us: From the last byte of the request to the record.
+        shadow_of: The live prediction that a shadow copies, else empty.
+        trace_id: From `traceparent`, else empty.
+    """
+
+    prediction_id: str
+    time_s: float
+    kind: Kind
+    model: str
+    route: str
+    revision: int
+    assigned: str
+    variant: str
+    version: str
+    digest: str
+    attempts: tuple[Attempt, ...]
+    assignment_key: str
+    is_keyed: bool
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    batch_rows: int
+    batch_position: int
+    runtime_version: str
+    outcome: Outcome
+    latency_us: int
+    shadow_of: str = ""
+    trace_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GroundTruthRecord:
+    """The true outcome of one row of a prediction, as it became known.
+
+    Attributes:
+        row: Index of the row in the prediction's request.
+        value: A label or a number.
+        observed_at_s: When the world showed it, if the caller said so; else `time_s`.
+    """
+
+    prediction_id: str
+    time_s: float
+    row: int
+    value: str | float | int | bool
+    observed_at_s: float
+    principal: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """Written by an idle worker, so that the merge of all streams can move on."""
+
+    time_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEnd:
+    """The last record of a stream whose worker is gone for good; a later record opens the stream again."""
+
+    time_s: float
+
+
+Record = PredictionRecord | GroundTruthRecord | Heartbeat | StreamEnd
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What one read returned, in order.
+
+    Attributes:
+        records: With the offset of each.
+        next: Where the following read starts.
+    """
+
+    records: tuple[tuple[Offset, Record], ...]
+    next: Offset
+
+
+Cursor = Mapping[str, Offset]  # stream → how far a consumer has gone

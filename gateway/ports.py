@@ -1,0 +1,370 @@
+"""Every boundary of the program, on one page.
+
+The docstring of a method is its contract: order, durability, idempotence, blocking, errors. Every adapter of a port passes the
+same suite in `tests/conformance`. Unless a method says otherwise it blocks, and an event loop calls it in a thread.
+No driver's error crosses a port: an adapter raises a `PortFault` or a `ModelFault` from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Protocol
+
+from gateway.core.access import Key
+from gateway.core.audit import AuditEntry
+from gateway.core.changes import Automation, Change, Committed, DecisionId, Proposal, Quarantine, WorkerStatus
+from gateway.core.fields import Json
+from gateway.core.models import Digest, Version
+from gateway.core.records import Cursor, Offset, Page, Record
+from gateway.core.rollouts import Rollout
+from gateway.core.routes import Revision, RouteTable
+from gateway.core.tensors import Array
+
+
+class Clock(Protocol):
+    """The only time in the program."""
+
+    def now_s(self) -> float:
+        """Return wall time, seconds since the epoch. May step."""
+
+    def monotonic_s(self) -> float:
+        """Return seconds since an arbitrary moment. Never falls."""
+
+
+class Instance(Protocol):
+    """One loaded copy of a version."""
+
+    @property
+    def concurrency(self) -> int:
+        """How many threads may be inside `predict` at once."""
+
+    @property
+    def runtime_version(self) -> str:
+        """Of the library, e.g. `1.31.1`; stands in every record."""
+
+    def predict(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Return every output by name.
+
+        Arrays are C-contiguous with the signature's datatypes; the outputs have not been checked against the signature.
+
+        Raises:
+            PredictFailed: the runtime raised.
+        """
+
+    def close(self) -> None:
+        """Give the memory back; the instance is not used again."""
+
+
+class Runtime(Protocol):
+    """Loads artifacts of one kind."""
+
+    def load(self, path: PurePath, version: Version) -> Instance:
+        """Return an instance, not yet warm.
+
+        Raises:
+            LoadFailed: the artifact is not loadable.
+        """
+
+
+class Validator(Protocol):
+    """Runs an uploaded version where it can harm nothing."""
+
+    def validate(self, artifact: PurePath, reference: PurePath | None, version: Version) -> Version:
+        """Return `version` with signature, profile, runtime version and cost filled in.
+
+        Runs in a process of its own with a deadline and a memory bound: loads the artifact, reads its signature, runs it on the
+        reference sample, checks the outputs, measures the cost of a row.
+
+        Args:
+            reference: Parquet, CSV or JSON Lines, by suffix; None when none was sent.
+            version: As far as the metadata says.
+
+        Raises:
+            NotValid: with the reason; also when it ran out of time or memory or killed its process.
+        """
+
+
+class ArtifactStore(Protocol):
+    """Artifacts by digest."""
+
+    def put(self, staged: PurePath, digest: Digest) -> None:
+        """Move a complete file into the store; durable when it returns. Putting the same digest again changes nothing.
+
+        Raises:
+            ArtifactCorrupt: the file's bytes do not have that digest.
+            StoreFailed: it could not be written.
+        """
+
+    def staging(self) -> PurePath:
+        """Return the path of a new empty file on the store's own file system, for an upload."""
+
+    def path(self, digest: Digest) -> PurePath:
+        """Return where the artifact lies, after verifying its bytes.
+
+        Raises:
+            ArtifactCorrupt: it is missing or its bytes changed.
+        """
+
+
+class RegistryStore(Protocol):
+    """Models, versions, routes, rollouts, keys and the audit log. Safe to share between threads and processes."""
+
+    def models(self, after: str = "", limit: int = 100) -> Sequence[tuple[str, str]]:
+        """Return (model, champion's version) in order of name, after a name."""
+
+    def versions(self, model: str, after: str = "", limit: int = 100) -> Sequence[Version]:
+        """Return a model's versions in the order they were registered, after a version's name; retired ones too."""
+
+    def version(self, model: str, version: str) -> Version:
+        """Return one version.
+
+        Raises:
+            UnknownVersion: there is none.
+        """
+
+    def table(self) -> RouteTable:
+        """Return one consistent route table with every version its routes and champions need."""
+
+    def rollout(self, id: str) -> Rollout:
+        """Return one rollout.
+
+        Raises:
+            UnknownSubject: there is none.
+        """
+
+    def rollouts(self, route: str = "", *, open_only: bool = False, limit: int = 100) -> Sequence[Rollout]:
+        """Return rollouts, the newest first; of one route, or of all."""
+
+    def quarantines(self) -> Sequence[Quarantine]:
+        """Return every quarantine ever set, with its strikes; those with `until_s` in the past are over."""
+
+    def automation(self) -> Automation:
+        """Return whether automatic changes are on."""
+
+    def keys(self, after: str = "", limit: int = 100) -> Sequence[Key]:
+        """Return keys in order of id, after an id."""
+
+    def audit(self, after: int = 0, limit: int = 100, *, newest_first: bool = False) -> Sequence[AuditEntry]:
+        """Return entries after the number `after`; newest first: the last `limit` before `after` (0 = from the end)."""
+
+    def commit(
+        self, change: Change, *, expected_revision: Revision | None = None, decision_id: DecisionId | None = None
+    ) -> Committed:
+        """Apply every write of `change` and append its audit entry, in one transaction; durable when it returns.
+
+        A route's revision grows by one with each `PutRoute`; a dropped and re-created route goes on counting.
+        A decision id commits at most once: a second call returns what the first did, with `is_repeat`, and writes nothing.
+
+        Args:
+            expected_revision: Of `change.route`; 0 means that the route must not exist; None compares nothing.
+
+        Raises:
+            RevisionConflict: the route moved on.
+            VersionExists: the version's name is taken.
+            StoreFailed: nothing was written.
+        """
+
+    def propose(self, needs: Sequence[tuple[str, str]]) -> Proposal:
+        """Tell every worker to load and warm (model, version) pairs that a coming change needs."""
+
+    def proposal(self) -> Proposal | None:
+        """Return the newest proposal."""
+
+    def report(self, status: WorkerStatus) -> None:
+        """Say how far a worker is; the last report of a worker stands."""
+
+    def workers(self) -> Sequence[WorkerStatus]:
+        """Return the last report of each worker."""
+
+    def follow(self, after: int, timeout_s: float) -> int:
+        """Wait until anything was committed, proposed or reported since the number `after`, and return the number now.
+
+        Returns `after` itself when `timeout_s` passed first. A change made by another process is seen within 250 ms,
+        usually within 1 ms.
+        """
+
+    def backup(self, to: PurePath) -> None:
+        """Write a consistent copy of the registry to a new file while it is in use."""
+
+    def close(self) -> None:
+        """Release everything; a waiting `follow` returns."""
+
+
+class PredictionLogWriter(Protocol):
+    """One worker's end of the log. Used by one thread at a time; `append` is fast enough for an event loop."""
+
+    def append(self, records: Sequence[Record]) -> Offset:
+        """Write records in order, all of them or none, and return the offset after the last.
+
+        When it returns they survive the death of this process; for power loss see `sync`.
+
+        Raises:
+            LogFull: no room (the disk, or the configured size); nothing of the call stays in the log.
+            LogFailed: it could not be written; nothing of the call stays in the log.
+        """
+
+    def sync(self) -> None:
+        """Make everything appended so far survive power loss. May take milliseconds."""
+
+    def close(self) -> None:
+        """Close the stream's open segment."""
+
+
+class PredictionLogReader(Protocol):
+    """The other end, from any process."""
+
+    def streams(self) -> Sequence[str]:
+        """Return the names of all streams, one per worker."""
+
+    def read(self, stream: str, after: Offset, limit: int = 1000) -> Page:
+        """Return the next records from an offset, at least once and in order; an empty page when there is nothing new.
+
+        Raises:
+            LogFailed: the offset is before the oldest segment kept, or a line in the middle cannot be read.
+        """
+
+    def oldest(self, stream: str) -> Offset:
+        """Return the first offset still kept."""
+
+    def end(self, stream: str) -> Offset:
+        """Return the offset after the last complete record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A closed part of one stream that never changes again."""
+
+    stream: str
+    first: Offset
+    next: Offset
+    path: PurePath
+    closed_at_s: float
+
+
+class SegmentStore(Protocol):
+    """The log seen by the archive: closed segments, and the right to remove them."""
+
+    def closed(self, stream: str) -> Sequence[Segment]:
+        """Return the closed segments of a stream, the oldest first."""
+
+    def remove(self, segment: Segment) -> None:
+        """Remove a segment; removing it again changes nothing."""
+
+    def repair(self) -> Sequence[tuple[str, int]]:
+        """Cut a torn last line off every stream; return (stream, bytes cut). Only while no writer is open."""
+
+
+class CheckpointStore(Protocol):
+    """A consumer's position and state, saved together or not at all."""
+
+    def load(self, consumer: str) -> tuple[Cursor, bytes] | None:
+        """Return what was last saved."""
+
+    def save(self, consumer: str, cursor: Cursor, state: bytes) -> None:
+        """Replace what was saved; atomic, durable when it returns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a detector found in one update.
+
+    Attributes:
+        value: The detector's estimate of its signal now.
+        has_drifted: Whether this update raised the alarm.
+    """
+
+    value: float
+    has_drifted: bool
+
+
+class Detector(Protocol):
+    """A change detector over one signal in [0, 1]. Never sees NaN; the caller maps and counts what is missing."""
+
+    def update(self, value: float) -> Reading:
+        """Take one value and return the reading."""
+
+    def state(self) -> bytes:
+        """Return everything needed to go on exactly."""
+
+    def restore(self, state: bytes) -> None:
+        """Go on from a state of the same kind of detector."""
+
+
+class Readings(Protocol):
+    """What control shows of the monitor. Losing one loses a picture, never a decision."""
+
+    def publish(self, readings: Json) -> None:
+        """Replace the picture; a reader sees the old one or the new one, never a mixture."""
+
+    def latest(self) -> Json | None:
+        """Return the last picture, or None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One counter or gauge of one process."""
+
+    name: str
+    labels: tuple[tuple[str, str], ...]
+    value: float
+
+
+class Cell(Protocol):
+    """A number that outlives its process. Never blocks."""
+
+    def add(self, amount: float) -> None:
+        """Add to it."""
+
+    def set(self, value: float) -> None:
+        """Replace it."""
+
+
+class MetricsBank(Protocol):
+    """One process's numbers. `cell` is called when something is bound, never per request."""
+
+    def cell(self, name: str, labels: Sequence[tuple[str, str]] = ()) -> Cell:
+        """Return the cell of a name and labels, the same one each time; it keeps its value across restarts of the process.
+
+        When the bank is full it returns the cell `gateway_metrics_overflow_total`, so that the loss itself is counted.
+        """
+
+
+class MetricsSnapshots(Protocol):
+    """Every process's numbers, for the control plane to show."""
+
+    def latest(self) -> Mapping[str, Sequence[Sample]]:
+        """Return process name → its samples."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which predictions are asked for; empty strings and None ask for all.
+
+    Attributes:
+        since_s, until_s: Of the record's time, seconds since the epoch; since inclusive, until exclusive.
+    """
+
+    route: str = ""
+    version: str = ""
+    prediction_id: str = ""
+    since_s: float | None = None
+    until_s: float | None = None
+    limit: int = 100
+
+
+class Archive(Protocol):
+    """Columnar copies of closed segments."""
+
+    def take(self, segment: Segment) -> int:
+        """Copy a segment and list it in the manifest; return its predictions. Taking it again changes nothing."""
+
+    def taken(self, stream: str) -> Offset:
+        """Return the offset up to which a stream is in the archive."""
+
+    def query(self, wanted: Filter) -> Iterator[Json]:
+        """Yield the matching predictions, the newest first, with their ground truth under `ground_truth`, as JSON objects."""
+
+    def export(self, wanted: Filter, to: PurePath) -> int:
+        """Write the matching predictions to one new Parquet file; return their number."""

@@ -1,0 +1,234 @@
+"""Every setting, once: its unit, its default and the reason for it.
+
+Read from a TOML file (`--config`), then the environment (`HEADGATE_<SECTION>_<NAME>`), then the command line; later ones win.
+An unknown name or a value out of range stops the start with a message that names it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import tomllib
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from gateway.core.errors import MalformedRequest
+from gateway.core.fields import Fields, Json
+
+ENVIRONMENT_PREFIX = "HEADGATE_"
+
+
+class Durability(enum.Enum):
+    """What a record survives once its answer has left."""
+
+    OS = "os"  # the death of the process
+    DISK = "disk"  # power loss as well: one fsync per group of records
+
+
+class WhenFull(enum.Enum):
+    """What happens to predictions when the log has no room."""
+
+    REJECT = "reject"  # 503: no answer without a record
+    CONTINUE = "continue"  # answer, and count what was not logged
+
+
+@dataclass(frozen=True, slots=True)
+class ServingSettings:
+    """The prediction side."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    workers: int = 1  # processes; one core each is what a worker can use
+    body_bytes_max: int = 64 * 2**20  # Triton's default for a JSON body
+    body_timeout_s: float = 10.0  # between two pieces of a body; slower is stalled
+    header_timeout_s: float = 10.0  # from connection or last answer's end of headers begun to headers complete
+    keep_alive_s: float = 75.0  # idle connections; above the usual 60 s of load balancers
+    connections_max: int = 1_000  # at once per worker
+    queue_rows_max: int = 4_096  # waiting per version and worker; at 1 ms a row 4 s, under the default deadline
+    batch_rows_max: int = 64  # rows joined into one run; beyond it latency grows faster than throughput
+    inline_us_max: float = 1_000.0  # a version whose measured row costs more runs in a thread, not on the event loop
+    inline_turn_us_max: float = 2_000.0  # rows × measured cost that may run inline in one loop turn
+    shadow_queue_max: int = 1_000  # copies waiting per worker; beyond it copies are dropped and counted
+    fault_window: int = 10  # n of the worker's own k-of-n rule
+    faults_max: int = 5  # k: hard faults among the last n that take a version out of rotation on this worker
+    fault_rest_s: float = 30.0  # until one request tries it again
+    drain_s: float = 20.0  # after SIGTERM, for what is in flight
+    warm_runs: int = 5  # predictions on made-up rows before a version is ready
+
+
+@dataclass(frozen=True, slots=True)
+class ControlSettings:
+    """The admin side."""
+
+    host: str = "127.0.0.1"
+    port: int = 8081
+    upload_bytes_max: int = 2 * 2**30  # of one artifact; protobuf's own limit
+    reference_bytes_max: int = 256 * 2**20
+    validation_timeout_s: float = 60.0
+    validation_memory_bytes: int = 4 * 2**30  # address space of the validation process
+    prepare_timeout_s: float = 30.0  # for every worker to load and warm what a change needs
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """The prediction log."""
+
+    durability: Durability = Durability.OS
+    when_full: WhenFull = WhenFull.REJECT
+    segment_bytes_max: int = 64 * 2**20  # rotation by size: about 100,000 records of 20 features
+    segment_age_s: float = 300.0  # rotation by age, so that the archive is never far behind
+    bytes_max: int = 20 * 2**30  # of all segments of one worker; beyond it the log is full
+    free_bytes_min: int = 256 * 2**20  # of the file system; below it the log is full
+    heartbeat_s: float = 0.25  # of an idle worker; bounds how far the merge lags behind
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveSettings:
+    """Columnar history."""
+
+    poll_s: float = 2.0
+    keep_segments_s: float = 3_600.0  # after archive and monitor have passed one
+    keep_s: float = 90 * 86_400.0  # of Parquet; a quarter
+    memory_bytes: int = 512 * 2**20  # DuckDB's bound
+    niceness: int = 10
+
+
+@dataclass(frozen=True, slots=True)
+class MonitorSettings:
+    """The loop."""
+
+    poll_s: float = 0.03  # median lag 12 ms at 20 ms polls, 4 µs CPU a row
+    page_records: int = 1_000
+    checkpoint_s: float = 2.0  # most work repeated after a crash
+    publish_s: float = 1.0  # readings for people
+    epoch_s: float = 600.0  # a key's outcomes count once per epoch; see docs/decisions
+    truth_wait_max: int = 1_000_000  # predictions held for late ground truth, the oldest dropped first
+    false_alarm_events: float = 100_000.0  # mean distance between false drift alarms of one route
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisorSettings:
+    """The processes."""
+
+    hang_s: float = 10.0  # a worker whose event loop did not turn for so long is killed
+    restart_backoff_s: float = 0.05  # first; doubles with each death within a minute
+    restart_backoff_max_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All of them."""
+
+    data_dir: Path = Path("headgate-data")
+    serving: ServingSettings = field(default_factory=ServingSettings)
+    control: ControlSettings = field(default_factory=ControlSettings)
+    log: LogSettings = field(default_factory=LogSettings)
+    archive: ArchiveSettings = field(default_factory=ArchiveSettings)
+    monitor: MonitorSettings = field(default_factory=MonitorSettings)
+    supervisor: SupervisorSettings = field(default_factory=SupervisorSettings)
+
+
+def load_settings(config: Path | None, environment: Mapping[str, str], overrides: Mapping[str, object]) -> Settings:
+    """Return the settings of a start.
+
+    Args:
+        config: A TOML file, or None.
+        environment: Usually `os.environ`.
+        overrides: From the command line, keyed like `serving.port`.
+
+    Raises:
+        MalformedRequest: a name is unknown or a value is wrong; the message names the setting and where it came from.
+    """
+    settings = Settings()
+    if config is not None:
+        try:
+            settings = _with_file(settings, tomllib.loads(config.read_text()))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise MalformedRequest(f"{config}: {error}") from error
+    settings = _with_environment(settings, environment)
+    for dotted, value in overrides.items():
+        settings = _with_value(settings, dotted, value, "command line")
+    return settings
+
+
+def settings_body(settings: Settings) -> Json:
+    """Return settings as plain values; `settings_from_body` reads them back in a child process."""
+    return typing.cast("Json", _plain(dataclasses.asdict(settings)))
+
+
+def settings_from_body(body: Mapping[str, Any]) -> Settings:
+    """Read what `settings_body` wrote."""
+    return _with_file(Settings(), body)
+
+
+def _with_file(settings: Settings, body: Mapping[str, Any]) -> Settings:
+    for name, value in body.items():
+        if isinstance(value, Mapping):
+            for inner, inner_value in value.items():
+                settings = _with_value(settings, f"{name}.{inner}", inner_value, "configuration")
+        else:
+            settings = _with_value(settings, name, value, "configuration")
+    return settings
+
+
+def _with_environment(settings: Settings, environment: Mapping[str, str]) -> Settings:
+    for name, value in sorted(environment.items()):
+        if not name.startswith(ENVIRONMENT_PREFIX):
+            continue
+        section, _, rest = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("_")
+        dotted = f"{section}.{rest}" if dataclasses.is_dataclass(getattr(settings, section, None)) else f"{section}_{rest}"
+        if dotted.split(".", maxsplit=1)[0] in {f.name for f in dataclasses.fields(settings)}:
+            settings = _with_value(settings, dotted, value, f"environment variable {name}")
+    return settings
+
+
+def _with_value(settings: Settings, dotted: str, value: object, source: str) -> Settings:
+    section, _, name = dotted.rpartition(".")
+    owner: Any = getattr(settings, section, None) if section else settings
+    if not dataclasses.is_dataclass(owner) or name not in {f.name for f in dataclasses.fields(owner)}:
+        raise MalformedRequest(f"{source}: there is no setting {dotted!r}")
+    changed: Any = replace(typing.cast("Any", owner), **{name: _converted(getattr(owner, name), value, dotted, source)})
+    whole: dict[str, Any] = {section: changed}
+    return typing.cast("Settings", changed) if not section else replace(settings, **whole)
+
+
+def _converted(default: object, value: object, dotted: str, source: str) -> object:
+    fields = Fields({dotted: _unquoted(default, value)}, source)
+    match default:
+        case enum.Enum():
+            return fields.choice(dotted, type(default))
+        case Path():
+            return Path(fields.text(dotted))
+        case bool():
+            return fields.boolean(dotted)
+        case int():
+            return fields.integer(dotted, 0, 1 << 62)
+        case float():
+            return fields.number(dotted, 0.0, 1e12)
+        case _:
+            return fields.text(dotted)
+
+
+def _unquoted(default: object, value: object) -> object:
+    """Return text from the environment as a number where the setting is one."""
+    if isinstance(value, str) and isinstance(default, int | float):
+        try:
+            return type(default)(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _plain(value: object) -> object:
+    match value:
+        case dict():
+            return {name: _plain(inner) for name, inner in value.items()}
+        case enum.Enum():
+            return value.value
+        case Path():
+            return str(value)
+        case _:
+            return value
