@@ -267,6 +267,51 @@ class CheckpointStore(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """What a run is charged to when its process dies."""
+
+    model: str
+    route: str
+    revision: int
+    variant: str
+    version: str
+    digest: str
+    runtime_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """A prediction that was running when its worker died.
+
+    Attributes:
+        was_hung: Whether the watchdog killed the worker, rather than the worker dying by itself.
+    """
+
+    prediction_id: str
+    place: Place
+    was_hung: bool
+
+
+class InFlight(Protocol):
+    """What a serving worker is running right now, kept where it outlives the worker. Never blocks."""
+
+    def turned(self) -> None:
+        """Say that the event loop turns; the supervisor's watchdog looks at this."""
+
+    def bind(self, place: Place) -> int:
+        """Return a number for a place, once for each, when the route table changes."""
+
+    def enter(self, place: int, prediction_ids: Sequence[bytes]) -> int:
+        """Say that a run begins; each id is a UUID's 16 bytes, of which the first 64 are kept. Return the run's number."""
+
+    def leave(self, run: int) -> None:
+        """Say that the run is over and its records are written."""
+
+    def left_behind(self) -> Sequence[Interrupted]:
+        """Return what the worker before this one was running when it died, once; empty after a clean stop."""
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
     """What a detector found in one update.
 

@@ -124,6 +124,6 @@ def checked_name(name: str, where: str) -> str:
     )
     if not is_safe:
         raise MalformedRequest(
-            f"{where}: a name has 1 to {NAME_LENGTH_MAX} printable characters, no separators (such as / or :), no leading dot or blanks"
+            f"{where}: a name has 1 to {NAME_LENGTH_MAX} printable characters, no separators (/ or :), no leading dot or blanks"
         )
     return name

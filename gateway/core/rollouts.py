@@ -84,6 +84,7 @@ class Rollout:
         started_at_s, changed_at_s: Wall time, seconds since the epoch.
         reason: Why it is in its state, in a sentence.
         before: The route's variants when it began; a rollback restores them.
+        since_revision: The route's revision that its first commit makes; records of older revisions are not its evidence.
     """
 
     id: str
@@ -97,6 +98,7 @@ class Rollout:
     before: tuple[Variant, ...]
     started_at_s: float
     changed_at_s: float
+    since_revision: int
     reason: str = ""
 
     @property
@@ -148,6 +150,7 @@ def begin(route: Route, *, id: str, challenger: str, plan: Plan, salt: str, now_
         before=(Variant(CHAMPION, champion.version, SLOTS),),
         started_at_s=now_s,
         changed_at_s=now_s,
+        since_revision=route.revision + 1,
     )
     fresh = replace(
         route,
@@ -241,6 +244,7 @@ def rollout_body(rollout: Rollout) -> Json:
         "before": [{"name": v.name, "version": v.version, "weight": v.weight} for v in rollout.before],
         "started_at_s": rollout.started_at_s,
         "changed_at_s": rollout.changed_at_s,
+        "since_revision": rollout.since_revision,
         "reason": rollout.reason,
     }
 
@@ -260,6 +264,7 @@ def rollout_from_body(body: object) -> Rollout:
         before=tuple(_variant(item) for item in fields.items("before", 20)),
         started_at_s=fields.number("started_at_s", 0.0, 1e12),
         changed_at_s=fields.number("changed_at_s", 0.0, 1e12),
+        since_revision=fields.integer("since_revision", 1, 1 << 62),
         reason=fields.text("reason", ""),
     )
 
