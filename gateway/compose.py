@@ -1,0 +1,207 @@
+"""Settings → adapters → running planes: the only module that imports adapters.
+
+A plane runs in a process of its own; the supervisor starts it as `headgate plane NAME …` with its listening socket inherited.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import signal
+import socket
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from adapters.clock import SystemClock
+from adapters.inflight import InFlightWatch, MappedInFlight
+from adapters.logs.segments import SegmentDirectory, SegmentReader, SegmentWriter
+from adapters.metrics_file import MetricsDirectory, MetricsFile
+from adapters.readings_file import ReadingsFile
+from adapters.stores.artifacts import DirectoryArtifacts
+from adapters.stores.checkpoints import SqliteCheckpoints
+from adapters.stores.registry import SqliteRegistry
+from gateway.core.models import Runtime
+from gateway.core.records import StreamEnd
+from gateway.journal import open_journal
+from gateway.ports import LoopWatch
+from gateway.settings import Settings, settings_from_body
+
+SERVING, CONTROL, MONITOR, ARCHIVE = "serving", "control", "monitor", "archive"
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class DataDirectory:
+    """Where everything lies (see docs/operations.md)."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.registry = root / "registry.db"
+        self.checkpoints = root / "checkpoints.db"
+        self.artifacts = root / "artifacts"
+        self.log = root / "log"
+        self.archive = root / "archive"
+        self.admin_token = root / "admin.token"
+        self.lock = root / "lock"
+        self.run = root / "run"
+        self.metrics = self.run / "metrics"
+        self.readings = self.run / "readings.json"
+        self.settings = self.run / "settings.json"
+        self.addresses = self.run / "addresses.json"
+
+    def make(self) -> None:
+        """Create the directories, for the owner alone."""
+        for directory in (self.root, self.artifacts, self.log, self.archive, self.run, self.metrics):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def in_flight(self, worker: str) -> Path:
+        """Return the mapped file of a worker."""
+        return self.run / "in-flight" / worker
+
+
+def worker_names(settings: Settings) -> tuple[str, ...]:
+    """Return the serving workers' names, which are also their streams' in the log."""
+    return tuple(f"w{number}" for number in range(settings.serving.workers))
+
+
+def prepare_data(settings: Settings) -> None:
+    """Make the data directory ready for a start: migrate the registry, repair the log, end streams without a worker."""
+    data = DataDirectory(settings.data_dir)
+    data.make()
+    SqliteRegistry(data.registry, clock=SystemClock()).close()
+    SegmentDirectory(data.log).repair()
+    for stream in set(SegmentReader(data.log).streams()) - set(worker_names(settings)):
+        writer = _log_writer(settings, stream)
+        writer.append([StreamEnd(SystemClock().now_s())])
+        writer.close()
+
+
+def watch(settings: Settings, worker: str) -> LoopWatch:
+    """Return the watchdog's view of a worker."""
+    return InFlightWatch(DataDirectory(settings.data_dir).in_flight(worker))
+
+
+def run_plane(argv: Sequence[str]) -> int:
+    """Run one plane in this process until SIGTERM.
+
+    Args:
+        argv: `NAME --settings FILE [--worker W] [--listener FD]`, as the supervisor passes them.
+    """
+    parser = argparse.ArgumentParser(prog="headgate plane")
+    parser.add_argument("name", choices=[SERVING, CONTROL, MONITOR, ARCHIVE])
+    parser.add_argument("--settings", type=Path, required=True)
+    parser.add_argument("--worker", default="")
+    parser.add_argument("--listener", type=int, default=-1)
+    asked = parser.parse_args(argv)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # a plane does not outlive its supervisor
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD})
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor passes it on in order
+    open_journal(asked.worker or asked.name)
+    settings = settings_from_body(json.loads(asked.settings.read_text()))
+    match asked.name:
+        case "serving":
+            _run_serving(settings, asked.worker, socket.socket(fileno=asked.listener))
+        case "control":
+            _run_control(settings, socket.socket(fileno=asked.listener))
+        case "monitor":
+            _run_monitor(settings, _stopped_by_signal())
+        case _:
+            os.nice(settings.archive.niceness)
+            _run_archive(settings, _stopped_by_signal())
+    return 0
+
+
+def _run_serving(settings: Settings, worker: str, listener: socket.socket) -> None:
+    from adapters.runtimes.onnx import OnnxRuntime
+    from gateway.serving.run import run_worker
+
+    data, clock = DataDirectory(settings.data_dir), SystemClock()
+    run_worker(
+        worker=worker,
+        listener=listener,
+        settings=settings,
+        registry=SqliteRegistry(data.registry, clock=clock),
+        artifacts=DirectoryArtifacts(data.artifacts),
+        runtimes={Runtime.ONNX: OnnxRuntime()},
+        log=_log_writer(settings, worker),
+        metrics=MetricsFile(data.metrics / f"{worker}.bin"),
+        in_flight=MappedInFlight(data.in_flight(worker)),
+        clock=clock,
+    )
+
+
+def _run_control(settings: Settings, listener: socket.socket) -> None:
+    from adapters.archives.duck import DuckArchive
+    from adapters.validation.process import ProcessValidator
+    from gateway.control.run import run_control
+
+    data, clock, control = DataDirectory(settings.data_dir), SystemClock(), settings.control
+    run_control(
+        listener=listener,
+        settings=settings,
+        registry=SqliteRegistry(data.registry, clock=clock),
+        artifacts=DirectoryArtifacts(data.artifacts),
+        validator=ProcessValidator(timeout_s=control.validation_timeout_s, memory_bytes=control.validation_memory_bytes),
+        archive=DuckArchive(data.archive, memory_bytes=settings.archive.memory_bytes),
+        log=SegmentReader(data.log),
+        readings=ReadingsFile(data.readings),
+        snapshots=MetricsDirectory(data.metrics),
+        workers=worker_names(settings),
+        clock=clock,
+    )
+
+
+def _run_monitor(settings: Settings, stop: threading.Event) -> None:
+    from adapters.detectors.river import AdwinDetector
+    from gateway.monitor.run import run_monitor
+
+    data, clock = DataDirectory(settings.data_dir), SystemClock()
+    run_monitor(
+        settings=settings,
+        log=SegmentReader(data.log),
+        registry=SqliteRegistry(data.registry, clock=clock),
+        checkpoints=SqliteCheckpoints(data.checkpoints),
+        readings=ReadingsFile(data.readings),
+        metrics=MetricsFile(data.metrics / "monitor.bin"),
+        detector=AdwinDetector,
+        clock=clock,
+        stop=stop,
+    )
+
+
+def _run_archive(settings: Settings, stop: threading.Event) -> None:
+    from adapters.archives.duck import DuckArchive
+    from gateway.archive.keeper import run_keeper
+
+    data, clock = DataDirectory(settings.data_dir), SystemClock()
+    run_keeper(
+        settings=settings,
+        log=SegmentReader(data.log),
+        segments=SegmentDirectory(data.log),
+        archive=DuckArchive(data.archive, memory_bytes=settings.archive.memory_bytes),
+        checkpoints=SqliteCheckpoints(data.checkpoints),
+        metrics=MetricsFile(data.metrics / "archive.bin"),
+        clock=clock,
+        stop=stop,
+    )
+
+
+def _log_writer(settings: Settings, stream: str) -> SegmentWriter:
+    log = settings.log
+    return SegmentWriter(
+        DataDirectory(settings.data_dir).log,
+        stream,
+        segment_bytes_max=log.segment_bytes_max,
+        segment_age_s=log.segment_age_s,
+        bytes_max=log.bytes_max,
+        free_bytes_min=log.free_bytes_min,
+        clock=SystemClock(),
+    )
+
+
+def _stopped_by_signal() -> threading.Event:
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    return stop

@@ -311,6 +311,16 @@ class InFlight(Protocol):
         """Return what the worker before this one was running when it died, once; empty after a clean stop."""
 
 
+class LoopWatch(Protocol):
+    """The supervisor's view of a worker's `InFlight`."""
+
+    def last_turn_s(self) -> float:
+        """Return the monotonic time at which the worker's event loop last turned; 0 when it never did."""
+
+    def mark_hung(self) -> None:
+        """Note, for the successor, that the worker is killed because its loop stood still."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """What a detector found in one update.

@@ -1,0 +1,253 @@
+"""The supervisor: starts every plane in a process of its own, watches them, restarts what dies, and stops them in order.
+
+It holds one listening `SO_REUSEPORT` socket per serving worker itself, so that connections wait in the kernel while a worker
+comes back. It holds the data directory's lock: a second gateway on the directory, or on the port, is refused. It serves no
+request and reads no record.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+from gateway.compose import ARCHIVE, CONTROL, MONITOR, SERVING, DataDirectory, prepare_data, watch, worker_names
+from gateway.core.errors import GatewayError, StoreFailed
+from gateway.journal import open_journal
+from gateway.ports import LoopWatch
+from gateway.settings import Settings, settings_body
+
+_log = logging.getLogger(__name__)
+_WATCH_S: Final = 0.1  # how often the watchdog looks; signals wake it at once
+_START_S: Final = 60.0  # a worker may take so long to load its versions before the watchdog expects it to turn
+_STOP_S: Final = 10.0  # for the planes without requests of their own
+_CALM_S: Final = 60.0  # alive for so long, a process's earlier deaths are forgotten
+_BACKLOG: Final = 2_048
+_SIGNALS: Final = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT}
+
+
+@dataclass(slots=True)
+class Child:
+    """One plane's process and its history."""
+
+    plane: str
+    worker: str = ""
+    listener: socket.socket | None = None
+    watch: LoopWatch | None = None
+    process: subprocess.Popen[bytes] | None = None
+    started_s: float = 0.0
+    deaths: int = 0
+    restart_at_s: float = field(default=0.0)
+
+    @property
+    def name(self) -> str:
+        """What the journal calls it."""
+        return self.worker or self.plane
+
+
+def supervise(settings: Settings) -> int:
+    """Run the gateway until SIGTERM or SIGINT; return the exit code."""
+    open_journal("supervisor")
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        with _locked(DataDirectory(settings.data_dir)):
+            _run(settings)
+    except GatewayError as error:
+        _log.error("the gateway cannot start", extra={"action": "start", "reason": str(error)})
+        return 1
+    return 0
+
+
+def _run(settings: Settings) -> None:
+    prepare_data(settings)
+    serving, control = settings.serving, settings.control
+    listeners = _shared_listeners(serving.host, serving.port, serving.workers)
+    admin = _listener(control.host, control.port)
+    settings = replace(
+        settings,
+        serving=replace(serving, port=listeners[0].getsockname()[1]),
+        control=replace(control, port=admin.getsockname()[1]),
+    )
+    _publish(settings)
+    children = [Child(CONTROL, listener=admin), Child(MONITOR), Child(ARCHIVE)]
+    for worker, listener in zip(worker_names(settings), listeners, strict=True):
+        children.append(Child(SERVING, worker=worker, listener=listener, watch=watch(settings, worker)))
+    for child in children:
+        _start(child, settings)
+    _log.info(
+        "the gateway is up",
+        extra={"action": "start", "port": settings.serving.port, "admin_port": settings.control.port, "pid": os.getpid()},
+    )
+    try:
+        _keep_running(children, settings)
+    finally:
+        _stop(children, settings)
+
+
+def _keep_running(children: list[Child], settings: Settings) -> None:
+    while True:
+        received = signal.sigtimedwait(_SIGNALS, _WATCH_S)
+        if received is not None and received.si_signo in (signal.SIGTERM, signal.SIGINT):
+            _log.info("stopping", extra={"action": "stop"})
+            return
+        for child in children:
+            _kill_if_hung(child, settings)
+            _note_death(child, settings)
+            if child.process is None and time.monotonic() >= child.restart_at_s:
+                _start(child, settings)
+
+
+def _start(child: Child, settings: Settings) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "gateway",
+        "plane",
+        child.plane,
+        "--settings",
+        str(DataDirectory(settings.data_dir).settings),
+    ]
+    inherited: tuple[int, ...] = ()
+    if child.worker:
+        command += ["--worker", child.worker]
+    if child.listener is not None:
+        inherited = (child.listener.fileno(),)
+        command += ["--listener", str(child.listener.fileno())]
+    child.process = subprocess.Popen(command, pass_fds=inherited, stdin=subprocess.DEVNULL)  # noqa: S603 - our own program
+    child.started_s = time.monotonic()
+    _log.info("process started", extra={"action": "start", "child": child.name, "child_pid": child.process.pid})
+
+
+def _note_death(child: Child, settings: Settings) -> None:
+    if child.process is None or child.process.poll() is None:
+        return
+    lived_s = time.monotonic() - child.started_s
+    child.deaths = 1 if lived_s > _CALM_S else child.deaths + 1
+    limits = settings.supervisor
+    delay_s = min(limits.restart_backoff_s * 2 ** min(child.deaths - 1, 30), limits.restart_backoff_max_s)
+    child.restart_at_s = time.monotonic() + delay_s
+    _log.error(
+        "process died",
+        extra={
+            "action": "restart",
+            "child": child.name,
+            "code": child.process.returncode,
+            "lived_s": lived_s,
+            "delay_s": delay_s,
+        },
+    )
+    child.process = None
+
+
+def _kill_if_hung(child: Child, settings: Settings) -> None:
+    if child.process is None or child.watch is None or child.process.poll() is not None:
+        return
+    now_s, turned_s = time.monotonic(), child.watch.last_turn_s()
+    is_starting = turned_s < child.started_s
+    silent_s = now_s - max(turned_s, child.started_s)
+    if silent_s > (_START_S if is_starting else settings.supervisor.hang_s):
+        _log.error("a worker's loop stands still", extra={"action": "kill", "child": child.name, "silent_s": silent_s})
+        child.watch.mark_hung()
+        child.process.kill()
+
+
+def _stop(children: list[Child], settings: Settings) -> None:
+    """Stop in the order of the loop: who writes records, who reads them, who shows them."""
+    for plane, patience_s in (
+        (SERVING, settings.serving.drain_s + _STOP_S),
+        (ARCHIVE, _STOP_S),
+        (MONITOR, _STOP_S),
+        (CONTROL, _STOP_S),
+    ):
+        group = [child.process for child in children if child.plane == plane and child.process is not None]
+        for process in group:
+            process.terminate()
+        deadline_s = time.monotonic() + patience_s
+        for process in group:
+            try:
+                process.wait(max(0.0, deadline_s - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                _log.error("a process did not stop in time", extra={"action": "kill", "child": plane, "child_pid": process.pid})
+                process.kill()
+                process.wait()
+    _log.info("stopped", extra={"action": "stop"})
+
+
+def _shared_listeners(host: str, port: int, count: int) -> list[socket.socket]:
+    """Return one listening socket per worker on the same port.
+
+    `SO_REUSEPORT` would silently share the port with another gateway, so a socket without it is bound first and let go.
+    """
+    with _bound(host, port, is_shared=False) as probe:
+        port = probe.getsockname()[1]
+    listeners = [_bound(host, port, is_shared=True) for _ in range(count)]
+    for listener in listeners:
+        listener.listen(_BACKLOG)
+    return listeners
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    listener = _bound(host, port, is_shared=False)
+    listener.listen(_BACKLOG)
+    return listener
+
+
+def _bound(host: str, port: int, *, is_shared: bool) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if is_shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise StoreFailed(
+            f"cannot listen on {host}:{port}: {error}", hint="another gateway may run there; choose --port"
+        ) from error
+    return listener
+
+
+@contextlib.contextmanager
+def _locked(data: DataDirectory) -> Iterator[None]:
+    try:
+        data.make()
+        lock = data.lock.open("a")
+    except OSError as error:
+        raise StoreFailed(f"the data directory cannot be used: {error}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StoreFailed(f"another gateway runs on {data.root}", hint="stop it, or choose --data-dir") from error
+        yield
+
+
+def _publish(settings: Settings) -> None:
+    """Write what the children read, and where the gateway listens, for people and scripts."""
+    data = DataDirectory(settings.data_dir)
+    _replace(data.settings, settings_body(settings))
+    _replace(
+        data.addresses,
+        {
+            "url": f"http://{settings.serving.host}:{settings.serving.port}",
+            "admin_url": f"http://{settings.control.host}:{settings.control.port}",
+            "pid": os.getpid(),
+        },
+    )
+
+
+def _replace(path: Path, body: object) -> None:
+    staged = path.with_suffix(".new")
+    staged.write_text(json.dumps(body))
+    staged.replace(path)

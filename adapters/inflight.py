@@ -1,0 +1,125 @@
+"""What a serving worker runs right now, in a small mapped file that outlives the worker.
+
+The worker writes, nothing waits: a run is entered and left by a few bytes in shared memory. The supervisor's watchdog reads when
+the event loop last turned; the worker's successor reads what was running and blames the version. The kernel keeps the pages when
+a process dies; after power loss the file is empty or old, and the log's own repair is what counts.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import struct
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+from uuid import UUID
+
+from gateway.core.errors import StoreFailed
+from gateway.ports import Interrupted, Place
+
+_RUNS_MAX: Final = 64  # runs at once in one worker: threads of expensive versions and the loop's own
+_IDS_MAX: Final = 64  # ids kept of a run; equals the default batch bound
+_PLACES_BYTES: Final = 256 * 1024  # about 1,000 places; when full it starts over, since only the last table's matter
+_HEADER: Final = struct.Struct("=dBxxxI")  # when the loop last turned (monotonic s), killed as hung, bytes of places used
+_RUN: Final = struct.Struct("=II")  # 1 + index of the place (0: no run), number of ids
+_RUN_BYTES: Final = _RUN.size + 16 * _IDS_MAX
+_RUNS_AT: Final = _HEADER.size + _PLACES_BYTES
+_SIZE: Final = _RUNS_AT + _RUNS_MAX * _RUN_BYTES
+
+
+class MappedInFlight:
+    """The worker's side."""
+
+    def __init__(self, path: Path) -> None:
+        self._map = _mapped(path)
+        self._left = _left_behind(self._map)
+        self._places: dict[Place, int] = {}
+        self._free = list(range(_RUNS_MAX))
+        self._map[:_SIZE] = bytes(_SIZE)
+        self.turned()
+
+    def turned(self) -> None:
+        """Say that the event loop turns."""
+        struct.pack_into("=d", self._map, 0, time.monotonic())
+
+    def bind(self, place: Place) -> int:
+        """Return the number of a place."""
+        known = self._places.get(place)
+        if known is not None:
+            return known
+        line = json.dumps([getattr(place, name) for name in Place.__slots__]).encode() + b"\n"
+        used = _HEADER.unpack_from(self._map)[2]
+        if used + len(line) > _PLACES_BYTES:
+            raise StoreFailed("the in-flight file has no room for another place", hint="restart the worker")
+        at = _HEADER.size + used
+        self._map[at : at + len(line)] = line
+        struct.pack_into("=I", self._map, _HEADER.size - 4, used + len(line))
+        self._places[place] = len(self._places)
+        return self._places[place]
+
+    def enter(self, place: int, prediction_ids: Sequence[bytes]) -> int:
+        """Say that a run begins."""
+        if not self._free:
+            return _RUNS_MAX  # more runs at once than places to note them: this one goes unnoted
+        run = self._free.pop()
+        ids = b"".join(prediction_ids[:_IDS_MAX])
+        at = _RUNS_AT + run * _RUN_BYTES
+        self._map[at + _RUN.size : at + _RUN.size + len(ids)] = ids
+        _RUN.pack_into(self._map, at, place + 1, len(ids) // 16)
+        return run
+
+    def leave(self, run: int) -> None:
+        """Say that the run is over."""
+        if run == _RUNS_MAX:
+            return
+        _RUN.pack_into(self._map, _RUNS_AT + run * _RUN_BYTES, 0, 0)
+        self._free.append(run)
+
+    def left_behind(self) -> Sequence[Interrupted]:
+        """Return what the worker before was running when it died, once."""
+        left, self._left = self._left, []
+        return left
+
+
+class InFlightWatch:
+    """The supervisor's side: when the loop last turned, and the mark that the watchdog killed it."""
+
+    def __init__(self, path: Path) -> None:
+        self._map = _mapped(path)
+
+    def last_turn_s(self) -> float:
+        """Return the monotonic time of the last turn; 0 when there was none."""
+        return float(_HEADER.unpack_from(self._map)[0])
+
+    def mark_hung(self) -> None:
+        """Note that the worker is killed because its loop stood still."""
+        self._map[8] = 1
+
+
+def _mapped(path: Path) -> mmap.mmap:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+b") as file:
+            file.truncate(_SIZE)
+            return mmap.mmap(file.fileno(), _SIZE)
+    except OSError as error:
+        raise StoreFailed(f"the in-flight file {path} cannot be mapped: {error}") from error
+
+
+def _left_behind(content: mmap.mmap) -> list[Interrupted]:
+    _, was_hung, used = _HEADER.unpack_from(content)
+    lines = content[_HEADER.size : _HEADER.size + min(used, _PLACES_BYTES)].splitlines()
+    places = [Place(*json.loads(line)) for line in lines]
+    found: list[Interrupted] = []
+    for run in range(_RUNS_MAX):
+        at = _RUNS_AT + run * _RUN_BYTES
+        place, count = _RUN.unpack_from(content, at)
+        if not 0 < place <= len(places):
+            continue
+        ids = content[at + _RUN.size : at + _RUN.size + 16 * min(count, _IDS_MAX)]
+        found.extend(
+            Interrupted(str(UUID(bytes=ids[i : i + 16])), places[place - 1], bool(was_hung)) for i in range(0, len(ids), 16)
+        )
+    return found
