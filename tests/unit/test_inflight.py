@@ -1,0 +1,67 @@
+"""The mapped file of what a worker runs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from uuid import UUID, uuid4
+
+from adapters.inflight import InFlightWatch, MappedInFlight
+from gateway.ports import Place
+
+PLACE = Place("delays", "delays", 3, "challenger", "2", "ab" * 32, "1.2.3")
+
+
+def test_in_flight_tells_a_successor_what_was_running(tmp_path):
+    """A run that was entered and not left is found by the next worker, once."""
+    first = MappedInFlight(tmp_path / "w0")
+    place, ids = first.bind(PLACE), [uuid4().bytes, uuid4().bytes]
+    first.leave(first.enter(place, [uuid4().bytes]))
+    first.enter(place, ids)
+
+    second = MappedInFlight(tmp_path / "w0")
+    found = second.left_behind()
+
+    assert {UUID(one.prediction_id).bytes for one in found} == set(ids)
+    assert all(one.place == PLACE and not one.was_hung for one in found)
+    assert list(second.left_behind()) == []
+    assert list(MappedInFlight(tmp_path / "w0").left_behind()) == []
+
+
+def test_in_flight_survives_a_kill(tmp_path):
+    """What a killed process was running is there for its successor, with the watchdog's mark."""
+    program = f"""
+import os, signal
+from adapters.inflight import MappedInFlight
+from gateway.ports import Place
+flight = MappedInFlight(__import__("pathlib").Path({str(tmp_path / "w0")!r}))
+flight.enter(flight.bind(Place("delays", "delays", 3, "challenger", "2", "ab" * 32, "1.2.3")), [bytes(range(16))])
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -signal.SIGKILL
+    InFlightWatch(tmp_path / "w0").mark_hung()
+
+    found = MappedInFlight(tmp_path / "w0").left_behind()
+
+    assert [(UUID(one.prediction_id).bytes, one.place, one.was_hung) for one in found] == [(bytes(range(16)), PLACE, True)]
+
+
+def test_in_flight_bounds_runs_and_ids(tmp_path):
+    """More runs or ids than there is room for are left out, and nothing else is disturbed."""
+    flight = MappedInFlight(tmp_path / "w0")
+    place = flight.bind(PLACE)
+    runs = [flight.enter(place, [os.urandom(16) for _ in range(100)]) for _ in range(80)]
+    assert len(MappedInFlight(tmp_path / "w0").left_behind()) == 64 * 64
+    for run in runs:
+        flight.leave(run)
+    assert flight.enter(place, [bytes(16)]) < 64
+
+
+def test_watch_sees_the_loop_turn(tmp_path):
+    """The watchdog reads the time of the last turn from another mapping of the file."""
+    flight, watch = MappedInFlight(tmp_path / "w0"), InFlightWatch(tmp_path / "w0")
+    first = watch.last_turn_s()
+    flight.turned()
+    assert watch.last_turn_s() > first > 0
