@@ -1,0 +1,43 @@
+"""The edge where errors become HTTP: one table from error to status, and one form of an error's body.
+
+Both HTTP planes use it, so that an error means the same wherever it is met. Nothing below the planes knows a status code.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import orjson
+
+from gateway.core import errors
+
+_STATUSES: Final[dict[type[errors.GatewayError], int]] = {  # the nearest class in an error's ancestry counts
+    errors.GatewayError: 500,
+    errors.Rejected: 400,
+    errors.PayloadTooLarge: 413,
+    errors.BodyStalled: 408,
+    errors.UnknownRoute: 404,
+    errors.UnknownVersion: 404,
+    errors.UnknownSubject: 404,
+    errors.NotValid: 422,
+    errors.NotAuthenticated: 401,
+    errors.Denied: 403,
+    errors.Conflict: 409,
+    errors.Busy: 503,
+    errors.DeadlineExceeded: 504,
+    errors.ModelFault: 500,
+    errors.PortFault: 503,
+}
+
+
+def status_of(error: errors.GatewayError) -> int:
+    """Return the HTTP status of an error."""
+    return next(_STATUSES[kind] for kind in type(error).__mro__ if kind in _STATUSES)
+
+
+def error_body(error: errors.GatewayError) -> bytes:
+    """Return the JSON body of an error: `error`, and `hint` where an operator can act."""
+    body = {"error": error.message}
+    if error.hint:
+        body["hint"] = error.hint
+    return orjson.dumps(body)
