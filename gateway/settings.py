@@ -67,6 +67,9 @@ class ControlSettings:
     port: int = 8081
     upload_bytes_max: int = 2 * 2**30  # of one artifact; protobuf's own limit
     reference_bytes_max: int = 256 * 2**20
+    json_bytes_max: int = 2**20  # of any other body; a route with every variant and shadow takes 5 kB
+    body_timeout_s: float = 10.0  # between two pieces of a body; slower is stalled
+    validations_max: int = 2  # at once; each may use validation_memory_bytes and a core
     validation_timeout_s: float = 60.0
     validation_memory_bytes: int = 4 * 2**30  # address space of the validation process
     prepare_timeout_s: float = 30.0  # for every worker to load and warm what a change needs

@@ -82,6 +82,7 @@ class Version:
         cost_us_per_row: Measured at validation, one row a call, in µs; serving measures anew while it warms.
         runtime_version: Of the library that validated it, e.g. `1.31.1`.
         registered_at_s: Seconds since the epoch.
+        warnings: What validation found odd but not wrong, one sentence each.
     """
 
     model: str
@@ -99,6 +100,7 @@ class Version:
     cost_us_per_row: float = 0.0
     state: VersionState = VersionState.REGISTERED
     registered_at_s: float = 0.0
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +195,7 @@ def version_body(version: Version) -> Json:
         "cost_us_per_row": version.cost_us_per_row,
         "state": version.state.value,
         "registered_at_s": version.registered_at_s,
+        "warnings": list(version.warnings),
     }
 
 
@@ -215,6 +218,7 @@ def version_from_body(body: object) -> Version:
         cost_us_per_row=fields.number("cost_us_per_row", 0.0, 1e12),
         state=fields.choice("state", VersionState),
         registered_at_s=fields.number("registered_at_s", 0.0, 1e12),
+        warnings=tuple(str(warning) for warning in fields.items("warnings", 100, ())),
     )
 
 
