@@ -1,0 +1,34 @@
+"""Each driver library is named in one file, so that replacing it touches one file."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+HOMES = {
+    "sqlite3": "adapters/stores/sqlite.py",
+    "duckdb": "adapters/archives/duck.py",
+    "onnxruntime": "adapters/runtimes/onnx.py",
+    "river": "adapters/detectors/river.py",
+    "prometheus_client": "gateway/metrics.py",
+}
+
+
+def _importers(driver: str) -> list[str]:
+    found = []
+    for path in [*ROOT.glob("gateway/**/*.py"), *ROOT.glob("adapters/**/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            if any(name.split(".")[0] == driver for name in names):
+                found.append(str(path.relative_to(ROOT)))
+    return sorted(set(found))
+
+
+@pytest.mark.parametrize(("driver", "home"), HOMES.items())
+def test_driver_is_named_in_one_file(driver, home):
+    """Only the adapter that owns a driver imports it."""
+    assert _importers(driver) == [home]
