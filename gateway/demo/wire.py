@@ -60,16 +60,19 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin with an empty buffer."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         self._received.clear()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Tell who waits that no answer comes."""
         self._transport = None
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_exception(Broken(str(exc or "closed")))
 
     def data_received(self, data: bytes) -> None:
+        """Hand over the answer once it is whole."""
         self._received += data
         head_end = self._received.find(HEAD_END)
         if head_end < 0:
