@@ -1,0 +1,7 @@
+from __future__ import annotations
+
+import typer
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this module's commands."""
