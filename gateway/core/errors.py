@@ -48,6 +48,14 @@ class BodyStalled(Rejected):
     """The body did not arrive within its time."""
 
 
+class UnsupportedEncoding(Rejected):
+    """The body's content encoding is not one that is read here."""
+
+
+class NotOffered(Rejected):
+    """A feature of the protocol that this gateway does not have."""
+
+
 class UnknownRoute(Rejected):
     """No route and no model has that name."""
 
