@@ -222,7 +222,17 @@ class PredictionLogReader(Protocol):
         """Return the next records from an offset, at least once and in order; an empty page when there is nothing new.
 
         Raises:
-            LogFailed: the offset is before the oldest segment kept, or a line in the middle cannot be read.
+            LogFailed: the offset is before the oldest segment kept, beyond the end or inside a line (a power loss can take
+                records that a consumer has seen; it goes on from `end`), or a line in the middle cannot be read.
+        """
+
+    def read_before(self, stream: str, before: Offset, limit: int = 1000) -> Page:
+        """Return the last records before an offset, in order; the page's `next` is what to read before in the next call.
+
+        A page may hold fewer records than `limit`, even none; nothing older is kept when `next` is `before` itself.
+
+        Raises:
+            LogFailed: a line cannot be read.
         """
 
     def oldest(self, stream: str) -> Offset:

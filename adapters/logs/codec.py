@@ -1,0 +1,276 @@
+"""A record ↔ one line of JSON, to the bit. The only place that knows the log's written form; `docs/log-format.md` describes it.
+
+Speed matters here, because every answer waits for its record: what changes only with the route table is encoded once and kept,
+and a tensor goes from NumPy to text without becoming Python objects.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, cast
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from gateway.core.errors import LogFailed
+from gateway.core.fields import Json
+from gateway.core.records import (
+    FORMAT,
+    Attempt,
+    GroundTruthRecord,
+    Heartbeat,
+    Kind,
+    Outcome,
+    PredictionRecord,
+    Record,
+    StreamEnd,
+)
+from gateway.core.tensors import FLOATS, NUMPY_DTYPES, Array, Datatype, Tensor
+
+END_OF_APPEND: Final = b"}\n"  # closes the last line of an append; inside a JSON text a line never ends
+END_OF_LINE: Final = b"} \n"  # closes every other line, so that a reader sees an append whole or not at all
+_NUMPY: Final = orjson.OPT_SERIALIZE_NUMPY
+_PLACES_MAX: Final = 4_096  # of the kept beginnings: variants × outcomes of failover; about 400 bytes each
+_LENGTH: Final = np.dtype("<u4")  # before each element of raw BYTES, as in the protocol's binary form
+_KINDS: Final = {kind.value: kind for kind in Kind}
+_OUTCOMES: Final = {outcome.value: outcome for outcome in Outcome}
+_DATATYPES: Final = {datatype.value: datatype for datatype in Datatype}
+
+
+def encode(records: Sequence[Record]) -> bytes:
+    """Return the lines of one append.
+
+    Raises:
+        LogFailed: a text is not Unicode or an integer has over 64 bits.
+    """
+    try:
+        return END_OF_LINE.join([_line(record) for record in records]) + END_OF_APPEND
+    except orjson.JSONEncodeError as error:
+        raise LogFailed(f"a record cannot be written as JSON: {error}") from error
+
+
+def decode(line: bytes) -> Record:
+    """Return the record of a line, with or without its end.
+
+    Raises:
+        LogFailed: the line is damaged, or of a format or type this program does not know.
+    """
+    return record_from_body(line_body(line))
+
+
+def line_body(line: bytes | str) -> Json:
+    """Return the JSON object of a line; raise `LogFailed` when it is none."""
+    try:
+        body = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise LogFailed(f"not a line of the log: {error}") from error
+    if not isinstance(body, dict):
+        raise LogFailed("not a line of the log: expected an object")
+    return body
+
+
+def record_from_body(body: Json) -> Record:
+    """Return the record of a line's object; raise `LogFailed` like `decode`."""
+    fields = cast("dict[str, Any]", body)
+    if fields.get("v") != FORMAT:
+        raise LogFailed(f"log format {fields.get('v')!r} is unknown", hint=f"this program reads format {FORMAT}")
+    try:
+        return _READERS[fields["type"]](fields)
+    except (KeyError, ValueError, TypeError) as error:
+        raise LogFailed(f"not a record of log format {FORMAT}: {type(error).__name__}: {error}") from error
+
+
+def record_body(record: Record) -> Json:
+    """Return what the record's line says, as plain values."""
+    return line_body(_line(record) + b"}")
+
+
+def tensor_from_body(body: Mapping[str, Any]) -> Tensor:
+    """Return the tensor of its written form, to the bit."""
+    datatype = _DATATYPES[body["datatype"]]
+    if (raw := body.get("raw")) is not None:
+        flat = _from_raw(datatype, b64decode(raw, validate=True))
+    elif datatype is Datatype.BYTES:
+        flat = np.array([text.encode() for text in body["data"]], np.object_)
+    else:
+        flat = np.array(body["data"], NUMPY_DTYPES[datatype])
+    return Tensor(body["name"], datatype, flat.reshape(body["shape"]))
+
+
+def _line(record: Record) -> bytes:
+    """Return the line of a record without its closing brace."""
+    match record:
+        case PredictionRecord():
+            return _prediction_line(record)
+        case GroundTruthRecord():
+            body = {
+                "v": FORMAT,
+                "type": "ground_truth",
+                "prediction_id": record.prediction_id,
+                "time": record.time_s,
+                "row": record.row,
+                "value": record.value,
+                "observed_at": record.observed_at_s,
+                "principal": record.principal,
+            }
+        case Heartbeat():
+            body = {"v": FORMAT, "type": "heartbeat", "time": record.time_s}
+        case StreamEnd():
+            body = {"v": FORMAT, "type": "end", "time": record.time_s}
+    return orjson.dumps(body)[:-1]
+
+
+def _prediction_line(record: PredictionRecord) -> bytes:
+    changing = {
+        "prediction_id": record.prediction_id,
+        "time": record.time_s,
+        "attempts": [
+            {"variant": attempt.variant, "version": attempt.version, "outcome": attempt.outcome.value, "us": attempt.duration_us}
+            for attempt in record.attempts
+        ],
+        "assignment_key": record.assignment_key,
+        "is_keyed": record.is_keyed,
+        "batch_rows": record.batch_rows,
+        "batch_position": record.batch_position,
+        "latency_us": record.latency_us,
+        "shadow_of": record.shadow_of,
+        "trace_id": record.trace_id,
+        "inputs": [_tensor_body(tensor) for tensor in record.inputs],
+        "outputs": [_tensor_body(tensor) for tensor in record.outputs],
+    }
+    place = _place_line(
+        record.kind.value,
+        record.model,
+        record.route,
+        record.revision,
+        record.assigned,
+        record.variant,
+        record.version,
+        record.digest,
+        record.runtime_version,
+        record.outcome.value,
+    )
+    return place + orjson.dumps(changing, option=_NUMPY)[1:-1]
+
+
+@functools.lru_cache(_PLACES_MAX)
+def _place_line(  # noqa: PLR0917 - keywords would double the cost of looking up
+    kind: str,
+    model: str,
+    route: str,
+    revision: int,
+    assigned: str,
+    variant: str,
+    version: str,
+    digest: str,
+    runtime_version: str,
+    outcome: str,
+) -> bytes:
+    """Return the beginning of a line: what changes only with the route table."""
+    body = {
+        "v": FORMAT,
+        "type": "prediction",
+        "kind": kind,
+        "model": model,
+        "route": route,
+        "revision": revision,
+        "assigned": assigned,
+        "variant": variant,
+        "version": version,
+        "digest": digest,
+        "runtime_version": runtime_version,
+        "outcome": outcome,
+    }
+    return orjson.dumps(body)[:-1] + b","
+
+
+def _tensor_body(tensor: Tensor) -> dict[str, object]:
+    flat = tensor.data.ravel()
+    body: dict[str, object] = {"name": tensor.name, "datatype": tensor.datatype.value, "shape": tensor.data.shape}
+    if tensor.datatype is Datatype.BYTES:
+        _add_bytes(body, flat)
+    elif tensor.datatype in FLOATS and not _is_finite(flat):
+        body["raw"] = b64encode(flat.astype(flat.dtype.newbyteorder("<")).tobytes()).decode()
+    else:
+        body["data"] = flat
+    return body
+
+
+def _is_finite(flat: Array) -> bool:
+    """Return whether JSON can hold every value. The dot product is 3 times as fast as looking at each, and may only overflow."""
+    numbers = cast("NDArray[np.floating[Any]]", flat)
+    return (numbers.itemsize > 2 and math.isfinite(numbers.dot(numbers))) or bool(np.isfinite(numbers).all())
+
+
+def _add_bytes(body: dict[str, object], flat: Array) -> None:
+    elements: list[bytes] = flat.tolist()
+    try:
+        body["data"] = [element.decode() for element in elements]
+    except UnicodeDecodeError:
+        raw = b"".join(len(element).to_bytes(4, "little") + element for element in elements)
+        body["raw"] = b64encode(raw).decode()
+
+
+def _from_raw(datatype: Datatype, raw: bytes) -> Array:
+    if datatype is not Datatype.BYTES:
+        dtype = NUMPY_DTYPES[datatype]
+        return np.frombuffer(raw, dtype.newbyteorder("<")).astype(dtype)
+    elements: list[bytes] = []
+    at = 0
+    while at < len(raw):
+        start = at + _LENGTH.itemsize
+        at = start + int.from_bytes(raw[at:start], "little")
+        elements.append(raw[start:at])
+    return np.array(elements, np.object_)
+
+
+def _read_prediction(body: Mapping[str, Any]) -> PredictionRecord:
+    return PredictionRecord(
+        prediction_id=body["prediction_id"],
+        time_s=body["time"],
+        kind=_KINDS[body["kind"]],
+        model=body["model"],
+        route=body["route"],
+        revision=body["revision"],
+        assigned=body["assigned"],
+        variant=body["variant"],
+        version=body["version"],
+        digest=body["digest"],
+        attempts=tuple(
+            [Attempt(tried["variant"], tried["version"], _OUTCOMES[tried["outcome"]], tried["us"]) for tried in body["attempts"]]
+        ),
+        assignment_key=body["assignment_key"],
+        is_keyed=body["is_keyed"],
+        inputs=tuple([tensor_from_body(tensor) for tensor in body["inputs"]]),
+        outputs=tuple([tensor_from_body(tensor) for tensor in body["outputs"]]),
+        batch_rows=body["batch_rows"],
+        batch_position=body["batch_position"],
+        runtime_version=body["runtime_version"],
+        outcome=_OUTCOMES[body["outcome"]],
+        latency_us=body["latency_us"],
+        shadow_of=body["shadow_of"],
+        trace_id=body["trace_id"],
+    )
+
+
+def _read_ground_truth(body: Mapping[str, Any]) -> GroundTruthRecord:
+    return GroundTruthRecord(
+        prediction_id=body["prediction_id"],
+        time_s=body["time"],
+        row=body["row"],
+        value=body["value"],
+        observed_at_s=body["observed_at"],
+        principal=body["principal"],
+    )
+
+
+_READERS: Final[Mapping[str, Callable[[Mapping[str, Any]], Record]]] = {
+    "prediction": _read_prediction,
+    "ground_truth": _read_ground_truth,
+    "heartbeat": lambda body: Heartbeat(body["time"]),
+    "end": lambda body: StreamEnd(body["time"]),
+}
