@@ -1,0 +1,384 @@
+"""Evidence that a challenger is worse than the champion it runs beside, valid whenever one looks.
+
+The unit is the assignment key, and the only chance that is relied on is the split's own: a hash gives each key to the challenger
+with the planned share, whatever the key is like and whatever it will meet. A key counts once in an epoch, with its first outcome.
+So nothing is assumed of the outcomes: they may depend on the key, on each other and on the hour.
+`docs/decisions/0002-a-key-counts-once-an-epoch.md` has the argument. Pure; natural logarithms throughout.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.core.fields import Fields, Json
+
+COUNT_MAX: Final = 1 << 62
+SRM_ALPHA: Final = 0.001  # a mismatch makes every verdict void, so it is raised ten times more rarely than a rollback
+EARLY: Final = 0.18  # smoothing that grows fastest on average over all rates (Turner, Ly, Grünwald, section 4)
+
+
+class Side(enum.Enum):
+    """Which variant the split chose."""
+
+    CHAMPION = "champion"
+    CHALLENGER = "challenger"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one prediction says of the variant that the split chose for it.
+
+    Attributes:
+        key: The hashed assignment key; holds no line break.
+        value: In [0, 1]; 1 is as bad as can be.
+        time_s: When the log learned of it, seconds since the epoch.
+        share: The chance with which the split gave this key to the challenger, in (0, 1): the challenger's weight out of
+            `SLOTS` in the route's revision that decided.
+    """
+
+    side: Side
+    key: str
+    value: float
+    time_s: float
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class EvidencePlan:
+    """How evidence is gathered; fixed before the first outcome.
+
+    Attributes:
+        alpha: Chance of ever reaching the bound when the challenger harms no key, over all epochs together.
+        interval_alpha: Chance that the interval ever misses the difference, over all epochs together.
+        epoch_s: Least span of an epoch. A key counts again in the next one.
+        epoch_keys_min: An epoch with fewer keys goes on, so that a quiet route gathers enough in one epoch…
+        epoch_max_s: …but not beyond this span, so that what goes bad late is seen.
+        keys_max: An epoch ends early with so many keys: 16 bytes of text each, 20 MB of memory.
+    """
+
+    alpha: float = 0.01
+    interval_alpha: float = 0.05
+    epoch_s: float = 600.0
+    epoch_keys_min: int = 1_000
+    epoch_max_s: float = 3_600.0
+    keys_max: int = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceReading:
+    """Evidence as it stands.
+
+    Attributes:
+        log_e: Of the running epoch now.
+        log_e_best: The highest that any epoch reached, after its weight; this is what is compared with `bound`.
+        bound: ln(1/alpha).
+        champion_count, challenger_count: Keys counted in the epoch that the means and the interval speak of.
+        champion_mean, challenger_mean: Of their first outcomes; 0 without any.
+        estimate: Challenger's mean less champion's.
+        lower, upper: Anytime-valid interval of that difference, within [-1, 1].
+        epoch: 1, 2, 3…, the running one.
+        keys: Counted over all epochs.
+    """
+
+    log_e: float
+    log_e_best: float
+    bound: float
+    champion_count: int
+    challenger_count: int
+    champion_mean: float
+    challenger_mean: float
+    estimate: float
+    lower: float
+    upper: float
+    epoch: int
+    keys: int
+
+    def body(self) -> Json:
+        """Return the reading as an audit entry stores it."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+class TwoSample:
+    """The evidence of one guardrail over one rollout. Not shared between threads."""
+
+    def __init__(self, plan: EvidencePlan) -> None:
+        self._plan = plan
+        self._since_s = 0.0
+        self._keys = 0
+        self._best = -math.inf
+        self._seen: dict[str, None] = {}
+        self._epoch = _Epoch(1, plan.interval_alpha)
+        self._last: _Epoch | None = None
+
+    def observe(self, outcome: Outcome) -> bool:
+        """Take one outcome, in the log's merged order, and return whether its key counted.
+
+        Raises:
+            AssertionError: the value is outside [0, 1] or NaN, or the share is not inside (0, 1).
+        """
+        assert 0.0 <= outcome.value <= 1.0, "an outcome lies in [0, 1]"
+        assert 0.0 < outcome.share < 1.0, "both variants answer"
+        assert outcome.key and "\n" not in outcome.key, "a hashed key"
+        self._roll(outcome.time_s)
+        if outcome.key in self._seen:
+            return False
+        self._seen[outcome.key] = None
+        self._keys += 1
+        self._epoch.add(outcome.side is Side.CHALLENGER, outcome.value, outcome.share)
+        self._best = max(self._best, self._epoch.log_e + log_weight(self._epoch.number))
+        return True
+
+    def reading(self) -> EvidenceReading:
+        """Return the evidence now.
+
+        The means and the interval are the running epoch's, or the one's before while that had more keys of the challenger.
+        """
+        shown = self._epoch
+        if self._last is not None and self._last.counts[1] > shown.counts[1]:
+            shown = self._last
+        lower, upper = shown.interval()
+        champion, challenger = shown.means()
+        return EvidenceReading(
+            log_e=self._epoch.log_e,
+            log_e_best=max(self._best, log_weight(self._epoch.number)),
+            bound=-math.log(self._plan.alpha),
+            champion_count=shown.counts[0],
+            challenger_count=shown.counts[1],
+            champion_mean=champion,
+            challenger_mean=challenger,
+            estimate=challenger - champion,
+            lower=lower,
+            upper=upper,
+            epoch=self._epoch.number,
+            keys=self._keys,
+        )
+
+    def state(self) -> Json:
+        """Return everything needed to go on exactly, as JSON; at most 17 bytes a key of the running epoch."""
+        return {
+            "since_s": self._since_s,
+            "keys": self._keys,
+            "best": None if self._best == -math.inf else self._best,
+            "seen": "\n".join(self._seen),
+            "epoch": self._epoch.state(),
+            "last": None if self._last is None else self._last.state(),
+        }
+
+    @classmethod
+    def restored(cls, plan: EvidencePlan, state: object) -> TwoSample:
+        """Go on from what `state` returned.
+
+        Raises:
+            MalformedRequest: it is not such a state.
+        """
+        fields = Fields(state, "evidence")
+        evidence = cls(plan)
+        evidence._since_s = fields.number("since_s", -1e12, 1e12)
+        evidence._keys = fields.integer("keys", 0, COUNT_MAX)
+        evidence._best = fields.number("best", -1e300, 1e300, -math.inf)
+        seen = fields.text("seen", length_max=COUNT_MAX)
+        evidence._seen = dict.fromkeys(seen.split("\n")) if seen else {}
+        evidence._epoch = _Epoch.restored(fields.value("epoch"), plan.interval_alpha)
+        evidence._last = _Epoch.restored(fields.value("last"), plan.interval_alpha) if fields.has("last") else None
+        return evidence
+
+    def _roll(self, time_s: float) -> None:
+        """Begin an epoch where one is due. Neither side's count may play a part: the end must not depend on the split."""
+        if self._keys == 0:
+            self._since_s = time_s
+        span_s, keys = time_s - self._since_s, len(self._seen)
+        is_over = span_s >= self._plan.epoch_s and (keys >= self._plan.epoch_keys_min or span_s >= self._plan.epoch_max_s)
+        if keys and (is_over or keys >= self._plan.keys_max):
+            self._last, self._epoch = self._epoch, _Epoch(self._epoch.number + 1, self._plan.interval_alpha)
+            self._seen = {}
+            self._since_s = time_s
+
+
+def log_weight(epoch: int) -> float:
+    """Return ln w of an epoch's part of alpha, w = 1/(j(j+1)); over all epochs they sum to 1."""
+    return -math.log(epoch * (epoch + 1))
+
+
+class _Epoch:
+    """One epoch: a two-sample e-process over first outcomes, and an empirical-Bernstein confidence sequence beside it.
+
+    The e-process is that of Turner, Ly and Grünwald ("Generic E-variables for exact sequential k-sample tests") in blocks of one
+    key: a key with outcome y multiplies it by p_side(y) / p_0(y), t0 = (1 − share)·ta + share·tb. With y fixed and the side left
+    to the split its mean is (1 − share)·p_a/p_0 + share·p_b/p_0 = 1. For y between 0 and 1 the two factors are mixed, which keeps
+    the mean 1. The rates are the past's, smoothed, and tb ≥ ta: a better challenger never counts as evidence.
+
+    The interval is Waudby-Smith and Ramdas' (theorem 2) over X = (y − m)·(±1 / the side's share), whose mean is the key's own
+    difference for every predictable m; m is the pooled mean, which makes X small.
+    """
+
+    __slots__ = ("centre", "counts", "level", "log_e", "number", "pull", "slack", "spread", "sums", "weight")
+
+    def __init__(self, number: int, interval_alpha: float) -> None:
+        self.number = number
+        self.level = math.log(2.0 / interval_alpha) - log_weight(number)
+        self.log_e = 0.0
+        self.counts = [0, 0]
+        self.sums = [0.0, 0.0]
+        self.centre = 0.0  # Σ X, for the predictable mean of X
+        self.spread = 0.0  # Σ (X − mean before)²
+        self.weight = 0.0  # Σ λ
+        self.pull = 0.0  # Σ λX
+        self.slack = 0.0  # Σ ψ(λR)·(X − mean before)²/R²
+
+    def add(self, is_challenger: bool, value: float, share: float) -> None:
+        self.log_e += math.log(self._factor(is_challenger, value, share))
+        self._narrow(is_challenger, value, share)
+        self.counts[is_challenger] += 1
+        self.sums[is_challenger] += value
+
+    def means(self) -> tuple[float, float]:
+        champion, challenger = (total / count if count else 0.0 for total, count in zip(self.sums, self.counts, strict=True))
+        return champion, challenger
+
+    def interval(self) -> tuple[float, float]:
+        if self.weight == 0.0:
+            return -1.0, 1.0
+        middle = self.pull / self.weight
+        radius = (self.level + self.slack) / self.weight
+        return max(-1.0, middle - radius), min(1.0, middle + radius)
+
+    def _factor(self, is_challenger: bool, value: float, share: float) -> float:
+        ta, tb = ((total + EARLY) / (count + 2 * EARLY) for total, count in zip(self.sums, self.counts, strict=True))
+        tb = max(ta, tb)
+        t0 = (1.0 - share) * ta + share * tb
+        rate = tb if is_challenger else ta
+        return value * rate / t0 + (1.0 - value) * (1.0 - rate) / (1.0 - t0)
+
+    def _narrow(self, is_challenger: bool, value: float, share: float) -> None:
+        count = self.counts[0] + self.counts[1]
+        pooled = (self.sums[0] + self.sums[1] + 0.5) / (count + 1)
+        mean = min(1.0, max(-1.0, self.centre / (count + 1)))
+        effect = (value - pooled) * (1.0 / share if is_challenger else -1.0 / (1.0 - share))
+        reach = max(pooled, 1.0 - pooled) / min(share, 1.0 - share) + abs(mean)  # of |X − mean|
+        variance = (self.spread + 0.25 / (share * (1.0 - share))) / (count + 1)
+        wish = math.sqrt(2.0 * self.level / (variance * (count + 1) * math.log(count + 2)))
+        bet = min(wish * reach, 0.9)  # of [0, 1); beyond it ψ grows without bound
+        gap = ((effect - mean) / reach) ** 2
+        self.slack += (-math.log1p(-bet) - bet) * gap
+        self.weight += bet / reach
+        self.pull += bet / reach * effect
+        self.spread += (effect - mean) ** 2
+        self.centre += effect
+
+    def state(self) -> Json:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    @classmethod
+    def restored(cls, state: object, interval_alpha: float) -> _Epoch:
+        fields = Fields(state, "evidence.epoch")
+        epoch = cls(fields.integer("number", 1, COUNT_MAX), interval_alpha)
+        epoch.counts = [Fields({"n": n}, "evidence.epoch").integer("n", 0, COUNT_MAX) for n in fields.items("counts", 2)]
+        epoch.sums = [Fields({"s": s}, "evidence.epoch").number("s", 0.0, 1e300) for s in fields.items("sums", 2)]
+        for name in ("level", "log_e", "centre", "spread", "weight", "pull", "slack"):
+            setattr(epoch, name, fields.number(name, -1e300, 1e300))
+        return epoch
+
+
+@dataclass(frozen=True, slots=True)
+class ShareReading:
+    """Whether the split does what it was told.
+
+    Attributes:
+        log_e_best, bound: A mismatch when the first reaches the second.
+        keys, challenger_keys: Counted in the running stage.
+        share: Planned in the running stage.
+    """
+
+    log_e_best: float
+    bound: float
+    keys: int
+    challenger_keys: int
+    share: float
+
+    @property
+    def is_mismatch(self) -> bool:
+        """Whether the shares cannot be what was planned."""
+        return self.log_e_best >= self.bound
+
+    def body(self) -> Json:
+        """Return the reading as an audit entry stores it."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+class ShareTest:
+    """Sample ratio mismatch: first-seen keys against the planned share, by beta mixtures, valid whenever one looks.
+
+    A stage ends when the share changes or its keys are too many; stages share alpha as epochs do. Two mixtures are averaged: a
+    wide one, which finds a split gone wrong within dozens of keys, and a narrow one, which finds 11 % for 10 %.
+    """
+
+    STRENGTHS: Final = (10.0, 1_000.0)  # keys' worth of belief in the planned share
+
+    def __init__(self, keys_max: int = 200_000) -> None:
+        self._keys_max = keys_max
+        self._best = -math.inf
+        self._stage = 0
+        self._share = 0.0
+        self._seen: dict[str, None] = {}
+        self._challenger = 0
+        self._log_e = [0.0, 0.0]
+
+    def observe(self, key: str, side: Side, share: float) -> None:
+        """Take the assignment of one live prediction; a key counts when it is first seen in a stage."""
+        assert 0.0 < share < 1.0, "both variants answer"
+        if share != self._share or len(self._seen) >= self._keys_max:
+            self._stage, self._share, self._seen = self._stage + 1, share, {}
+            self._challenger, self._log_e = 0, [0.0, 0.0]
+        if key in self._seen:
+            return
+        is_challenger = side is Side.CHALLENGER
+        for at, strength in enumerate(self.STRENGTHS):
+            believed = (strength * share + self._challenger) / (strength + len(self._seen))
+            self._log_e[at] += math.log(believed / share if is_challenger else (1.0 - believed) / (1.0 - share))
+        self._seen[key] = None
+        self._challenger += is_challenger
+        top = max(self._log_e)
+        average = top + math.log(sum(math.exp(one - top) for one in self._log_e) / len(self._log_e))
+        self._best = max(self._best, average + log_weight(self._stage))
+
+    def reading(self) -> ShareReading:
+        """Return where the test stands."""
+        return ShareReading(
+            log_e_best=max(self._best, log_weight(max(self._stage, 1))),
+            bound=-math.log(SRM_ALPHA),
+            keys=len(self._seen),
+            challenger_keys=self._challenger,
+            share=self._share,
+        )
+
+    def state(self) -> Json:
+        """Return everything needed to go on exactly, as JSON."""
+        return {
+            "best": None if self._best == -math.inf else self._best,
+            "stage": self._stage,
+            "share": self._share,
+            "seen": "\n".join(self._seen),
+            "challenger": self._challenger,
+            "log_e": list(self._log_e),
+        }
+
+    @classmethod
+    def restored(cls, state: object, keys_max: int = 200_000) -> ShareTest:
+        """Go on from what `state` returned.
+
+        Raises:
+            MalformedRequest: it is not such a state.
+        """
+        fields = Fields(state, "share")
+        test = cls(keys_max)
+        test._best = fields.number("best", -1e300, 1e300, -math.inf)
+        test._stage = fields.integer("stage", 0, COUNT_MAX)
+        test._share = fields.number("share", 0.0, 1.0)
+        seen = fields.text("seen", length_max=COUNT_MAX)
+        test._seen = dict.fromkeys(seen.split("\n")) if seen else {}
+        test._challenger = fields.integer("challenger", 0, COUNT_MAX)
+        test._log_e = [Fields({"e": e}, "share.log_e").number("e", -1e300, 1e300) for e in fields.items("log_e", 2)]
+        return test
