@@ -1,0 +1,195 @@
+"""Every metric of the program, once: name, type, labels, help. A name that is not here is not shown.
+
+A process counts in the cells of its `MetricsBank`, which outlive it; cells are bound when something changes, never per request.
+The control plane's `SnapshotCollector` turns all processes' cells into Prometheus series with the label `process`.
+Labels come from bounded sets (routes, variants, versions, outcomes), never a key, an id or a message.
+"""
+
+from __future__ import annotations
+
+import enum
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import Metric as Family
+from prometheus_client.registry import Collector
+
+from gateway.ports import Cell, MetricsBank, MetricsSnapshots, Sample
+
+
+class Type(enum.Enum):
+    """What a metric's number means."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric; `bounds` are a histogram's upper bounds, ascending, without the last (infinity)."""
+
+    name: str
+    type: Type
+    help: str
+    labels: tuple[str, ...] = ()
+    bounds: tuple[float, ...] = ()
+
+
+_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)  # up to the default deadline
+_ROWS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 256.0, 1024.0)  # powers of two up to the default batch bound, and above
+_PLACE: Final = ("route", "variant", "version")
+
+PREDICTIONS: Final = Metric(
+    "gateway_predictions_total", Type.COUNTER, "Predictions with a record, by how they ended.", (*_PLACE, "kind", "outcome")
+)
+PREDICTION_DURATION: Final = Metric(
+    "gateway_prediction_duration_seconds",
+    Type.HISTOGRAM,
+    "From the last byte of a live or pinned request to its record.",
+    _PLACE,
+    _SECONDS,
+)
+FAILOVERS: Final = Metric(
+    "gateway_failovers_total", Type.COUNTER, "Requests answered by the fallback in place of the assigned variant.", _PLACE
+)
+BATCH_ROWS: Final = Metric("gateway_batch_rows", Type.HISTOGRAM, "Rows of each run.", ("model", "version"), _ROWS)
+QUEUE_WAIT: Final = Metric(
+    "gateway_queue_wait_seconds",
+    Type.HISTOGRAM,
+    "From a request's arrival at a version to its run.",
+    ("model", "version"),
+    _SECONDS,
+)
+SHADOW_DROPPED: Final = Metric(
+    "gateway_shadow_dropped_total", Type.COUNTER, "Copies for a shadow that were not run.", ("route", "variant")
+)
+REJECTED: Final = Metric(
+    "gateway_rejected_requests_total", Type.COUNTER, "Requests answered with an error instead of a prediction.", ("reason",)
+)
+UNEXPECTED_ERRORS: Final = Metric(
+    "gateway_unexpected_errors_total",
+    Type.COUNTER,
+    "Errors that the program has no name for, by the loop that met them.",
+    ("loop",),
+)
+GROUND_TRUTH: Final = Metric("gateway_ground_truth_records_total", Type.COUNTER, "Ground truth records accepted.")
+LOG_RECORDS: Final = Metric("gateway_log_records_total", Type.COUNTER, "Records appended to the prediction log.")
+LOG_WRITE_FAILURES: Final = Metric(
+    "gateway_log_write_failures_total", Type.COUNTER, "Groups of records that could not be written."
+)
+UNLOGGED: Final = Metric(
+    "gateway_unlogged_records_total", Type.COUNTER, "Records lost because the log could not take them (log.when_full = continue)."
+)
+LOOP_LAG: Final = Metric("gateway_loop_lag_seconds", Type.GAUGE, "How late the event loop was at its last regular turn.")
+TABLE_REVISION: Final = Metric("gateway_table_revision", Type.GAUGE, "Revision of the route table a worker answers with.")
+WARM_VERSIONS: Final = Metric("gateway_warm_versions", Type.GAUGE, "Versions a worker holds warm.")
+RESTS: Final = Metric(
+    "gateway_version_rests_total",
+    Type.COUNTER,
+    "Times a worker took a version out of rotation because it failed too often.",
+    ("model", "version"),
+)
+LOAD_FAILURES: Final = Metric(
+    "gateway_load_failures_total", Type.COUNTER, "Versions that did not load or warm.", ("model", "version")
+)
+REGISTRY_FAILURES: Final = Metric(
+    "gateway_registry_failures_total", Type.COUNTER, "Readings of the registry that failed; serving goes on with the last table."
+)
+METRICS_OVERFLOW: Final = Metric("gateway_metrics_overflow_total", Type.COUNTER, "What was counted after the bank was full.")
+
+METRICS: Final[tuple[Metric, ...]] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
+
+
+class Histogram:
+    """A histogram over cells: one count per bucket, not cumulative, and the sum."""
+
+    __slots__ = ("_bounds", "_buckets", "_sum")
+
+    def __init__(self, bounds: Sequence[float], buckets: Sequence[Cell], total: Cell) -> None:
+        self._bounds = bounds
+        self._buckets = buckets
+        self._sum = total
+
+    def observe(self, value: float) -> None:
+        """Count one value."""
+        self._buckets[bisect_left(self._bounds, value)].add(1.0)
+        self._sum.add(value)
+
+
+def cell(bank: MetricsBank, metric: Metric, *values: str) -> Cell:
+    """Return the cell of a counter or gauge for label values in the metric's order."""
+    return bank.cell(metric.name, tuple(zip(metric.labels, values, strict=True)))
+
+
+def histogram(bank: MetricsBank, metric: Metric, *values: str) -> Histogram:
+    """Return the histogram for label values in the metric's order."""
+    labels = tuple(zip(metric.labels, values, strict=True))
+    buckets = [bank.cell(f"{metric.name}_bucket", (*labels, ("le", bound))) for bound in _bucket_names(metric)]
+    return Histogram(metric.bounds, buckets, bank.cell(f"{metric.name}_sum", labels))
+
+
+class SnapshotCollector(Collector):
+    """All processes' cells as Prometheus series."""
+
+    def __init__(self, snapshots: MetricsSnapshots) -> None:
+        self._snapshots = snapshots
+
+    def collect(self) -> Iterator[Family]:
+        """Yield one family for each metric that has samples."""
+        by_name: dict[str, list[tuple[str, Sample]]] = {}
+        for process, samples in self._snapshots.latest().items():
+            for sample in samples:
+                by_name.setdefault(sample.name, []).append((process, sample))
+        for metric in METRICS:
+            family = _family(metric, by_name)
+            if family.samples:
+                yield family
+
+    def describe(self) -> Iterable[Family]:
+        """Return nothing: names are unknown to the registry until the first scrape."""
+        return ()
+
+
+def _family(metric: Metric, by_name: dict[str, list[tuple[str, Sample]]]) -> Family:
+    labels = ("process", *metric.labels)
+    match metric.type:
+        case Type.COUNTER:
+            counter = CounterMetricFamily(metric.name, metric.help, labels=labels)
+            for process, sample in by_name.get(metric.name, ()):
+                counter.add_metric(_values(metric, process, sample), sample.value)
+            return counter
+        case Type.GAUGE:
+            gauge = GaugeMetricFamily(metric.name, metric.help, labels=labels)
+            for process, sample in by_name.get(metric.name, ()):
+                gauge.add_metric(_values(metric, process, sample), sample.value)
+            return gauge
+        case Type.HISTOGRAM:
+            return _histogram_family(metric, by_name)
+
+
+def _histogram_family(metric: Metric, by_name: dict[str, list[tuple[str, Sample]]]) -> Family:
+    family = HistogramMetricFamily(metric.name, metric.help, labels=("process", *metric.labels))
+    counts: dict[tuple[str, ...], dict[str, float]] = {}
+    for process, sample in by_name.get(f"{metric.name}_bucket", ()):
+        counts.setdefault(_values(metric, process, sample), {})[dict(sample.labels)["le"]] = sample.value
+    sums = {_values(metric, process, sample): sample.value for process, sample in by_name.get(f"{metric.name}_sum", ())}
+    for values, buckets in counts.items():
+        running, cumulative = 0.0, []
+        for bound in _bucket_names(metric):
+            running += buckets.get(bound, 0.0)
+            cumulative.append((bound, running))
+        family.add_metric(values, cumulative, sums.get(values, 0.0))
+    return family
+
+
+def _values(metric: Metric, process: str, sample: Sample) -> tuple[str, ...]:
+    labels = dict(sample.labels)
+    return (process, *(labels.get(name, "") for name in metric.labels))
+
+
+def _bucket_names(metric: Metric) -> tuple[str, ...]:
+    return (*(str(bound) for bound in metric.bounds), "+Inf")
