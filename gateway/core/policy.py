@@ -1,0 +1,260 @@
+"""What happens to a rollout next: verdicts, attribution and the clock in, one decision out.
+
+Rolling back never waits; going on waits for everything. Evidence between concurrent variants blames a version; a change that
+both share blames the world. Pure: whoever acts commits what is decided, with the evidence that comes along.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from gateway.core.evidence import ShareReading, Side
+from gateway.core.fields import Fields, Json
+from gateway.core.guardrails import Finding, Verdict
+from gateway.core.rollouts import Rollout, RolloutState
+
+INCREASE_GAP_S: Final = 900.0  # one automatic increase a route in 15 minutes, so that an oscillating fault cannot make it flap
+BURST_KEYS: Final = 10  # n: distinct keys of the challenger looked at
+BURST_FAULTS: Final = 9  # k of n: at a sound version's error rate of .2 once in 240,000 looks
+CALM_KEYS: Final = 50  # keys of the champion looked at beside it
+CALM_KEYS_MIN: Final = 10  # fewer say nothing
+CALM_RATE_MAX: Final = 0.1  # above it the champion has trouble of its own and the two-sample evidence must tell
+QUARANTINE_S: Final = 1_800.0
+QUARANTINE_MAX_S: Final = 7 * 86_400.0
+
+
+class Attribution(enum.Enum):
+    """Where a change comes from."""
+
+    VERSION = "VERSION"
+    WORLD = "WORLD"
+    DATA = "DATA"
+    ASSIGNMENT = "ASSIGNMENT"
+    NONE = "NONE"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What else is known when a decision is due.
+
+    Attributes:
+        now_s: The log's time, seconds since the epoch.
+        step_since_s: When the step began.
+        challenger_keys: Distinct keys of the challenger at this step.
+        srm: Of the rollout's assignments.
+        is_burst: Whether the challenger's own attempts fail one after the other while the champion's do not.
+        has_champion_moved: Whether the champion got worse against its own past.
+        frozen_by: WORLD or DATA while a drift incident freezes the route, else NONE.
+        is_automation_on: The switch that stops all automatic changes.
+        last_increase_s: When the route last advanced by itself, or None.
+    """
+
+    now_s: float
+    step_since_s: float
+    challenger_keys: int
+    srm: ShareReading
+    is_burst: bool = False
+    has_champion_moved: bool = False
+    frozen_by: Attribution = Attribution.NONE
+    is_automation_on: bool = True
+    last_increase_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Nothing changes."""
+
+    reason: str
+    attribution: Attribution = Attribution.NONE
+    evidence: Json = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """On to the next step."""
+
+    reason: str
+    attribution: Attribution = Attribution.NONE
+    evidence: Json = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Rollback:
+    """Back to the champion alone, and the challenger's digest into quarantine."""
+
+    reason: str
+    attribution: Attribution = Attribution.VERSION
+    evidence: Json = field(default_factory=dict)
+
+
+Decision = Hold | Advance | Rollback  # promotion is a person's, never decided here
+
+
+def decide(rollout: Rollout, findings: Sequence[Finding], facts: Facts) -> Decision:
+    """Return what happens to an open rollout now.
+
+    The first that applies: automation off, hold. Hard faults, roll back. Assignment not as planned, hold: no verdict stands.
+    A guardrail failed, roll back. Both variants got worse or the route is frozen, hold. Then every reason not to advance.
+    """
+    evidence = _evidence(rollout, findings, facts)
+    if not rollout.is_open:
+        return Hold(f"the rollout is {rollout.state.value}", evidence=evidence)
+    if not facts.is_automation_on:
+        return Hold("automation is off", evidence=evidence)
+    if facts.is_burst:
+        reason = f"hard faults: at least {BURST_FAULTS} of the challenger's last {BURST_KEYS} keys, and the champion is sound"
+        return Rollback(reason, Attribution.VERSION, evidence)
+    if facts.srm.is_mismatch:
+        reason = f"assignment: {facts.srm.challenger_keys} of {facts.srm.keys} keys, planned {facts.srm.share:.2%}"
+        return Hold(reason, Attribution.ASSIGNMENT, evidence)
+    if failed := [finding for finding in findings if finding.verdict is Verdict.FAIL]:
+        return Rollback("; ".join(finding.reason for finding in failed), Attribution.VERSION, evidence)
+    if facts.has_champion_moved:
+        return Hold("the champion got worse too, and no more than the challenger", Attribution.WORLD, evidence)
+    if facts.frozen_by is not Attribution.NONE:
+        return Hold("a drift incident freezes the route", facts.frozen_by, evidence)
+    if (obstacle := _obstacle(rollout, findings, facts)) is not None:
+        return Hold(obstacle, evidence=evidence)
+    return Advance("; ".join(finding.reason for finding in findings), evidence=evidence)
+
+
+def quarantine_s(strikes: int) -> float:
+    """Return how long a digest rolled back `strikes` times before stays in quarantine: 30 min × 4^strikes, at most 7 days."""
+    return min(QUARANTINE_MAX_S, QUARANTINE_S * 4.0 ** min(strikes, 10))
+
+
+def _obstacle(rollout: Rollout, findings: Sequence[Finding], facts: Facts) -> str | None:
+    """Return why the rollout may not advance by itself now, or None.
+
+    Required guardrails must PASS. The others (ground truth may come late or never) must not lean towards harm: their estimate
+    stays under the margin.
+    """
+    plan = rollout.plan
+    if rollout.state is not RolloutState.CANARY:
+        return f"the rollout is {rollout.state.value}"
+    if not plan.advances_itself:
+        return "the plan leaves advancing to a person"
+    if rollout.step + 1 >= len(plan.steps):
+        return "the last step is reached; promotion is a person's"
+    if not findings:
+        return "no guardrail was judged"
+    for finding in findings:
+        rail = finding.guardrail
+        if rail.is_required and finding.verdict is not Verdict.PASS:
+            return f"inconclusive: {finding.reason}"
+        if finding.verdict is not Verdict.PASS and finding.reading.estimate >= rail.margin:
+            return f"leans towards harm: {finding.reason}"
+    if facts.challenger_keys < plan.samples_min:
+        return f"{facts.challenger_keys} keys of the challenger at this step, {plan.samples_min} wanted"
+    if (rest_s := facts.step_since_s + plan.dwell_s - facts.now_s) > 0:
+        return f"{rest_s:.0f} s more at this step"
+    if facts.last_increase_s is not None and (rest_s := facts.last_increase_s + INCREASE_GAP_S - facts.now_s) > 0:
+        return f"{rest_s:.0f} s since the last automatic increase are missing"
+    return None
+
+
+def _evidence(rollout: Rollout, findings: Sequence[Finding], facts: Facts) -> Json:
+    """Return what an audit entry needs to recompute the decision."""
+    return {
+        "step": rollout.step,
+        "guardrails": [finding.body() for finding in findings],
+        "srm": facts.srm.body(),
+        "is_burst": facts.is_burst,
+        "has_champion_moved": facts.has_champion_moved,
+        "frozen_by": facts.frozen_by.value,
+        "challenger_keys": facts.challenger_keys,
+        "step_since_s": facts.step_since_s,
+        "last_increase_s": facts.last_increase_s,
+        "now_s": facts.now_s,
+    }
+
+
+class BurstWatch:
+    """Hard faults in a row, told by key: one caller who always fails is one key, however often it calls."""
+
+    def __init__(self) -> None:
+        self._recent: dict[Side, dict[str, bool]] = {side: {} for side in Side}
+
+    def observe(self, side: Side, key: str, is_fault: bool) -> None:
+        """Take the assigned variant's own attempt; a key's last one stands."""
+        recent = self._recent[side]
+        recent.pop(key, None)
+        recent[key] = is_fault
+        if len(recent) > (BURST_KEYS if side is Side.CHALLENGER else CALM_KEYS):
+            del recent[next(iter(recent))]
+
+    @property
+    def is_burst(self) -> bool:
+        """Whether k of the challenger's last n keys failed while the champion's did not."""
+        challenger, champion = self._recent[Side.CHALLENGER], self._recent[Side.CHAMPION]
+        is_calm = len(champion) >= CALM_KEYS_MIN and sum(champion.values()) <= CALM_RATE_MAX * len(champion)
+        return is_calm and sum(challenger.values()) >= BURST_FAULTS
+
+    def state(self) -> Json:
+        """Return everything needed to go on exactly, as JSON."""
+        return {side.value: [[key, is_fault] for key, is_fault in recent.items()] for side, recent in self._recent.items()}
+
+    @classmethod
+    def restored(cls, state: object) -> BurstWatch:
+        """Go on from what `state` returned."""
+        fields = Fields(state, "burst")
+        watch = cls()
+        for side in Side:
+            for item in fields.items(side.value, CALM_KEYS):
+                assert isinstance(item, list)
+                watch.observe(side, str(item[0]), bool(item[1]))
+        return watch
+
+
+class PastWatch:
+    """Whether one variant got worse against its own past: the last keys' mean against that of the keys before them.
+
+    Both are means of outcomes in [0, 1]. The change counts when it exceeds `RISE_MIN` and four standard errors: once in 30,000
+    looks at independent windows, which is enough for what only holds a rollout.
+    """
+
+    RECENT: Final = 200  # outcomes
+    PAST_MIN: Final = 200
+    RISE_MIN: Final = 0.02
+    ERRORS: Final = 4.0
+
+    def __init__(self) -> None:
+        self._recent: deque[float] = deque()
+        self._count = 0
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Take one outcome in [0, 1]."""
+        self._recent.append(value)
+        if len(self._recent) > self.RECENT:
+            self._count += 1
+            self._sum += self._recent.popleft()
+
+    @property
+    def has_risen(self) -> bool:
+        """Whether the recent mean lies above the past's by more than chance."""
+        if self._count < self.PAST_MIN:
+            return False
+        past, recent = self._sum / self._count, sum(self._recent) / len(self._recent)
+        pooled = (self._sum + sum(self._recent)) / (self._count + len(self._recent))
+        error = math.sqrt(max(pooled * (1.0 - pooled), 1.0 / self.RECENT) * (1.0 / self._count + 1.0 / len(self._recent)))
+        return recent - past > max(self.RISE_MIN, self.ERRORS * error)
+
+    def state(self) -> Json:
+        """Return everything needed to go on exactly, as JSON."""
+        return {"recent": list(self._recent), "count": self._count, "sum": self._sum}
+
+    @classmethod
+    def restored(cls, state: object) -> PastWatch:
+        """Go on from what `state` returned."""
+        fields = Fields(state, "past")
+        watch = cls()
+        watch._recent = deque(Fields({"v": v}, "past").number("v", 0.0, 1.0) for v in fields.items("recent", cls.RECENT))
+        watch._count = fields.integer("count", 0, 1 << 62)
+        watch._sum = fields.number("sum", 0.0, 1e300)
+        return watch
