@@ -7,14 +7,12 @@ and a tensor goes from NumPy to text without becoming Python objects.
 from __future__ import annotations
 
 import functools
-import math
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, cast
 
 import numpy as np
 import orjson
-from numpy.typing import NDArray
 
 from gateway.core.errors import LogFailed
 from gateway.core.fields import Json
@@ -29,12 +27,13 @@ from gateway.core.records import (
     Record,
     StreamEnd,
 )
-from gateway.core.tensors import FLOATS, NUMPY_DTYPES, Array, Datatype, Tensor
+from gateway.core.tensors import NUMPY_DTYPES, Array, Datatype, Shape, Tensor
 
 END_OF_APPEND: Final = b"}\n"  # closes the last line of an append; inside a JSON text a line never ends
 END_OF_LINE: Final = b"} \n"  # closes every other line, so that a reader sees an append whole or not at all
 _NUMPY: Final = orjson.OPT_SERIALIZE_NUMPY
 _PLACES_MAX: Final = 4_096  # of the kept beginnings: variants × outcomes of failover; about 400 bytes each
+_HEADS_MAX: Final = 4_096  # of the kept beginnings of tensors: names × shapes; about 100 bytes each
 _LENGTH: Final = np.dtype("<u4")  # before each element of raw BYTES, as in the protocol's binary form
 _KINDS: Final = {kind.value: kind for kind in Kind}
 _OUTCOMES: Final = {outcome.value: outcome for outcome in Outcome}
@@ -129,7 +128,12 @@ def _prediction_line(record: PredictionRecord) -> bytes:
         "prediction_id": record.prediction_id,
         "time": record.time_s,
         "attempts": [
-            {"variant": attempt.variant, "version": attempt.version, "outcome": attempt.outcome.value, "us": attempt.duration_us}
+            {
+                "variant": attempt.variant,
+                "version": attempt.version,
+                "outcome": attempt.outcome._value_,  # as `value`, ten times as fast
+                "duration_us": attempt.duration_us,
+            }
             for attempt in record.attempts
         ],
         "assignment_key": record.assignment_key,
@@ -139,11 +143,9 @@ def _prediction_line(record: PredictionRecord) -> bytes:
         "latency_us": record.latency_us,
         "shadow_of": record.shadow_of,
         "trace_id": record.trace_id,
-        "inputs": [_tensor_body(tensor) for tensor in record.inputs],
-        "outputs": [_tensor_body(tensor) for tensor in record.outputs],
     }
     place = _place_line(
-        record.kind.value,
+        record.kind._value_,
         record.model,
         record.route,
         record.revision,
@@ -152,9 +154,11 @@ def _prediction_line(record: PredictionRecord) -> bytes:
         record.version,
         record.digest,
         record.runtime_version,
-        record.outcome.value,
+        record.outcome._value_,
     )
-    return place + orjson.dumps(changing, option=_NUMPY)[1:-1]
+    inputs = b",".join(map(_tensor_text, record.inputs))
+    outputs = b",".join(map(_tensor_text, record.outputs))
+    return b"".join((place, orjson.dumps(changing)[1:-1], b',"inputs":[', inputs, b'],"outputs":[', outputs, b"]"))
 
 
 @functools.lru_cache(_PLACES_MAX)
@@ -188,31 +192,32 @@ def _place_line(  # noqa: PLR0917 - keywords would double the cost of looking up
     return orjson.dumps(body)[:-1] + b","
 
 
-def _tensor_body(tensor: Tensor) -> dict[str, object]:
-    flat = tensor.data.ravel()
-    body: dict[str, object] = {"name": tensor.name, "datatype": tensor.datatype.value, "shape": tensor.data.shape}
-    if tensor.datatype is Datatype.BYTES:
-        _add_bytes(body, flat)
-    elif tensor.datatype in FLOATS and not _is_finite(flat):
-        body["raw"] = b64encode(flat.astype(flat.dtype.newbyteorder("<")).tobytes()).decode()
-    else:
-        body["data"] = flat
-    return body
+def _tensor_text(tensor: Tensor) -> bytes:
+    data = tensor.data
+    text = _bytes_text(data) if data.dtype.kind == "O" else orjson.dumps(data.ravel(), option=_NUMPY)
+    if text is None or (b"n" in text and data.dtype.kind == "f"):  # of numbers only `null` has an n, which NaN and inf become
+        return _tensor_head(tensor.name, tensor.datatype._value_, data.shape) + b',"raw":"' + b64encode(_raw(data)) + b'"}'
+    return _tensor_head(tensor.name, tensor.datatype._value_, data.shape) + b',"data":' + text + b"}"
 
 
-def _is_finite(flat: Array) -> bool:
-    """Return whether JSON can hold every value. The dot product is 3 times as fast as looking at each, and may only overflow."""
-    numbers = cast("NDArray[np.floating[Any]]", flat)
-    return (numbers.itemsize > 2 and math.isfinite(numbers.dot(numbers))) or bool(np.isfinite(numbers).all())
+@functools.lru_cache(_HEADS_MAX)
+def _tensor_head(name: str, datatype: str, shape: Shape) -> bytes:
+    return orjson.dumps({"name": name, "datatype": datatype, "shape": shape})[:-1]
 
 
-def _add_bytes(body: dict[str, object], flat: Array) -> None:
-    elements: list[bytes] = flat.tolist()
+def _bytes_text(data: Array) -> bytes | None:
+    """Return BYTES as an array of strings, or None when one is not UTF-8."""
+    elements: list[bytes] = data.ravel().tolist()
     try:
-        body["data"] = [element.decode() for element in elements]
+        return orjson.dumps([element.decode() for element in elements])
     except UnicodeDecodeError:
-        raw = b"".join(len(element).to_bytes(4, "little") + element for element in elements)
-        body["raw"] = b64encode(raw).decode()
+        return None
+
+
+def _raw(data: Array) -> bytes:
+    if data.dtype.kind != "O":
+        return data.astype(data.dtype.newbyteorder("<"), copy=False).tobytes()
+    return b"".join(len(element).to_bytes(4, "little") + element for element in data.ravel().tolist())
 
 
 def _from_raw(datatype: Datatype, raw: bytes) -> Array:
@@ -241,7 +246,10 @@ def _read_prediction(body: Mapping[str, Any]) -> PredictionRecord:
         version=body["version"],
         digest=body["digest"],
         attempts=tuple(
-            [Attempt(tried["variant"], tried["version"], _OUTCOMES[tried["outcome"]], tried["us"]) for tried in body["attempts"]]
+            [
+                Attempt(tried["variant"], tried["version"], _OUTCOMES[tried["outcome"]], tried["duration_us"])
+                for tried in body["attempts"]
+            ]
         ),
         assignment_key=body["assignment_key"],
         is_keyed=body["is_keyed"],
