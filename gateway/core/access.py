@@ -8,6 +8,7 @@ from hashlib import sha256
 from typing import Final
 
 from gateway.core.errors import NotPermitted
+from gateway.core.fields import Json
 
 
 class Scope(enum.Enum):
@@ -51,6 +52,16 @@ class Principal:
 
 MONITOR: Final = Principal("monitor", frozenset({Scope.OPERATE}))
 SUPERVISOR: Final = Principal("supervisor", frozenset({Scope.OPERATE}))
+
+
+def key_body(key: Key) -> Json:
+    """Return a key as it may be shown: everything but the token's digest."""
+    return {
+        "id": key.id,
+        "name": key.name,
+        "scopes": sorted(scope.value for scope in key.scopes),
+        "created_at_s": key.created_at_s,
+    }
 
 
 def token_digest(token: str) -> str:

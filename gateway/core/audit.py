@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Final
 
-from gateway.core.fields import Json
+from gateway.core.fields import Fields, Json
 
 FIRST_HASH: Final = "0" * 64  # what the first entry follows
 
@@ -41,7 +42,8 @@ class AuditEntry:
 
 def entry_hash(entry: AuditEntry) -> str:
     """Return the sha256 of an entry's canonical JSON (sorted keys, no blanks), its own hash left out."""
-    return sha256(json.dumps(entry_body(entry), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()).hexdigest()
+    canonical = json.dumps(entry_body(entry), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def entry_body(entry: AuditEntry) -> Json:
@@ -61,6 +63,40 @@ def entry_body(entry: AuditEntry) -> Json:
     }
 
 
+def chained(entry: AuditEntry) -> AuditEntry:
+    """Return the entry with its hash, and its bodies as they will be read back.
+
+    Keys become text, tuples arrays; NaN and infinities, which JSON cannot hold, become the texts `nan`, `inf`, `-inf`.
+    """
+    plain = replace(
+        entry, before=_plain_object(entry.before), after=_plain_object(entry.after), evidence=_plain_object(entry.evidence)
+    )
+    return replace(plain, hash=entry_hash(plain))
+
+
+def entry_from_body(body: object, hash: str) -> AuditEntry:
+    """Read what `entry_body` wrote; whether the hash fits is for `first_broken` to say.
+
+    Raises:
+        MalformedRequest: it is not the body of an entry.
+    """
+    fields = Fields(body, "audit")
+    return AuditEntry(
+        seq=fields.integer("seq", 1, 1 << 62),
+        time_s=fields.number("time_s", 0.0, 1e12),
+        principal=fields.text("principal"),
+        action=fields.text("action"),
+        subject=fields.text("subject"),
+        reason=fields.text("reason", length_max=1 << 20),
+        decision_id=fields.text("decision_id"),
+        before=fields.mapping("before"),
+        after=fields.mapping("after"),
+        evidence=fields.mapping("evidence"),
+        previous=fields.text("previous"),
+        hash=hash,
+    )
+
+
 def first_broken(entries: Iterable[AuditEntry], *, previous: str = FIRST_HASH, seq: int = 0) -> int | None:
     """Return the number of the first entry that does not follow from the one before it, or None.
 
@@ -73,3 +109,19 @@ def first_broken(entries: Iterable[AuditEntry], *, previous: str = FIRST_HASH, s
             return seq
         previous = entry.hash
     return None
+
+
+def _plain_object(body: Mapping[str, object]) -> Json:
+    return {str(name): _plain(value) for name, value in body.items()}
+
+
+def _plain(value: object) -> object:
+    match value:
+        case float() if not math.isfinite(value):
+            return str(value)
+        case Mapping():
+            return _plain_object(value)
+        case list() | tuple() | set() | frozenset():
+            return [_plain(item) for item in value]
+        case _:
+            return value

@@ -7,7 +7,6 @@ asked for, so that a misspelt option never passes silently.
 from __future__ import annotations
 
 import enum
-import math
 from collections.abc import Mapping, Sequence
 from typing import TypeVar, cast
 
@@ -61,11 +60,11 @@ class Fields:
         return value
 
     def number(self, name: str, low: float, high: float, default: float | None = None) -> float:
-        """Return a finite number in [low, high]."""
+        """Return a number in [low, high], which are finite."""
         value = self.value(name)
         if value is None and default is not None:
             return default
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not low <= value <= high:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:  # NaN fails the range too
             raise self.wrong(name, f"a number from {low} to {high}")
         return float(value)
 
@@ -96,6 +95,15 @@ class Fields:
         if not isinstance(value, list | tuple) or len(value) > count_max:
             raise self.wrong(name, f"an array of at most {count_max} elements")
         return value
+
+    def mapping(self, name: str, default: Json | None = None) -> Json:
+        """Return an object, a copy of its first level."""
+        value = self.value(name)
+        if value is None and default is not None:
+            return default
+        if not isinstance(value, Mapping):
+            raise self.wrong(name, "an object")
+        return dict(value)
 
     def wrong(self, name: str, expected: str) -> MalformedRequest:
         """Return the error for a field that is not what was expected."""

@@ -169,7 +169,7 @@ def route_from_body(name: str, body: object) -> Route:
         variants=variants,
         shadows=tuple(_shadow(item, at) for at, item in enumerate(fields.items("shadows", SHADOWS_MAX, ()))),
         assignment=_assignment(fields.value("assignment")),
-        fallback=fields.text("fallback", variants[0].name, length_max=200),
+        fallback=fields.text("fallback", "", length_max=200) or variants[0].name,
         deadline_ms=fields.integer("deadline_ms", 1, DEADLINE_MS_MAX, 5_000),
         drift_action=fields.choice("drift_action", DriftAction, DriftAction.NOTIFY),
     )
