@@ -1,0 +1,303 @@
+"""Reference profiles: what each feature looked like in training, in a few hundred numbers, and where a value lies in it.
+
+Built once from the reference sample when a version is registered; the monitor then maps every live value to u in [0, 1] through
+the training quantiles, which makes scale and shape irrelevant to a detector. A value that has no place there (missing, infinite,
+out of range, an unseen category) is counted apart and never mapped. Cells are fixed here, from the reference alone.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gateway.core.errors import MalformedRequest
+from gateway.core.fields import Fields, Json
+from gateway.core.models import COLUMNS_MAX, Column, ColumnKind
+from gateway.core.tensors import Array
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+FORMAT: Final = 1
+QUANTILES: Final = 101  # one a percent
+CELLS: Final = 10  # deciles, as is usual for the population stability index
+CATEGORIES_MAX: Final = 100  # kept by name; the rest is one category
+LEVELS: Final[FloatArray] = np.linspace(0.0, 1.0, QUANTILES)
+
+
+class Apart(enum.Enum):
+    """Why a value has no place in the profile; each has a cell of its own, after the feature's other cells, in this order."""
+
+    MISSING = "missing"  # NaN, or nothing
+    INFINITE = "infinite"
+    BELOW = "below"  # the reference's least value
+    ABOVE = "above"  # its greatest
+    UNSEEN = "unseen"  # a category, or any value of a feature that the reference never had
+
+
+APART: Final = tuple(Apart)
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureProfile:
+    """One feature of the reference.
+
+    Attributes:
+        quantiles: Numeric: at 0, 1, … 100 %, of the finite values; empty when there were none.
+        edges: Numeric: the inner borders of the cells, rising; a value on a border belongs above it.
+        categories: Categorical: the most frequent values as text, the most frequent first.
+        rates: Of each cell (numeric) or category, then, for a categorical feature, of all other values together; then of each
+            member of `Apart`. They sum to 1.
+    """
+
+    name: str
+    kind: ColumnKind
+    rates: tuple[float, ...]
+    quantiles: tuple[float, ...] = ()
+    edges: tuple[float, ...] = ()
+    categories: tuple[str, ...] = ()
+
+    @property
+    def missing_rate(self) -> float:
+        """The share of rows without a value."""
+        return self.rates[len(self.rates) - len(APART) + APART.index(Apart.MISSING)]
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceProfile:
+    """All features of the reference, in the order of the version's columns, and its number of rows."""
+
+    rows: int
+    features: tuple[FeatureProfile, ...]
+
+    def feature(self, name: str) -> FeatureProfile | None:
+        """Return the profile of one feature."""
+        return next((feature for feature in self.features if feature.name == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Where values lie in a profile.
+
+    Attributes:
+        u: Shape (n,). In [0, 1], of the values that have a place, in their order; never NaN.
+        cells: Shape (rows,). The cell of every value, those apart included.
+        is_apart: Shape (rows,). Whether the value has no place.
+    """
+
+    u: FloatArray
+    cells: IntArray
+    is_apart: NDArray[np.bool_]
+
+
+def build_profile(columns: Sequence[Column], reference: Mapping[str, Array]) -> ReferenceProfile:
+    """Return the profile of a reference sample.
+
+    Args:
+        columns: Those to profile; columns of the sample that are not named are left out.
+        reference: Column name → values of shape (rows,): numbers, booleans, bytes, text or None.
+
+    Raises:
+        MalformedRequest: a column is missing, has another length, is not numeric where it should be, or there are no rows.
+    """
+    for column in columns:
+        if column.name not in reference:
+            raise MalformedRequest(f"reference: column {column.name!r} is missing")
+    lengths = {len(reference[column.name]) for column in columns}
+    if len(lengths) != 1 or 0 in lengths:
+        raise MalformedRequest("reference: expected at least one row, and equally many in every column")
+    return ReferenceProfile(rows=lengths.pop(), features=tuple(_feature(column, reference[column.name]) for column in columns))
+
+
+def probability_integral_transform(feature: FeatureProfile, values: Array) -> Placed:
+    """Map values through the training distribution: u is uniform over [0, 1] while they come from it.
+
+    A value that many training rows share (an atom, a category) gets the middle of the span it fills, so that the mean of u
+    stays ½. Between two quantiles u is interpolated.
+
+    Args:
+        values: Shape (rows,). Numbers or booleans for a numeric feature; anything for a categorical one.
+    """
+    if feature.kind is ColumnKind.CATEGORICAL:
+        return _place_categories(feature, values)
+    return _place_numbers(feature, _as_floats(values))
+
+
+def cell_count(feature: FeatureProfile) -> int:
+    """Return how many cells the feature has, those apart included."""
+    return len(feature.rates)
+
+
+def apart_counts(feature: FeatureProfile, cells: IntArray) -> dict[Apart, int]:
+    """Return how many values were counted apart, by reason.
+
+    Args:
+        cells: As in `Placed`.
+    """
+    first = cell_count(feature) - len(APART)
+    counts = np.bincount(cells, minlength=cell_count(feature))
+    return {reason: int(counts[first + at]) for at, reason in enumerate(APART)}
+
+
+def profile_body(profile: ReferenceProfile) -> Json:
+    """Return a profile as the registry stores it; `profile_from_body` reads it back, to the bit."""
+    return {
+        "format": FORMAT,
+        "rows": profile.rows,
+        "features": [
+            {
+                "name": feature.name,
+                "kind": feature.kind.value,
+                "rates": list(feature.rates),
+                "quantiles": list(feature.quantiles),
+                "edges": list(feature.edges),
+                "categories": list(feature.categories),
+            }
+            for feature in profile.features
+        ],
+    }
+
+
+def profile_from_body(body: object) -> ReferenceProfile:
+    """Read what `profile_body` wrote.
+
+    Raises:
+        MalformedRequest: it is not such a body.
+    """
+    fields = Fields(body, "profile")
+    fields.integer("format", FORMAT, FORMAT)
+    features = tuple(_feature_from_body(item) for item in fields.items("features", COLUMNS_MAX))
+    return ReferenceProfile(rows=fields.integer("rows", 1, 1 << 62), features=features)
+
+
+def _feature_from_body(body: object) -> FeatureProfile:
+    fields = Fields(body, "profile.features")
+    return FeatureProfile(
+        name=fields.text("name"),
+        kind=fields.choice("kind", ColumnKind),
+        rates=_numbers(fields, "rates", CATEGORIES_MAX + CELLS),
+        quantiles=_numbers(fields, "quantiles", QUANTILES),
+        edges=_numbers(fields, "edges", CELLS),
+        categories=tuple(str(item) for item in fields.items("categories", CATEGORIES_MAX)),
+    )
+
+
+def _numbers(fields: Fields, name: str, count_max: int) -> tuple[float, ...]:
+    return tuple(Fields({name: item}, "profile.features").number(name, -1e308, 1e308) for item in fields.items(name, count_max))
+
+
+def _feature(column: Column, values: Array) -> FeatureProfile:
+    if column.kind is ColumnKind.CATEGORICAL:
+        return _categorical(column.name, values)
+    try:
+        return _numeric(column.name, _as_floats(values))
+    except (TypeError, ValueError) as error:
+        raise MalformedRequest(f"reference: column {column.name!r} is not numeric; declare it categorical") from error
+
+
+def _numeric(name: str, values: FloatArray) -> FeatureProfile:
+    finite = values[np.isfinite(values)]
+    if finite.size == 0:
+        bare = FeatureProfile(name, ColumnKind.NUMERIC, rates=(0.0,) * (1 + len(APART)))
+        return FeatureProfile(name, ColumnKind.NUMERIC, rates=_rates(bare, values))
+    quantiles = np.sort(np.quantile(finite, LEVELS))  # interpolation may break the order by a last bit
+    quantiles[0], quantiles[-1] = finite.min(), finite.max()
+    borders = np.unique(quantiles[CELLS:-1:CELLS])
+    edges = borders[borders > quantiles[0]]
+    bare = FeatureProfile(
+        name,
+        ColumnKind.NUMERIC,
+        rates=(0.0,) * (len(edges) + 1 + len(APART)),
+        quantiles=tuple(quantiles.tolist()),
+        edges=tuple(edges.tolist()),
+    )
+    return FeatureProfile(name, ColumnKind.NUMERIC, _rates(bare, values), bare.quantiles, bare.edges)
+
+
+def _rates(bare: FeatureProfile, values: FloatArray) -> tuple[float, ...]:
+    counts = np.bincount(_place_numbers(bare, values).cells, minlength=cell_count(bare))
+    return tuple((counts / len(values)).tolist())
+
+
+def _categorical(name: str, values: Array) -> FeatureProfile:
+    counts = Counter(text for value in values if (text := _category(value)) is not None)
+    kept = sorted(counts, key=lambda text: (-counts[text], text))[:CATEGORIES_MAX]
+    present, total = sum(counts.values()), len(values)
+    rates = [counts[text] / total for text in kept]
+    rest = (present - sum(counts[text] for text in kept)) / total
+    apart = [(total - present) / total if reason is Apart.MISSING else 0.0 for reason in APART]
+    return FeatureProfile(name, ColumnKind.CATEGORICAL, (*rates, rest, *apart), categories=tuple(kept))
+
+
+def _place_numbers(feature: FeatureProfile, values: FloatArray) -> Placed:
+    cells = np.searchsorted(np.asarray(feature.edges), values, side="right").astype(np.int64)
+    first = cell_count(feature) - len(APART)
+    is_finite = np.isfinite(values)
+    cells[np.isnan(values)] = first + APART.index(Apart.MISSING)
+    cells[np.isinf(values)] = first + APART.index(Apart.INFINITE)
+    if feature.quantiles:
+        cells[is_finite & (values < feature.quantiles[0])] = first + APART.index(Apart.BELOW)
+        cells[is_finite & (values > feature.quantiles[-1])] = first + APART.index(Apart.ABOVE)
+    else:
+        cells[is_finite] = first + APART.index(Apart.UNSEEN)
+    is_apart = cells >= first
+    return Placed(u=_levels(feature, values[~is_apart]), cells=cells, is_apart=is_apart)
+
+
+def _levels(feature: FeatureProfile, values: FloatArray) -> FloatArray:
+    if values.size == 0:
+        return np.empty(0)
+    quantiles = np.asarray(feature.quantiles)
+    left = np.searchsorted(quantiles, values, side="left")
+    right = np.searchsorted(quantiles, values, side="right")
+    on_quantile = (LEVELS[np.minimum(left, QUANTILES - 1)] + LEVELS[np.maximum(right, 1) - 1]) / 2.0
+    low, high = quantiles[np.maximum(left, 1) - 1], quantiles[np.minimum(left, QUANTILES - 1)]
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # a span beyond the largest float is half crossed
+        part = np.where(high > low, (values / 2 - low / 2) / (high / 2 - low / 2), 0.5)
+    between = LEVELS[np.maximum(left, 1) - 1] + np.where(np.isfinite(part), part, 0.5) / (QUANTILES - 1)
+    placed: FloatArray = np.clip(np.where(right > left, on_quantile, between), 0.0, 1.0)
+    return placed
+
+
+def _place_categories(feature: FeatureProfile, values: Array) -> Placed:
+    index = {text: at for at, text in enumerate(feature.categories)}
+    rest = len(feature.categories)
+    missing = rest + 1 + APART.index(Apart.MISSING)
+    stranger = rest if feature.rates[rest] > 0.0 else rest + 1 + APART.index(Apart.UNSEEN)
+    texts = [_category(value) for value in values]
+    cells = np.asarray([missing if text is None else index.get(text, stranger) for text in texts], dtype=np.int64)
+    rates = np.asarray(feature.rates[: rest + 1])
+    middles = (np.cumsum(rates) - rates / 2.0) / max(float(rates.sum()), 1e-300)
+    is_apart = cells > rest
+    return Placed(u=np.clip(middles[cells[~is_apart]], 0.0, 1.0), cells=cells, is_apart=is_apart)
+
+
+def _as_floats(values: Array) -> FloatArray:
+    """Return numbers as float64; None becomes NaN."""
+    if values.dtype.kind == "O":
+        return np.asarray([math.nan if value is None else float(value) for value in values], dtype=np.float64)
+    return values.astype(np.float64)
+
+
+def _category(value: object) -> str | None:
+    """Return a category as text, the same for 3, 3.0 and "3"; None when there is no value."""
+    plain = value.item() if isinstance(value, np.generic) else value
+    match plain:
+        case None:
+            return None
+        case bytes():
+            return plain.decode("utf-8", "replace")
+        case float() if math.isnan(plain):
+            return None
+        case float() if plain.is_integer():
+            return str(int(plain))
+        case bool():
+            return str(int(plain))
+        case _:
+            return str(plain)
