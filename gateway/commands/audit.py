@@ -1,7 +1,75 @@
+"""`audit`: who changed what and why, and whether the chain still holds."""
+
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
+
+from gateway.commands import output
+from gateway.commands.session import REFUSED, Gateway, JsonOption, examples, fail, reaches
+
+group = typer.Typer(help="Every change, by whom and why, chained by hash.", no_args_is_help=True)
 
 
 def add_to(app: typer.Typer) -> None:
     """Add this module's commands."""
+    app.add_typer(group, name="audit")
+
+
+@group.command("list", epilog=examples("headgate audit list", "headgate audit list --limit 100 --json"))
+@reaches
+def list_entries(
+    gateway: Gateway,
+    limit: Annotated[int, typer.Option(min=1, max=1_000, help="How many of the newest.")] = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """List the newest changes, the newest first."""
+    with gateway.admin() as admin:
+        entries = admin.latest_audit(limit)
+    if as_json:
+        return output.show_json(list(entries))
+    columns: dict[str, output.Cell] = {
+        "seq": lambda entry: entry.get("seq"),
+        "time": lambda entry: output.moment(entry.get("time_s")),
+        "principal": lambda entry: entry.get("principal"),
+        "action": lambda entry: entry.get("action"),
+        "subject": lambda entry: entry.get("subject"),
+        "reason": lambda entry: output.shortened(entry.get("reason")),
+        "evidence": lambda entry: "yes" if entry.get("evidence") else "",
+    }
+    return output.show_table(entries, columns, empty="no changes yet")
+
+
+@group.command(epilog=examples("headgate audit verify", "headgate audit verify --head 41:9f2c… --json"))
+@reaches
+def verify(
+    gateway: Gateway,
+    head: Annotated[
+        str, typer.Option(metavar="SEQ:HASH", help="An entry noted earlier: it must still be there. Finds a shortened log.")
+    ] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Compute every hash anew, here, and say whether the chain holds; exit code 1 if it does not."""
+    from gateway.core.audit import FIRST_HASH, AuditEntry, first_broken
+
+    known_seq, _, known_hash = head.partition(":")
+    if head and not (known_seq.isdigit() and known_hash):
+        raise typer.BadParameter(f"{head!r} is not SEQ:HASH", param_hint="--head")
+    last, found, broken = AuditEntry(0, 0.0, "", "", "", "", "", hash=FIRST_HASH), not head, None
+    with gateway.admin() as admin:
+        for entry in admin.audit():
+            broken = first_broken([entry], previous=last.hash, seq=last.seq)
+            if broken is not None:
+                break
+            last = entry
+            found = found or (str(entry.seq) == known_seq and entry.hash.startswith(known_hash.rstrip("…")))
+    holds = broken is None and found
+    if as_json:
+        output.show_json({"holds": holds, "entries": last.seq, "head": last.hash, "broken_seq": broken})
+        raise typer.Exit(0 if holds else REFUSED)
+    if broken is not None:
+        fail(f"entry {broken} does not follow from the one before it: the log was edited, shortened or reordered there")
+    if not found:
+        fail(f"entry {head} is not there any more: the log was shortened or written anew")
+    typer.echo(f"{last.seq} entries, each follows from the one before; head {last.seq}:{last.hash}")

@@ -112,21 +112,19 @@ def reaches(command: Callable[Concatenate[Gateway, P], None]) -> Callable[..., N
         with_failures_shown(command, gateway, *args, **kwargs)
 
     hints = typing.get_type_hints(command, include_extras=True)
+    shared = {"admin_url": AdminUrlOption, "url": UrlOption, "token": TokenOption, "data_dir": DataDirOption}
     own = list(inspect.signature(command).parameters.values())[1:]
-    shared = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in Connection.__slots__]
-    context_parameter = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY)
-    signature = inspect.Signature([p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (context_parameter, *own, *shared)])
-    reaching.__annotations__ = {
-        **{p.name: hints[p.name] for p in own},
-        "context": typer.Context,
-        "admin_url": AdminUrlOption,
-        "url": UrlOption,
-        "token": TokenOption,
-        "data_dir": DataDirOption,
-        "return": None,
-    }
-    vars(reaching)["__signature__"] = signature
-    del reaching.__wrapped__
+    parameters = [
+        inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
+        *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[one.name]) for one in own),
+        *(
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
+            for name, option in shared.items()
+        ),
+    ]
+    del reaching.__wrapped__  # what Typer shall read is the signature below, not the command's
+    reaching.__annotations__ = {one.name: one.annotation for one in parameters}
+    vars(reaching)["__signature__"] = inspect.Signature(parameters)
     return reaching
 
 
@@ -185,6 +183,7 @@ DataDirOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table.")]
+RequiredReasonOption = Annotated[str, typer.Option("--reason", "-m", metavar="TEXT", help="Why; stands in the audit log.")]
 ReasonOption = Annotated[str, typer.Option("--reason", "-m", metavar="TEXT", help="Why; stands in the audit log.")]
 
 
