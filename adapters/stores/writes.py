@@ -28,8 +28,8 @@ from gateway.core.changes import (
     Quarantine,
     Write,
     quarantine_body,
+    read_back,
     refuse_other_version,
-    refuse_unreadable,
 )
 from gateway.core.models import version_body
 from gateway.core.rollouts import rollout_body
@@ -44,7 +44,7 @@ def settled(transaction: Transaction, write: Write) -> Write:
         VersionExists: the version is there and differs in more than its state.
         MalformedRequest: it could not be read back.
     """
-    refuse_unreadable(write)
+    write = read_back(write)
     match write:
         case PutRoute(route):
             assert len(route.owners) == SLOTS, "whoever commits a route has assigned its slots"

@@ -217,19 +217,23 @@ def touches_table(writes: Iterable[Write]) -> bool:
     return any(isinstance(write, PutVersion | PutChampion | PutRoute | DropRoute) for write in writes)
 
 
-def refuse_unreadable(write: Write) -> None:
-    """Raise `MalformedRequest` if what a write stores could not be read back, since one such row would hide all others."""
+def read_back(write: Write) -> Write:
+    """Return the write as a registry will read it back from the bodies it stores.
+
+    Raises:
+        MalformedRequest: it could not be read back; one such row would hide every other.
+    """
     match write:
         case PutVersion(version):
-            version_from_body(version_body(version))
+            return PutVersion(version_from_body(version_body(version)))
         case PutRoute(route):
-            stored_route(route_body(route), route.owners)
+            return PutRoute(stored_route(route_body(route), route.owners))
         case PutRollout(rollout):
-            rollout_from_body(rollout_body(rollout))
+            return PutRollout(rollout_from_body(rollout_body(rollout)))
         case Quarantine():
-            quarantine_from_body(quarantine_body(write))
+            return quarantine_from_body(quarantine_body(write))
         case PutChampion() | DropRoute() | PutKey() | DropKey() | Automation():
-            pass
+            return write
         case _:
             assert_never(write)
 

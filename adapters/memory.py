@@ -1,0 +1,444 @@
+"""Every store in memory, for one process: they pass the same suites as the ones on disk and die with it.
+
+A registry's commit works on a copy of its state and then swaps it, so that a reader sees all of a change or nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import PurePath
+from typing import Final, assert_never
+
+from gateway.core.access import Key
+from gateway.core.audit import FIRST_HASH, AuditEntry, chained
+from gateway.core.changes import (
+    Automation,
+    Change,
+    Committed,
+    DecisionId,
+    DropKey,
+    DropRoute,
+    Proposal,
+    PutChampion,
+    PutKey,
+    PutRollout,
+    PutRoute,
+    PutVersion,
+    Quarantine,
+    WorkerStatus,
+    Write,
+    body_of,
+    read_back,
+    refuse_other_version,
+    subject_of,
+    touches_table,
+)
+from gateway.core.errors import RevisionConflict, StoreFailed, UnknownSubject, UnknownVersion
+from gateway.core.fields import Json
+from gateway.core.models import Version
+from gateway.core.records import Cursor
+from gateway.core.rollouts import Rollout
+from gateway.core.routes import Revision, Route, RouteTable
+from gateway.core.split import SLOTS
+from gateway.ports import Cell, Clock, Sample
+
+OVERFLOW: Final = "gateway_metrics_overflow_total"
+CELLS: Final = 20_000  # as many as the bank on disk holds
+Labels = tuple[tuple[str, str], ...]
+
+
+class ManualClock:
+    """A `Clock` that a test moves."""
+
+    def __init__(self, now_s: float = 1_700_000_000.0) -> None:
+        self._now_s = now_s
+        self._monotonic_s = 0.0
+
+    def now_s(self) -> float:
+        """Return the time that was set."""
+        return self._now_s
+
+    def monotonic_s(self) -> float:
+        """Return the seconds moved since the start."""
+        return self._monotonic_s
+
+    def move(self, by_s: float) -> None:
+        """Let time pass."""
+        assert by_s >= 0, "a step back is a matter of `now_s` alone"
+        self._now_s += by_s
+        self._monotonic_s += by_s
+
+
+@dataclass(slots=True)
+class _State:
+    """What a registry holds at one moment."""
+
+    revision: int = 0
+    versions: dict[tuple[str, str], Version] = field(default_factory=dict)
+    champions: dict[str, str] = field(default_factory=dict)
+    routes: dict[str, Route] = field(default_factory=dict)
+    revisions: dict[str, int] = field(default_factory=dict)  # of every route there ever was
+    rollouts: dict[str, Rollout] = field(default_factory=dict)
+    quarantines: dict[str, Quarantine] = field(default_factory=dict)
+    keys: dict[str, Key] = field(default_factory=dict)
+    automation: Automation = field(default_factory=Automation)
+    audit: list[AuditEntry] = field(default_factory=list)
+    decisions: dict[str, Committed] = field(default_factory=dict)
+
+    def copied(self) -> _State:
+        """Return a copy; the values themselves are immutable and shared."""
+        names = [name for name in self.__slots__ if name != "revision"]
+        return _State(self.revision, *(copy.copy(getattr(self, name)) for name in names))
+
+
+class MemoryRegistry:
+    """A `RegistryStore` for the threads of one process."""
+
+    def __init__(self, *, clock: Clock) -> None:
+        self._clock = clock
+        self._state = _State()
+        self._proposals: list[Proposal] = []
+        self._workers: dict[str, WorkerStatus] = {}
+        self._sequence = 0
+        self._is_closed = False
+        self._changed = threading.Condition()
+
+    def models(self, after: str = "", limit: int = 100) -> Sequence[tuple[str, str]]:
+        """Page through the models of the versions."""
+        state = self._read()
+        names = sorted({model for model, _ in state.versions if model > after})[:limit]
+        return [(model, state.champions.get(model, "")) for model in names]
+
+    def versions(self, model: str, after: str = "", limit: int = 100) -> Sequence[Version]:
+        """Page in the order of registration; an unknown `after` starts at the beginning."""
+        found = [version for (of, _), version in self._read().versions.items() if of == model]
+        start = next((at + 1 for at, version in enumerate(found) if version.version == after), 0)
+        return found[start : start + limit]
+
+    def version(self, model: str, version: str) -> Version:
+        """Look it up."""
+        found = self._read().versions.get((model, version))
+        if found is None:
+            raise UnknownVersion(f"model {model!r} has no version {version!r}")
+        return found
+
+    def table(self) -> RouteTable:
+        """Build the table of this moment."""
+        state = self._read()
+        needed = {(route.model, version) for route in state.routes.values() for version in route.needs()}
+        needed |= set(state.champions.items())
+        versions = {pair: state.versions[pair] for pair in sorted(needed) if pair in state.versions}
+        return RouteTable(Revision(state.revision), dict(state.routes), dict(state.champions), versions)
+
+    def rollout(self, id: str) -> Rollout:
+        """Look it up."""
+        found = self._read().rollouts.get(id)
+        if found is None:
+            raise UnknownSubject(f"there is no rollout {id!r}")
+        return found
+
+    def rollouts(self, route: str = "", *, open_only: bool = False, limit: int = 100) -> Sequence[Rollout]:
+        """Return them against the order of their first commits."""
+        found = reversed(self._read().rollouts.values())
+        chosen = [one for one in found if route in ("", one.route) and (one.is_open or not open_only)]
+        return chosen[:limit]
+
+    def quarantines(self) -> Sequence[Quarantine]:
+        """Return all, in order of digest."""
+        return [one for _, one in sorted(self._read().quarantines.items())]
+
+    def automation(self) -> Automation:
+        """Return the switch."""
+        return self._read().automation
+
+    def keys(self, after: str = "", limit: int = 100) -> Sequence[Key]:
+        """Page by id."""
+        return [key for id, key in sorted(self._read().keys.items()) if id > after][:limit]
+
+    def audit(self, after: int = 0, limit: int = 100, *, newest_first: bool = False) -> Sequence[AuditEntry]:
+        """Page by number."""
+        entries = self._read().audit
+        if newest_first:
+            return entries[: after - 1 if after else len(entries)][::-1][:limit]
+        return entries[after : after + limit]
+
+    def commit(
+        self, change: Change, *, expected_revision: Revision | None = None, decision_id: DecisionId | None = None
+    ) -> Committed:
+        """Change a copy of the state, then swap it in."""
+        with self._changed:
+            state = self._read().copied()
+            if decision_id is not None and (first := state.decisions.get(decision_id)) is not None:
+                return replace(first, is_repeat=True)
+            _refuse_stale(state, change.route, expected_revision)
+            committed = self._write(state, change, decision_id or DecisionId(""))
+            self._state = state
+            self._count()
+        return committed
+
+    def propose(self, needs: Sequence[tuple[str, str]]) -> Proposal:
+        """Keep the proposal; an earlier one no longer counts."""
+        with self._changed:
+            self._read()
+            proposal = Proposal(self._proposals[-1].id + 1 if self._proposals else 1, tuple(needs))
+            self._proposals = [proposal]
+            self._count()
+        return proposal
+
+    def proposal(self) -> Proposal | None:
+        """Return the newest."""
+        self._read()
+        return self._proposals[-1] if self._proposals else None
+
+    def report(self, status: WorkerStatus) -> None:
+        """Replace the worker's report."""
+        with self._changed:
+            self._read()
+            self._workers[status.worker] = status
+            self._count()
+
+    def workers(self) -> Sequence[WorkerStatus]:
+        """Return one report a worker."""
+        self._read()
+        return [status for _, status in sorted(self._workers.items())]
+
+    def follow(self, after: int, timeout_s: float) -> int:
+        """Wait on a condition."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_closed or self._sequence != after, timeout_s)
+            return after if self._is_closed else self._sequence
+
+    def backup(self, to: PurePath) -> None:
+        """Refuse: there is no file to copy."""
+        raise StoreFailed(f"{to}: a registry in memory has no backup", hint="give the gateway a data directory")
+
+    def close(self) -> None:
+        """Wake whoever follows."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+
+    def _read(self) -> _State:
+        if self._is_closed:
+            raise StoreFailed("the registry is closed")
+        return self._state
+
+    def _count(self) -> None:
+        self._sequence += 1
+        self._changed.notify_all()
+
+    def _write(self, state: _State, change: Change, decision_id: DecisionId) -> Committed:
+        before: Json = {}
+        after: Json = {}
+        for asked in change.writes:
+            write = _settled(state, asked)
+            if (stood := _standing(state, write)) is not None:
+                before.setdefault(subject_of(write), body_of(stood))
+            _apply(state, write)
+            after[subject_of(write)] = body_of(write)
+        state.revision += touches_table(change.writes)
+        entry = self._chain(state, change, decision_id, before=before, after=after)
+        routed = next((write.route.name for write in reversed(change.writes) if isinstance(write, PutRoute)), "")
+        committed = Committed(_route_revision(state, change.route or routed), Revision(state.revision), entry.seq)
+        if decision_id:
+            state.decisions[decision_id] = committed
+        return committed
+
+    def _chain(self, state: _State, change: Change, decision_id: DecisionId, *, before: Json, after: Json) -> AuditEntry:
+        entry = chained(
+            AuditEntry(
+                seq=len(state.audit) + 1,
+                time_s=self._clock.now_s(),
+                principal=change.principal,
+                action=change.action,
+                subject=change.subject,
+                reason=change.reason,
+                decision_id=decision_id,
+                before=before,
+                after=after,
+                evidence=change.evidence,
+                previous=state.audit[-1].hash if state.audit else FIRST_HASH,
+            )
+        )
+        state.audit.append(entry)
+        return entry
+
+
+def _route_revision(state: _State, route: str) -> Revision:
+    found = state.routes.get(route)
+    return found.revision if found else Revision(0)
+
+
+def _refuse_stale(state: _State, route: str, expected: Revision | None) -> None:
+    current = _route_revision(state, route)
+    if expected is not None and current != expected:
+        raise RevisionConflict(
+            f"route {route!r} is at revision {current}, not {expected}", hint="read the route again and decide anew"
+        )
+
+
+def _settled(state: _State, write: Write) -> Write:
+    write = read_back(write)
+    match write:
+        case PutRoute(route):
+            assert len(route.owners) == SLOTS, "whoever commits a route has assigned its slots"
+            revision = Revision(state.revisions.get(route.name, 0) + 1)
+            return PutRoute(replace(route, revision=revision))
+        case PutVersion(version):
+            if (before := state.versions.get((version.model, version.version))) is not None:
+                refuse_other_version(before, version)
+            return write
+        case _:
+            return write
+
+
+def _standing(state: _State, write: Write) -> Write | None:
+    match write:
+        case PutVersion(version):
+            known = state.versions.get((version.model, version.version))
+            return PutVersion(known) if known else None
+        case PutChampion(model):
+            champion = state.champions.get(model)
+            return PutChampion(model, champion) if champion else None
+        case PutRoute() | DropRoute():
+            route = state.routes.get(write.route.name if isinstance(write, PutRoute) else write.name)
+            return PutRoute(route) if route else None
+        case PutRollout(rollout):
+            moved = state.rollouts.get(rollout.id)
+            return PutRollout(moved) if moved else None
+        case Quarantine(digest):
+            return state.quarantines.get(digest)
+        case PutKey() | DropKey():
+            key = state.keys.get(write.key.id if isinstance(write, PutKey) else write.id)
+            return PutKey(key) if key else None
+        case Automation():
+            return state.automation
+        case _:
+            assert_never(write)
+
+
+def _apply(state: _State, write: Write) -> None:
+    match write:
+        case PutVersion(version):
+            state.versions[version.model, version.version] = version
+        case PutChampion(model, name):
+            state.champions[model] = name
+        case PutRoute(route):
+            state.routes[route.name] = route
+            state.revisions[route.name] = route.revision
+        case DropRoute(name):
+            state.routes.pop(name, None)
+        case PutRollout(rollout):
+            state.rollouts[rollout.id] = rollout
+        case Quarantine(digest):
+            state.quarantines[digest] = write
+        case PutKey(key):
+            state.keys[key.id] = key
+        case DropKey(id):
+            state.keys.pop(id, None)
+        case Automation():
+            state.automation = write
+        case _:
+            assert_never(write)
+
+
+class MemoryCheckpoints:
+    """A `CheckpointStore`."""
+
+    def __init__(self) -> None:
+        self._saved: dict[str, tuple[Cursor, bytes]] = {}
+
+    def load(self, consumer: str) -> tuple[Cursor, bytes] | None:
+        """Return what was saved."""
+        return self._saved.get(consumer)
+
+    def save(self, consumer: str, cursor: Cursor, state: bytes) -> None:
+        """Replace both in one step."""
+        self._saved[consumer] = (dict(cursor), bytes(state))
+
+
+class MemoryReadings:
+    """A `Readings`."""
+
+    def __init__(self) -> None:
+        self._picture: Json | None = None
+
+    def publish(self, readings: Json) -> None:
+        """Keep a copy."""
+        self._picture = copy.deepcopy(readings)
+
+    def latest(self) -> Json | None:
+        """Return a copy."""
+        return copy.deepcopy(self._picture)
+
+
+class MemoryCell:
+    """One number."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0.0
+
+    def add(self, amount: float) -> None:
+        """Add to it."""
+        self.value += amount
+
+    def set(self, value: float) -> None:
+        """Replace it."""
+        self.value = value
+
+
+class MemoryOverflow(MemoryCell):
+    """Counts the updates of every cell that found no room."""
+
+    __slots__ = ()
+
+    def add(self, amount: float) -> None:  # noqa: ARG002  # the amounts belong to different numbers and have no sum
+        """Count a loss."""
+        self.value += 1.0
+
+    def set(self, value: float) -> None:  # noqa: ARG002
+        """Count a loss."""
+        self.value += 1.0
+
+
+class MemoryBank:
+    """A `MetricsBank`."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._overflow = MemoryOverflow()
+        self._cells: dict[tuple[str, Labels], MemoryCell] = {(OVERFLOW, ()): self._overflow}
+
+    def cell(self, name: str, labels: Sequence[tuple[str, str]] = ()) -> Cell:
+        """Return the cell, a new one the first time."""
+        key = (name, tuple(labels))
+        with self._lock:
+            if key not in self._cells and len(self._cells) >= CELLS:
+                return self._overflow
+            return self._cells.setdefault(key, MemoryCell())
+
+    def samples(self) -> Sequence[Sample]:
+        """Return every number as it stands."""
+        with self._lock:
+            cells = list(self._cells.items())
+        return [Sample(name, labels, cell.value) for (name, labels), cell in cells]
+
+
+class MemoryMetrics:
+    """A `MetricsSnapshots` over the banks of named processes, which live here as well."""
+
+    def __init__(self) -> None:
+        self._banks: dict[str, MemoryBank] = {}
+
+    def bank(self, process: str) -> MemoryBank:
+        """Return a process's bank, the same one each time."""
+        return self._banks.setdefault(process, MemoryBank())
+
+    def latest(self) -> Mapping[str, Sequence[Sample]]:
+        """Read every bank."""
+        return {process: bank.samples() for process, bank in sorted(self._banks.items())}
