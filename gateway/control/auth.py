@@ -1,0 +1,101 @@
+"""Who is calling: a bearer token's digest looked up among the stored keys; and the admin token of the first start.
+
+A token holds 256 random bits and is shown once; what is stored is its sha256, so that a plain lookup is safe against guessing
+and against timing. The registry is asked for every call: a revoked key stops working at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from gateway.core.access import Key, Principal, Scope, token_digest
+from gateway.core.changes import Change, DropKey, PutKey
+from gateway.core.errors import NotAuthenticated, StoreFailed
+from gateway.ports import Clock, RegistryStore
+
+TOKEN_PREFIX: Final = "hg_"  # noqa: S105  # so that a leaked token is recognised by scanners and people
+TOKEN_LENGTH_MAX: Final = 200
+ADMIN_KEY_NAME: Final = "admin.token"  # of the key whose token lies in the data directory
+_PAGE: Final = 1_000
+
+
+def principal_of(registry: RegistryStore, authorization: str | None) -> Principal:
+    """Return who holds the token of an `Authorization` header.
+
+    Raises:
+        NotAuthenticated: there is no bearer token, or no key has it.
+    """
+    scheme, _, token = (authorization or "").partition(" ")
+    if scheme.lower() != "bearer" or not 0 < len(token) <= TOKEN_LENGTH_MAX:
+        raise NotAuthenticated("no bearer token was sent", hint="send the header Authorization: Bearer TOKEN")
+    digest = token_digest(token.strip())
+    key = next((key for key in all_keys(registry) if key.token_sha256 == digest), None)
+    if key is None:
+        raise NotAuthenticated("the token is not known", hint="it was revoked, or belongs to another gateway")
+    return Principal(key.name, key.scopes)
+
+
+def all_keys(registry: RegistryStore) -> Iterator[Key]:
+    """Yield every key."""
+    after = ""
+    while page := registry.keys(after, _PAGE):
+        yield from page
+        after = page[-1].id
+
+
+def new_token() -> str:
+    """Return a new token: 256 random bits."""
+    return TOKEN_PREFIX + secrets.token_urlsafe(32)
+
+
+def new_key(name: str, scopes: frozenset[Scope], *, clock: Clock) -> tuple[Key, str]:
+    """Return a new key and its token, which is nowhere else."""
+    token = new_token()
+    return Key(secrets.token_hex(8), name, token_digest(token), scopes, clock.now_s()), token
+
+
+def ensure_admin_token(registry: RegistryStore, path: Path, *, clock: Clock) -> None:
+    """See to it that `path` holds a working admin token, readable by its owner alone.
+
+    A file that was deleted or holds no valid token is replaced, and the token it held is revoked: deleting the file and
+    starting again changes the token.
+
+    Raises:
+        StoreFailed: the file could not be written.
+    """
+    keys = tuple(all_keys(registry))
+    held = _held(path)
+    if any(key.token_sha256 == held and Scope.ADMIN in key.scopes for key in keys):
+        return
+    key, token = new_key(ADMIN_KEY_NAME, frozenset({Scope.ADMIN}), clock=clock)
+    drops = tuple(DropKey(old.id) for old in keys if old.name == ADMIN_KEY_NAME)
+    registry.commit(Change("control", "key.create", f"key:{key.id}", "admin token at start", (*drops, PutKey(key))))
+    _write_private(path, token)
+
+
+def _held(path: Path) -> str | None:
+    try:
+        return token_digest(path.read_text().strip())
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _write_private(path: Path, token: str) -> None:
+    """Replace a file atomically by one that only its owner reads."""
+    draft = path.with_name(path.name + ".new")
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            draft.unlink()
+        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(handle, "w") as file:
+            file.write(token + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError as error:
+        raise StoreFailed(f"{path.name}: {error.strerror}") from error

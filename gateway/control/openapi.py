@@ -1,0 +1,179 @@
+"""The OpenAPI 3.1 document, made from the table of operations that also dispatches, so that the two cannot drift."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Final
+
+from gateway.control.calls import Operation, Parameter, ParameterKind, Takes
+from gateway.core.access import Scope
+from gateway.core.rollouts import RolloutState
+from gateway.core.routes import SHADOWS_MAX, VARIANTS_MAX
+from gateway.core.split import SLOTS
+
+Schema = dict[str, Any]
+_KINDS: Final[dict[ParameterKind, Schema]] = {
+    ParameterKind.TEXT: {"type": "string"},
+    ParameterKind.INTEGER: {"type": "integer"},
+    ParameterKind.BOOLEAN: {"type": "boolean"},
+    ParameterKind.TIME: {"type": "string", "description": "Seconds since the epoch, or ISO 8601."},
+}
+
+
+def document(operations: Sequence[Operation], *, version: str) -> Schema:
+    """Return the whole document."""
+    paths: dict[str, Schema] = {}
+    for operation in operations:
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Headgate admin API", "version": version},
+        "paths": paths,
+        "components": {"schemas": _schemas(), "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}}},
+    }
+
+
+def _operation(operation: Operation) -> Schema:
+    described: Schema = {
+        "operationId": operation.name,
+        "summary": operation.summary,
+        "parameters": [*_path_parameters(operation.path), *map(_parameter, operation.query)],
+        "responses": _responses(operation),
+    }
+    if operation.has_if_match:
+        described["parameters"].append(
+            {"name": "If-Match", "in": "header", "description": "The route's revision; 0 creates.", "schema": {"type": "string"}}
+        )
+    if operation.scope is not None:
+        described["security"] = [{"bearer": []}]
+        described["description"] = f"Needs a token with the scope `{operation.scope.value}`."
+    if operation.takes is Takes.JSON:
+        described["requestBody"] = _content("application/json", _reference(operation.body))
+    if operation.takes is Takes.UPLOAD:
+        described["requestBody"] = {"required": True, **_content("multipart/form-data", _reference(operation.body))}
+    return described
+
+
+def _responses(operation: Operation) -> Schema:
+    media_type = operation.answer if "/" in operation.answer else "application/json"
+    schema: Schema = {"type": "string"} if "/" in operation.answer else _reference(operation.answer)
+    responses: Schema = {str(operation.status): {"description": "Done.", **_content(media_type, schema)}}
+    if operation.scope is not None:
+        responses["default"] = {"description": "Refused.", **_content("application/json", _reference("Error"))}
+    return responses
+
+
+def _path_parameters(path: str) -> list[Schema]:
+    names = re.findall(r"{(\w+)}", path)
+    return [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
+
+
+def _parameter(parameter: Parameter) -> Schema:
+    schema = dict(_KINDS[parameter.kind])
+    if parameter.kind is ParameterKind.INTEGER:
+        schema |= {"minimum": parameter.low, "maximum": parameter.high}
+    if parameter.default not in (None, ""):
+        schema["default"] = parameter.default
+    return {"name": parameter.name, "in": "query", "description": parameter.description, "schema": schema}
+
+
+def _content(media_type: str, schema: Schema) -> Schema:
+    return {"content": {media_type: {"schema": schema}}}
+
+
+def _reference(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _object(required: Sequence[str] = (), properties: Schema | None = None, *, is_open: bool = False, **more: Schema) -> Schema:
+    both = {**(properties or {}), **more}
+    return {"type": "object", "properties": both, "required": list(required), "additionalProperties": is_open}
+
+
+def _array(items: Schema, *, items_max: int | None = None) -> Schema:
+    return {"type": "array", "items": items} | ({} if items_max is None else {"maxItems": items_max})
+
+
+def _listing(name: str, items: Schema) -> Schema:
+    after: Schema = {"type": ["string", "integer", "null"], "description": "`after` of the next page; null at the end."}
+    return _object((name, "next"), {name: _array(items)}, next=after)
+
+
+def _schemas() -> dict[str, Schema]:
+    text: Schema = {"type": "string"}
+    anything: Schema = {"type": "object", "additionalProperties": True}
+    weight: Schema = {"type": "integer", "minimum": 0, "maximum": SLOTS}
+    variant = _object(("name", "version", "weight"), name=text, version=text, weight=weight)
+    fraction: Schema = {"type": "number", "exclusiveMinimum": 0, "maximum": 1}
+    route = {
+        "model": text,
+        "variants": {**_array(variant, items_max=VARIANTS_MAX), "description": f"Weights sum to {SLOTS}."},
+        "shadows": _array(_object(("name", "version"), name=text, version=text, fraction=fraction), items_max=SHADOWS_MAX),
+        "assignment": _object(header=text, parameter=text, input=text),
+        "fallback": text,
+        "deadline_ms": {"type": "integer", "minimum": 1},
+        "drift_action": {"enum": ["notify", "rollback"]},
+        "name": text,
+        "revision": {"type": "integer"},
+        "salt": text,
+        "rollout": text,
+        "last_good": _array(variant),
+    }
+    plan = _object(
+        steps=_array({"type": "integer", "minimum": 1, "maximum": SLOTS}),
+        dwell_s={"type": "number"},
+        samples_min={"type": "integer"},
+        advances_itself={"type": "boolean"},
+        false_rollback_alpha={"type": "number"},
+    )
+    scopes = _array({"enum": [scope.value for scope in Scope]})
+    return {
+        "Error": _object(("error",), error=text, hint=text),
+        "Object": anything,
+        "Reason": _object(reason=text),
+        "RouteBody": _object(("variants",), route),
+        "Route": _object(("name", "model", "variants", "revision"), route),
+        "Routes": _listing("routes", _reference("Route")),
+        "RouteChange": _object(
+            ("route", "revision", "table_revision", "workers"),
+            is_open=True,
+            route=_reference("Route"),
+            revision={"type": "integer", "description": "Of the route."},
+            table_revision={"type": "integer", "description": "Of the table that holds this change."},
+            workers={**anything, "description": "The table's revision that each worker answers with by now."},
+        ),
+        "RolloutBody": _object(("challenger",), challenger=text, plan=plan, reason=text),
+        "Rollout": _object(
+            ("id", "route", "state"), is_open=True, id=text, route=text, state={"enum": [s.value for s in RolloutState]}
+        ),
+        "Rollouts": _listing("rollouts", _reference("Rollout")),
+        "Upload": _object(
+            ("artifact",),
+            artifact={"type": "string", "contentMediaType": "application/octet-stream"},
+            metadata=_object(
+                version=text,
+                runtime={"enum": ["onnx"]},
+                target=anything,
+                columns=_array({"type": ["string", "object"]}),
+                lineage=anything,
+                description=text,
+            ),
+            reference={"type": "string", "description": "The training sample: Parquet, CSV or JSON Lines, by file name."},
+        ),
+        "Model": _object(("name", "champion"), is_open=True, name=text, champion=text),
+        "Models": _listing("models", _reference("Model")),
+        "Version": _object(
+            ("model", "version", "digest", "signature"), is_open=True, model=text, version=text, digest=text, signature=anything
+        ),
+        "Versions": _listing("versions", anything),
+        "KeyBody": _object(("name", "scopes"), name=text, scopes=scopes),
+        "Key": _object(("id", "name", "scopes"), is_open=True, id=text, name=text, scopes=scopes),
+        "Keys": _listing("keys", _reference("Key")),
+        "Quarantine": _object(("digest", "until_s"), is_open=True, digest=text, until_s={"type": "number"}),
+        "Quarantines": _listing("quarantine", _reference("Quarantine")),
+        "AutomationBody": _object(("is_on",), is_on={"type": "boolean"}, reason=text),
+        "Automation": _object(("is_on",), is_on={"type": "boolean"}),
+        "AuditEntries": _listing("entries", anything),
+        "Predictions": _listing("predictions", anything),
+    }

@@ -1,0 +1,70 @@
+"""Waiting for the serving workers: to prepare for a change before it is committed, and to answer with it afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from gateway.control.calls import Control
+from gateway.core.changes import WorkerStatus
+from gateway.core.errors import NotReady
+from gateway.core.fields import Json
+
+_LOOK_S = 0.5  # the longest time between two looks, should a wake-up be lost
+
+
+def prepare(control: Control, needs: Sequence[tuple[str, str]]) -> None:
+    """Have every worker load and warm (model, version) pairs.
+
+    Raises:
+        NotReady: a worker could not, or did not in time; nothing has changed.
+    """
+    if not needs:
+        return
+    timeout_s = control.settings.prepare_timeout_s
+    if not control.preparing.acquire(timeout=timeout_s):
+        raise NotReady("another change is being prepared", hint="try again when it is done")
+    try:
+        proposal = control.registry.propose(needs)
+        statuses = _wait(control, timeout_s, lambda worker: worker.prepared >= proposal.id or bool(worker.failure))
+    finally:
+        control.preparing.release()
+    wanted = ", ".join(f"{model}:{version}" for model, version in needs)
+    for worker in control.workers:
+        status = statuses.get(worker)
+        if status is not None and status.prepared == proposal.id and status.failure:
+            raise NotReady(f"worker {worker} could not warm {wanted}: {status.failure}; nothing was changed")
+        if status is None or status.prepared < proposal.id:
+            raise NotReady(
+                f"worker {worker} did not warm {wanted} within {timeout_s:g} s; nothing was changed",
+                hint="see /health/ready, or raise control.prepare_timeout_s",
+            )
+
+
+def settled(control: Control, table_revision: int, *, timeout_s: float) -> Json:
+    """Wait until every worker answers with the table of that revision; return the revision each one runs, by worker.
+
+    A worker that is slower, or down, stands there with the revision it reported last.
+    """
+    statuses = _wait(control, timeout_s, lambda worker: worker.revision >= table_revision)
+    return revisions(control, statuses)
+
+
+def revisions(control: Control, statuses: Mapping[str, WorkerStatus]) -> Json:
+    """Return the revision of the table that each worker runs; 0 for one that has not reported."""
+    return {name: int(statuses[name].revision) if name in statuses else 0 for name in control.workers}
+
+
+def statuses_of(control: Control) -> dict[str, WorkerStatus]:
+    """Return the last report of each worker."""
+    return {status.worker: status for status in control.registry.workers()}
+
+
+def _wait(control: Control, timeout_s: float, is_done: Callable[[WorkerStatus], bool]) -> dict[str, WorkerStatus]:
+    deadline_s = control.clock.monotonic_s() + timeout_s
+    seen = control.registry.follow(-1, 0.0)
+    while True:
+        statuses = statuses_of(control)
+        left_s = deadline_s - control.clock.monotonic_s()
+        if left_s <= 0 or all(name in statuses and is_done(statuses[name]) for name in control.workers):
+            return statuses
+        seen = control.registry.follow(seen, min(left_s, _LOOK_S))

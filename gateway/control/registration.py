@@ -1,0 +1,166 @@
+"""Models and versions: registering, looking, retiring.
+
+A version is validated in a process of its own, stored, and only then registered. The first version of a model becomes its
+champion in the same commit: nothing was answering under that name before, so there is nothing to prepare for, and the workers
+warm it when they see the new table. Later versions are registered only; a route or a rollout puts them to work.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from gateway.control.calls import Answer, Call, Control, page_of
+from gateway.control.propagation import settled
+from gateway.control.upload import Upload
+from gateway.core.changes import Change, PutChampion, PutVersion, Write
+from gateway.core.errors import Conflict, NotReady, UnknownSubject, VersionExists
+from gateway.core.fields import Json, checked_name
+from gateway.core.models import Metadata, Version, VersionState, metadata_from_body, version_body
+from gateway.core.tensors import Signature
+
+_PAGE: Final = 1_000
+
+
+def register(control: Control, call: Call) -> Answer:
+    """Validate and register an uploaded version."""
+    assert call.upload is not None
+    model = checked_name(call.path["model"], "model")
+    metadata = metadata_from_body(call.upload.metadata)
+    if metadata.version is not None:
+        _refuse_taken(control, model, metadata.version)
+    found = _validated(control, call.upload, _stated(model, metadata, call.upload))
+    control.artifacts.put(call.upload.artifact, call.upload.digest)
+    with control.naming:
+        version = replace(found, version=metadata.version or _next_name(control, model), registered_at_s=control.clock.now_s())
+        is_first = model not in control.registry.table().champions
+        writes: tuple[Write, ...] = (PutVersion(version),)
+        if is_first:
+            writes = (*writes, PutChampion(model, version.version))
+        subject = f"version:{model}/{version.version}"
+        committed = control.registry.commit(
+            Change(call.principal.name, "version.register", subject, metadata.description, writes)
+        )
+    timeout_s = control.settings.prepare_timeout_s if is_first else 0.0
+    running = settled(control, committed.table_revision, timeout_s=timeout_s)
+    return Answer(
+        {**version_body(version), "is_champion": is_first, "table_revision": int(committed.table_revision), "workers": running},
+        201,
+        {"Location": f"/api/v1/models/{model}/versions/{version.version}"},
+    )
+
+
+def list_models(control: Control, call: Call) -> Answer:
+    """Return one page of models with their champions."""
+    limit = call.asked("limit", int)
+    models = control.registry.models(call.asked("after", str), limit + 1)
+    return page_of("models", models, limit, show=lambda row: {"name": row[0], "champion": row[1]}, key=lambda row: row[0])
+
+
+def show_model(control: Control, call: Call) -> Answer:
+    """Return a model, its champion and its newest versions."""
+    model = call.path["model"]
+    champion = _champion(control, model)
+    versions = [summary(version, champion=champion) for version in all_versions(control, model)]
+    return Answer(
+        {"name": model, "champion": champion, "version_count": len(versions), "versions": versions[-call.asked("limit", int) :]}
+    )
+
+
+def list_versions(control: Control, call: Call) -> Answer:
+    """Return one page of a model's versions, in the order they were registered."""
+    model, limit = call.path["model"], call.asked("limit", int)
+    champion = _champion(control, model)
+    versions = control.registry.versions(model, call.asked("after", str), limit + 1)
+    return page_of("versions", versions, limit, show=lambda one: summary(one, champion=champion), key=lambda one: one.version)
+
+
+def show_version(control: Control, call: Call) -> Answer:
+    """Return everything known of a version."""
+    version = control.registry.version(call.path["model"], call.path["version"])
+    champion = control.registry.table().champions.get(version.model)
+    return Answer({**version_body(version), "is_champion": champion == version.version})
+
+
+def retire(control: Control, call: Call) -> Answer:
+    """Take a version out of use."""
+    fields = call.fields("body")
+    reason = fields.text("reason", "")
+    fields.done()
+    version = control.registry.version(call.path["model"], call.path["version"])
+    if version.state is VersionState.RETIRED:
+        raise Conflict(f"version {version.version} of {version.model} is retired already")
+    _refuse_used(control, version)
+    retired = replace(version, state=VersionState.RETIRED)
+    subject = f"version:{version.model}/{version.version}"
+    control.registry.commit(Change(call.principal.name, "version.retire", subject, reason, (PutVersion(retired),)))
+    return Answer({**version_body(retired), "is_champion": False})
+
+
+def summary(version: Version, *, champion: str) -> Json:
+    """Return a version without its reference profile, which may be large."""
+    body = version_body(replace(version, profile=None))
+    del body["profile"]
+    return {**body, "has_profile": version.profile is not None, "is_champion": version.version == champion}
+
+
+def all_versions(control: Control, model: str) -> list[Version]:
+    """Return every version of a model."""
+    found: list[Version] = []
+    while page := control.registry.versions(model, found[-1].version if found else "", _PAGE):
+        found += page
+    return found
+
+
+def _validated(control: Control, upload: Upload, version: Version) -> Version:
+    timeout_s = control.settings.validation_timeout_s
+    if not control.validations.acquire(timeout=timeout_s):
+        raise NotReady("too many versions are being validated", hint="try again in a minute")
+    try:
+        return control.validator.validate(upload.artifact, upload.reference, version)
+    finally:
+        control.validations.release()
+
+
+def _stated(model: str, metadata: Metadata, upload: Upload) -> Version:
+    return Version(
+        model=model,
+        version=metadata.version or "",
+        digest=upload.digest,
+        size_bytes=upload.size_bytes,
+        runtime=metadata.runtime,
+        runtime_version="",
+        signature=Signature((), ()),
+        target=metadata.target,
+        columns=metadata.columns,
+        lineage=metadata.lineage,
+        description=metadata.description,
+    )
+
+
+def _next_name(control: Control, model: str) -> str:
+    """Return the next number that no version of the model has."""
+    numbers = [int(one.version) for one in all_versions(control, model) if one.version.isascii() and one.version.isdigit()]
+    return str(max(numbers, default=0) + 1)
+
+
+def _refuse_taken(control: Control, model: str, name: str) -> None:
+    """Refuse early, before validation; the commit checks again."""
+    if any(version.version == name for version in all_versions(control, model)):
+        raise VersionExists(f"version {name} of {model} exists, and versions are immutable", hint="choose another name, or none")
+
+
+def _refuse_used(control: Control, version: Version) -> None:
+    table = control.registry.table()
+    if table.champions.get(version.model) == version.version:
+        raise Conflict(f"version {version.version} is the champion of {version.model}", hint="promote another one first")
+    for route in table.routes.values():
+        if route.model == version.model and version.version in route.needs():
+            raise Conflict(f"route {route.name} uses version {version.version}", hint="take it off the route first")
+
+
+def _champion(control: Control, model: str) -> str:
+    champion = control.registry.table().champions.get(model)
+    if champion is None:
+        raise UnknownSubject(f"there is no model {model!r}")
+    return champion

@@ -1,0 +1,186 @@
+"""Rollouts, moved by a person: start, look, hold, resume, advance, promote, rollback; and the direct rollback of a route.
+
+What an event does is `core/rollouts.py`'s to say; here it is checked, prepared, committed and waited for. Every event writes the
+route as well, so that its revision orders a person's events against the monitor's: whoever reads first and commits second is
+refused, reads again and decides anew.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+from uuid import UUID
+
+from gateway.control import monitored
+from gateway.control.calls import Answer, Call, Control, Reply, page_of
+from gateway.control.propagation import prepare
+from gateway.control.routing import (
+    ATTEMPTS,
+    SETTLE_S,
+    check_versions,
+    existing,
+    new_salt,
+    refuse_quarantined,
+    restore,
+    route_answer,
+)
+from gateway.core.changes import Change, Committed, PutChampion, PutRollout, PutRoute, Write
+from gateway.core.errors import IllegalTransition, RevisionConflict, UnknownSubject
+from gateway.core.rollouts import Event, Rollout, RolloutState, apply_event, begin, plan_from_body, rollout_body
+from gateway.core.routes import Route, RouteTable
+
+ROLLOUTS_MAX: Final = 10_000  # of one route that a listing looks through
+_BRINGS_CHALLENGER: Final = frozenset({Event.ADVANCE, Event.PROMOTE, Event.RESUME})
+
+
+def start(control: Control, call: Call) -> Answer:
+    """Start moving a route to a challenger."""
+    fields = call.fields("body")
+    challenger, plan, reason = fields.name("challenger"), plan_from_body(fields.value("plan")), fields.text("reason", "")
+    fields.done()
+    table = control.registry.table()
+    route = table.route(call.path["route"])  # a model's implied route becomes a real one
+    now_s = control.clock.now_s()
+    id = str(uuid7(now_s, os.urandom(10)))
+    rollout, split = begin(route, id=id, challenger=challenger, plan=plan, salt=new_salt(), now_s=now_s)
+    check_versions(control, split, table, answering={rollout.champion})
+    needed = [(split.model, challenger)] if challenger not in route.needs() else []
+    prepare(control, needed)
+    change = Change(
+        call.principal.name, "rollout.start", f"rollout:{id}", reason, (PutRoute(split), PutRollout(rollout)), route=route.name
+    )
+    committed = control.registry.commit(change, expected_revision=route.revision)
+    answer = route_answer(control, split, committed, timeout_s=control.settings.prepare_timeout_s, more=rollout_body(rollout))
+    location = {"Location": f"/api/v1/routes/{route.name}/rollouts/{id}"}
+    return replace(answer, status=201, headers={**answer.headers, **location})
+
+
+def list_rollouts(control: Control, call: Call) -> Answer:
+    """Return one page of a route's rollouts, the newest first."""
+    limit, after = call.asked("limit", int), call.asked("after", str)
+    rollouts = list(control.registry.rollouts(call.path["route"], limit=ROLLOUTS_MAX))
+    ids = [rollout.id for rollout in rollouts]
+    first = ids.index(after) + 1 if after in ids else 0
+    return page_of("rollouts", rollouts[first : first + limit + 1], limit, show=rollout_body, key=lambda rollout: rollout.id)
+
+
+def show(control: Control, call: Call) -> Answer:
+    """Return a rollout with the monitor's newest evidence."""
+    rollout = _rollout(control, call)
+    return Answer({**rollout_body(rollout), "evidence": monitored.evidence(control.readings.latest(), rollout)})
+
+
+def move(event: Event) -> Callable[[Control, Call], Reply]:
+    """Return the operation that makes an event happen to a rollout."""
+
+    def moved(control: Control, call: Call) -> Answer:
+        reason = _reason(call, is_required=event is Event.ROLLBACK)
+        _rollout(control, call)
+        return _retried(lambda: _turn(control, call.path["id"], event, call.principal.name, reason))
+
+    return moved
+
+
+def rollback_route(control: Control, call: Call) -> Answer:
+    """Put a route back to its last good table; the rollout that brought it here ends with it."""
+    reason = _reason(call, is_required=True)
+
+    def attempt() -> Answer:
+        route = existing(control.registry.table(), call.path["route"])
+        if (responsible := _responsible(control, route)) is not None:
+            return _turn(control, responsible.id, Event.ROLLBACK, call.principal.name, reason)
+        restored, committed = restore(control, route, call.principal.name, reason)
+        return route_answer(control, restored, committed, timeout_s=SETTLE_S)
+
+    return _retried(attempt)
+
+
+def uuid7(now_s: float, entropy: bytes) -> UUID:
+    """Return a UUID of version 7: milliseconds since the epoch, then 74 of the 80 random bits given."""
+    bits = int(now_s * 1000) << 80 | int.from_bytes(entropy, "big")
+    bits = bits & ~(0xF << 76) | 0x7 << 76
+    return UUID(int=bits & ~(0x3 << 62) | 0x2 << 62)
+
+
+def _turn(control: Control, id: str, event: Event, principal: str, reason: str) -> Answer:
+    """Make an event happen, once; raise `RevisionConflict` when somebody else was first."""
+    table = control.registry.table()
+    rollout = control.registry.rollout(id)
+    route = existing(table, rollout.route)
+    _refuse_overtaken(rollout, route)
+    moved, changed = apply_event(rollout, route, event, reason=reason, now_s=control.clock.now_s())
+    if event in _BRINGS_CHALLENGER:
+        refuse_quarantined(control, [table.versions[route.model, rollout.challenger]])
+    writes: tuple[Write, ...] = (PutRoute(changed), PutRollout(moved), *_alias(table, rollout, moved))
+    change = Change(principal, f"rollout.{event.value}", f"rollout:{id}", reason, writes, route=route.name)
+    committed: Committed = control.registry.commit(change, expected_revision=route.revision)
+    return route_answer(control, changed, committed, timeout_s=SETTLE_S, more=rollout_body(moved))
+
+
+def _retried(attempt: Callable[[], Answer]) -> Answer:
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return attempt()
+        except RevisionConflict:
+            continue
+    return attempt()
+
+
+def _alias(table: RouteTable, rollout: Rollout, moved: Rollout) -> tuple[Write, ...]:
+    """Return the write that keeps a model's alias together with the model's own route."""
+    if rollout.route != rollout.model:
+        return ()
+    now = table.champions.get(rollout.model)
+    if moved.state is RolloutState.LIVE and now != rollout.challenger:
+        return (PutChampion(rollout.model, rollout.challenger),)
+    if moved.state is RolloutState.ROLLED_BACK and now == rollout.challenger:
+        return (PutChampion(rollout.model, rollout.champion),)
+    return ()
+
+
+def _refuse_overtaken(rollout: Rollout, route: Route) -> None:
+    """Refuse to act for a rollout that the route has moved past: what it would restore is no longer what was before."""
+    live = [variant.version for variant in route.variants if variant.weight]
+    if route.rollout == rollout.id or (not route.rollout and live == [rollout.challenger]) or not _is_undoable(rollout):
+        return
+    raise IllegalTransition(
+        f"route {route.name} has moved on since rollout {rollout.id}", hint="headgate rollback ROUTE restores its last good table"
+    )
+
+
+def _is_undoable(rollout: Rollout) -> bool:
+    return rollout.is_open or rollout.state is RolloutState.LIVE
+
+
+def _responsible(control: Control, route: Route) -> Rollout | None:
+    """Return the rollout that a rollback of the route undoes: the open one, or the newest if its challenger answers alone."""
+    if route.rollout:
+        return control.registry.rollout(route.rollout)
+    newest = next(iter(control.registry.rollouts(route.name, limit=1)), None)
+    live = [variant.version for variant in route.variants if variant.weight]
+    if (
+        newest is not None
+        and newest.state is RolloutState.LIVE
+        and live == [newest.challenger]
+        and route.last_good == newest.before
+    ):
+        return newest
+    return None
+
+
+def _rollout(control: Control, call: Call) -> Rollout:
+    rollout = control.registry.rollout(call.path["id"])
+    if rollout.route != call.path["route"]:
+        raise UnknownSubject(f"route {call.path['route']!r} has no rollout {rollout.id}")
+    return rollout
+
+
+def _reason(call: Call, *, is_required: bool) -> str:
+    fields = call.fields("body")
+    reason = fields.text("reason", None if is_required else "")
+    fields.done()
+    if is_required and not reason.strip():
+        raise fields.wrong("reason", "why, in a sentence; it stands in the audit log")
+    return reason

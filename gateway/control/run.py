@@ -1,0 +1,91 @@
+"""The control plane's process: one event loop, one HTTP server, until SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import threading
+from collections.abc import Sequence
+from typing import Final
+
+import uvloop
+
+from gateway.control.app import Edge
+from gateway.control.auth import ensure_admin_token
+from gateway.control.calls import Control
+from gateway.ports import (
+    Archive,
+    ArtifactStore,
+    Clock,
+    MetricsSnapshots,
+    PredictionLogReader,
+    Readings,
+    RegistryStore,
+    Validator,
+)
+from gateway.settings import Settings
+from gateway.web import HttpServer, Limits
+
+ADMIN_TOKEN_FILE: Final = "admin.token"  # noqa: S105  # a file's name
+DRAIN_S: Final = 5.0  # after SIGTERM; what is longer in flight, an upload, is sent again
+CONNECTIONS_MAX: Final = 200  # people, scrapers and programs that operate; each holds little
+
+
+def run_control(
+    *,
+    listener: socket.socket,
+    settings: Settings,
+    registry: RegistryStore,
+    artifacts: ArtifactStore,
+    validator: Validator,
+    archive: Archive,
+    log: PredictionLogReader,
+    readings: Readings,
+    snapshots: MetricsSnapshots,
+    workers: Sequence[str],
+    clock: Clock,
+    stop: threading.Event | None = None,
+) -> None:
+    """Answer the admin API on `listener` until SIGTERM, or `stop` where no signal can reach.
+
+    Raises:
+        StoreFailed: the registry or the admin token's file cannot be written.
+    """
+    ensure_admin_token(registry, settings.data_dir / ADMIN_TOKEN_FILE, clock=clock)
+    control = Control(
+        settings=settings.control,
+        registry=registry,
+        artifacts=artifacts,
+        validator=validator,
+        archive=archive,
+        log=log,
+        readings=readings,
+        snapshots=snapshots,
+        workers=tuple(workers),
+        clock=clock,
+        validations=threading.BoundedSemaphore(max(1, settings.control.validations_max)),
+    )
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(control, settings, listener, stop))
+    registry.close()
+
+
+async def _serve(control: Control, settings: Settings, listener: socket.socket, stop: threading.Event | None) -> None:
+    serving = settings.serving
+    limits = Limits(serving.header_timeout_s, settings.control.body_timeout_s, serving.keep_alive_s, CONNECTIONS_MAX)
+    server = HttpServer(Edge(control).application(), limits)
+    await server.start(listener)
+    await _stopped(stop)
+    await server.drain(DRAIN_S)
+
+
+async def _stopped(stop: threading.Event | None) -> None:
+    if stop is not None:
+        await asyncio.to_thread(stop.wait)
+        return
+    asked = asyncio.Event()
+    with contextlib.suppress(NotImplementedError):
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asked.set)
+    await asked.wait()
