@@ -23,6 +23,8 @@ from gateway.core.errors import GatewayError
 from gateway.core.fields import Fields, Json
 
 PARQUET: Final = "application/vnd.apache.parquet"
+NDJSON: Final = "application/x-ndjson"
+ALL_RECORDS: Final = 100_000_000  # the most that one export may ask for
 PAGE_ITEMS: Final = 100  # of one listing request
 _CONNECT_S: Final = 3.0  # a gateway that listens accepts at once
 _ANSWER_S: Final = 60.0  # above `control.prepare_timeout_s`, which a route change may wait for
@@ -87,6 +89,10 @@ class _Client:
     def _send(self, method: str, path: str, **request: Any) -> httpx.Response:
         with _translated(str(self._http.base_url)):
             return _checked(self._http.request(method, path, **request))
+
+    def _reply(self, path: str) -> bool:
+        with _translated(str(self._http.base_url)):
+            return self._http.get(path).is_success
 
     def _json(self, method: str, path: str, **request: Any) -> Json:
         return _object(self._send(method, path, **request))
@@ -205,24 +211,30 @@ class AdminClient(_Client):
 
     def predictions(
         self, *, route: str = "", version: str = "", since: str = "", until: str = "", limit: int = PAGE_ITEMS
-    ) -> Sequence[Json]:
-        """Return the newest matching records, the newest first, with their ground truth.
+    ) -> Iterator[Json]:
+        """Yield the newest matching records, the newest first, with their ground truth, as they arrive.
 
         Args:
-            since, until: RFC 3339, or seconds since the epoch; since inclusive, until exclusive.
+            since, until: ISO 8601, or seconds since the epoch; since inclusive, until exclusive.
         """
         wanted = _given(route=route, version=version, since=since, until=until, limit=str(limit))
-        return _items(self._json("GET", "/api/v1/predictions", params=wanted), "predictions")
+        with (
+            _translated(str(self._http.base_url)),
+            self._http.stream("GET", "/api/v1/predictions", params=wanted, headers={"Accept": NDJSON}) as response,
+        ):
+            _checked(response)
+            for line in response.iter_lines():
+                yield json.loads(line)
 
     def prediction(self, prediction_id: str) -> Json:
         """Return one record with its ground truth."""
         return self._json("GET", f"/api/v1/predictions/{_quoted(prediction_id)}")
 
     def export(
-        self, to: Path, *, route: str = "", version: str = "", since: str = "", until: str = "", limit: int | None = None
+        self, to: Path, *, route: str = "", version: str = "", since: str = "", until: str = "", limit: int = ALL_RECORDS
     ) -> int:
         """Write the matching records to one Parquet file; return its bytes. `to` appears only when it is complete."""
-        wanted = _given(route=route, version=version, since=since, until=until, limit="" if limit is None else str(limit))
+        wanted = _given(route=route, version=version, since=since, until=until, limit=str(limit))
         staged = to.with_name(f".{to.name}.part")
         try:
             with (
@@ -273,10 +285,6 @@ class AdminClient(_Client):
         """Revoke a key; its token is refused from now on."""
         return self._json("DELETE", f"/api/v1/keys/{_quoted(id)}")
 
-    def _reply(self, path: str) -> bool:
-        with _translated(str(self._http.base_url)):
-            return self._http.get(path).is_success
-
     def _listing(self, path: str, name: str) -> Iterator[Json]:
         after = ""
         while True:
@@ -295,8 +303,7 @@ class PredictionClient(_Client):
 
     def is_ready(self) -> bool:
         """Return whether the worker that replied may take requests."""
-        with _translated(str(self._http.base_url)):
-            return self._http.get("/v2/health/ready").is_success
+        return self._reply("/v2/health/ready")
 
     def predict(self, route: str, instances: Sequence[object], *, key: str = "", version: str = "") -> Answer:
         """Return the answer for rows, each a list of numbers or an object by column.

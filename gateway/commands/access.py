@@ -35,7 +35,7 @@ def list_quarantine(gateway: Gateway, as_json: JsonOption = False) -> None:
         "digest": lambda item: item.get("digest"),
         "model": lambda item: item.get("model"),
         "version": lambda item: item.get("version"),
-        "until": lambda item: output.moment(item.get("until_s")) or "released",
+        "until": lambda item: output.moment(item.get("until_s")) if item.get("is_active") else "over",
         "strikes": lambda item: item.get("strikes"),
         "reason": lambda item: output.shortened(item.get("reason")),
     }

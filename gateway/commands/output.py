@@ -31,7 +31,7 @@ def show_lines(items: Iterable[object]) -> None:
 
 
 def show_table(items: Iterable[Json], columns: Mapping[str, Cell], *, empty: str) -> None:
-    """Print one row per item, or the sentence `empty`; a column is its heading and how to read its cell."""
+    """Print one row per item, or the sentence `empty` when there are none; a column is its heading and how to read its cell."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -41,7 +41,7 @@ def show_table(items: Iterable[Json], columns: Mapping[str, Cell], *, empty: str
         table.add_row(*(shown(read(item)) for read in columns.values()))
     if table.row_count:
         _console().print(table, markup=False)
-    else:
+    elif empty:
         typer.echo(empty)
 
 

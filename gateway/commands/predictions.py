@@ -6,7 +6,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, TypeVar
@@ -27,7 +27,7 @@ _OVERLAP_S: Final = 5.0  # looked at again, since workers' records arrive out of
 _PAGE: Final = 1_000  # the most that one request returns
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _COLUMNS: dict[str, output.Cell] = {
-    "time": lambda record: output.moment(record.get("time_s")),
+    "time": lambda record: output.moment(record.get("time")),
     "prediction": lambda record: record.get("prediction_id"),
     "kind": lambda record: record.get("kind"),
     "route": lambda record: record.get("route"),
@@ -110,10 +110,10 @@ def tail(
 ) -> None:
     """Show the newest records, the newest last."""
     with gateway.admin() as admin:
-        newest = list(reversed(admin.predictions(route=route, version=version, limit=lines)))
+        newest = list(admin.predictions(route=route, version=version, limit=lines))[::-1]
         _show_records(newest, as_json=as_json, empty="no predictions yet")
         if follow:
-            _follow(admin, newest, lambda new: _show_records(new, as_json=as_json, empty=""), route=route, version=version)
+            _follow(admin, newest, lambda new: _show_records(new, as_json=as_json), route=route, version=version)
 
 
 @group.command(epilog=examples("headgate predictions show 0199f2d8-6f6e-7c1e-b6f6-0f1f2a3b4c5d"))
@@ -129,7 +129,7 @@ def show(
     if as_json:
         return output.show_json(record)
     tensors = {side: _tensors(record.get(side)) for side in ("inputs", "outputs")}
-    return output.show_facts({"time": output.moment(record.get("time_s")), **record, **tensors})
+    return output.show_facts({"time": output.moment(record.get("time")), **record, **tensors})
 
 
 @group.command(
@@ -146,13 +146,13 @@ def query(
     version: VersionOption = "",
     since: SinceOption = "",
     until: UntilOption = "",
-    limit: Annotated[int, typer.Option(min=1, max=_PAGE, help="How many of the newest at most.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, help="How many of the newest at most.")] = 100,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
 ) -> None:
     """Show matching records of the archive and the log, the newest first."""
     with gateway.admin() as admin:
         found = admin.predictions(route=route, version=version, since=_moment(since), until=_moment(until), limit=limit)
-    _show_records(list(found), as_json=as_json, empty="no such predictions")
+        _show_records(found, as_json=as_json, empty="no such predictions")
 
 
 @group.command(epilog=examples("headgate predictions export july.parquet --route delays --since 30d"))
@@ -165,14 +165,18 @@ def export(
     version: VersionOption = "",
     since: SinceOption = "",
     until: UntilOption = "",
-    limit: Annotated[int | None, typer.Option(min=1, help="How many of the newest at most; all by default.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="How many of the newest at most; all of them by default.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
 ) -> None:
     """Write matching records to a Parquet file."""
     if to.exists() and not force:
         fail(f"{to} exists", "choose another name, or give --force")
+    from gateway.client import ALL_RECORDS
+
     with gateway.admin() as admin:
-        size_bytes = admin.export(to, route=route, version=version, since=_moment(since), until=_moment(until), limit=limit)
+        size_bytes = admin.export(
+            to, route=route, version=version, since=_moment(since), until=_moment(until), limit=limit or ALL_RECORDS
+        )
     typer.echo(f"wrote {to}, {size_bytes} bytes")
 
 
@@ -208,10 +212,10 @@ def ground_truth(
     return output.show_json({"accepted": accepted}) if as_json else typer.echo(f"accepted {accepted}")
 
 
-def _show_records(records: list[Json], *, as_json: bool, empty: str) -> None:
+def _show_records(records: Iterable[Json], *, as_json: bool, empty: str = "") -> None:
     if as_json:
         output.show_lines(records)
-    elif records or empty:
+    else:
         output.show_table(records, _COLUMNS, empty=empty)
 
 
@@ -221,8 +225,8 @@ def _follow(admin: AdminClient, seen: list[Json], show: Callable[[list[Json]], N
     try:
         while True:
             since_s = max(known.values(), default=time.time()) - _OVERLAP_S
-            found = admin.predictions(route=route, version=version, since=f"{since_s:.3f}", limit=_PAGE)
-            new = [record for record in reversed(found) if record.get("prediction_id") not in known]
+            found = list(admin.predictions(route=route, version=version, since=f"{since_s:.3f}", limit=_PAGE))
+            new = [record for record in found[::-1] if record.get("prediction_id") not in known]
             known = {str(record.get("prediction_id")): _time_s(record) for record in found} or known
             show(new)
             time.sleep(_FOLLOW_S)
@@ -231,7 +235,7 @@ def _follow(admin: AdminClient, seen: list[Json], show: Callable[[list[Json]], N
 
 
 def _time_s(record: Json) -> float:
-    value = record.get("time_s")
+    value = record.get("time")
     return float(value) if isinstance(value, int | float) else 0.0
 
 
@@ -282,4 +286,8 @@ def _number_or_text(text: str) -> str | int | float:
 
 
 def _tensors(tensors: object) -> list[str]:
-    return [f"{tensor.get('name')}{tensor.get('shape')} {json.dumps(tensor.get('data'))}" for tensor in output.objects(tensors)]
+    """Return tensors as text; those that JSON cannot hold stand as base64 of their bytes."""
+    return [
+        f"{tensor.get('name')}{tensor.get('shape')} {json.dumps(tensor.get('data', tensor.get('raw')))}"
+        for tensor in output.objects(tensors)
+    ]

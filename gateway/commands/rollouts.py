@@ -22,7 +22,7 @@ _EVENTS: Final = {  # command → its help; each is an event of the rollout's st
     "hold": "Keep the weights as they are; only a rollback may happen by itself.",
     "resume": "End a hold.",
     "promote": "Make the challenger the champion: it answers everything, and the alias points at it.",
-    "rollback": "Give everything back to the champion at once.",
+    "rollback": "Give everything back to the champion at once. Needs a reason.",
 }
 
 

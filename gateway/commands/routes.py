@@ -142,8 +142,8 @@ def delete(
 
 
 @reaches
-def rollback(gateway: Gateway, route: RouteArgument, reason: ReasonOption, as_json: JsonOption = False) -> None:
-    """Put a route back to its last good table at once; an open rollout ends with it."""
+def rollback(gateway: Gateway, route: RouteArgument, reason: ReasonOption = "", as_json: JsonOption = False) -> None:
+    """Put a route back to its last good table at once; an open rollout ends with it. Needs a reason."""
     with gateway.admin() as admin:
         result = admin.rollback(route, reason=reason)
         if as_json:

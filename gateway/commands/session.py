@@ -183,7 +183,6 @@ DataDirOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table.")]
-RequiredReasonOption = Annotated[str, typer.Option("--reason", "-m", metavar="TEXT", help="Why; stands in the audit log.")]
 ReasonOption = Annotated[str, typer.Option("--reason", "-m", metavar="TEXT", help="Why; stands in the audit log.")]
 
 
