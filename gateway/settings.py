@@ -1,7 +1,8 @@
 """Every setting, once: its unit, its default and the reason for it.
 
 Read from a TOML file (`--config`), then the environment (`HEADGATE_<SECTION>_<NAME>`), then the command line; later ones win.
-An unknown name or a value out of range stops the start with a message that names it.
+An unknown name or a value out of range stops the start with a message that names it; variables of the environment that name no
+section are left alone, since an orchestrator sets such for every service that it knows.
 """
 
 from __future__ import annotations
@@ -19,6 +20,13 @@ from gateway.core.errors import MalformedRequest
 from gateway.core.fields import Fields, Json
 
 ENVIRONMENT_PREFIX = "HEADGATE_"
+RANGES = {  # of the integers that are not simply at least 1
+    "serving.port": (0, 65_535),  # 0: any free port
+    "serving.workers": (1, 256),  # more than any machine's worth of cores
+    "control.port": (0, 65_535),
+    "log.free_bytes_min": (0, 1 << 62),  # 0: never mind the file system
+    "archive.niceness": (0, 19),
+}
 
 
 class Durability(enum.Enum):
@@ -191,7 +199,8 @@ def _with_environment(settings: Settings, environment: Mapping[str, str]) -> Set
 def _with_value(settings: Settings, dotted: str, value: object, source: str) -> Settings:
     section, _, name = dotted.rpartition(".")
     owner: Any = getattr(settings, section, None) if section else settings
-    if not dataclasses.is_dataclass(owner) or name not in {f.name for f in dataclasses.fields(owner)}:
+    is_known = dataclasses.is_dataclass(owner) and name in {f.name for f in dataclasses.fields(owner)}
+    if not is_known or dataclasses.is_dataclass(getattr(owner, name)):
         raise MalformedRequest(f"{source}: there is no setting {dotted!r}")
     changed: Any = replace(typing.cast("Any", owner), **{name: _converted(getattr(owner, name), value, dotted, source)})
     whole: dict[str, Any] = {section: changed}
@@ -208,7 +217,7 @@ def _converted(default: object, value: object, dotted: str, source: str) -> obje
         case bool():
             return fields.boolean(dotted)
         case int():
-            return fields.integer(dotted, 0, 1 << 62)
+            return fields.integer(dotted, *RANGES.get(dotted, (1, 1 << 62)))
         case float():
             return fields.number(dotted, 0.0, 1e12)
         case _:
@@ -216,7 +225,11 @@ def _converted(default: object, value: object, dotted: str, source: str) -> obje
 
 
 def _unquoted(default: object, value: object) -> object:
-    """Return text from the environment as a number where the setting is one."""
+    """Return text from the environment as a number or a truth where the setting is one, and a path as text."""
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(default, bool):
+        return {"true": True, "false": False}.get(value.lower(), value) if isinstance(value, str) else value
     if isinstance(value, str) and isinstance(default, int | float):
         try:
             return type(default)(value)

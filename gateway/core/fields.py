@@ -14,7 +14,7 @@ from gateway.core.errors import MalformedRequest
 
 Json = dict[str, object]
 E = TypeVar("E", bound=enum.Enum)
-NAME_LENGTH_MAX = 200  # fits a file name (255 bytes) with a suffix, and a Prometheus label without harm
+NAME_LENGTH_MAX = 200  # bytes of UTF-8: fits a file name (255 bytes) with a suffix, and a Prometheus label without harm
 _UNSAFE = frozenset('/\\\0%?#"<>|*:\n\r\t')
 
 
@@ -42,7 +42,7 @@ class Fields:
         value = self.value(name)
         if value is None and default is not None:
             return default
-        if not isinstance(value, str) or len(value) > length_max:
+        if not isinstance(value, str) or len(value) > length_max or not _is_encodable(value):
             raise self.wrong(name, f"a string of at most {length_max} characters")
         return value
 
@@ -124,7 +124,8 @@ def checked_name(name: str, where: str) -> str:
         MalformedRequest: it is blank, too long, padded, starts with a dot, or holds a separator or control character.
     """
     is_safe = (
-        0 < len(name) <= NAME_LENGTH_MAX
+        _is_encodable(name)
+        and 0 < len(name.encode()) <= NAME_LENGTH_MAX
         and name == name.strip()
         and not name.startswith(".")
         and not _UNSAFE & set(name)
@@ -132,6 +133,11 @@ def checked_name(name: str, where: str) -> str:
     )
     if not is_safe:
         raise MalformedRequest(
-            f"{where}: a name has 1 to {NAME_LENGTH_MAX} printable characters, no separators (/ or :), no leading dot or blanks"
+            f"{where}: a name has 1 to {NAME_LENGTH_MAX} bytes of printable text, no separators (/ or :), no leading dot or blanks"
         )
     return name
+
+
+def _is_encodable(text: str) -> bool:
+    """Return whether text has no half of a surrogate pair, which JSON can spell and no file or database takes."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)

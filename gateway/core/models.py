@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import enum
+import json
 from dataclasses import dataclass, field
 from typing import NewType
 
 from gateway.core.errors import MalformedRequest
 from gateway.core.fields import Fields, Json
-from gateway.core.tensors import Datatype, Signature, TensorSpec
+from gateway.core.tensors import VARIABLE, Datatype, Signature, TensorSpec
 
 Digest = NewType("Digest", str)  # sha256 of an artifact, 64 hexadecimal digits
 COLUMNS_MAX = 10_000  # a wide table; beyond it the features belong into one tensor without names
 LABELS_MAX = 10_000
+LABEL_LENGTH_MAX = 1_000
+LINEAGE_CHARACTERS_MAX = 100_000  # as JSON: where a version comes from, not what it was made of
+DIMENSIONS_MAX = 64  # of a tensor; NumPy's own bound
 
 
 class Runtime(enum.Enum):
@@ -129,7 +133,7 @@ def metadata_from_body(body: object) -> Metadata:
         columns=tuple(
             column_from_body(item, f"metadata.columns[{at}]") for at, item in enumerate(fields.items("columns", COLUMNS_MAX, ()))
         ),
-        lineage=_object(fields.value("lineage"), "metadata.lineage"),
+        lineage=_lineage(fields.value("lineage")),
         description=fields.text("description", ""),
     )
     fields.done()
@@ -149,12 +153,14 @@ def target_from_body(body: object) -> Target:
     target = Target(
         task=fields.choice("task", Task),
         output=fields.text("output", "", length_max=200),
-        labels=tuple(str(label) for label in fields.items("labels", LABELS_MAX, ())),
-        positive="" if fields.value("positive") is None else str(fields.value("positive")),
+        labels=tuple(_label(label, "metadata.target.labels") for label in fields.items("labels", LABELS_MAX, ())),
+        positive=_label(fields.value("positive"), "metadata.target.positive") if fields.value("positive") is not None else "",
         threshold=fields.number("threshold", 0.0, 1.0, 0.5),
         loss_max=fields.number("loss_max", 1e-12, 1e12, 1.0),
     )
     fields.done()
+    if len(set(target.labels)) != len(target.labels):
+        raise MalformedRequest("metadata.target.labels: two labels are the same")
     if target.positive and target.labels and target.positive not in target.labels:
         raise MalformedRequest("metadata.target.positive: not among the labels")
     return target
@@ -242,7 +248,7 @@ def _specs(fields: Fields, side: str) -> tuple[TensorSpec, ...]:
         TensorSpec(
             name=reader.text("name"),
             datatype=reader.choice("datatype", Datatype),
-            shape=tuple(int(str(size)) for size in reader.items("shape", 64)),
+            shape=tuple(_size(size, f"signature.{side}") for size in reader.items("shape", DIMENSIONS_MAX)),
         )
         for reader in readers
     )
@@ -266,3 +272,26 @@ def _object(value: object, where: str) -> Json:
     if not isinstance(value, dict):
         raise MalformedRequest(f"{where}: expected an object")
     return dict(value)
+
+
+def _lineage(value: object) -> Json:
+    """Return a lineage that JSON can hold and a page can show."""
+    lineage = _object(value, "metadata.lineage")
+    try:
+        length = len(json.dumps(lineage, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise MalformedRequest(f"metadata.lineage: expected JSON without NaN, not nested deeply: {error}") from error
+    if length > LINEAGE_CHARACTERS_MAX:
+        raise MalformedRequest(f"metadata.lineage: expected at most {LINEAGE_CHARACTERS_MAX} characters of JSON")
+    return lineage
+
+
+def _label(value: object, where: str) -> str:
+    """Return a class's name; numbers and booleans are named as Python prints them."""
+    if not isinstance(value, str | int | float):
+        raise MalformedRequest(f"{where}: expected texts, numbers or booleans")
+    return Fields({"label": str(value)}, where).text("label", length_max=LABEL_LENGTH_MAX)
+
+
+def _size(value: object, where: str) -> int:
+    return Fields({"shape": value}, where).integer("shape", VARIABLE, 1 << 62)

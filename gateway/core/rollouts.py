@@ -128,7 +128,8 @@ def begin(route: Route, *, id: str, challenger: str, plan: Plan, salt: str, now_
     """Return a new rollout in CANARY at its first step, and the route with that split.
 
     Raises:
-        IllegalTransition: a rollout is open on the route, or it already splits traffic.
+        IllegalTransition: a rollout is open on the route, it already splits traffic, or one of its shadows has a name that the
+            rollout's variants take.
         MalformedRequest: the challenger answers already.
     """
     if route.rollout:
@@ -138,6 +139,11 @@ def begin(route: Route, *, id: str, challenger: str, plan: Plan, salt: str, now_
     champion = next(variant for variant in route.variants if variant.weight > 0)
     if champion.version == challenger:
         raise MalformedRequest(f"version {challenger} answers on this route already")
+    shadows = tuple(shadow for shadow in route.shadows if shadow.version != challenger)
+    if taken := [shadow.name for shadow in shadows if shadow.name in (CHAMPION, CHALLENGER)]:
+        raise IllegalTransition(
+            f"a shadow of the route is called {taken[0]}, as a variant of the rollout will be; rename it first"
+        )
     rollout = Rollout(
         id=id,
         route=route.name,
@@ -158,7 +164,7 @@ def begin(route: Route, *, id: str, challenger: str, plan: Plan, salt: str, now_
         owners=(),
         fallback=CHAMPION,
         last_good=rollout.before,
-        shadows=tuple(shadow for shadow in route.shadows if shadow.version != challenger),
+        shadows=shadows,
         rollout=id,
     )
     return rollout, _split(fresh, rollout, plan.steps[0])
@@ -168,8 +174,10 @@ def apply_event(rollout: Rollout, route: Route, event: Event, *, reason: str, no
     """Return the rollout and the route after `event`.
 
     Raises:
-        IllegalTransition: the state does not allow it, or there is no further step to advance to.
+        IllegalTransition: the state does not allow it, there is no further step to advance to, or another rollout began.
     """
+    if route.rollout not in ("", rollout.id):
+        raise IllegalTransition(f"rollout {route.rollout} is open on this route")
     state = next_state(rollout.state, event)
     moved = replace(rollout, state=state, reason=reason, changed_at_s=now_s)
     match event:

@@ -130,7 +130,8 @@ class RouteTable:
 def champion_route(model: str, version: str) -> Route:
     """Return the route a model has while nobody made one: its champion answers everything."""
     variants = (Variant("champion", version, SLOTS),)
-    return Route(name=model, model=model, variants=variants, owners=assign_slots([("champion", SLOTS)]), last_good=variants)
+    owners = ("champion",) * SLOTS
+    return Route(name=model, model=model, variants=variants, fallback="champion", owners=owners, last_good=variants)
 
 
 def with_weights(route: Route, variants: tuple[Variant, ...]) -> Route:
@@ -173,8 +174,10 @@ def route_from_body(name: str, body: object) -> Route:
         deadline_ms=fields.integer("deadline_ms", 1, DEADLINE_MS_MAX, 5_000),
         drift_action=fields.choice("drift_action", DriftAction, DriftAction.NOTIFY),
     )
-    for shown in ("name", "revision", "salt", "rollout", "last_good"):  # what GET shows may be sent back unchanged
+    for shown in ("revision", "salt", "rollout", "last_good"):  # what GET shows may be sent back unchanged
         fields.value(shown)
+    if fields.text("name", name) != name:
+        raise MalformedRequest(f"route.name: expected {name!r}, the name of the route that is written")
     fields.done()
     _refuse_loose_names(route)
     return route
@@ -241,6 +244,8 @@ def _assignment(body: object) -> Assignment:
         raise MalformedRequest("route.assignment: expected exactly one of header, parameter, input")
     assignment = Assignment(named[0], fields.text(named[0].value, length_max=200))
     fields.done()
+    if not assignment.name.strip():
+        raise MalformedRequest(f"route.assignment.{named[0].value}: expected a name")
     if assignment.source is AssignmentSource.HEADER:
         return replace(assignment, name=assignment.name.lower())
     return assignment
