@@ -133,7 +133,7 @@ def checked_name(name: str, where: str) -> str:
     )
     if not is_safe:
         raise MalformedRequest(
-            f"{where}: a name has 1 to {NAME_LENGTH_MAX} bytes of printable text, no separators (/ or :), no leading dot or blanks"
+            f"{where}: a name has 1 to {NAME_LENGTH_MAX} bytes of printable text, no separator (/ or :), no leading dot or blank"
         )
     return name
 
