@@ -1,0 +1,62 @@
+"""The validation process: one order on standard input, one line of JSON on standard output.
+
+It gives up what it could do harm with before it opens the artifact: address space, processor time, files it could write, core
+dumps. It imports what loads and runs models only after that, so that the bounds hold for those too.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import math
+import os
+import resource
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from gateway.core.errors import GatewayError
+from gateway.core.models import version_body, version_from_body
+
+REASON_LENGTH_MAX: Final = 1_000  # characters of a library's message; some print the whole graph
+_PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+
+
+def main() -> None:
+    """Read the order, validate, answer."""
+    order = json.loads(sys.stdin.buffer.read())
+    give_up(memory_bytes=order["memory_bytes"], timeout_s=order["timeout_s"])
+    print(json.dumps(answer_to(order)))  # noqa: T201  # the answer
+
+
+def give_up(*, memory_bytes: int, timeout_s: float) -> None:
+    """Lower this process's own limits, for good."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    seconds = math.ceil(timeout_s) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # pipes are not files: the answer still leaves
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.nice(5)  # serving goes first
+
+
+def answer_to(order: Mapping[str, Any]) -> dict[str, object]:
+    """Return `{"version": …}`, or `{"error": …, "hint": …}`."""
+    from adapters.validation.trial import validated
+
+    reference = order["reference"]
+    try:
+        version = validated(
+            Path(order["artifact"]), None if reference is None else Path(reference), version_from_body(order["version"])
+        )
+    except GatewayError as error:
+        return {"error": error.message[:REASON_LENGTH_MAX], "hint": error.hint}
+    except MemoryError:
+        return {"error": f"validation needs more than its {order['memory_bytes'] / 2**30:.1f} GiB of memory", "hint": None}
+    return {"version": version_body(version)}
+
+
+if __name__ == "__main__":
+    main()

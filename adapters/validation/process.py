@@ -1,0 +1,122 @@
+"""Validation in a process of its own, where an uploaded artifact can harm nothing.
+
+The child is started fresh, with no more environment than finding its code takes; it bounds its own memory, files and processor
+time before it opens the artifact (see `child.py`). Here the rest is held: a deadline after which its whole process group is
+killed, and a bound on what it may answer. Whatever becomes of the child, the caller gets the version or one clear sentence.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import PurePath
+from typing import Final
+
+from gateway.core.errors import GatewayError, NotValid
+from gateway.core.fields import Fields
+from gateway.core.models import Version, version_body, version_from_body
+
+ANSWER_BYTES_MAX: Final = 64 * 2**20  # a profile of 10,000 columns, the most there may be, takes 40 MB
+CHILD: Final = "adapters.validation.child"
+
+
+class ProcessValidator:
+    """A `Validator` that runs each validation in a fresh process."""
+
+    def __init__(self, *, timeout_s: float, memory_bytes: int) -> None:
+        self._timeout_s = timeout_s
+        self._memory_bytes = memory_bytes
+
+    def validate(self, artifact: PurePath, reference: PurePath | None, version: Version) -> Version:
+        """Run the child and read its answer.
+
+        Raises:
+            NotValid: the child says so, gave no answer, or was killed.
+        """
+        order = {
+            "artifact": str(artifact),
+            "reference": None if reference is None else str(reference),
+            "version": version_body(version),
+            "memory_bytes": self._memory_bytes,
+            "timeout_s": self._timeout_s,
+        }
+        return self._answer(self._run(json.dumps(order).encode()))
+
+    def _run(self, order: bytes) -> bytes:
+        try:
+            child = subprocess.Popen(  # noqa: S603  # our own interpreter and module
+                [sys.executable, "-m", CHILD],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env={"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "LC_ALL": "C.UTF-8"},
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise NotValid(f"the validation process did not start: {error}") from error
+        is_late = threading.Event()
+
+        def end() -> None:
+            is_late.set()
+            _kill(child)
+
+        timer = threading.Timer(self._timeout_s, end)
+        timer.start()
+        try:
+            return self._read(child, order, is_late)
+        finally:
+            timer.cancel()
+            _kill(child)
+            child.wait()
+            for pipe in (child.stdin, child.stdout):
+                if pipe is not None:
+                    with contextlib.suppress(OSError):
+                        pipe.close()
+
+    def _read(self, child: subprocess.Popen[bytes], order: bytes, is_late: threading.Event) -> bytes:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        with contextlib.suppress(BrokenPipeError):  # it died first; its exit status says how
+            child.stdin.write(order)
+            child.stdin.close()
+        answer = child.stdout.read(ANSWER_BYTES_MAX + 1)
+        if len(answer) > ANSWER_BYTES_MAX:
+            raise NotValid("the validation process answered too much")
+        if answer.endswith(b"\n"):
+            return answer
+        status = child.wait()
+        if is_late.is_set() or status == -signal.SIGXCPU:
+            raise NotValid(
+                f"validation did not finish within {self._timeout_s:g} s: the model may not end, or be too slow",
+                hint="control.validation_timeout_s is the bound",
+            )
+        raise NotValid(f"the artifact ended its validation process: {_ending(status, self._memory_bytes)}")
+
+    def _answer(self, answer: bytes) -> Version:
+        fields = Fields(json.loads(answer), "validation")
+        if fields.has("error"):
+            raise NotValid(fields.text("error"), hint=fields.text("hint", "") or None)
+        try:
+            return version_from_body(fields.value("version"))
+        except GatewayError as error:
+            raise NotValid(f"the validation process answered what cannot be read: {error.message}") from error
+
+
+def _kill(child: subprocess.Popen[bytes]) -> None:
+    if child.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+
+
+def _ending(status: int, memory_bytes: int) -> str:
+    if status >= 0:
+        return f"it exited with status {status}"
+    name = signal.Signals(-status).name
+    if -status == signal.SIGABRT:
+        return f"{name}, most likely out of its {memory_bytes / 2**30:.1f} GiB of memory"
+    return f"killed by {name}"

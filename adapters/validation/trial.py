@@ -1,0 +1,247 @@
+"""The trial of a version: does it load, do its columns fit, does it answer sensibly on the reference, what does a row cost.
+
+Runs in the validation process, on files that may be hostile; every finding is one sentence that names what is wrong.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+import numpy as np
+
+from adapters.runtimes.onnx import OnnxRuntime
+from adapters.validation.graph import read_signature
+from adapters.validation.sample import Sample
+from gateway.core.errors import ModelFault, NotValid
+from gateway.core.models import Column, ColumnKind, Target, Task, Version
+from gateway.core.profiles import build_profile, profile_body
+from gateway.core.tensors import FLOATS, NUMPY_DTYPES, VARIABLE, Array, Datatype, Signature, TensorSpec
+from gateway.ports import Instance
+
+TRIAL_ROWS_MAX: Final = 2_000  # of the reference that are run; enough to meet what a column holds
+BATCH_ROWS: Final = 64  # as serving batches by default
+COST_RUNS: Final = 51  # of one row; the median is then known to a few percent
+COST_BUDGET_S: Final = 2.0  # whatever the model costs
+ROUNDING: Final = 1e-6  # by which a probability in FP32 may leave [0, 1]
+MADE_UP_SIZE: Final = 1  # of a variable dimension that is not the row count, when nothing says more
+
+Inputs = dict[str, Array]
+
+
+def validated(artifact: Path, reference: Path | None, version: Version) -> Version:
+    """Return `version` with everything filled in that the artifact and the reference say.
+
+    Raises:
+        NotValid: with the reason.
+    """
+    signature = read_signature(artifact)
+    target = _checked_target(version.target, signature)
+    stated = replace(version, signature=signature, target=target)
+    try:
+        instance = OnnxRuntime().load(artifact, stated)
+        sample = None if reference is None else Sample(reference)
+        columns = _checked_columns(version.columns, signature, sample)
+        values = None if sample is None else sample.read(_columns_read(columns, signature))
+        rows = _rows_of(signature, columns, values)
+        outputs = _run(instance, signature, rows)
+        cost_us = _cost_us(instance, _first_row(rows))
+    except ModelFault as error:
+        raise NotValid(f"the model does not run: {error.message}", hint=_hint(reference)) from error
+    _refuse_odd_answers(target, outputs)
+    return replace(
+        stated,
+        columns=columns,
+        profile=None if values is None or not columns else profile_body(build_profile(columns, values)),
+        runtime_version=instance.runtime_version,
+        cost_us_per_row=cost_us,
+        warnings=tuple(_warnings(signature, outputs, has_reference=values is not None)),
+    )
+
+
+def _hint(reference: Path | None) -> str | None:
+    if reference is not None:
+        return None
+    return "it was run on made-up rows of zeros; send a reference sample, and it is run on that"
+
+
+def _is_wide(signature: Signature) -> bool:
+    """Whether all features come as the columns of one tensor."""
+    return len(signature.inputs) == 1 and len(signature.inputs[0].shape) == 2 and signature.inputs[0].shape[1] != 1
+
+
+def _is_named(signature: Signature) -> bool:
+    """Whether each feature comes as an input of its own, of shape [n] or [n, 1]."""
+    return all(len(spec.shape) == 1 or (len(spec.shape) == 2 and spec.shape[1] == 1) for spec in signature.inputs)
+
+
+def _checked_columns(stated: Sequence[Column], signature: Signature, sample: Sample | None) -> tuple[Column, ...]:
+    """Return the columns in the order of the wide tensor or of the named inputs, each with its kind.
+
+    Raises:
+        NotValid: they do not fit the inputs.
+    """
+    if _is_named(signature):
+        return _named_columns(stated, signature)
+    if not _is_wide(signature):
+        if stated or sample is not None:
+            shapes = ", ".join(f"{spec.name} {list(spec.shape)}" for spec in signature.inputs)
+            raise NotValid(
+                f"columns and a reference belong to one wide input [n, columns] or to inputs [n, 1]; these are {shapes}"
+            )
+        return ()
+    spec = signature.inputs[0]
+    columns = tuple(stated) or tuple(Column(name) for name in (sample.columns if sample is not None else ()))
+    if columns and spec.shape[1] not in (VARIABLE, len(columns)):
+        said = "metadata.columns names" if stated else "metadata.columns is missing, and the reference has"
+        raise NotValid(f"input {spec.name!r} takes {spec.shape[1]} columns, but {said} {len(columns)}")
+    return tuple(_with_kind(column, spec.datatype) for column in columns)
+
+
+def _named_columns(stated: Sequence[Column], signature: Signature) -> tuple[Column, ...]:
+    given = {column.name: column for column in stated}
+    names = [spec.name for spec in signature.inputs]
+    if given and set(given) != set(names):
+        odd = sorted(set(given) ^ set(names))
+        raise NotValid(
+            f"metadata.columns and the model's inputs differ in {', '.join(map(repr, odd[:10]))}",
+            hint="each input is a column here",
+        )
+    return tuple(_with_kind(given.get(spec.name, Column(spec.name)), spec.datatype) for spec in signature.inputs)
+
+
+def _with_kind(column: Column, datatype: Datatype) -> Column:
+    """Return the column, categorical when its values are text."""
+    return replace(column, kind=ColumnKind.CATEGORICAL) if datatype is Datatype.BYTES else column
+
+
+def _columns_read(columns: Sequence[Column], signature: Signature) -> list[tuple[str, Datatype]]:
+    if _is_named(signature):
+        return [(spec.name, spec.datatype) for spec in signature.inputs]
+    return [(column.name, signature.inputs[0].datatype) for column in columns]
+
+
+def _rows_of(signature: Signature, columns: Sequence[Column], values: Mapping[str, Array] | None) -> Inputs:
+    """Return the rows of the trial as the model's inputs: of the reference, or made up."""
+    if values is None:
+        return {spec.name: _made_up(spec) for spec in signature.inputs}
+    if _is_named(signature):
+        return {spec.name: values[spec.name][:TRIAL_ROWS_MAX].reshape(-1, *spec.shape[1:]) for spec in signature.inputs}
+    wide = np.column_stack([values[column.name][:TRIAL_ROWS_MAX] for column in columns])
+    return {signature.inputs[0].name: np.ascontiguousarray(wide)}
+
+
+def _made_up(spec: TensorSpec) -> Array:
+    shape = tuple((3 if at == 0 else MADE_UP_SIZE) if size == VARIABLE else size for at, size in enumerate(spec.shape))
+    return np.full(shape, b"", np.object_) if spec.datatype is Datatype.BYTES else np.zeros(shape, NUMPY_DTYPES[spec.datatype])
+
+
+def _run(instance: Instance, signature: Signature, rows: Inputs) -> dict[str, Array]:
+    """Return every output over all rows, after checking each answer against the signature.
+
+    Raises:
+        NotValid: an answer has another type or shape, or is NaN or infinite where the row was finite.
+    """
+    answers = [_checked(signature, batch, instance.predict(batch)) for batch in _batches(signature, rows)]
+    return {spec.name: np.concatenate([np.atleast_1d(answer[spec.name]) for answer in answers]) for spec in signature.outputs}
+
+
+def _batches(signature: Signature, rows: Inputs) -> Iterator[Inputs]:
+    count = min(len(data) for data in rows.values()) if all(data.ndim for data in rows.values()) else 0
+    heights = {spec.shape[0] for spec in signature.inputs if spec.shape}
+    if count == 0 or len(heights) != 1:
+        yield rows
+        return
+    height = heights.pop()
+    step = BATCH_ROWS if height == VARIABLE else height
+    if count < step and height != VARIABLE:
+        raise NotValid(f"the model takes {height} rows at once, and the reference has {count}")
+    for first in range(0, count - (0 if height == VARIABLE else step - 1), step):
+        yield {name: np.ascontiguousarray(data[first : first + step]) for name, data in rows.items()}
+
+
+def _checked(signature: Signature, inputs: Inputs, outputs: Mapping[str, Array]) -> Mapping[str, Array]:
+    is_clean = all(bool(np.isfinite(data).all()) for data in inputs.values() if data.dtype.kind == "f")
+    count = len(next(iter(inputs.values())))
+    for spec in signature.outputs:
+        data = outputs[spec.name]
+        if data.dtype != NUMPY_DTYPES[spec.datatype]:
+            raise NotValid(f"output {spec.name!r} is declared {spec.datatype.value} and came as {data.dtype}")
+        if not spec.accepts(data.shape):
+            raise NotValid(f"output {spec.name!r} is declared {list(spec.shape)} and came as {list(data.shape)}")
+        if signature.is_batched and len(data) != count:
+            raise NotValid(f"output {spec.name!r} has {len(data)} rows for {count} rows in")
+        if is_clean and spec.datatype in FLOATS and not np.isfinite(data).all():
+            raise NotValid(f"output {spec.name!r} is NaN or infinite on rows that are neither")
+    return outputs
+
+
+def _first_row(rows: Inputs) -> Inputs:
+    return {name: np.ascontiguousarray(data[:1]) for name, data in rows.items()}
+
+
+def _cost_us(instance: Instance, row: Inputs) -> float:
+    """Return the median time of one row, in µs, after a first run that is not counted."""
+    instance.predict(row)
+    spent: list[float] = []
+    end_s = time.perf_counter() + COST_BUDGET_S
+    while len(spent) < COST_RUNS and (not spent or time.perf_counter() < end_s):
+        began_s = time.perf_counter()
+        instance.predict(row)
+        spent.append((time.perf_counter() - began_s) * 1e6)
+    return round(median(spent), 1)
+
+
+def _checked_target(target: Target, signature: Signature) -> Target:
+    """Return the target with its output named.
+
+    Raises:
+        NotValid: there is no such output, or it is not said which of several it is.
+    """
+    if target.task is Task.OTHER and not target.output:
+        return target
+    names = [spec.name for spec in signature.outputs]
+    if not target.output and len(names) > 1:
+        raise NotValid(f"metadata.target.output is missing: the model has the outputs {', '.join(names)}")
+    output = target.output or names[0]
+    if output not in names:
+        raise NotValid(f"metadata.target.output: there is no output {output!r}; the model has {', '.join(names)}")
+    spec = next(spec for spec in signature.outputs if spec.name == output)
+    width = spec.shape[-1] if len(spec.shape) > 1 else 1
+    labels = len(target.labels)
+    if spec.datatype in FLOATS and target.task is Task.MULTICLASS and labels and width not in (VARIABLE, labels):
+        raise NotValid(f"metadata.target.labels has {labels} labels, but output {output!r} has {width} columns")
+    return replace(target, output=output)
+
+
+def _refuse_odd_answers(target: Target, outputs: Mapping[str, Array]) -> None:
+    """Refuse a binary or multiclass target whose float answers are no probabilities."""
+    if target.task not in (Task.BINARY, Task.MULTICLASS):
+        return
+    data = outputs[target.output]
+    if data.dtype.kind != "f":
+        return
+    known = data.astype(np.float64)
+    known = known[~np.isnan(known)]
+    if known.size and not (known.min() >= -ROUNDING and known.max() <= 1 + ROUNDING):
+        low, high = known.min(), known.max()
+        raise NotValid(
+            f"output {target.output!r} should hold probabilities and lies between {low:.4g} and {high:.4g}",
+            hint="export the probabilities, or declare the task regression or other",
+        )
+
+
+def _warnings(signature: Signature, outputs: Mapping[str, Array], *, has_reference: bool) -> Iterator[str]:
+    if not has_reference:
+        yield "no reference sample was sent: drift against training cannot be seen"
+        return
+    if not signature.is_batched:
+        yield "the model has a fixed number of rows: requests cannot be joined into one run"
+    for name, data in outputs.items():
+        if len(data) > 1 and bool(np.all(data == data[0])) and math.prod(data.shape[1:]):
+            yield f"output {name!r} is the same on every row of the reference"
