@@ -423,7 +423,14 @@ class Archive(Protocol):
     """Columnar copies of closed segments."""
 
     def take(self, segment: Segment) -> int:
-        """Copy a segment and list it in the manifest; return its predictions. Taking it again changes nothing."""
+        """Copy a segment and list it in the manifest; return the predictions that this added.
+
+        Taking a segment again changes nothing and returns 0. A crash at any point leaves the archive as it was before or after.
+        Only one process takes and drops; any process queries meanwhile.
+
+        Raises:
+            ArchiveFailed: the segment could not be read or the archive not be written; nothing of it is listed.
+        """
 
     def taken(self, stream: str) -> Offset:
         """Return the offset up to which a stream is in the archive."""
@@ -431,5 +438,11 @@ class Archive(Protocol):
     def query(self, wanted: Filter) -> Iterator[Json]:
         """Yield the matching predictions, the newest first, with their ground truth under `ground_truth`, as JSON objects."""
 
+    def ground_truth(self, prediction_ids: Sequence[str]) -> Mapping[str, Sequence[Json]]:
+        """Return the archived ground truth of predictions, the oldest first; those without any are left out."""
+
     def export(self, wanted: Filter, to: PurePath) -> int:
-        """Write the matching predictions to one new Parquet file; return their number."""
+        """Write the matching predictions to one new Parquet file, one row per row of a prediction; return the predictions."""
+
+    def drop(self, before_s: float) -> int:
+        """Remove every file that holds nothing from `before_s` (seconds since the epoch) on; return the files removed."""

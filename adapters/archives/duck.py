@@ -1,0 +1,357 @@
+"""The archive: closed segments of the log as Parquet files, written and asked through DuckDB.
+
+`route=<name>/date=<UTC day>/<stream>-<offset>-<n>.parquet` holds predictions, one row per row of a prediction, each feature in a
+typed column of its own; the first row of a prediction also holds the record's own line, so that nothing is lost.
+`ground_truth/date=…/` holds outcomes. DuckDB never downloads anything here, and what is asked for is always bound.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path, PurePath
+from typing import Any, Final
+from urllib.parse import quote
+
+import duckdb
+
+from adapters.archives.columns import GROUND_TRUTH, PREDICTION, TENSOR, WIDTH_MAX, rows_query
+from adapters.archives.manifest import File, Manifest, flush, load_manifest, swap_manifest
+from adapters.archives.plain import holds_raw, longest_line, write_plain
+from gateway.core.errors import ArchiveFailed
+from gateway.core.fields import Json
+from gateway.core.records import Offset
+from gateway.ports import Filter, Segment
+
+FORMS_MAX: Final = 100  # of tensors in one segment that get columns; variable widths could make one file per record
+ROW_GROUP_ROWS: Final = 20_480  # what a look-up of one prediction has to unpack
+PAGE_PREDICTIONS: Final = 1_000  # held at once by a query
+_LINE_BYTES_MIN: Final = 2**20
+
+_LOAD: Final = """
+CREATE TEMP TABLE line AS
+SELECT CAST(record AS VARCHAR) AS record, unnest(json_transform(record, $scalars)), unnest(json_transform(json, $tensors)),
+FROM (
+    SELECT json, coalesce(json_extract(json, '$.record'), json) AS record
+    FROM read_json_objects($path, format = 'newline_delimited', maximum_object_size = $line_bytes_max)
+)
+"""
+_FORM: Final = """
+CREATE TEMP TABLE prediction AS
+SELECT *, CAST(to_json([
+    [[t.name, t.datatype, CASE
+        WHEN len(t.shape) NOT IN (1, 2) OR t.shape[1] <> rows THEN NULL
+        WHEN coalesce(t.shape[2], 1) BETWEEN 1 AND $width_max THEN CAST(coalesce(t.shape[2], 1) AS VARCHAR) END]
+     FOR t IN side]
+    FOR side IN [inputs, outputs]
+]) AS VARCHAR) AS form,
+FROM (
+    SELECT * EXCLUDE (type, row, value, observed_at, principal), coalesce(inputs[1].shape[1], 1) AS rows,
+        strftime(make_timestamp(CAST(time * 1e6 AS BIGINT)), '%Y-%m-%d') AS date,
+    FROM line WHERE type = 'prediction'
+)
+"""
+_RARE_FORMS: Final = """
+UPDATE prediction SET form = '[[],[]]'
+WHERE form NOT IN (SELECT form FROM prediction GROUP BY form ORDER BY count(*) DESC, form LIMIT $forms_max)
+"""
+_GROUPS: Final = """
+SELECT route, date, form, count(*), min(time), max(time), min(prediction_id), max(prediction_id),
+FROM prediction GROUP BY route, date, form ORDER BY count(*) DESC, route, date, form
+"""
+_TRUTH_GROUPS: Final = """
+SELECT strftime(make_timestamp(CAST(time * 1e6 AS BIGINT)), '%Y-%m-%d'), count(*),
+    min(time), max(time), min(prediction_id), max(prediction_id),
+FROM line WHERE type = 'ground_truth' GROUP BY ALL ORDER BY 1
+"""
+_TRUTH: Final = """
+SELECT prediction_id, time, make_timestamp(CAST(time * 1e6 AS BIGINT)) AS time_utc, row, CAST(value AS VARCHAR) AS value,
+    TRY_CAST(value AS DOUBLE) AS value_number, observed_at, principal,
+FROM line WHERE type = 'ground_truth' AND strftime(make_timestamp(CAST(time * 1e6 AS BIGINT)), '%Y-%m-%d') = $date
+"""
+_MATCHES: Final = """
+    ($route = '' OR route = $route) AND ($version = '' OR version = $version)
+    AND ($prediction_id = '' OR prediction_id = $prediction_id) AND time >= $since_s AND time < $until_s
+"""
+_FILES: Final = "read_parquet($paths, union_by_name = true, hive_partitioning = false)"
+_QUERY: Final = f"""
+SELECT record, prediction_id FROM {_FILES} WHERE record IS NOT NULL AND {_MATCHES}
+ORDER BY time DESC, prediction_id DESC LIMIT $limit
+"""  # noqa: S608 - composed of constants, as are the two below
+_TRUTH_OF: Final = f"""
+SELECT prediction_id, row, value, observed_at, time, principal FROM {_FILES}
+WHERE prediction_id IN (SELECT unnest($ids)) ORDER BY time
+"""  # noqa: S608
+_EXPORT: Final = f"""
+SELECT prediction.*, truth.* EXCLUDE (prediction_id, row),
+FROM (
+    SELECT * FROM {_FILES} WHERE {_MATCHES} AND prediction_id IN (
+        SELECT prediction_id FROM {_FILES} WHERE record IS NOT NULL AND {_MATCHES}
+        ORDER BY time DESC, prediction_id DESC LIMIT $limit
+    )
+) AS prediction
+LEFT JOIN (
+    SELECT prediction_id, row, arg_max(value, time) AS ground_truth, arg_max(value_number, time) AS ground_truth_number,
+        arg_max(observed_at, time) AS ground_truth_observed_at,
+    FROM read_parquet($truth_paths, union_by_name = true, hive_partitioning = false) GROUP BY prediction_id, row
+) AS truth ON prediction.prediction_id = truth.prediction_id AND prediction.row = truth.row
+ORDER BY prediction.time DESC, prediction.prediction_id DESC, prediction.row
+"""  # noqa: S608
+
+
+class DuckArchive:
+    """Parquet under `directory`. An `Archive`; safe to share between threads.
+
+    Args:
+        memory_bytes: DuckDB's bound; beyond it, it spills to the system's temporary directory.
+    """
+
+    def __init__(self, directory: Path, *, memory_bytes: int) -> None:
+        self._directory = directory
+        self._is_clean = False
+        self._dropped: list[str] = []
+        self._spill = tempfile.TemporaryDirectory(prefix="headgate-archive-")
+        with _archive_errors(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+            self._database = duckdb.connect(
+                config={
+                    "autoinstall_known_extensions": False,
+                    "autoload_known_extensions": False,
+                    "memory_limit": f"{memory_bytes}B",
+                    "temp_directory": self._spill.name,
+                    "threads": 1,  # the archive never takes more than one core from serving
+                }
+            )
+
+    def take(self, segment: Segment) -> int:
+        """Copy a segment to Parquet and list it; see `Archive.take`."""
+        with _archive_errors(self._directory):
+            manifest = load_manifest(self._directory)
+            self._sweep(manifest)
+            if segment.next <= manifest.taken.get(segment.stream, 0):
+                return 0
+            flush(Path(segment.path))  # a log that lost power must never go on before an offset that was taken
+            files = self._copied(segment)
+            taken = {**manifest.taken, segment.stream: int(segment.next)}
+            swap_manifest(self._directory, Manifest(taken, (*manifest.files, *files)))
+        return sum(file.records for file in files if file.route is not None)
+
+    def taken(self, stream: str) -> Offset:
+        """Return the offset up to which a stream is in the archive."""
+        with _archive_errors(self._directory):
+            return Offset(load_manifest(self._directory).taken.get(stream, 0))
+
+    def query(self, wanted: Filter) -> Iterator[Json]:
+        """Yield the matching predictions, the newest first; see `Archive.query`."""
+        with _archive_errors(self._directory):
+            files = _holding(load_manifest(self._directory).predictions(), wanted)
+        left = wanted.limit
+        for since_s, until_s in _spans(files, wanted):
+            for page in self._pages(files, replace(wanted, since_s=since_s, until_s=until_s, limit=left)):
+                left -= len(page)
+                yield from page
+            if left <= 0:
+                return
+
+    def ground_truth(self, prediction_ids: Sequence[str]) -> Mapping[str, Sequence[Json]]:
+        """Return the archived ground truth of predictions."""
+        found: dict[str, list[Json]] = {}
+        if not prediction_ids:
+            return found
+        first, last = min(prediction_ids), max(prediction_ids)
+        with _archive_errors(self._directory), self._cursor() as cursor:
+            files = load_manifest(self._directory).ground_truth()
+            paths = self._paths(file for file in files if file.first_id <= last and file.last_id >= first)
+            rows = cursor.execute(_TRUTH_OF, {"paths": paths, "ids": list(prediction_ids)}).fetchall() if paths else []
+        for prediction_id, row, value, observed_at, time_s, principal in rows:
+            truth = {"row": row, "value": json.loads(value), "observed_at": observed_at, "time": time_s, "principal": principal}
+            found.setdefault(prediction_id, []).append(truth)
+        return found
+
+    def export(self, wanted: Filter, to: PurePath) -> int:
+        """Write the matching predictions to one new Parquet file; see `Archive.export`."""
+        with _archive_errors(self._directory), self._cursor() as cursor, self._staging() as staged:
+            manifest = load_manifest(self._directory)
+            nothing = self._nothing(cursor, staged)
+            bound = {
+                "paths": [nothing[0], *self._paths(_holding(manifest.predictions(), wanted))],
+                "truth_paths": [nothing[1], *self._paths(manifest.ground_truth())],
+                **_bound(wanted),
+            }
+            found = cursor.sql(_EXPORT, params=bound)
+            found.write_parquet(str(to), compression="zstd", row_group_size=ROW_GROUP_ROWS)
+            counted = cursor.execute("SELECT count(record) FROM read_parquet($path)", {"path": str(to)}).fetchone()
+        assert counted is not None
+        return int(counted[0])
+
+    def drop(self, before_s: float) -> int:
+        """Remove every file that holds nothing newer; see `Archive.drop`."""
+        with _archive_errors(self._directory):
+            manifest = load_manifest(self._directory)
+            self._remove_dropped()
+            kept = tuple(file for file in manifest.files if file.last_s >= before_s)
+            if len(kept) < len(manifest.files):
+                swap_manifest(self._directory, replace(manifest, files=kept))
+                self._dropped = [file.path for file in manifest.files if file.last_s < before_s]
+        return len(manifest.files) - len(kept)
+
+    def close(self) -> None:
+        """Close the database and remove what it spilled."""
+        self._database.close()
+        self._spill.cleanup()
+
+    def _copied(self, segment: Segment) -> list[File]:
+        """Write a segment's Parquet files, durable but listed nowhere yet."""
+        name = f"{_encoded(segment.stream)}-{segment.first:020d}"
+        with self._cursor() as cursor, self._staging() as staged:
+            self._load(cursor, Path(segment.path), staged)
+            return [*self._copied_predictions(cursor, name), *self._copied_ground_truth(cursor, name)]
+
+    def _load(self, cursor: duckdb.DuckDBPyConnection, segment: Path, staged: Path) -> None:
+        """Read a segment into the temporary tables `line` and `prediction`."""
+        path = segment
+        if holds_raw(segment):
+            path = staged / "plain.jsonl"
+            write_plain(segment, path)
+        cursor.execute(
+            _LOAD,
+            {
+                "path": str(path),
+                "line_bytes_max": max(longest_line(path), _LINE_BYTES_MIN),
+                "scalars": json.dumps({"type": "VARCHAR", **PREDICTION, **GROUND_TRUTH}),
+                "tensors": json.dumps({"inputs": [TENSOR], "outputs": [TENSOR]}),
+            },
+        )
+        cursor.execute(_FORM, {"width_max": WIDTH_MAX})
+        cursor.execute(_RARE_FORMS, {"forms_max": FORMS_MAX})
+
+    def _copied_predictions(self, cursor: duckdb.DuckDBPyConnection, name: str) -> Iterator[File]:
+        for number, (route, date, form, *facts) in enumerate(cursor.execute(_GROUPS).fetchall()):
+            path = self._directory / f"route={_encoded(route)}" / f"date={date}" / f"{name}-{number}.parquet"
+            rows = cursor.sql(rows_query(json.loads(form)), params={"route": route, "date": date, "form": form})
+            yield self._written(rows, path, route, facts)
+
+    def _copied_ground_truth(self, cursor: duckdb.DuckDBPyConnection, name: str) -> Iterator[File]:
+        for date, *facts in cursor.execute(_TRUTH_GROUPS).fetchall():
+            path = self._directory / "ground_truth" / f"date={date}" / f"{name}.parquet"
+            yield self._written(cursor.sql(_TRUTH, params={"date": date}), path, None, facts)
+
+    def _written(self, rows: duckdb.DuckDBPyRelation, path: Path, route: str | None, facts: Sequence[Any]) -> File:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows.write_parquet(str(path), compression="zstd", row_group_size=ROW_GROUP_ROWS)
+        for place in (path, path.parent, path.parent.parent, self._directory):
+            flush(place)
+        return File(str(path.relative_to(self._directory)), route, *facts)
+
+    def _pages(self, files: Sequence[File], wanted: Filter) -> Iterator[list[Json]]:
+        """Yield pages of the matching predictions of one span of time."""
+        bound = _bound(wanted)
+        paths = self._paths(file for file in files if file.last_s >= bound["since_s"] and file.first_s < bound["until_s"])
+        with _archive_errors(self._directory), self._cursor() as cursor:
+            cursor.execute(_QUERY, {"paths": paths, **bound})
+            while found := cursor.fetchmany(PAGE_PREDICTIONS):
+                truths = self.ground_truth([prediction_id for _, prediction_id in found])
+                yield [{**json.loads(record), "ground_truth": truths.get(name, [])} for record, name in found]
+
+    def _paths(self, files: Iterable[File]) -> list[str]:
+        return [str(self._directory / file.path) for file in files]
+
+    @contextlib.contextmanager
+    def _cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Yield a connection for one thread; its temporary tables go with it."""
+        cursor = self._database.cursor()
+        try:
+            yield cursor
+        finally:
+            cursor.close()
+
+    @contextlib.contextmanager
+    def _staging(self) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory(dir=self._spill.name) as staged:
+            yield Path(staged)
+
+    def _nothing(self, cursor: duckdb.DuckDBPyConnection, staged: Path) -> tuple[str, str]:
+        """Return files of predictions and ground truth with every fixed column and no row: an export of nothing has columns."""
+        empty = staged / "empty.jsonl"
+        empty.touch()
+        self._load(cursor, empty, staged)
+        predictions, truths = str(staged / "predictions.parquet"), str(staged / "ground_truth.parquet")
+        cursor.sql(rows_query([[], []]), params={"route": "", "date": "", "form": ""}).write_parquet(predictions)
+        cursor.sql(_TRUTH, params={"date": ""}).write_parquet(truths)
+        return predictions, truths
+
+    def _sweep(self, manifest: Manifest) -> None:
+        """Remove what a crash left behind: files that the manifest does not name. Once, before the first write."""
+        if self._is_clean:
+            return
+        named = {self._directory / file.path for file in manifest.files}
+        for path in self._directory.rglob("*.parquet"):
+            if path not in named:
+                path.unlink()
+        self._is_clean = True
+
+    def _remove_dropped(self) -> None:
+        """Remove what the call before dropped; a query that began earlier had until now to read it."""
+        for path in self._dropped:
+            (self._directory / path).unlink(missing_ok=True)
+        self._dropped = []
+
+
+def _holding(files: Sequence[File], wanted: Filter) -> list[File]:
+    """Return the files that may hold matching predictions."""
+    bound = _bound(wanted)
+    return [
+        file
+        for file in files
+        if wanted.route in ("", file.route)
+        and file.last_s >= bound["since_s"]
+        and file.first_s < bound["until_s"]
+        and (not wanted.prediction_id or file.first_id <= wanted.prediction_id <= file.last_id)
+    ]
+
+
+def _spans(files: Sequence[File], wanted: Filter) -> Iterator[tuple[float, float]]:
+    """Yield spans of time [since, until) that cover the files, the newest first, each begun by one file's first record.
+
+    Files of different streams overlap, so the newest predictions are spread over several; one span at a time bounds how many
+    files a query touches before it has enough.
+    """
+    bound = _bound(wanted)
+    until_s = bound["until_s"]
+    for first_s in sorted({file.first_s for file in files}, reverse=True):
+        since_s = max(first_s, bound["since_s"])
+        if since_s < until_s:
+            yield since_s, until_s
+            until_s = since_s
+
+
+def _bound(wanted: Filter) -> dict[str, Any]:
+    """Return a filter as the parameters of a query."""
+    return {
+        "route": wanted.route,
+        "version": wanted.version,
+        "prediction_id": wanted.prediction_id,
+        "since_s": -math.inf if wanted.since_s is None else wanted.since_s,
+        "until_s": math.inf if wanted.until_s is None else wanted.until_s,
+        "limit": wanted.limit,
+    }
+
+
+def _encoded(name: str) -> str:
+    """Return a name as part of a path, percent-encoded; a very long one ends in its digest, for a path's part has 255 bytes."""
+    encoded = quote(name, safe="")
+    return encoded if len(encoded) <= 200 else f"{encoded[:150]}~{sha256(name.encode()).hexdigest()[:32]}"
+
+
+@contextlib.contextmanager
+def _archive_errors(directory: Path) -> Iterator[None]:
+    """Raise the port's error instead of the driver's."""
+    try:
+        yield
+    except (duckdb.Error, OSError, ValueError, KeyError) as error:
+        raise ArchiveFailed(f"archive in {directory}: {error}") from error

@@ -1,0 +1,91 @@
+"""What the archive holds: one small JSON file that names every Parquet file and how far each stream was taken.
+
+A file that the manifest does not name does not exist for a reader; swapping the manifest is the moment at which a segment
+becomes part of the archive.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+FORMAT: Final = 1
+_NAME: Final = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """One Parquet file.
+
+    Attributes:
+        path: Relative to the archive's directory.
+        route: Of its predictions; None for a file of ground truth.
+        records: Predictions, or pieces of ground truth.
+        first_s, last_s: Of the records' times.
+        first_id, last_id: Of the predictions' ids, as text.
+    """
+
+    path: str
+    route: str | None
+    records: int
+    first_s: float
+    last_s: float
+    first_id: str
+    last_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """One state of the archive; `taken` maps a stream to the offset up to which it is archived."""
+
+    taken: Mapping[str, int] = field(default_factory=dict)
+    files: tuple[File, ...] = ()
+
+    def predictions(self) -> tuple[File, ...]:
+        """Return the files of predictions."""
+        return tuple(file for file in self.files if file.route is not None)
+
+    def ground_truth(self) -> tuple[File, ...]:
+        """Return the files of ground truth."""
+        return tuple(file for file in self.files if file.route is None)
+
+
+def load_manifest(directory: Path) -> Manifest:
+    """Return the manifest of an archive; of an empty one when there is none yet.
+
+    Raises:
+        OSError, ValueError: it cannot be read.
+    """
+    try:
+        body = json.loads((directory / _NAME).read_bytes())
+    except FileNotFoundError:
+        return Manifest()
+    if body["format"] != FORMAT:
+        raise ValueError(f"archive format {body['format']!r} is unknown; this program reads {FORMAT}")
+    return Manifest(dict(body["taken"]), tuple(File(**file) for file in body["files"]))
+
+
+def swap_manifest(directory: Path, manifest: Manifest) -> None:
+    """Replace the manifest; durable when it returns, and a reader sees the old one or the new one."""
+    body = {"format": FORMAT, "taken": dict(manifest.taken), "files": [dataclasses.asdict(file) for file in manifest.files]}
+    staged = directory / (_NAME + ".new")
+    with staged.open("w") as file:
+        json.dump(body, file)
+        file.flush()
+        os.fsync(file.fileno())
+    staged.replace(directory / _NAME)
+    flush(directory)
+
+
+def flush(path: Path) -> None:
+    """Make a file, or a directory's list of names, survive power loss."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
