@@ -15,7 +15,8 @@ from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.core import Metric as Family
-from prometheus_client.registry import Collector
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector, CollectorRegistry
 
 from gateway.ports import Cell, MetricsBank, MetricsSnapshots, Sample
 
@@ -99,6 +100,25 @@ LOAD_FAILURES: Final = Metric(
 REGISTRY_FAILURES: Final = Metric(
     "gateway_registry_failures_total", Type.COUNTER, "Readings of the registry that failed; serving goes on with the last table."
 )
+ROUTE_WEIGHT: Final = Metric("gateway_route_weight_ratio", Type.GAUGE, "Planned share of a route's requests.", _PLACE)
+SHADOW_FRACTION: Final = Metric("gateway_shadow_ratio", Type.GAUGE, "Share of a route's requests copied to a shadow.", _PLACE)
+ROUTE_REVISION: Final = Metric("gateway_route_revision", Type.GAUGE, "Revision of a route.", ("route",))
+NEWEST_TABLE_REVISION: Final = Metric("gateway_newest_table_revision", Type.GAUGE, "Revision of the newest route table.")
+REVISIONS_BEHIND: Final = Metric(
+    "gateway_worker_revisions_behind", Type.GAUGE, "Table revisions that a worker is behind the newest.", ("worker",)
+)
+ROLLOUT_STATE: Final = Metric(
+    "gateway_rollout_state", Type.GAUGE, "1 for the state of a route's newest rollout, 0 for the others.", ("route", "state")
+)
+AUTOMATION_ON: Final = Metric("gateway_automation_on", Type.GAUGE, "Whether the gateway may change routes by itself.")
+QUARANTINED: Final = Metric("gateway_quarantined_versions", Type.GAUGE, "Digests in quarantine now.")
+VERSION_INFO: Final = Metric(
+    "gateway_version_info",
+    Type.GAUGE,
+    "1 for each version that a route or a champion needs.",
+    ("model", "version", "runtime", "runtime_version", "is_champion"),
+)
+REGISTRY_UP: Final = Metric("gateway_registry_up", Type.GAUGE, "Whether the control plane can read the registry.")
 METRICS_OVERFLOW: Final = Metric("gateway_metrics_overflow_total", Type.COUNTER, "What was counted after the bank was full.")
 
 METRICS: Final[tuple[Metric, ...]] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
@@ -152,6 +172,13 @@ class SnapshotCollector(Collector):
     def describe(self) -> Iterable[Family]:
         """Return nothing: names are unknown to the registry until the first scrape."""
         return ()
+
+
+def exposition(snapshots: MetricsSnapshots) -> tuple[bytes, str]:
+    """Return all processes' series in Prometheus' text form, and its media type."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(SnapshotCollector(snapshots))
+    return generate_latest(registry), CONTENT_TYPE_LATEST
 
 
 def _family(metric: Metric, by_name: dict[str, list[tuple[str, Sample]]]) -> Family:

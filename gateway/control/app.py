@@ -79,7 +79,7 @@ class Edge:
             for path, operations in by_path.items()
         ]
         routes.append(Route("/openapi.json", self._show_document, methods=["GET"]))
-        app = Starlette(routes=routes, exception_handlers={HTTPException: _refused_path, Exception: _unexpected})
+        app = Starlette(routes=routes, exception_handlers={HTTPException: _refused_path})
         app.router.redirect_slashes = False
         return app
 
@@ -91,6 +91,10 @@ class Edge:
             return refusal(error)
         except ClientGone:
             return Response(status_code=400)  # nobody reads it
+        except Exception as error:
+            self._control.failures.count += 1
+            _journal.exception("unexpected error", extra={"action": operation.name, "kind": type(error).__name__})
+            return Response(orjson.dumps({"error": "unexpected error; the journal has it"}), 500, media_type=JSON)
 
     async def _perform(self, operation: Operation, request: Request) -> Reply:
         principal = await self._principal(operation, request)
@@ -198,8 +202,3 @@ def _refused_path(request: Request, error: Exception) -> Response:
     words = {404: f"there is nothing at {request.url.path}", 405: f"{request.method} is not offered here"}
     body = {"error": words.get(error.status_code, error.detail), "hint": "the paths stand in /openapi.json"}
     return Response(orjson.dumps(body), error.status_code, error.headers, JSON)
-
-
-def _unexpected(request: Request, error: Exception) -> Response:
-    _journal.error("unexpected error", exc_info=error, extra={"action": "request", "path": request.url.path})
-    return Response(orjson.dumps({"error": "unexpected error; the journal has it"}), 500, media_type=JSON)

@@ -35,6 +35,13 @@ LIMIT_DEFAULT: Final = 100
 LIMIT_MAX: Final = 1_000  # of a listing's page; 1,000 versions with 20 columns are about 2 MB
 
 
+@dataclass(slots=True)
+class Failures:
+    """How often an operation met an error that the program has no name for. Counted on the event loop alone."""
+
+    count: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Control:
     """What the operations work with.
@@ -59,6 +66,7 @@ class Control:
     validations: threading.BoundedSemaphore
     preparing: threading.Lock = field(default_factory=threading.Lock)
     naming: threading.Lock = field(default_factory=threading.Lock)
+    failures: Failures = field(default_factory=Failures)
 
 
 class Takes(enum.Enum):

@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-
-from prometheus_client import CollectorRegistry
-from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
-from prometheus_client.registry import Collector
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
 
 from gateway.control.calls import Answer, Call, Control, Reply, Text
 from gateway.control.propagation import revisions, statuses_of
 from gateway.core.errors import GatewayError
 from gateway.core.rollouts import RolloutState
 from gateway.core.routes import RouteTable
-from gateway.metrics import SnapshotCollector
+from gateway.core.split import SLOTS
+from gateway.metrics import (
+    AUTOMATION_ON,
+    NEWEST_TABLE_REVISION,
+    QUARANTINED,
+    REGISTRY_UP,
+    REVISIONS_BEHIND,
+    ROLLOUT_STATE,
+    ROUTE_REVISION,
+    ROUTE_WEIGHT,
+    SHADOW_FRACTION,
+    UNEXPECTED_ERRORS,
+    VERSION_INFO,
+    Metric,
+    exposition,
+)
+from gateway.ports import Sample
 
-_ROLLOUTS_MAX = 1_000  # the newest; a route's last one is nearly always among them
+PROCESS: Final = "control"
+_ROLLOUTS_MAX: Final = 1_000  # the newest; a route's last one is nearly always among them
 
 
 def metrics(control: Control, _: Call) -> Text:
     """Return everything in Prometheus' text form."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(SnapshotCollector(control.snapshots))
-    registry.register(RegistryCollector(control))
-    return Text(generate_latest(registry), CONTENT_TYPE_LATEST)
+    return Text(*exposition(_Snapshots(control)))
 
 
 def live(_: Control, __: Call) -> Answer:
@@ -45,71 +55,53 @@ def ready(control: Control, _: Call) -> Reply:
     return Answer(body)
 
 
-class RegistryCollector(Collector):
-    """What the registry says, as Prometheus series."""
+class _Snapshots:
+    """Every process's numbers, this one's among them."""
 
     def __init__(self, control: Control) -> None:
         self._control = control
 
-    def collect(self) -> Iterator[Metric]:
-        """Yield the families; a registry that cannot be read leaves them out and says so in one."""
-        try:
-            table = self._control.registry.table()
-            families = [*_of_table(table), self._revisions(table), self._rollouts(table), self._automation()]
-        except GatewayError:
-            families = []
-        yield _gauge("gateway_registry_up", "Whether the control plane can read the registry.", [((), bool(families))])
-        yield from families
-
-    def describe(self) -> Iterable[Metric]:
-        """Return nothing: what there is depends on the registry."""
-        return ()
-
-    def _revisions(self, table: RouteTable) -> Metric:
-        """Return how many table revisions each worker is behind."""
-        running = revisions(self._control, statuses_of(self._control))
-        lags = [((worker,), float(table.revision - int(str(revision)))) for worker, revision in running.items()]
-        return _gauge("gateway_worker_revisions_behind", "Table revisions that a worker is behind.", lags, "worker")
-
-    def _rollouts(self, table: RouteTable) -> Metric:
-        """Return the state of each route's newest rollout, as one series per state."""
-        newest: dict[str, RolloutState] = {}
-        for rollout in self._control.registry.rollouts(limit=_ROLLOUTS_MAX):
-            newest.setdefault(rollout.route, rollout.state)
-        values = [
-            ((route, state.value), float(state is now))
-            for route, now in newest.items()
-            if route in table.routes
-            for state in RolloutState
-        ]
-        return _gauge("gateway_rollout_state", "1 for the state of a route's newest rollout.", values, "route", "state")
-
-    def _automation(self) -> Metric:
-        is_on = self._control.registry.automation().is_on
-        return _gauge("gateway_automation_on", "Whether the gateway may change routes by itself.", [((), float(is_on))])
+    def latest(self) -> Mapping[str, Sequence[Sample]]:
+        return {**self._control.snapshots.latest(), PROCESS: tuple(_own(self._control))}
 
 
-def _of_table(table: RouteTable) -> Iterator[Metric]:
-    routes = table.routes.values()
-    yield _gauge("gateway_route_table_revision", "Revision of the newest route table.", [((), float(table.revision))])
-    revisions_by_route = [((route.name,), float(route.revision)) for route in routes]
-    yield _gauge("gateway_route_revision", "Revision of a route.", revisions_by_route, "route")
-    weights = [
-        ((route.name, variant.name, variant.version), variant.weight / 10_000) for route in routes for variant in route.variants
-    ]
-    yield _gauge("gateway_route_weight_ratio", "Planned share of a route's requests.", weights, "route", "variant", "version")
-    fractions = [((route.name, one.name, one.version), one.fraction) for route in routes for one in route.shadows]
-    yield _gauge("gateway_shadow_ratio", "Share of a route's requests copied.", fractions, "route", "variant", "version")
-    info = InfoMetricFamily("gateway_version", "A version that a route or a champion needs.", labels=("model", "version"))
+def _own(control: Control) -> Iterator[Sample]:
+    yield _sample(UNEXPECTED_ERRORS, control.failures.count, "request")
+    try:
+        found = [*_of_table(control.registry.table()), *_of_changes(control)]
+    except GatewayError:  # a registry that is down is a number, not a failed scrape
+        found = []
+    yield _sample(REGISTRY_UP, bool(found))
+    yield from found
+
+
+def _of_table(table: RouteTable) -> Iterator[Sample]:
+    yield _sample(NEWEST_TABLE_REVISION, table.revision)
+    for route in table.routes.values():
+        yield _sample(ROUTE_REVISION, route.revision, route.name)
+        for variant in route.variants:
+            yield _sample(ROUTE_WEIGHT, variant.weight / SLOTS, route.name, variant.name, variant.version)
+        for shadow in route.shadows:
+            yield _sample(SHADOW_FRACTION, shadow.fraction, route.name, shadow.name, shadow.version)
     for (model, name), version in table.versions.items():
         is_champion = str(table.champions.get(model) == name).lower()
-        runtime = {"runtime": version.runtime.value, "runtime_version": version.runtime_version, "is_champion": is_champion}
-        info.add_metric((model, name), runtime)
-    yield info
+        yield _sample(VERSION_INFO, 1, model, name, version.runtime.value, version.runtime_version, is_champion)
 
 
-def _gauge(name: str, help: str, values: Iterable[tuple[tuple[str, ...], float]], *labels: str) -> Metric:
-    family = GaugeMetricFamily(name, help, labels=labels)
-    for label_values, value in values:
-        family.add_metric(label_values, float(value))
-    return family
+def _of_changes(control: Control) -> Iterator[Sample]:
+    table, now_s = control.registry.table(), control.clock.now_s()
+    for worker, status in statuses_of(control).items():
+        if worker in control.workers:
+            yield _sample(REVISIONS_BEHIND, table.revision - status.revision, worker)
+    newest: dict[str, RolloutState] = {}
+    for rollout in control.registry.rollouts(limit=_ROLLOUTS_MAX):
+        newest.setdefault(rollout.route, rollout.state)
+    for route, now in newest.items():
+        for state in RolloutState:
+            yield _sample(ROLLOUT_STATE, state is now, route, state.value)
+    yield _sample(AUTOMATION_ON, control.registry.automation().is_on)
+    yield _sample(QUARANTINED, sum(one.until_s > now_s for one in control.registry.quarantines()))
+
+
+def _sample(metric: Metric, value: float, *labels: str) -> Sample:
+    return Sample(metric.name, tuple(zip(metric.labels, labels, strict=True)), float(value))
