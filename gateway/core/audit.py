@@ -43,7 +43,7 @@ class AuditEntry:
 def entry_hash(entry: AuditEntry) -> str:
     """Return the sha256 of an entry's canonical JSON (sorted keys, no blanks), its own hash left out."""
     canonical = json.dumps(entry_body(entry), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
+    return sha256(canonical.encode()).hexdigest()
 
 
 def entry_body(entry: AuditEntry) -> Json:
@@ -66,10 +66,18 @@ def entry_body(entry: AuditEntry) -> Json:
 def chained(entry: AuditEntry) -> AuditEntry:
     """Return the entry with its hash, and its bodies as they will be read back.
 
-    Keys become text, tuples arrays; NaN and infinities, which JSON cannot hold, become the texts `nan`, `inf`, `-inf`.
+    Keys become text, tuples arrays; NaN and infinities, which JSON cannot hold, become the texts `nan`, `inf`, `-inf`; half a
+    surrogate pair, which no file takes, becomes a question mark.
     """
     plain = replace(
-        entry, before=_plain_object(entry.before), after=_plain_object(entry.after), evidence=_plain_object(entry.evidence)
+        entry,
+        principal=_encodable(entry.principal),
+        action=_encodable(entry.action),
+        subject=_encodable(entry.subject),
+        reason=_encodable(entry.reason),
+        before=_plain_object(entry.before),
+        after=_plain_object(entry.after),
+        evidence=_plain_object(entry.evidence),
     )
     return replace(plain, hash=entry_hash(plain))
 
@@ -112,11 +120,13 @@ def first_broken(entries: Iterable[AuditEntry], *, previous: str = FIRST_HASH, s
 
 
 def _plain_object(body: Mapping[str, object]) -> Json:
-    return {str(name): _plain(value) for name, value in body.items()}
+    return {_encodable(str(name)): _plain(value) for name, value in body.items()}
 
 
 def _plain(value: object) -> object:
     match value:
+        case str():
+            return _encodable(value)
         case float() if not math.isfinite(value):
             return str(value)
         case Mapping():
@@ -125,3 +135,7 @@ def _plain(value: object) -> object:
             return [_plain(item) for item in value]
         case _:
             return value
+
+
+def _encodable(text: str) -> str:
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
