@@ -36,8 +36,8 @@ class Outcome:
         key: The hashed assignment key; not empty, without a line break.
         value: In [0, 1]; 1 is as bad as can be.
         time_s: When the log learned of it, seconds since the epoch.
-        share: The chance with which the split gave this key to the challenger, in (0, 1): the challenger's weight out of
-            `SLOTS` in the route's revision that decided.
+        share: The chance with which the split gave this key to the challenger: its weight out of `SLOTS` in the route's revision
+            that decided.
     """
 
     side: Side
@@ -117,12 +117,12 @@ class TwoSample:
     def observe(self, outcome: Outcome) -> bool:
         """Take one outcome, in the log's merged order, and return whether its key counted.
 
-        Raises:
-            AssertionError: the value is outside [0, 1] or NaN, or the share is not inside (0, 1).
+        A share of 0 or 1 compares nothing, and its outcomes do not count.
         """
         assert 0.0 <= outcome.value <= 1.0, "an outcome lies in [0, 1]"
-        assert 0.0 < outcome.share < 1.0, "both variants answer"
         assert outcome.key, "a record without a key has that of its prediction"
+        if not 0.0 < outcome.share < 1.0:
+            return False
         self._roll(outcome.time_s)
         if outcome.key in self._seen:
             return False
@@ -131,6 +131,11 @@ class TwoSample:
         self._epoch.add(outcome.side is Side.CHALLENGER, outcome.value, outcome.share)
         self._best = max(self._best, self._epoch.log_e + log_weight(self._epoch.number))
         return True
+
+    @property
+    def has_reached_bound(self) -> bool:
+        """Whether any epoch's evidence ever reached the bound; much cheaper than a reading."""
+        return self._best >= -math.log(self._plan.alpha)
 
     def reading(self) -> EvidenceReading:
         """Return the evidence now.
@@ -358,8 +363,12 @@ class ShareTest:
         self._log_e = [0.0, 0.0]
 
     def observe(self, key: str, side: Side, share: float) -> None:
-        """Take the assignment of one live prediction; a key counts when it is first seen in a stage."""
-        assert 0.0 < share < 1.0, "both variants answer"
+        """Take the assignment of one live prediction; a key counts when it is first seen in a stage.
+
+        A share of 0 or 1 leaves nothing to test and does not count.
+        """
+        if not 0.0 < share < 1.0:
+            return
         if share != self._share or len(self._seen) >= self._keys_max:
             self._stage, self._share, self._seen = self._stage + 1, share, {}
             self._challenger, self._log_e = 0, [0.0, 0.0]
