@@ -61,7 +61,7 @@ class House:
             return self.process.wait()
 
 
-def start_house(data_dir: Path) -> House:
+def start_house(data_dir: Path, *, workers: int = WORKERS) -> House:
     """Start a gateway on `data_dir` and return once it is ready; its journal goes to `gateway.log` in that directory.
 
     Raises:
@@ -69,7 +69,7 @@ def start_house(data_dir: Path) -> House:
     """
     journal = data_dir / "gateway.log"
     command = [sys.executable, "-m", "gateway", "serve", "--data-dir", str(data_dir), "--host", "127.0.0.1"]
-    command += ["--port", "0", "--admin-port", "0", "--workers", str(WORKERS)]
+    command += ["--port", "0", "--admin-port", "0", "--workers", str(workers)]
     with journal.open("ab") as file:
         process = subprocess.Popen(  # noqa: S603 - our own program
             command,

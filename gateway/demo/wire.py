@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 HEAD_END: Final = b"\r\n\r\n"
 ANSWER_TIMEOUT_S: Final = 15.0  # three times a route's default deadline
@@ -61,8 +61,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin with an empty buffer."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is not a subclass
         self._received.clear()
 
     def connection_lost(self, exc: Exception | None) -> None:

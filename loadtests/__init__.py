@@ -1,0 +1,1 @@
+"""Measurements of the whole program; `loadtests/README.md` says how to read them."""

@@ -1,0 +1,280 @@
+"""How often a sound version is rolled back, and how fast a harmful one is: `python -m loadtests.detection [--runs N]`.
+
+Everything between a record and a decision is the build's own: the monitor's fold of a rollout, its guardrails, the policy and the
+split. Only the traffic is made up, from printed seeds. Beside it stand a dummy that alarms every k requests of the challenger and a
+one-sided z-test at 5 % that is looked at again and again, because a score means little without them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.special import betaincinv
+
+from gateway.core.evidence import Outcome as Contribution
+from gateway.core.evidence import Side, TwoSample
+from gateway.core.guardrails import DEFAULT_GUARDRAILS, Measure, Verdict, judge
+from gateway.core.policy import Advance, Attribution, Rollback, decide
+from gateway.core.records import Attempt, Kind, Outcome, PredictionRecord
+from gateway.core.rollouts import CHALLENGER, CHAMPION, Event, Plan, Rollout, apply_event, begin
+from gateway.core.routes import Route, champion_route
+from gateway.core.split import SLOTS, hashed_key, slot_of
+from gateway.monitor.watch import RolloutWatch
+
+EPOCH_S = 600.0
+REQUESTS = 6_000  # of one A/A rollout…
+RATE = 0.5  # …a second: over three hours, so that several epochs take part
+KEYS = 500
+LOOK_EVERY = 100  # requests between two looks of the peeked z-test: 60 looks a rollout
+DUMMY_EVERY = 100  # requests of the challenger
+HARMS = ((0.10, 0.20, 200, None), (0.10, 0.40, 30, 35), (0.001, 0.01, 550, None), (0.001, 0.05, 80, None))
+DETECTION_REQUESTS = 40_000
+DETECTION_RATE = 50.0
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Requests of one A/A rollout: a key each, and what either version would answer to it.
+
+    Attributes:
+        keys: Shape (requests,). Index of the caller.
+        errors, losses: Shape (requests,). 0 or 1, whichever version answers.
+    """
+
+    keys: np.ndarray
+    errors: np.ndarray
+    losses: np.ndarray
+
+
+def traffic(kind: str, rng: np.random.Generator) -> Traffic:
+    """Return the made-up traffic of one kind."""
+    uniform = rng.integers(0, KEYS, REQUESTS)
+    match kind:
+        case "uniform":  # every caller alike
+            return Traffic(uniform, rng.random(REQUESTS) < 0.05, rng.random(REQUESTS) < 0.2)
+        case "zipf":  # few callers send most, each with rates of its own
+            weights = 1.0 / np.arange(1, KEYS + 1)
+            keys = rng.choice(KEYS, REQUESTS, p=weights / weights.sum())
+            return _own_effects(keys, rng)
+        case "own effects":
+            return _own_effects(uniform, rng)
+        case "one always failing":  # with one request in twenty
+            keys = np.where(rng.random(REQUESTS) < 0.05, 0, uniform)
+            return Traffic(keys, (keys == 0) | (rng.random(REQUESTS) < 0.02), (keys == 0) | (rng.random(REQUESTS) < 0.2))
+        case _:
+            raise ValueError(kind)
+
+
+def _own_effects(keys: np.ndarray, rng: np.random.Generator) -> Traffic:
+    errors, losses = rng.beta(0.2, 1.8, KEYS), rng.beta(0.5, 2.0, KEYS)  # most callers hardly ever, some nearly always
+    return Traffic(keys, rng.random(REQUESTS) < errors[keys], rng.random(REQUESTS) < losses[keys])
+
+
+KINDS = ("uniform", "zipf", "own effects", "one always failing")
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What became of one A/A rollout under each rule."""
+
+    kind: str
+    is_rolled_back: bool
+    steps: int
+    is_peeked: bool
+    reason: str
+
+
+def sound_rollout(kind: str, seed: int) -> Verdicts:
+    """Run one rollout of two identical versions through the monitor's fold and the policy."""
+    rng = np.random.default_rng([seed, KINDS.index(kind)])
+    made = traffic(kind, rng)
+    rollout, route = started(f"salt-{seed}-{kind}", Plan())
+    watch = RolloutWatch(rollout, epoch_s=EPOCH_S)
+    names = [hashed_key(f"caller-{key}") for key in range(KEYS)]
+    slots = [slot_of(route.salt, f"caller-{key}") for key in range(KEYS)]
+    last_increase_s: float | None = None
+    looks, is_peeked, reason, next_s = [[0, 0], [0, 0]], False, "", 0.0
+    for at in range(REQUESTS):
+        now_s, key = at / RATE, int(made.keys[at])
+        assigned, share = route.owners[slots[key]], rollout.plan.steps[rollout.step] / SLOTS
+        is_urgent = watch.observe(record(assigned, names[key], bool(made.errors[at])), now_s, share)
+        loss = Contribution(Side(assigned), names[key], float(made.losses[at]), now_s, share)
+        is_urgent |= watch.observe_value(Measure.LOSS, loss)
+        tally = looks[assigned == CHALLENGER]
+        tally[0] += 1
+        tally[1] += int(made.errors[at])
+        is_peeked |= at % LOOK_EVERY == LOOK_EVERY - 1 and z_score(looks) > 1.645
+        if not is_urgent and now_s < next_s:
+            continue
+        next_s = now_s + 1.0
+        facts = watch.facts(now_s=now_s, frozen_by=Attribution.NONE, is_automation_on=True, last_increase_s=last_increase_s)
+        match decide(rollout, watch.findings(), facts):
+            case Rollback() as decision:
+                reason = decision.reason
+                break
+            case Advance() as decision:
+                rollout, route = apply_event(rollout, route, Event.ADVANCE, reason=decision.reason, now_s=now_s)
+                watch.learn(rollout)
+                last_increase_s = now_s
+    return Verdicts(kind, bool(reason), rollout.step, is_peeked, reason)
+
+
+def started(salt: str, plan: Plan) -> tuple[Rollout, Route]:
+    """Return a rollout at its first step, begun at time 0, and its route."""
+    route = champion_route("delays", "1")
+    return begin(route, id="r", challenger="2", plan=plan, salt=salt, now_s=0.0)
+
+
+TEMPLATE = PredictionRecord(
+    prediction_id="", time_s=0.0, kind=Kind.LIVE, model="delays", route="delays", revision=1, assigned=CHAMPION,
+    variant=CHAMPION, version="1", digest="", attempts=(), assignment_key="", is_keyed=True, inputs=(), outputs=(),
+    batch_rows=1, batch_position=0, runtime_version="", outcome=Outcome.OK, latency_us=500,
+)  # fmt: skip
+
+
+def record(assigned: str, key: str, is_fault: bool) -> PredictionRecord:
+    """Return a live record; a challenger that fails hard is answered for by the champion."""
+    outcome = Outcome.FAILED if is_fault else Outcome.OK
+    return replace(
+        TEMPLATE,
+        assigned=assigned,
+        variant=CHAMPION if is_fault else assigned,
+        attempts=(Attempt(assigned, "2" if assigned == CHALLENGER else "1", outcome, 400),),
+        assignment_key=key,
+    )
+
+
+def z_score(tallies: Sequence[Sequence[int]]) -> float:
+    """Return the one-sided two-sample z of (count, bad) for champion and challenger."""
+    (n_a, bad_a), (n_b, bad_b) = tallies
+    pooled = (bad_a + bad_b) / max(n_a + n_b, 1)
+    if not n_a or not n_b or not 0.0 < pooled < 1.0:
+        return 0.0
+    return (bad_b / n_b - bad_a / n_a) / math.sqrt(pooled * (1.0 - pooled) * (1.0 / n_a + 1.0 / n_b))
+
+
+@dataclass(frozen=True)
+class Delays:
+    """Challenger requests until harm was found, infinite where it was not."""
+
+    alone: float
+    policy: float
+    peeked: float
+
+
+def harmful_rollout(champion: float, challenger: float, seed: int) -> Delays:
+    """Run one rollout whose challenger fails more often, every request with a key of its own."""
+    rng = np.random.default_rng([seed, round(champion * 1e6), round(challenger * 1e6)])
+    rollout, route = started(f"salt-{seed}", Plan(advances_itself=False))
+    watch = RolloutWatch(rollout, epoch_s=EPOCH_S)
+    rail = replace(DEFAULT_GUARDRAILS[0], alpha_share=1.0)
+    evidence = TwoSample(rail.evidence_plan(0.01, EPOCH_S))
+    share = rollout.plan.steps[0] / SLOTS
+    looks, delays = [[0, 0], [0, 0]], {}
+    for at, chance in enumerate(chances(rng)):
+        now_s, key = at / DETECTION_RATE, f"{seed}-{at}"
+        assigned = route.owners[slot_of(route.salt, key)]
+        is_fault = chance < (challenger if assigned == CHALLENGER else champion)
+        tally = looks[assigned == CHALLENGER]
+        tally[0] += 1
+        tally[1] += is_fault
+        if "alone" not in delays:
+            evidence.observe(Contribution(Side(assigned), key, float(is_fault), now_s, share))
+            if evidence.has_reached_bound and judge(rail, evidence.reading()).verdict is Verdict.FAIL:
+                delays["alone"] = looks[1][0]
+        if "policy" not in delays and watch.observe(record(assigned, key, is_fault), now_s, share):
+            facts = watch.facts(now_s=now_s, frozen_by=Attribution.NONE, is_automation_on=True, last_increase_s=None)
+            if isinstance(decide(rollout, watch.findings(), facts), Rollback):
+                delays["policy"] = looks[1][0]
+        if "peeked" not in delays and at % LOOK_EVERY == LOOK_EVERY - 1 and z_score(looks) > 1.645:
+            delays["peeked"] = looks[1][0]
+        if len(delays) == 3:
+            break
+    return Delays(*(delays.get(rule, math.inf) for rule in ("alone", "policy", "peeked")))
+
+
+def chances(rng: np.random.Generator) -> Iterator[float]:
+    """Yield uniform numbers, `DETECTION_REQUESTS` of them."""
+    for _ in range(DETECTION_REQUESTS // 1_000):
+        yield from rng.random(1_000).tolist()
+
+
+def upper_limit(hits: int, runs: int) -> float:
+    """Return the one-sided 95 % upper limit of a proportion (Clopper and Pearson)."""
+    return 1.0 if hits == runs else float(betaincinv(hits + 1, runs - hits, 0.95))
+
+
+def report_sound(runs: int, seed: int, pool: ProcessPoolExecutor) -> bool:
+    """Print the table of sound versions and return whether the target is met."""
+    kinds = [KINDS[at % len(KINDS)] for at in range(runs)]
+    verdicts = list(pool.map(sound_rollout, kinds, range(seed, seed + runs), chunksize=5))
+    print(
+        f"\nSound versions: {runs} rollouts of {REQUESTS:,} requests over {REQUESTS / RATE / 3600:.1f} h, from 10 %, seeds from {seed}"
+    )
+    print(f"{'traffic':<20}{'rollouts':>9}{'rolled back':>12}{'≤ (95 %)':>10}{'advanced':>10}{'peeked z':>10}{'dummy':>8}")
+    for kind in (*KINDS, "all"):
+        chosen = [verdict for verdict in verdicts if kind in (verdict.kind, "all")]
+        count, back = len(chosen), sum(verdict.is_rolled_back for verdict in chosen)
+        advanced, peeked = (
+            sum(map(bool, column)) / count for column in zip(*((v.steps, v.is_peeked) for v in chosen), strict=True)
+        )
+        print(
+            f"{kind:<20}{count:>9}{back:>8}{back / count:>4.0%}{upper_limit(back, count):>10.2%}"
+            f"{advanced:>10.0%}{peeked:>10.0%}{1:>8.0%}"
+        )
+    for verdict in verdicts:
+        if verdict.is_rolled_back:
+            print(f"  {verdict.kind}: {verdict.reason}")
+    return sum(verdict.is_rolled_back for verdict in verdicts) <= 0.01 * runs
+
+
+def report_harmful(runs: int, seed: int, pool: ProcessPoolExecutor) -> bool:
+    """Print the table of harmful versions and return whether the targets are met."""
+    print(
+        f"\nHarm found, in requests of a 10 % challenger: {runs} rollouts a row, at most {DETECTION_REQUESTS:,} requests, seeds from {seed}"
+    )
+    print(
+        f"{'errors':<16}{'alone, α .01':>13}{'90 %':>7}{'target':>8}{'missed':>8}"
+        f"{'default plan':>14}{'90 %':>7}{'target':>8}{'missed':>8}{'peeked z':>10}{'dummy':>7}"
+    )
+    is_met = True
+    for champion, challenger, alone_max, policy_max in HARMS:
+        found = list(pool.map(harmful_rollout, [champion] * runs, [challenger] * runs, range(seed, seed + runs), chunksize=5))
+        alone, policy, peeked = (sorted(column) for column in zip(*((d.alone, d.policy, d.peeked) for d in found), strict=True))
+        at = statistics.median_low
+        is_met &= at(alone) <= alone_max and (policy_max is None or at(policy) <= policy_max)
+        print(
+            f"{f'{champion:.1%} → {challenger:.1%}':<16}{at(alone):>13.0f}{alone[int(0.9 * runs)]:>7.0f}{alone_max:>8}"
+            f"{alone.count(math.inf) / runs:>8.0%}{at(policy):>14.0f}{policy[int(0.9 * runs)]:>7.0f}{policy_max or '–':>8}"
+            f"{policy.count(math.inf) / runs:>8.0%}{at(peeked):>10.0f}{DUMMY_EVERY:>7}"
+        )
+    return is_met
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run both tables; exit 1 when a target is missed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--runs", type=int, default=300, help="rollouts of sound versions; a third as many a row of harmful ones")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--processes", type=int, default=2)
+    options = parser.parse_args(arguments)
+    began = time.monotonic()
+    with ProcessPoolExecutor(options.processes) as pool:
+        met = [report_sound(options.runs, options.seed, pool), report_harmful(max(options.runs // 3, 20), options.seed, pool)]
+    print(
+        f"\nThe dummy alarms at every {DUMMY_EVERY}th request of the challenger, sound or not. {time.monotonic() - began:.0f} s."
+    )
+    print("Targets met." if all(met) else "A target was missed.")
+    return 0 if all(met) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""A gateway to measure: started, pinned, with the small model registered and its routes made; and its log seen from outside."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from adapters.logs.segments import SegmentReader
+from adapters.stores.checkpoints import SqliteCheckpoints
+from gateway.core.records import Cursor
+from gateway.core.split import SLOTS
+from gateway.demo.house import House, start_house
+from loadtests import model
+from loadtests.processes import Server, pin_gateway
+
+ROUTE, SHADOWED = "small", "small-shadowed"
+CATCH_UP_S = 300.0  # for a monitor that fell behind while the load was closed; more would be no catching up
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A running gateway and its processes by plane or worker."""
+
+    house: House
+    planes: dict[str, int]
+
+    def server(self, name: str) -> Server:
+        """Return the one worker as something to load."""
+        return Server(name, self.planes["w0"], self.house.url)
+
+    def records(self) -> int:
+        """Return how many records the worker has written since it first started."""
+        with self.house.admin() as admin:
+            lines = admin.metrics().splitlines()
+        return int(sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("gateway_log_records_total")))
+
+    def log_end(self) -> Cursor:
+        """Return where each stream of the log ends now."""
+        reader = SegmentReader(self.house.data_dir / "log")
+        return {stream: reader.end(stream) for stream in reader.streams()}
+
+    def caught_up_s(self) -> float:
+        """Wait until the monitor has passed what is in the log now; return the seconds it took.
+
+        Raises:
+            TimeoutError: it had not within `CATCH_UP_S`.
+        """
+        end, start_s = self.log_end(), time.monotonic()
+        checkpoints = SqliteCheckpoints(self.house.data_dir / "checkpoints.db")
+        while time.monotonic() < start_s + CATCH_UP_S:
+            saved = checkpoints.load("monitor")
+            if saved is not None and all(saved[0].get(stream, 0) >= offset for stream, offset in end.items()):
+                return time.monotonic() - start_s
+            time.sleep(0.1)
+        raise TimeoutError(f"the monitor did not catch up within {CATCH_UP_S:.0f} s")
+
+
+@contextlib.contextmanager
+def measured_gateway(directory: Path, *, workers: int = 1) -> Iterator[Measured]:
+    """Run a gateway with everything on, two versions of the small model, and a route with and one without a shadow."""
+    house = start_house(directory, workers=workers)
+    try:
+        with house.admin() as admin:
+            reference = model.write_reference(directory / "reference.csv")
+            for seed in (7, 8):
+                artifact = model.write_model(directory / f"small-{seed}.onnx", seed=seed)
+                admin.register(ROUTE, artifact, metadata=model.metadata(), reference_path=reference)
+            plain = {"model": ROUTE, "variants": [{"name": "champion", "version": "1", "weight": SLOTS}]}
+            admin.put_route(ROUTE, plain, if_match=0)
+            shadows = [{"name": "candidate", "version": "2", "fraction": 1.0}]
+            admin.put_route(SHADOWED, {**plain, "shadows": shadows}, if_match=0)
+        yield Measured(house, pin_gateway(house.process.pid))
+    finally:
+        code = house.stop()
+        if code != 0:
+            print(f"the gateway ended with code {code}", file=sys.stderr)
