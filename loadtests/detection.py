@@ -1,8 +1,8 @@
 """How often a sound version is rolled back, and how fast a harmful one is: `python -m loadtests.detection [--runs N]`.
 
 Everything between a record and a decision is the build's own: the monitor's fold of a rollout, its guardrails, the policy and the
-split. Only the traffic is made up, from printed seeds. Beside it stand a dummy that alarms every k requests of the challenger and a
-one-sided z-test at 5 % that is looked at again and again, because a score means little without them.
+split. Only the traffic is made up, from printed seeds. Beside it stand a dummy that alarms every k requests of the challenger and
+a one-sided z-test at 5 % that is looked at again and again, because a score means little without them.
 """
 
 from __future__ import annotations
