@@ -119,6 +119,20 @@ VERSION_INFO: Final = Metric(
     ("model", "version", "runtime", "runtime_version", "is_champion"),
 )
 REGISTRY_UP: Final = Metric("gateway_registry_up", Type.GAUGE, "Whether the control plane can read the registry.")
+ARCHIVE_RECORDS: Final = Metric("gateway_archive_records_total", Type.COUNTER, "Predictions copied to the archive.")
+ARCHIVE_LAG: Final = Metric(
+    "gateway_archive_lag_seconds", Type.GAUGE, "Age of the oldest closed segment that is not in the archive; 0 when all are."
+)
+ARCHIVE_FAILURES: Final = Metric(
+    "gateway_archive_failures_total", Type.COUNTER, "Steps of the archive that failed and are tried again."
+)
+ARCHIVE_DROPPED_FILES: Final = Metric(
+    "gateway_archive_dropped_files_total", Type.COUNTER, "Parquet files removed because they were older than archive.keep_s."
+)
+LOG_SEGMENTS: Final = Metric("gateway_log_segments", Type.GAUGE, "Closed segments of the prediction log still kept.")
+LOG_SEGMENTS_REMOVED: Final = Metric(
+    "gateway_log_segments_removed_total", Type.COUNTER, "Segments removed after archive and monitor had passed them."
+)
 METRICS_OVERFLOW: Final = Metric("gateway_metrics_overflow_total", Type.COUNTER, "What was counted after the bank was full.")
 
 METRICS: Final[tuple[Metric, ...]] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))

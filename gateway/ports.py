@@ -7,7 +7,7 @@ No driver's error crosses a port: an adapter raises a `PortFault` or a `ModelFau
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Protocol
@@ -441,8 +441,13 @@ class Archive(Protocol):
     def ground_truth(self, prediction_ids: Sequence[str]) -> Mapping[str, Sequence[Json]]:
         """Return the archived ground truth of predictions, the oldest first; those without any are left out."""
 
-    def export(self, wanted: Filter, to: PurePath) -> int:
-        """Write the matching predictions to one new Parquet file, one row per row of a prediction; return the predictions."""
+    def export(self, wanted: Filter, to: PurePath, *, tail: Callable[[Cursor], Iterable[Json]] = lambda _taken: ()) -> int:
+        """Write the matching predictions to one new Parquet file, one row per row of a prediction; return the predictions.
+
+        Args:
+            tail: Called once with how far each stream is in the archive; returns the log's objects after that, which are
+                matched and written as well.
+        """
 
     def drop(self, before_s: float) -> int:
         """Remove every file that holds nothing from `before_s` (seconds since the epoch) on; return the files removed."""

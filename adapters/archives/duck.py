@@ -11,7 +11,7 @@ import contextlib
 import json
 import math
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path, PurePath
@@ -21,11 +21,11 @@ from urllib.parse import quote
 import duckdb
 
 from adapters.archives.columns import GROUND_TRUTH, PREDICTION, TENSOR, WIDTH_MAX, rows_query
-from adapters.archives.manifest import File, Manifest, flush, load_manifest, swap_manifest
+from adapters.archives.manifest import File, Manifest, flush, load_manifest, manifest_age, swap_manifest
 from adapters.archives.plain import holds_raw, longest_line, write_plain
 from gateway.core.errors import ArchiveFailed
 from gateway.core.fields import Json
-from gateway.core.records import Offset
+from gateway.core.records import Cursor, Offset
 from gateway.ports import Filter, Segment
 
 FORMS_MAX: Final = 100  # of tensors in one segment that get columns; variable widths could make one file per record
@@ -115,6 +115,7 @@ class DuckArchive:
         self._directory = directory
         self._is_clean = False
         self._dropped: list[str] = []
+        self._read: tuple[tuple[int, int, int], Manifest] = ((-1, 0, 0), Manifest())
         self._spill = tempfile.TemporaryDirectory(prefix="headgate-archive-")
         with _archive_errors(directory):
             directory.mkdir(parents=True, exist_ok=True)
@@ -131,7 +132,7 @@ class DuckArchive:
     def take(self, segment: Segment) -> int:
         """Copy a segment to Parquet and list it; see `Archive.take`."""
         with _archive_errors(self._directory):
-            manifest = load_manifest(self._directory)
+            manifest = self._manifest()
             self._sweep(manifest)
             if segment.next <= manifest.taken.get(segment.stream, 0):
                 return 0
@@ -144,12 +145,12 @@ class DuckArchive:
     def taken(self, stream: str) -> Offset:
         """Return the offset up to which a stream is in the archive."""
         with _archive_errors(self._directory):
-            return Offset(load_manifest(self._directory).taken.get(stream, 0))
+            return Offset(self._manifest().taken.get(stream, 0))
 
     def query(self, wanted: Filter) -> Iterator[Json]:
         """Yield the matching predictions, the newest first; see `Archive.query`."""
         with _archive_errors(self._directory):
-            files = _holding(load_manifest(self._directory).predictions(), wanted)
+            files = _holding(self._manifest().predictions(), wanted)
         left = wanted.limit
         for since_s, until_s in _spans(files, wanted):
             for page in self._pages(files, replace(wanted, since_s=since_s, until_s=until_s, limit=left)):
@@ -165,7 +166,7 @@ class DuckArchive:
             return found
         first, last = min(prediction_ids), max(prediction_ids)
         with _archive_errors(self._directory), self._cursor() as cursor:
-            files = load_manifest(self._directory).ground_truth()
+            files = self._manifest().ground_truth()
             paths = self._paths(file for file in files if file.first_id <= last and file.last_id >= first)
             rows = cursor.execute(_TRUTH_OF, {"paths": paths, "ids": list(prediction_ids)}).fetchall() if paths else []
         for prediction_id, row, value, observed_at, time_s, principal in rows:
@@ -173,14 +174,14 @@ class DuckArchive:
             found.setdefault(prediction_id, []).append(truth)
         return found
 
-    def export(self, wanted: Filter, to: PurePath) -> int:
+    def export(self, wanted: Filter, to: PurePath, *, tail: Callable[[Cursor], Iterable[Json]] = lambda _taken: ()) -> int:
         """Write the matching predictions to one new Parquet file; see `Archive.export`."""
         with _archive_errors(self._directory), self._cursor() as cursor, self._staging() as staged:
-            manifest = load_manifest(self._directory)
-            nothing = self._nothing(cursor, staged)
+            manifest = self._manifest()
+            open_paths, open_truth_paths = self._staged(cursor, tail(_cursor(manifest)), staged)
             bound = {
-                "paths": [nothing[0], *self._paths(_holding(manifest.predictions(), wanted))],
-                "truth_paths": [nothing[1], *self._paths(manifest.ground_truth())],
+                "paths": [*open_paths, *self._paths(_holding(manifest.predictions(), wanted))],
+                "truth_paths": [*open_truth_paths, *self._paths(manifest.ground_truth())],
                 **_bound(wanted),
             }
             found = cursor.sql(_EXPORT, params=bound)
@@ -192,7 +193,7 @@ class DuckArchive:
     def drop(self, before_s: float) -> int:
         """Remove every file that holds nothing newer; see `Archive.drop`."""
         with _archive_errors(self._directory):
-            manifest = load_manifest(self._directory)
+            manifest = self._manifest()
             self._remove_dropped()
             kept = tuple(file for file in manifest.files if file.last_s >= before_s)
             if len(kept) < len(manifest.files):
@@ -204,6 +205,13 @@ class DuckArchive:
         """Close the database and remove what it spilled."""
         self._database.close()
         self._spill.cleanup()
+
+    def _manifest(self) -> Manifest:
+        """Return the manifest as it is now, reading it only when it was swapped."""
+        age = manifest_age(self._directory)
+        if age != self._read[0]:
+            self._read = (age, load_manifest(self._directory))
+        return self._read[1]
 
     def _copied(self, segment: Segment) -> list[File]:
         """Write a segment's Parquet files, durable but listed nowhere yet."""
@@ -275,15 +283,25 @@ class DuckArchive:
         with tempfile.TemporaryDirectory(dir=self._spill.name) as staged:
             yield Path(staged)
 
-    def _nothing(self, cursor: duckdb.DuckDBPyConnection, staged: Path) -> tuple[str, str]:
-        """Return files of predictions and ground truth with every fixed column and no row: an export of nothing has columns."""
-        empty = staged / "empty.jsonl"
-        empty.touch()
-        self._load(cursor, empty, staged)
-        predictions, truths = str(staged / "predictions.parquet"), str(staged / "ground_truth.parquet")
-        cursor.sql(rows_query([[], []]), params={"route": "", "date": "", "form": ""}).write_parquet(predictions)
-        cursor.sql(_TRUTH, params={"date": ""}).write_parquet(truths)
-        return predictions, truths
+    def _staged(self, cursor: duckdb.DuckDBPyConnection, bodies: Iterable[Json], staged: Path) -> tuple[list[str], list[str]]:
+        """Write the log's objects to Parquet and return the paths of predictions and of ground truth.
+
+        There is always one file of each that holds every fixed column, so that an export of nothing has columns too.
+        """
+        lines = staged / "tail.jsonl"
+        with lines.open("w") as file:
+            file.writelines(json.dumps(body) + "\n" for body in bodies)
+        self._load(cursor, lines, staged)
+        groups = [("", "", "[[],[]]"), *(group[:3] for group in cursor.execute(_GROUPS).fetchall())]
+        paths = [str(staged / f"{number}.parquet") for number in range(len(groups))]
+        for path, (route, date, form) in zip(paths, groups, strict=True):
+            rows = cursor.sql(rows_query(json.loads(form)), params={"route": route, "date": date, "form": form})
+            rows.write_parquet(path, row_group_size=ROW_GROUP_ROWS)
+        truths = [("",), *(group[:1] for group in cursor.execute(_TRUTH_GROUPS).fetchall())]
+        truth_paths = [str(staged / f"truth-{number}.parquet") for number in range(len(truths))]
+        for path, (date,) in zip(truth_paths, truths, strict=True):
+            cursor.sql(_TRUTH, params={"date": date}).write_parquet(path)
+        return paths, truth_paths
 
     def _sweep(self, manifest: Manifest) -> None:
         """Remove what a crash left behind: files that the manifest does not name. Once, before the first write."""
@@ -300,6 +318,10 @@ class DuckArchive:
         for path in self._dropped:
             (self._directory / path).unlink(missing_ok=True)
         self._dropped = []
+
+
+def _cursor(manifest: Manifest) -> Cursor:
+    return {stream: Offset(taken) for stream, taken in manifest.taken.items()}
 
 
 def _holding(files: Sequence[File], wanted: Filter) -> list[File]:

@@ -70,6 +70,15 @@ def load_manifest(directory: Path) -> Manifest:
     return Manifest(dict(body["taken"]), tuple(File(**file) for file in body["files"]))
 
 
+def manifest_age(directory: Path) -> tuple[int, int, int]:
+    """Return what changes whenever the manifest is swapped."""
+    try:
+        found = (directory / _NAME).stat()
+    except FileNotFoundError:
+        return (0, 0, 0)
+    return (found.st_ino, found.st_mtime_ns, found.st_size)
+
+
 def swap_manifest(directory: Path, manifest: Manifest) -> None:
     """Replace the manifest; durable when it returns, and a reader sees the old one or the new one."""
     body = {"format": FORMAT, "taken": dict(manifest.taken), "files": [dataclasses.asdict(file) for file in manifest.files]}

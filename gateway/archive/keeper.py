@@ -1,0 +1,136 @@
+"""The archive plane: closed segments become Parquet; what archive and monitor have passed leaves the log; old Parquet goes.
+
+Goes on from the archive's manifest after a crash and keeps no state of its own. A failure is counted and tried again at the
+next turn: the log keeps a segment until the archive has it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.core.errors import PortFault
+from gateway.metrics import (
+    ARCHIVE_DROPPED_FILES,
+    ARCHIVE_FAILURES,
+    ARCHIVE_LAG,
+    ARCHIVE_RECORDS,
+    LOG_SEGMENTS,
+    LOG_SEGMENTS_REMOVED,
+    cell,
+)
+from gateway.ports import Archive, CheckpointStore, Clock, MetricsBank, PredictionLogReader, Segment, SegmentStore
+from gateway.settings import ArchiveSettings, Settings
+
+DROP_S: Final = 600.0  # between two looks for old Parquet; retention is counted in days
+MONITOR: Final = "monitor"  # the consumer whose checkpoint holds segments back
+_journal = logging.getLogger(__name__)
+
+
+def run_keeper(
+    *,
+    settings: Settings,
+    log: PredictionLogReader,
+    segments: SegmentStore,
+    archive: Archive,
+    checkpoints: CheckpointStore,
+    metrics: MetricsBank,
+    clock: Clock,
+    stop: threading.Event,
+) -> None:
+    """Keep the archive until `stop` is set; a segment that is being copied is finished first."""
+    keeper = Keeper(settings.archive, log, segments, archive, checkpoints, metrics, clock)
+    while not stop.is_set():
+        keeper.turn(stop)
+        stop.wait(settings.archive.poll_s)
+
+
+@dataclass(slots=True)
+class Keeper:
+    """One turn after another of the archive's work."""
+
+    settings: ArchiveSettings
+    log: PredictionLogReader
+    segments: SegmentStore
+    archive: Archive
+    checkpoints: CheckpointStore
+    metrics: MetricsBank
+    clock: Clock
+    dropped_s: float = float("-inf")
+
+    def turn(self, stop: threading.Event) -> None:
+        """Do once what there is to do for every stream."""
+        kept: list[Segment] = []
+        waiting: list[Segment] = []
+        for stream in self._streams():
+            closed = self._closed(stream)
+            waiting += self._take(closed, stop)
+            kept += self._remove(closed)
+        self._drop()
+        oldest_s = min((segment.closed_at_s for segment in waiting), default=None)
+        cell(self.metrics, ARCHIVE_LAG).set(0.0 if oldest_s is None else max(0.0, self.clock.now_s() - oldest_s))
+        cell(self.metrics, LOG_SEGMENTS).set(len(kept))
+
+    def _streams(self) -> Sequence[str]:
+        try:
+            return self.log.streams()
+        except PortFault as fault:
+            self._failed(fault)
+            return ()
+
+    def _closed(self, stream: str) -> Sequence[Segment]:
+        try:
+            return self.segments.closed(stream)
+        except PortFault as fault:
+            self._failed(fault)
+            return ()
+
+    def _take(self, closed: Sequence[Segment], stop: threading.Event) -> Sequence[Segment]:
+        """Archive segments in order and return those that still wait; one that fails holds back its own stream only."""
+        for at, segment in enumerate(closed):
+            if stop.is_set():
+                return closed[at:]
+            try:
+                cell(self.metrics, ARCHIVE_RECORDS).add(self.archive.take(segment))
+            except PortFault as fault:
+                self._failed(fault)
+                return closed[at:]
+        return ()
+
+    def _remove(self, closed: Sequence[Segment]) -> Sequence[Segment]:
+        """Remove segments that are old enough and that archive and monitor have passed; return what stays."""
+        due_s = self.clock.now_s() - self.settings.keep_segments_s
+        old = [segment for segment in closed if segment.closed_at_s <= due_s]
+        if not old:
+            return closed
+        try:
+            monitored = self.checkpoints.load(MONITOR)
+            passed = monitored[0].get(old[0].stream, 0) if monitored else 0
+            gone = {segment.next for segment in old if segment.next <= min(passed, self.archive.taken(segment.stream))}
+            for segment in closed:
+                if segment.next in gone:
+                    self.segments.remove(segment)
+        except PortFault as fault:
+            self._failed(fault)
+            return closed
+        cell(self.metrics, LOG_SEGMENTS_REMOVED).add(len(gone))
+        return [segment for segment in closed if segment.next not in gone]
+
+    def _drop(self) -> None:
+        now_s = self.clock.monotonic_s()
+        if now_s - self.dropped_s < DROP_S:
+            return
+        self.dropped_s = now_s
+        try:
+            dropped = self.archive.drop(self.clock.now_s() - self.settings.keep_s)
+        except PortFault as fault:
+            self._failed(fault)
+            return
+        cell(self.metrics, ARCHIVE_DROPPED_FILES).add(dropped)
+
+    def _failed(self, fault: PortFault) -> None:
+        cell(self.metrics, ARCHIVE_FAILURES).add(1)
+        _journal.error("the archive could not go on", extra={"action": "archive", "reason": str(fault)})

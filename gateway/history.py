@@ -1,0 +1,147 @@
+"""Every logged prediction, wherever it lies: the archive, and the end of the log that is not in it yet.
+
+Reads both through their ports, the newest first, and holds only a page of predictions and the outcomes of the log's end.
+A segment may move from the log to the archive while this reads; nothing is then shown twice and nothing is missed.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePath
+from typing import Final, cast
+
+from gateway.core.fields import Json
+from gateway.core.record_bodies import ground_truth_body, prediction_body
+from gateway.core.records import Cursor, GroundTruthRecord, Offset, PredictionRecord, Record
+from gateway.ports import Archive, Filter, PredictionLogReader
+
+PAGE: Final = 100  # records read, and predictions joined with their ground truth, at once
+CLOCK_STEP_S: Final = 60.0  # how far a clock may have stepped back between a prediction's id and its record
+Truths = dict[str, list[Json]]
+
+
+def predictions(wanted: Filter, *, archive: Archive, log: PredictionLogReader) -> Iterator[Json]:
+    """Yield the matching predictions as `docs/log-format.md` has them, each with its `ground_truth`, the newest first.
+
+    Raises:
+        ArchiveFailed, LogFailed: it could not be read.
+    """
+    truths: Truths = {}
+    tails = [_backwards(log, stream, archive.taken(stream)) for stream in log.streams()]
+    recent = _recent(heapq.merge(*tails, key=_age), wanted, truths)
+    merged = heapq.merge(recent, archive.query(wanted), key=lambda body: -cast("float", body["time"]))
+    newest = itertools.islice(_once(merged), wanted.limit)
+    while page := list(itertools.islice(newest, PAGE)):
+        yield from _with_ground_truth(page, truths, archive)
+
+
+def export(wanted: Filter, to: PurePath, *, archive: Archive, log: PredictionLogReader) -> int:
+    """Write the matching predictions to one new Parquet file, and return their number.
+
+    Raises:
+        ArchiveFailed, LogFailed: the file is not complete.
+    """
+    return archive.export(wanted, to, tail=lambda taken: _bodies_after(taken, log))
+
+
+def _backwards(log: PredictionLogReader, stream: str, down_to: Offset) -> Iterator[Record]:
+    """Yield a stream's records from its end down to an offset."""
+    before = log.end(stream)
+    while before > down_to:
+        page = log.read_before(stream, before, PAGE)
+        for offset, record in reversed(page.records):
+            if offset < down_to:
+                return
+            yield record
+        if page.next == before:
+            return
+        before = page.next
+
+
+def _age(record: Record) -> float:
+    return -record.time_s
+
+
+def _recent(records: Iterator[Record], wanted: Filter, truths: Truths) -> Iterator[Json]:
+    """Yield the matching predictions among records, the newest first, and gather ground truth on the way.
+
+    Ground truth is newer than its prediction, so whoever has a prediction from here has seen all of its ground truth.
+    """
+    since_s = max(wanted.since_s or 0.0, _made_after_s(wanted.prediction_id))
+    for record in records:
+        if record.time_s < since_s:
+            return
+        match record:
+            case PredictionRecord() if _matches(record, wanted):
+                yield prediction_body(record)
+            case GroundTruthRecord() if wanted.prediction_id in ("", record.prediction_id):
+                truths.setdefault(record.prediction_id, []).append(_truth(record))
+            case _:
+                pass
+
+
+def _made_after_s(prediction_id: str) -> float:
+    """Return a time that is surely before the prediction's record, from the milliseconds in its id; 0 when it holds none."""
+    try:
+        id = uuid.UUID(prediction_id)
+    except ValueError:
+        return 0.0
+    return (id.int >> 80) / 1e3 - CLOCK_STEP_S if id.version == 7 else 0.0
+
+
+def _matches(record: PredictionRecord, wanted: Filter) -> bool:
+    return (
+        wanted.route in ("", record.route)
+        and wanted.version in ("", record.version)
+        and wanted.prediction_id in ("", record.prediction_id)
+        and (wanted.until_s is None or record.time_s < wanted.until_s)
+    )
+
+
+def _truth(record: GroundTruthRecord) -> Json:
+    body = ground_truth_body(record)
+    return {name: body[name] for name in ("row", "value", "observed_at", "time", "principal")}
+
+
+def _once(bodies: Iterator[Json]) -> Iterator[Json]:
+    """Yield each prediction once: equal times are neighbours, and so are the two copies of a record that just moved."""
+    now: object = None
+    seen: set[object] = set()
+    for body in bodies:
+        if body["time"] != now:
+            now = body["time"]
+            seen.clear()
+        if body["prediction_id"] not in seen:
+            seen.add(body["prediction_id"])
+            yield body
+
+
+def _with_ground_truth(page: Sequence[Json], truths: Truths, archive: Archive) -> Iterator[Json]:
+    """Yield predictions with what the archive and the log's end know of their outcome, the oldest first."""
+    archived: Mapping[str, Sequence[Json]] = archive.ground_truth(
+        [cast("str", body["prediction_id"]) for body in page if "ground_truth" not in body]
+    )
+    for body in page:
+        id = cast("str", body["prediction_id"])
+        known = list(cast("Sequence[Json]", body.get("ground_truth", archived.get(id, ()))))
+        fresh = [truth for truth in reversed(truths.pop(id, [])) if truth not in known]
+        yield {**body, "ground_truth": known + fresh}
+
+
+def _bodies_after(taken: Cursor, log: PredictionLogReader) -> Iterator[Json]:
+    """Yield the object of every prediction and ground truth after a cursor."""
+    for stream in log.streams():
+        after = max(taken.get(stream, Offset(0)), log.oldest(stream))
+        while (page := log.read(stream, after)).next != after:
+            for _, record in page.records:
+                match record:
+                    case PredictionRecord():
+                        yield prediction_body(record)
+                    case GroundTruthRecord():
+                        yield ground_truth_body(record)
+                    case _:
+                        pass
+            after = page.next
