@@ -15,7 +15,7 @@ from gateway.core.records import Cursor
 from gateway.core.split import SLOTS
 from gateway.demo.house import House, start_house
 from loadtests import model
-from loadtests.processes import Server, pin_gateway
+from loadtests.processes import Server, pin_gateway, planes
 
 ROUTE, SHADOWED = "small", "small-shadowed"
 CATCH_UP_S = 300.0  # for a monitor that fell behind while the load was closed; more would be no catching up
@@ -60,7 +60,7 @@ class Measured:
 
 
 @contextlib.contextmanager
-def measured_gateway(directory: Path, *, workers: int = 1) -> Iterator[Measured]:
+def measured_gateway(directory: Path, *, workers: int = 1, is_pinned: bool = True) -> Iterator[Measured]:
     """Run a gateway with everything on, two versions of the small model, and a route with and one without a shadow."""
     house = start_house(directory, workers=workers)
     try:
@@ -73,7 +73,7 @@ def measured_gateway(directory: Path, *, workers: int = 1) -> Iterator[Measured]
             admin.put_route(ROUTE, plain, if_match=0)
             shadows = [{"name": "candidate", "version": "2", "fraction": 1.0}]
             admin.put_route(SHADOWED, {**plain, "shadows": shadows}, if_match=0)
-        yield Measured(house, pin_gateway(house.process.pid))
+        yield Measured(house, pin_gateway(house.process.pid) if is_pinned else planes(house.process.pid))
     finally:
         code = house.stop()
         if code != 0:

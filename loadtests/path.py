@@ -11,7 +11,7 @@ import contextlib
 import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -38,6 +38,18 @@ class Sample:
 Samples = dict[tuple[str, int], list[Sample]]
 
 
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """Everything that runs while it is measured."""
+
+    gateway: Measured
+    served: Server
+    unlogged: Server
+    baselines: tuple[Server, ...]
+    rounds: int
+    seconds: float
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; return 1 when a request failed or the monitor did not catch up."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -53,33 +65,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
         (directory / "data").mkdir()
         gateway = running.enter_context(measured_gateway(directory / "data"))
         unlogged = running.enter_context(baseline("unlogged", str(gateway.house.data_dir), name=UNLOGGED))
-        return _measure(asked.rounds, asked.seconds, (raw, starlette, fastapi), unlogged, gateway, artifact)
+        served = gateway.server(GATEWAY)
+        bench = Bench(gateway, served, unlogged, (raw, starlette, fastapi), asked.rounds, asked.seconds)
+        return _measure(Console(), bench, artifact)
 
 
-def _measure(
-    rounds: int, seconds: float, baselines: Sequence[Server], unlogged: Server, gateway: Measured, artifact: Path
-) -> int:
-    console, samples = Console(), defaultdict[tuple[str, int], list[Sample]](list)
-    served, shadowed = gateway.server(GATEWAY), gateway.server(WITH_SHADOW)
-    monitor = gateway.planes["monitor"]
-    _warm((*baselines, unlogged, served))
+def _measure(console: Console, bench: Bench, artifact: Path) -> int:
+    samples = defaultdict[tuple[str, int], list[Sample]](list)
+    gateway, monitor = bench.gateway, bench.gateway.planes["monitor"]
+    _warm((*bench.baselines, bench.unlogged, bench.served))
     before_s, before = cpu_s(monitor), gateway.records()
-    for _ in range(rounds):
-        for connections in CONNECTIONS:
-            for server in (*baselines, served):
-                samples[server.name, connections].append(_burst(server, ROUTE, connections, seconds))
-        for server, route in ((unlogged, ROUTE), (served, ROUTE), (shadowed, SHADOWED)):
-            samples[f"{server.name} (paired)", CONNECTIONS[-1]].append(_burst(server, route, CONNECTIONS[-1], seconds))
-    behind_s = gateway.caught_up_s()
+    for number in range(bench.rounds):
+        with console.status(f"round {number + 1} of {bench.rounds}"):
+            _round(bench, samples)
+    with console.status("waiting for the monitor"):
+        behind_s = gateway.caught_up_s()
     per_record_us = (cpu_s(monitor) - before_s) / max(1, gateway.records() - before) * 1e6
     _print_path(console, samples)
     _print_pairs(console, samples)
-    _print_latency(console, gateway, served, unlogged, samples, seconds)
+    _print_latency(console, bench, rate=_rate(samples, GATEWAY, CONNECTIONS[-1]) / 2)
     stages.print_stages(console, artifact)
     console.print(f"monitor: {per_record_us:.1f} µs CPU a record, caught up {behind_s:.1f} s after the load ended")
     errors = sum(sample.burst.errors for taken in samples.values() for sample in taken)
     console.print(f"failed requests: {errors}")
     return 1 if errors else 0
+
+
+def _round(bench: Bench, samples: Samples) -> None:
+    for connections in CONNECTIONS:
+        for server in (*bench.baselines, bench.served):
+            samples[server.name, connections].append(_burst(server, ROUTE, connections, bench.seconds))
+    shadowed = replace(bench.served, name=WITH_SHADOW)
+    for server, route in ((bench.unlogged, ROUTE), (bench.served, ROUTE), (shadowed, SHADOWED)):
+        samples[_paired(server.name), CONNECTIONS[-1]].append(_burst(server, route, CONNECTIONS[-1], bench.seconds))
+
+
+def _paired(name: str) -> str:
+    return f"{name} (paired)"
 
 
 def _warm(servers: Sequence[Server]) -> None:
@@ -125,7 +147,7 @@ def _print_path(console: Console, samples: Samples) -> None:
 
 def _print_pairs(console: Console, samples: Samples) -> None:
     connections = CONNECTIONS[-1]
-    on, off, shadowed = (f"{name} (paired)" for name in (GATEWAY, UNLOGGED, WITH_SHADOW))
+    on, off, shadowed = map(_paired, (GATEWAY, UNLOGGED, WITH_SHADOW))
     table = Table(title=f"Paired, {connections} connections", title_justify="left")
     for column in ("what", "requests/s", "throughput lost", "CPU µs more"):
         table.add_column(column, justify="left" if column == "what" else "right")
@@ -138,18 +160,16 @@ def _print_pairs(console: Console, samples: Samples) -> None:
     console.print(table)
 
 
-def _print_latency(
-    console: Console, gateway: Measured, served: Server, unlogged: Server, samples: Samples, seconds: float
-) -> None:
-    """Latency at half of the gateway's own throughput, at most what the generator can send on time."""
-    rate = min(_rate(samples, GATEWAY, CONNECTIONS[-1]) / 2, load.OPEN_RATE_MAX)
+def _print_latency(console: Console, bench: Bench, *, rate: float) -> None:
+    """Print latency at half of the gateway's own throughput, or at the most that the generator sends on time."""
+    rate = min(rate, load.OPEN_RATE_MAX)
     # The monitor shares the load generator's core; it steps back, or its turns would be measured as the server's latency.
     for plane in ("monitor", "control", "archive"):
-        renice(gateway.planes[plane])
-    bursts: dict[str, list[load.Burst]] = {served.name: [], unlogged.name: []}
-    for _ in range(3):
-        for server in (served, unlogged):
-            bursts[server.name].append(load.opened(server.url, route=ROUTE, requests_per_s=rate, seconds=seconds))
+        renice(bench.gateway.planes[plane])
+    bursts: dict[str, list[load.Burst]] = {bench.served.name: [], bench.unlogged.name: []}
+    for _ in range(bench.rounds):
+        for server in (bench.served, bench.unlogged):
+            bursts[server.name].append(load.opened(server.url, route=ROUTE, requests_per_s=rate, seconds=bench.seconds))
     table = Table(title=f"Latency at half load ({rate:,.0f} requests/s, open loop)", title_justify="left")
     for column in ("server", "p50 ms", "p99 ms"):
         table.add_column(column, justify="left" if column == "server" else "right")

@@ -1,0 +1,118 @@
+"""How long a rolled-back version still answers: fifty rollbacks under half load, each from its commit to the last bad answer.
+
+`python -m loadtests.rollbacks` prints the distribution and returns 1 when one took over a second or a request failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import orjson
+import uvloop
+from rich.console import Console
+
+from gateway.client import AdminClient
+from gateway.demo.wire import Connection, post
+from loadtests import load
+from loadtests.gateway import ROUTE, measured_gateway
+
+LIMIT_S = 1.0
+LISTEN_S = 1.2  # after each commit, longer than the limit, so that a late answer is seen
+CONNECTIONS = 32
+CHALLENGER = "2"
+
+
+@dataclass(slots=True)
+class Seen:
+    """What callers got.
+
+    Attributes:
+        bad_s: Wall time of each answer of the challenger.
+    """
+
+    answers: int = 0
+    failed: int = 0
+    bad_s: list[float] = field(default_factory=list)
+    is_over: bool = False
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=50)
+    asked = parser.parse_args(arguments)
+    console = Console()
+    with tempfile.TemporaryDirectory() as scratch, measured_gateway(Path(scratch), workers=2, is_pinned=False) as gateway:
+        full = load.closed(gateway.house.url, route=ROUTE, connections=64, seconds=3)
+        rate = min(full.requests_per_s / 2, load.OPEN_RATE_MAX / 2)
+        console.print(f"{full.requests_per_s:,.0f} requests/s at full load; rolling back {asked.count} times at {rate:,.0f}")
+        with gateway.house.admin() as admin:
+            seen, lasts_s = uvloop.run(_rounds(admin, gateway.house.address, rate, asked.count))
+    worst_s = max(lasts_s)
+    console.print(f"{seen.answers:,} answers, {seen.failed} failed, {len(seen.bad_s):,} by the challenger")
+    p50, p99 = np.percentile(lasts_s, [50, 99])
+    console.print(
+        f"commit to the last answer of the rolled-back version: median {p50:.3f} s, p99 {p99:.3f} s, worst {worst_s:.3f} s"
+    )
+    return 1 if worst_s > LIMIT_S or seen.failed else 0
+
+
+async def _rounds(admin: AdminClient, address: tuple[str, int], rate: float, count: int) -> tuple[Seen, list[float]]:
+    seen = Seen()
+    traffic = asyncio.create_task(_traffic(seen, address, rate))
+    lasts_s = [await _round(admin, seen) for _ in range(count)]
+    seen.is_over = True
+    await traffic
+    return seen, lasts_s
+
+
+async def _round(admin: AdminClient, seen: Seen) -> float:
+    """Roll the challenger out to half of the keys and back; return seconds from the commit to its last answer."""
+    plan = {"steps": [5_000], "advances_itself": False}
+    rollout = await asyncio.to_thread(lambda: admin.start_rollout(ROUTE, CHALLENGER, plan=plan, reason="to be rolled back"))
+    before = len(seen.bad_s)
+    await asyncio.wait_for(_answers(seen, before + 100), timeout=10)  # it really answers
+    await asyncio.to_thread(lambda: admin.move_rollout(ROUTE, str(rollout["id"]), "rollback", reason="measured"))
+    await asyncio.sleep(LISTEN_S)
+    entry = (await asyncio.to_thread(lambda: admin.latest_audit(1)))[0]
+    return max(0.0, seen.bad_s[-1] - float(str(entry["time_s"])))
+
+
+async def _answers(seen: Seen, count: int) -> None:
+    while len(seen.bad_s) < count:  # noqa: ASYNC110 - an event set for each answer would cost more than it saves
+        await asyncio.sleep(0.01)
+
+
+async def _traffic(seen: Seen, address: tuple[str, int], rate: float) -> None:
+    """Send at a fixed rate over keys in turn until it is over."""
+    host, port = address
+    keys = (f"Gateway-Assignment-Key: key-{key}\r\n" for key in range(load.KEYS))
+    requests = [post(load.INFER.format(route=ROUTE), load.body(), host=host, headers=key) for key in keys]
+    start_s, turn = time.perf_counter(), 0
+
+    async def call() -> None:
+        nonlocal turn
+        connection = Connection(host, port)
+        while not seen.is_over:
+            turn += 1
+            await asyncio.sleep(max(0.0, start_s + turn / rate - time.perf_counter()))
+            answer = await connection.ask(requests[turn % load.KEYS])
+            seen.answers += 1
+            if answer.status != 200:
+                seen.failed += 1
+            elif orjson.loads(answer.body)["model_version"] == CHALLENGER:
+                seen.bad_s.append(time.time())
+        connection.close()
+
+    await asyncio.gather(*(call() for _ in range(CONNECTIONS)))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
