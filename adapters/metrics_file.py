@@ -122,7 +122,7 @@ class MetricsDirectory:
         self._seen: dict[str, _Seen] = {}
 
     def latest(self) -> Mapping[str, Sequence[Sample]]:
-        """Read every file as it stands; one that is not a bank is left out."""
+        """Read every file as it stands; one of another layout shows nothing."""
         found = {}
         with self._lock:
             for path in sorted(self._directory.glob("*.bin")):
@@ -136,12 +136,12 @@ class MetricsDirectory:
 
     def _samples(self, path: Path) -> list[Sample]:
         with path.open("rb") as file:
-            inode = os.fstat(file.fileno()).st_ino
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        if len(mapped) != FILE_BYTES or mapped[: len(MAGIC)] != MAGIC:
-            return []
-        if (seen := self._seen.get(path.stem)) is None or seen.inode != inode:
-            seen = self._seen[path.stem] = _Seen(inode)
+            status = os.fstat(file.fileno())
+            if status.st_size != FILE_BYTES or file.read(len(MAGIC)) != MAGIC:
+                return []
+            mapped = mmap.mmap(file.fileno(), FILE_BYTES, access=mmap.ACCESS_READ)
+        if (seen := self._seen.get(path.stem)) is None or seen.inode != status.st_ino:
+            seen = self._seen[path.stem] = _Seen(status.st_ino)
         seen.read(mapped)
         values = memoryview(mapped)[VALUES_AT:NAMES_AT].cast("d")[: len(seen.names)].tolist()
         return [Sample(name, labels, value) for (name, labels), value in zip(seen.names, values, strict=True)]
