@@ -97,6 +97,68 @@ ROUTE: Final = (
         (Query(f"{ANSWER_RATE} / ignoring (variant, version) group_left () sum({ANSWER_RATE})", VERSION),),
         is_stacked=True,
     ),
+    Panel(
+        "Evidence against the challenger",
+        "The natural log of the e-value of each guardrail, dashed the height from which the rollout is rolled back. "
+        "A sound version reaches it with a probability below the rollout's alpha, however often one looks.",
+        "none",
+        (
+            Query('gateway_rollout_log_e{route=~"$route"}', "{{guardrail}}"),
+            Query('gateway_rollout_log_e_bound{route=~"$route"}', "{{guardrail}}, rolled back from"),
+        ),
+    ),
+    Panel(
+        "Loss against ground truth",
+        "Mean loss of each version over the last hour, where the outcome became known; for a yes or no it is the share of wrong "
+        "answers.",
+        "percentunit",
+        (Query(f"gateway_quality_loss_ratio{{{CHOSEN}}}", VERSION),),
+    ),
+    Panel(
+        "Largest drift of a feature",
+        "The highest population stability index of any feature, or of the answer, against the training sample of the live version.",
+        "none",
+        (Query('gateway_drift_psi_max{route=~"$route"}', "{{route}}"),),
+        width=8,
+    ),
+    Panel(
+        "Features that drifted",
+        "Features, the answer among them, whose index is above the bound for their sample size.",
+        "short",
+        (Query('gateway_drift_features_over_bound{route=~"$route"}', "{{route}}"),),
+        width=8,
+    ),
+    Panel(
+        "Lag behind the log",
+        "How far the monitor is behind the newest records. Automatic decisions come that much later.",
+        "s",
+        (Query("gateway_monitor_lag_seconds", "monitor"),),
+        width=8,
+    ),
+    Panel(
+        "Records a second",
+        "Written by the workers, and read by the monitor; heartbeats of idle workers are not among the written ones.",
+        "wps",
+        (
+            Query(f"sum(rate(gateway_log_records_total[{SPAN}]))", "written"),
+            Query(f"sum(rate(gateway_monitor_records_total[{SPAN}]))", "read by the monitor"),
+        ),
+        width=8,
+    ),
+    Panel(
+        "Outcomes that became known",
+        "The share of the answered rows whose ground truth has arrived, by version.",
+        "percentunit",
+        (Query(f"gateway_quality_coverage_ratio{{{CHOSEN}}}", VERSION),),
+        width=8,
+    ),
+    Panel(
+        "Requests refused",
+        "Answered with an error instead of a prediction, by reason; zero where none was.",
+        "reqps",
+        (Query(f"sum by (reason) (rate(gateway_rejected_requests_total[{SPAN}])) or vector(0)", "{{reason}}"),),
+        width=8,
+    ),
 )
 
 
