@@ -133,6 +133,38 @@ LOG_SEGMENTS: Final = Metric("gateway_log_segments", Type.GAUGE, "Closed segment
 LOG_SEGMENTS_REMOVED: Final = Metric(
     "gateway_log_segments_removed_total", Type.COUNTER, "Segments removed after archive and monitor had passed them."
 )
+MONITOR_LAG: Final = Metric("gateway_monitor_lag_seconds", Type.GAUGE, "How far the merged log is behind the clock.")
+MONITOR_RECORDS: Final = Metric("gateway_monitor_records_total", Type.COUNTER, "Records of the log folded by the monitor.")
+MONITOR_TURN_FAILURES: Final = Metric(
+    "gateway_monitor_turn_failures_total", Type.COUNTER, "Turns of the monitor that failed and were tried again."
+)
+MONITOR_CHANGES: Final = Metric(
+    "gateway_monitor_changes_total", Type.COUNTER, "Route changes that the monitor made by itself.", ("route", "event")
+)
+TRUTH_WAITING: Final = Metric("gateway_ground_truth_waiting_rows", Type.GAUGE, "Answered rows that wait for their ground truth.")
+ROLLOUT_LOG_E: Final = Metric(
+    "gateway_rollout_log_e", Type.GAUGE, "Highest natural log e-value against the challenger.", ("route", "guardrail")
+)
+ROLLOUT_BOUND: Final = Metric(
+    "gateway_rollout_log_e_bound", Type.GAUGE, "The log e-value from which a rollout is rolled back.", ("route", "guardrail")
+)
+ROLLOUT_ESTIMATE: Final = Metric(
+    "gateway_rollout_estimate_ratio", Type.GAUGE, "Challenger's mean less champion's, of one measure.", ("route", "guardrail")
+)
+DRIFT_PSI_MAX: Final = Metric(
+    "gateway_drift_psi_max", Type.GAUGE, "Highest population stability index of a feature or the answer.", ("route",)
+)
+DRIFT_FEATURES_OVER: Final = Metric(
+    "gateway_drift_features_over_bound", Type.GAUGE, "Features, the answer among them, whose index is over its bound.", ("route",)
+)
+DRIFT_INCIDENTS: Final = Metric("gateway_drift_incidents_total", Type.COUNTER, "Drift incidents.", ("route",))
+DRIFT_SAMPLED_RATE: Final = Metric(
+    "gateway_drift_sampled_ratio", Type.GAUGE, "Share of the rows that are watched for drift.", ("route",)
+)
+QUALITY_LOSS: Final = Metric("gateway_quality_loss_ratio", Type.GAUGE, "Mean loss against ground truth, last hour.", _PLACE)
+QUALITY_COVERAGE: Final = Metric(
+    "gateway_quality_coverage_ratio", Type.GAUGE, "Share of the answered rows whose ground truth is known.", _PLACE
+)
 METRICS_OVERFLOW: Final = Metric("gateway_metrics_overflow_total", Type.COUNTER, "What was counted after the bank was full.")
 
 METRICS: Final[tuple[Metric, ...]] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))

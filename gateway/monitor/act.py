@@ -1,0 +1,150 @@
+"""A decision becomes a change of the registry, once.
+
+The decision's id is made of the rollout, the event and the step, so that a monitor that died between committing and saving its
+checkpoint commits the same decision again and the registry answers with what the first did. A route that moved on raises
+`RevisionConflict`: the caller reads it again and decides anew.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from gateway.core.access import MONITOR
+from gateway.core.changes import Change, DecisionId, PutRollout, PutRoute, Quarantine
+from gateway.core.errors import RevisionConflict
+from gateway.core.fields import Json
+from gateway.core.policy import Advance, Attribution, Rollback, quarantine_s
+from gateway.core.records import Cursor
+from gateway.core.rollouts import Event, Rollout, RolloutState, apply_event
+from gateway.core.routes import Revision, Route, Variant, with_weights
+from gateway.monitor.views import RouteView, view_of
+from gateway.ports import RegistryStore
+
+CODE_VERSION: Final = "1"  # of the decision's arithmetic; grows when the same log may give another decision
+
+
+@dataclass(frozen=True, slots=True)
+class Acted:
+    """A committed decision.
+
+    Attributes:
+        rollout: After it, or None when no rollout was concerned.
+        view: The route after it.
+        is_repeat: Whether it had been committed before.
+    """
+
+    event: Event
+    rollout: Rollout | None
+    view: RouteView
+    is_repeat: bool
+
+
+def act(
+    registry: RegistryStore, decision: Advance | Rollback, rollout: Rollout, view: RouteView, *, now_s: float, cursor: Cursor
+) -> Acted:
+    """Commit a decision on an open rollout.
+
+    Args:
+        rollout, view: What the decision rests on; the commit fails if the route is at another revision.
+        now_s: The log's time.
+        cursor: Where each stream stands; part of the evidence.
+
+    Raises:
+        RevisionConflict: the route moved on or is gone; nothing was written.
+        StoreFailed: nothing was written.
+    """
+    event = Event.ADVANCE if isinstance(decision, Advance) else Event.CONVICT
+    moved, route = apply_event(rollout, _route(registry, view), event, reason=decision.reason, now_s=now_s)
+    writes: tuple[PutRoute | PutRollout | Quarantine, ...] = (PutRoute(route), PutRollout(moved))
+    if event is Event.CONVICT:
+        writes += (_quarantine(registry, rollout, decision.reason, now_s),)
+    change = Change(
+        principal=MONITOR.name,
+        action="rollout.advance" if event is Event.ADVANCE else "rollout.rollback",
+        subject=f"rollout:{rollout.id}",
+        reason=decision.reason,
+        writes=writes,
+        route=view.name,
+        evidence=_evidence(decision.evidence, decision.attribution, cursor, now_s),
+    )
+    step = moved.step if event is Event.ADVANCE else rollout.step
+    decision_id = DecisionId(f"{rollout.id}:{event.value}" + (f":{step}" if event is Event.ADVANCE else ""))
+    committed = registry.commit(change, expected_revision=Revision(view.revision), decision_id=decision_id)
+    after = view_of(replace(route, revision=committed.revision), moved if moved.is_open else None)
+    return Acted(event, moved, after, committed.is_repeat)
+
+
+def roll_back_for_drift(
+    registry: RegistryStore, view: RouteView, *, incident: int, evidence: Json, now_s: float, cursor: Cursor
+) -> Acted | None:
+    """Bring back what stood before the live version, because the route asks for it on drift; None when nothing did.
+
+    An open rollout ends without blame; a promoted version's rollout is rolled back; a route made by hand gets its last good
+    variants. The audit entry says that nothing was attributed.
+
+    Raises:
+        RevisionConflict: the route moved on or is gone; nothing was written.
+        StoreFailed: nothing was written.
+    """
+    route = _route(registry, view)
+    reason = f"drift of version {view.live_version}, and the route's drift_action is rollback"
+    rollout = view.rollout or _promoted(registry, view)
+    if rollout is not None:
+        moved, restored = apply_event(rollout, route, Event.ROLLBACK, reason=reason, now_s=now_s)
+    elif _versions(view.last_good) in ((), _versions(view.variants)):
+        return None
+    else:
+        moved, restored = None, _with_last_good(route, view.last_good)
+    change = Change(
+        principal=MONITOR.name,
+        action="rollout.rollback" if moved else "route.rollback",
+        subject=f"rollout:{moved.id}" if moved else f"route:{view.name}",
+        reason=reason,
+        writes=(PutRoute(restored), *((PutRollout(moved),) if moved else ())),
+        route=view.name,
+        evidence=_evidence(evidence, Attribution.NONE, cursor, now_s),
+    )
+    decision_id = DecisionId(f"{view.name}:drift:{view.live_version}:{incident}")
+    committed = registry.commit(change, expected_revision=Revision(view.revision), decision_id=decision_id)
+    after = view_of(replace(restored, revision=committed.revision), None)
+    return Acted(Event.ROLLBACK, moved, after, committed.is_repeat)
+
+
+def _route(registry: RegistryStore, view: RouteView) -> Route:
+    """Return the present route, for what a view leaves out; that its revision fits is for the commit to say."""
+    route = registry.table().routes.get(view.name)
+    if route is None:
+        raise RevisionConflict(f"route {view.name!r} is gone")
+    return route
+
+
+def _quarantine(registry: RegistryStore, rollout: Rollout, reason: str, now_s: float) -> Quarantine:
+    digest = registry.version(rollout.model, rollout.challenger).digest
+    strikes = next((one.strikes for one in registry.quarantines() if one.digest == digest), 0)
+    return Quarantine(digest, rollout.model, rollout.challenger, strikes + 1, now_s + quarantine_s(strikes), reason)
+
+
+def _promoted(registry: RegistryStore, view: RouteView) -> Rollout | None:
+    """Return the rollout that made the live version live, if it was the route's last."""
+    last = next(iter(registry.rollouts(view.name, limit=1)), None)
+    is_it = last is not None and last.state is RolloutState.LIVE and last.challenger == view.live_version
+    return last if is_it else None
+
+
+def _with_last_good(route: Route, last_good: tuple[Variant, ...]) -> Route:
+    return replace(with_weights(route, last_good), fallback=last_good[0].name, last_good=last_good)
+
+
+def _versions(variants: tuple[Variant, ...]) -> tuple[tuple[str, int], ...]:
+    return tuple((variant.version, variant.weight) for variant in variants)
+
+
+def _evidence(evidence: Json, attribution: Attribution, cursor: Cursor, now_s: float) -> Json:
+    return {
+        **evidence,
+        "attribution": attribution.value,
+        "cursor": dict(sorted(cursor.items())),
+        "log_time_s": now_s,
+        "code_version": CODE_VERSION,
+    }

@@ -1,0 +1,104 @@
+"""The fold and the merge as one piece of bytes, saved together with the cursor: a monitor that dies goes on from there exactly.
+
+Pickle, because detectors, arrays and a million waiting predictions are saved every few seconds; it is only ever read from the
+gateway's own checkpoint. A state of another format, or one that this program cannot read, is left aside: the monitor then goes
+on from the cursor with nothing known.
+"""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any, Final
+
+from gateway.core.errors import MalformedRequest
+from gateway.monitor.fold import Fold, RouteState
+from gateway.monitor.merge import Merge
+from gateway.monitor.views import RouteView, version_or_none
+from gateway.monitor.watch import RolloutWatch
+from gateway.ports import RegistryStore
+
+CONSUMER: Final = "monitor"
+FORMAT: Final = 1
+_UNREADABLE: Final = (
+    pickle.UnpicklingError,
+    AttributeError,
+    EOFError,
+    ImportError,
+    IndexError,
+    KeyError,
+    MalformedRequest,
+    TypeError,
+    ValueError,
+)  # what a state of other code, or a damaged one, may raise
+
+
+def state_of(fold: Fold, merge: Merge) -> bytes:
+    """Return everything needed to go on exactly."""
+    body = {
+        "format": FORMAT,
+        "positions": merge.positions(),
+        "now_s": fold.now_s,
+        "records": fold.records,
+        "unscored": fold.unscored,
+        "unplaced": fold.unplaced,
+        "due": list(fold.due),
+        "truth": fold.truth,
+        "routes": {name: _route(state) for name, state in fold.routes.items()},
+    }
+    return pickle.dumps(body, protocol=pickle.HIGHEST_PROTOCOL)
+
+
+def restored(state: bytes, fold: Fold, registry: RegistryStore) -> Merge | None:
+    """Fill an empty fold and return the merge, or None when the state cannot be read; then the fold stays empty.
+
+    Raises:
+        StoreFailed: the registry cannot be read.
+    """
+    try:
+        body = pickle.loads(state)  # noqa: S301
+        if body["format"] != FORMAT:
+            return None
+        routes = {name: _restored_route(saved, fold, registry) for name, saved in body["routes"].items()}
+        merge = Merge(body["positions"])
+        fold.now_s, fold.records, fold.truth = body["now_s"], body["records"], body["truth"]
+        fold.unscored, fold.unplaced = body["unscored"], body["unplaced"]
+        fold.routes, fold.due = routes, dict.fromkeys(body["due"])
+    except _UNREADABLE:
+        return None
+    return merge
+
+
+def _route(state: RouteState) -> dict[str, Any]:
+    return {
+        "view": state.view,
+        "views": state.views,
+        "tallies": state.tallies,
+        "watch": None if state.watch is None else state.watch.state(),
+        "drift": None if state.drift is None else state.drift.state(),
+        "last_increase_s": state.last_increase_s,
+        "decision": state.decision,
+        "drifted": state.drifted,
+        "incident_count": state.incident_count,
+        "changes": state.changes,
+    }
+
+
+def _restored_route(saved: dict[str, Any], fold: Fold, registry: RegistryStore) -> RouteState:
+    view: RouteView = saved["view"]
+    state = RouteState(
+        view=view,
+        views=saved["views"],
+        tallies=saved["tallies"],
+        watch=None if saved["watch"] is None else RolloutWatch.restored(saved["watch"], epoch_s=fold.epoch_s),
+        last_increase_s=saved["last_increase_s"],
+        decision=saved["decision"],
+        drifted=saved["drifted"],
+        incident_count=saved["incident_count"],
+        changes=saved["changes"],
+    )
+    if saved["drift"] is not None:
+        version = version_or_none(registry, view.model, saved["drift"]["version"])
+        if version is not None:
+            state.drift = fold.drift_watch(version)
+            state.drift.restore(saved["drift"])
+    return state

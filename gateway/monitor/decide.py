@@ -1,0 +1,103 @@
+"""Decides what is due and acts on it: findings and facts → `core/policy.py` → a change of the registry, or none.
+
+A decision is due when the fold says so: with the record that convicts, and once in each second of the log's time. A conflict
+means that the route moved on; it is read again and decided anew.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from gateway.core.errors import RevisionConflict
+from gateway.core.fields import Json
+from gateway.core.policy import Hold, decide
+from gateway.core.records import Cursor
+from gateway.monitor.act import Acted, act, roll_back_for_drift
+from gateway.monitor.fold import Fold, RouteState
+from gateway.monitor.views import RouteView, present_view, unchanged_rollout
+from gateway.ports import RegistryStore
+
+TRIES_MAX: Final = 5  # commits of others that may come between reading and committing before the next second tries again
+_journal = logging.getLogger(__name__)
+
+
+def decide_due(fold: Fold, registry: RegistryStore, cursor: Cursor) -> None:
+    """Decide everything that is due, and act.
+
+    Raises:
+        StoreFailed: the registry cannot be read or written; what was not decided stays due.
+    """
+    for name in list(fold.due):
+        for _ in range(TRIES_MAX):
+            try:
+                _decide_rollout(fold, fold.routes[name], registry, cursor)
+                _decide_drift(fold, fold.routes[name], registry, cursor)
+                break
+            except RevisionConflict:
+                _read_again(fold, name, registry)
+        fold.due.pop(name, None)
+
+
+def _decide_rollout(fold: Fold, state: RouteState, registry: RegistryStore, cursor: Cursor) -> None:
+    watch = state.watch
+    if watch is None or not watch.rollout.is_open:
+        return
+    watch.learn(unchanged_rollout(registry, state.view, watch.rollout))
+    facts = watch.facts(
+        now_s=fold.now_s,
+        frozen_by=state.frozen_by(fold.now_s),
+        is_automation_on=registry.automation().is_on,
+        last_increase_s=state.last_increase_s,
+    )
+    decision = decide(watch.rollout, watch.findings(), facts)
+    state.decision = {
+        "decision": type(decision).__name__,
+        "reason": decision.reason,
+        "attribution": decision.attribution.value,
+        "evidence": decision.evidence,
+    }
+    if not isinstance(decision, Hold):
+        acted = act(registry, decision, watch.rollout, state.view, now_s=fold.now_s, cursor=cursor)
+        _take(fold, state, acted, decision.reason)
+
+
+def _decide_drift(fold: Fold, state: RouteState, registry: RegistryStore, cursor: Cursor) -> None:
+    if not state.drifted or state.drift is None:
+        return
+    if registry.automation().is_on and state.drift.version == state.view.live_version:
+        incidents: Json = {
+            "incidents": [incident.body() for incident in state.drift.incidents[-1:]],
+            "drift": state.drift.bodies(),
+        }
+        acted = roll_back_for_drift(
+            registry, state.view, incident=state.drifted, evidence=incidents, now_s=fold.now_s, cursor=cursor
+        )
+        if acted is not None:
+            _take(fold, state, acted, "drift")
+    state.drifted = 0
+
+
+def _take(fold: Fold, state: RouteState, acted: Acted, reason: str) -> None:
+    fold.acted(state.view.name, acted.event, acted.rollout, acted.view)
+    facts = {"action": acted.event.value, "route": state.view.name, "reason": reason, "is_repeat": acted.is_repeat}
+    _journal.warning("The monitor changed a route", extra=facts)
+
+
+def learn_route(fold: Fold, registry: RegistryStore, view: RouteView) -> None:
+    """Take a route at a revision; a rollout that it has no more is over, and how it ended is read from the registry.
+
+    Raises:
+        StoreFailed: the registry cannot be read.
+    """
+    fold.learn(view)
+    state = fold.routes[view.name]
+    watch = state.watch
+    if watch is not None and watch.rollout.is_open and (state.view.rollout is None or state.view.rollout.id != watch.rollout.id):
+        watch.learn(registry.rollout(watch.rollout.id))
+
+
+def _read_again(fold: Fold, name: str, registry: RegistryStore) -> None:
+    view = present_view(registry, name)
+    gone = RouteView(name, fold.routes[name].view.model, fold.routes[name].view.revision)
+    learn_route(fold, registry, view or gone)

@@ -1,0 +1,278 @@
+"""The monitor's state, and how one record changes it.
+
+What comes out of it is a function of the merged log and of the views it was given: no I/O, no clock but the log's. A record that
+makes a decision due says so in `due`; whoever drives the fold decides and acts before the next record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from gateway.core.drift import frozen_by
+from gateway.core.evidence import Outcome as EvidenceOutcome
+from gateway.core.fields import Json
+from gateway.core.guardrails import Measure, loss, own_attempt
+from gateway.core.models import Task, Version
+from gateway.core.policy import Attribution
+from gateway.core.records import FAULTS, GroundTruthRecord, Kind, Outcome, PredictionRecord
+from gateway.core.rollouts import Event, Rollout
+from gateway.core.routes import DriftAction
+from gateway.core.windows import Window, merge, of_prediction, of_truth
+from gateway.monitor.drifting import DriftWatch
+from gateway.monitor.merge import Merged
+from gateway.monitor.rows import answer_tensor, row_count
+from gateway.monitor.truth import Joined, Place, TruthJoin, Waiting, packed, unpacked
+from gateway.monitor.views import RouteView
+from gateway.monitor.watch import SIDES, RolloutWatch
+from gateway.ports import Detector
+
+VIEWS_MAX: Final = 20  # revisions of one route kept for records that come late
+VERSIONS_MAX: Final = 50  # of one route in the tallies, the least recently seen dropped first
+PLACES_MAX: Final = 1_000  # shared by waiting predictions; beyond it some are held twice
+WINDOW_S: Final = 60.0
+WINDOWS_MAX: Final = 60  # so that readings speak of the last hour
+
+
+@dataclass(slots=True)
+class VersionTally:
+    """What one version did on one route: windows of a minute over the last hour, and how much of its truth is known."""
+
+    windows: dict[int, Window] = field(default_factory=dict)
+    rows: int = 0
+    rows_known: int = 0
+
+    def add(self, window: Window) -> None:
+        """Merge a record's window into its minute."""
+        minute = int(window.since_s // WINDOW_S)
+        before = self.windows.get(minute)
+        if before is not None:
+            self.windows[minute] = merge(before, window)
+            return
+        self.windows[minute] = window
+        for old in [one for one in self.windows if max(self.windows) - one >= WINDOWS_MAX]:
+            del self.windows[old]
+
+    def hour(self) -> Window:
+        """Return the last hour's window."""
+        whole = Window()
+        for window in self.windows.values():
+            whole = merge(whole, window)
+        return whole
+
+
+@dataclass(slots=True)
+class RouteState:
+    """One route.
+
+    Attributes:
+        view: The newest revision seen in a record, or made by the monitor itself.
+        views: Older revisions, by number.
+        tallies: By (variant, version, kind).
+        decision: The last one on the rollout, as its body.
+        drifted: The incident whose rollback is due, or 0.
+        incident_count: Drift incidents of all versions that were live.
+        changes: How often the monitor changed the route, by event.
+    """
+
+    view: RouteView
+    views: dict[int, RouteView] = field(default_factory=dict)
+    tallies: dict[tuple[str, str, str], VersionTally] = field(default_factory=dict)
+    watch: RolloutWatch | None = None
+    drift: DriftWatch | None = None
+    last_increase_s: float | None = None
+    decision: Json = field(default_factory=dict)
+    drifted: int = 0
+    incident_count: int = 0
+    changes: dict[str, int] = field(default_factory=dict)
+
+    def learn(self, view: RouteView) -> None:
+        """Take a revision of the route; the newest becomes its view."""
+        self.views[view.revision] = view
+        while len(self.views) > VIEWS_MAX:
+            del self.views[min(self.views)]
+        if view.revision >= self.view.revision:
+            self.view = view
+
+    def tally(self, variant: str, version: str, kind: Kind) -> VersionTally:
+        """Return the tally of a version, making room for a new one."""
+        key = (variant, version, kind.value)
+        found = self.tallies.pop(key, None) or VersionTally()
+        self.tallies[key] = found
+        if len(self.tallies) > VERSIONS_MAX:
+            del self.tallies[next(iter(self.tallies))]
+        return found
+
+    def frozen_by(self, now_s: float) -> Attribution:
+        """Return what freezes the route."""
+        return frozen_by(self.drift.incidents, now_s) if self.drift else Attribution.NONE
+
+
+class Fold:
+    """Everything the monitor knows from the log.
+
+    Attributes:
+        now_s: The time of the last record.
+        routes: By name.
+        due: Routes with a decision due, in order.
+        records: Folded so far.
+        unscored: Values of ground truth that fit no answer.
+        epoch_s: Of the evidence, see `core/evidence.py`.
+        unplaced: Live records of a revision that was not found; they are no evidence.
+    """
+
+    def __init__(
+        self, detector: Callable[[], Detector], *, epoch_s: float, truth_rows_max: int, false_alarm_events: float
+    ) -> None:
+        self._detector = detector
+        self.epoch_s = epoch_s
+        self._false_alarm_events = false_alarm_events
+        self.now_s = 0.0
+        self.routes: dict[str, RouteState] = {}
+        self.truth = TruthJoin(truth_rows_max)
+        self.versions: dict[tuple[str, str], Version | None] = {}
+        self.due: dict[str, None] = {}
+        self.records = 0
+        self.unscored = 0
+        self.unplaced = 0
+        self._places: dict[Place, Place] = {}  # so that waiting predictions share them
+
+    def lacks_view(self, record: PredictionRecord) -> bool:
+        """Return whether the route at the record's revision must be learned before it is folded."""
+        state = self.routes.get(record.route)
+        return state is None or record.revision not in state.views
+
+    def learn(self, view: RouteView) -> None:
+        """Take a route at a revision; the rollout of the newest is the one watched."""
+        state = self.routes.setdefault(view.name, RouteState(view))
+        state.learn(view)
+        if view.rollout is not None and view is state.view:
+            self._watch(state, view.rollout)
+
+    def take(self, merged: Merged) -> None:
+        """Fold one record."""
+        second = int(self.now_s)
+        self.now_s = max(self.now_s, merged.time_s)
+        self.records += 1
+        match merged.record:
+            case PredictionRecord():
+                self._predict(merged.record)
+            case GroundTruthRecord(prediction_id, _, row, value):
+                joined = self.truth.learn(prediction_id, row, value)
+                if joined is not None:
+                    self._know(joined)
+        if int(self.now_s) != second:
+            for name, state in self.routes.items():
+                if state.watch is not None and state.watch.rollout.is_open:
+                    self.due[name] = None
+
+    def acted(self, name: str, event: Event, rollout: Rollout | None, view: RouteView) -> None:
+        """Take what the monitor itself changed."""
+        state = self.routes[name]
+        state.learn(view)
+        if rollout is not None and state.watch is not None and state.watch.rollout.id == rollout.id:
+            state.watch.learn(rollout)
+        state.changes[event.value] = state.changes.get(event.value, 0) + 1
+        if event is Event.ADVANCE:
+            state.last_increase_s = self.now_s
+
+    def _watch(self, state: RouteState, rollout: Rollout) -> None:
+        if state.watch is None or state.watch.rollout.id != rollout.id:
+            state.watch, state.decision = RolloutWatch(rollout, epoch_s=self.epoch_s), {}
+        else:
+            state.watch.learn(rollout)
+
+    def _predict(self, record: PredictionRecord) -> None:
+        state = self.routes[record.route]
+        self._count(state, record)
+        if record.kind is not Kind.LIVE:
+            return
+        view = state.views.get(record.revision, state.view)
+        self.unplaced += not view.is_known
+        rollout = self._judged_by(state, view, record)
+        if rollout is not None:
+            assert state.watch is not None, "whose rollout it is"
+            if state.watch.observe(record, self.now_s, view.share):
+                self.due[record.route] = None
+        self._expect(state, record, rollout, view)
+        self._observe_drift(state, record)
+
+    def _count(self, state: RouteState, record: PredictionRecord) -> None:
+        for attempt in record.attempts:
+            window = of_prediction(record.time_s, is_fault=attempt.outcome in FAULTS, latency_us=attempt.duration_us)
+            state.tally(attempt.variant, attempt.version, record.kind).add(window)
+
+    def _judged_by(self, state: RouteState, view: RouteView, record: PredictionRecord) -> str | None:
+        """Return the id of the rollout whose evidence a live record is."""
+        watch = state.watch
+        is_evidence = (
+            watch is not None
+            and watch.rollout.is_open
+            and view.rollout is not None
+            and view.rollout.id == watch.rollout.id
+            and watch.accepts(record)
+            and 0.0 < view.share < 1.0
+        )
+        return watch.rollout.id if is_evidence and watch is not None else None
+
+    def _expect(self, state: RouteState, record: PredictionRecord, rollout: str | None, view: RouteView) -> None:
+        version = self.versions.get((record.model, record.version))
+        if version is None or version.target.task is Task.OTHER or record.outcome is not Outcome.OK:
+            return
+        answer = answer_tensor(version.target, record.outputs)
+        if answer is None:
+            return
+        own = own_attempt(record)
+        is_own = rollout is not None and own is not None and own.outcome is Outcome.OK and record.variant == record.assigned
+        rows = row_count(record)
+        state.tally(record.variant, record.version, record.kind).rows += rows
+        place = self._place(record, rollout if is_own and rollout else "", view.share)
+        for joined in self.truth.expect(record.prediction_id, Waiting(place, record.assignment_key, rows, packed(answer))):
+            self._know(joined)
+
+    def _place(self, record: PredictionRecord, rollout: str, share: float) -> Place:
+        place = Place(record.route, record.model, record.version, record.variant, rollout, share if rollout else 0.0)
+        if len(self._places) >= PLACES_MAX:
+            self._places = {}
+        return self._places.setdefault(place, place)
+
+    def _know(self, joined: Joined) -> None:
+        """Score one row of an answer against its ground truth."""
+        place = joined.waiting.place
+        version = self.versions.get((place.model, place.version))
+        state = self.routes.get(place.route)
+        if version is None or state is None:
+            return
+        answer = unpacked(version.target.output, joined.waiting.answer)
+        value = loss(version.target, (answer,), joined.row, joined.value)
+        if value is None:
+            self.unscored += 1
+            return
+        tally = state.tally(place.variant, place.version, Kind.LIVE)
+        tally.rows_known += 1
+        tally.add(of_truth(self.now_s, value))
+        watch = state.watch
+        if place.rollout and watch is not None and watch.rollout.id == place.rollout and watch.rollout.is_open:
+            outcome = EvidenceOutcome(SIDES[place.variant], joined.waiting.key, value, self.now_s, place.share)
+            if watch.observe_value(Measure.LOSS, outcome):
+                self.due[place.route] = None
+
+    def _observe_drift(self, state: RouteState, record: PredictionRecord) -> None:
+        """Feed the live version's own answers to its drift watch."""
+        live = state.view.live_version if state.view.revision else record.version  # revision 0: whatever the champion is
+        version = self.versions.get((record.model, record.version))
+        if record.version != live or record.outcome is not Outcome.OK or version is None:
+            return
+        if state.drift is None or state.drift.version != record.version:
+            state.drift, state.drifted = self.drift_watch(version), 0
+        before = state.drift.incident_count
+        if state.drift.observe(record, self.now_s):
+            state.incident_count += state.drift.incident_count - before
+            if state.view.drift_action is DriftAction.ROLLBACK:
+                state.drifted = state.incident_count
+                self.due[record.route] = None
+
+    def drift_watch(self, version: Version) -> DriftWatch:
+        """Return a watch over a version's features and answers that has seen nothing."""
+        return DriftWatch(version, self._detector, false_alarm_events=self._false_alarm_events)

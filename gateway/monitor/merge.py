@@ -1,0 +1,208 @@
+"""Merges all streams of the log into one order: by (time, stream, offset), behind a watermark.
+
+The order is a function of the streams alone, never of when a poll happened, so that whoever reads the same log folds the same
+sequence. A record leaves the merge once nothing that sorts before it can still arrive: every open stream was read past it, and
+streams that are closed or not born yet were found empty after a record at least `SETTLE_S` newer had been read.
+Keeps positions and unmerged records only; it relies on times that never fall within a stream.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from gateway.core.records import Cursor, Offset, Page, Record, StreamEnd
+from gateway.ports import PredictionLogReader
+
+SETTLE_S: Final = 0.05  # from a record's time to its line being readable; one turn of a worker's loop takes a few ms
+_NOTHING: Final = (-math.inf, "")
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far a stream was merged.
+
+    Attributes:
+        next: The offset of its first record not merged yet.
+        time_s: Of the last record merged; no later record of the stream is older.
+        is_closed: Whether that record was a `StreamEnd`, or there was none.
+    """
+
+    next: Offset
+    time_s: float = -math.inf
+    is_closed: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """A record in its place.
+
+    Attributes:
+        time_s: The record's time, or its stream's latest before it if a clock stepped back.
+        after: The offset that follows it in its stream.
+    """
+
+    time_s: float
+    stream: str
+    offset: Offset
+    after: Offset
+    record: Record
+
+
+@dataclass(slots=True)
+class _Stream:
+    merged: Position
+    read: Position  # as `merged`, of the last record read
+    pending: deque[Merged] = field(default_factory=deque)
+    is_at_end: bool = False  # the last read found nothing
+    was_read: bool = False
+
+
+class Merge:
+    """The merge's position in every stream, and what was read but not merged."""
+
+    def __init__(self, positions: Mapping[str, Position] | None = None) -> None:
+        self._streams = {name: _Stream(position, position) for name, position in (positions or {}).items()}
+        self._heads: list[tuple[float, str, Offset]] = []
+        self._newest_s = -math.inf
+        self._bound = _NOTHING
+        self._last = (-math.inf, "", Offset(0))
+        self.late_count = 0
+
+    @classmethod
+    def after(cls, cursor: Cursor) -> Merge:
+        """Return a merge that knows no more than where to go on."""
+        return cls({name: Position(offset) for name, offset in cursor.items()})
+
+    def positions(self) -> dict[str, Position]:
+        """Return how far each stream was merged; a new merge goes on from there."""
+        return {name: stream.merged for name, stream in self._streams.items()}
+
+    def cursor(self) -> Cursor:
+        """Return the offset of the first unmerged record of each stream."""
+        return {name: stream.merged.next for name, stream in self._streams.items()}
+
+    def names(self, *, closed: bool) -> list[str]:
+        """Return the streams that were last seen closed, or open, in order of name."""
+        return sorted(name for name, stream in self._streams.items() if stream.read.is_closed is closed)
+
+    def knows(self, name: str) -> bool:
+        """Return whether the stream was added."""
+        return name in self._streams
+
+    def add(self, name: str, oldest: Offset) -> None:
+        """Take a stream up from its oldest record."""
+        position = Position(oldest)
+        self._streams[name] = _Stream(position, position)
+
+    def skip_to(self, name: str, oldest: Offset) -> None:
+        """Go on from a later offset where the records before it are no longer kept; only before the stream is first read."""
+        stream = self._streams[name]
+        if oldest > stream.read.next:
+            stream.merged = stream.read = replace(stream.merged, next=oldest)
+
+    def forget(self, name: str) -> None:
+        """Drop a stream that is no longer in the log, unless records of it wait."""
+        if not self._streams[name].pending:
+            del self._streams[name]
+
+    def was_read(self, name: str) -> bool:
+        """Return whether the stream was read since this merge began."""
+        return self._streams[name].was_read
+
+    def next_offset(self, name: str) -> Offset:
+        """Return where the stream's following read starts."""
+        return self._streams[name].read.next
+
+    def wants(self, name: str, limit: int) -> bool:
+        """Return whether to read more of a stream: fewer than `limit` wait, or they are too close in time to leave the merge."""
+        pending = self._streams[name].pending
+        return len(pending) < limit or pending[-1].time_s - pending[0].time_s <= SETTLE_S
+
+    def take(self, name: str, page: Page) -> int:
+        """Append a page of a stream, read from `next_offset`, and return its new records; those read before are ignored."""
+        stream = self._streams[name]
+        fresh = [entry for entry in page.records if entry[0] >= stream.read.next]
+        ends = [*(offset for offset, _ in fresh[1:]), page.next]
+        for (offset, record), after in zip(fresh, ends, strict=True) if fresh else ():
+            time_s = max(record.time_s, stream.read.time_s)
+            if not stream.pending:
+                heapq.heappush(self._heads, (time_s, name, offset))
+            stream.pending.append(Merged(time_s, name, offset, after, record))
+            stream.read = Position(after, time_s, isinstance(record, StreamEnd))
+            self._newest_s = max(self._newest_s, time_s)
+        stream.read = replace(stream.read, next=max(stream.read.next, page.next))
+        stream.is_at_end = not fresh
+        stream.was_read = True
+        return len(fresh)
+
+    def settle(self) -> None:
+        """Move the watermark; call it after the streams were read, open ones first."""
+        self._bound = min((self._limit(name, stream) for name, stream in self._streams.items()), default=_NOTHING)
+        self._bound = min(self._bound, (self._newest_s - SETTLE_S, ""))
+
+    def peek(self) -> Merged | None:
+        """Return the next record in order, or None while an older one may still arrive."""
+        if not self._heads or self._heads[0][:2] > self._bound:
+            return None
+        return self._streams[self._heads[0][1]].pending[0]
+
+    def pop(self) -> Merged:
+        """Return the record that `peek` showed and move past it."""
+        name = self._heads[0][1]
+        stream = self._streams[name]
+        merged = stream.pending.popleft()
+        stream.merged = Position(merged.after, merged.time_s, isinstance(merged.record, StreamEnd))
+        key = (merged.time_s, name, merged.offset)
+        self.late_count += key < self._last
+        self._last = max(self._last, key)
+        if stream.pending:
+            heapq.heapreplace(self._heads, (stream.pending[0].time_s, name, stream.pending[0].offset))
+        else:
+            heapq.heappop(self._heads)
+        return merged
+
+    @property
+    def newest_s(self) -> float:
+        """The time of the newest record read from any stream."""
+        return self._newest_s
+
+    def _limit(self, name: str, stream: _Stream) -> tuple[float, str]:
+        """Return the least (time, stream) that can still arrive from a stream."""
+        if not stream.was_read:
+            return _NOTHING
+        if stream.read.is_closed and stream.is_at_end:
+            return (math.inf, name)
+        return (stream.read.time_s, name)
+
+
+def refill(merge: Merge, log: PredictionLogReader, limit: int) -> int:
+    """Read a page of every stream that wants one, move the watermark, and return the number of records read.
+
+    Open streams are read first, so that closed and new ones are looked at after the newest record was read.
+
+    Raises:
+        LogFailed: a stream cannot be read; what was read before it stays in the merge.
+    """
+    count = sum(_read(merge, log, name, limit) for name in merge.names(closed=False))
+    listed = set(log.streams())
+    for name in sorted(listed):
+        if not merge.knows(name):
+            merge.add(name, log.oldest(name))
+    for name in set(merge.positions()) - listed:
+        merge.forget(name)
+    count += sum(_read(merge, log, name, limit) for name in merge.names(closed=True) if name in listed)
+    merge.settle()
+    return count
+
+
+def _read(merge: Merge, log: PredictionLogReader, name: str, limit: int) -> int:
+    if not merge.wants(name, limit):
+        return 0
+    if not merge.was_read(name):
+        merge.skip_to(name, log.oldest(name))
+    return merge.take(name, log.read(name, merge.next_offset(name), limit))

@@ -1,0 +1,132 @@
+"""What the monitor shows: one JSON object that control reads and people see. Decisions never depend on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from gateway.core.fields import Json
+from gateway.core.rollouts import rollout_body
+from gateway.core.windows import Window
+from gateway.monitor.fold import Fold, RouteState, VersionTally
+from gateway.monitor.merge import Merge
+
+FORMAT: Final = 1
+
+
+def picture(fold: Fold, merge: Merge, *, lag_s: float) -> Json:
+    """Return the whole picture.
+
+    ```
+    {"format": 1,
+     "monitor": {"time_s", "lag_s", "records", "late", "cursor": {stream: offset},
+                 "truth": {"waiting_rows", "dropped", "unmatched", "unscored"}, "unplaced"},
+     "routes": {route: {
+        "revision", "model", "live_version",
+        "versions": [{"variant", "version", "kind", "since_s", "until_s", "predictions", "error_rate", "latency_ms_mean"}],
+        "rollout":  null or {"rollout": <rollout body>, "findings": [{"guardrail", "measure", "verdict", "reason", "margin",
+                     "harm", "log_e", "log_e_best", "bound", "champion_count", "challenger_count", "champion_mean",
+                     "challenger_mean", "estimate", "lower", "upper", "epoch", "keys"}],
+                     "decision", "reason", "attribution", "evidence"},
+        "drift":    null or {"version", "sampled_rate", "incidents": [{"attribution", "subjects", "opened_at_s", "last_at_s",
+                     "alarms"}], "incident_count", "frozen_by", "unreadable", "features": [{"feature", "rows", "psi", "psi_bound",
+                     "is_breached", "value", "spread", "alarms", "correlation", "apart": {reason: share}, "current",
+                     "reference"}]},
+        "quality":  {"versions": [{"variant", "version", "truths", "mean_loss", "accuracy", "rows", "rows_known", "coverage"}]}}}}
+    ```
+
+    `versions` and the losses speak of the last hour, `rows`, `rows_known` and `coverage` of all. Shares and rates are in [0, 1]
+    and null without data; `accuracy` is 1 − mean loss. A rollout's `reason` says what it waits for or why it ended; the entry
+    stays until the route's next rollout. Features come with the one furthest over its bound first.
+
+    Args:
+        lag_s: How far the merged log is behind the clock.
+    """
+    return {
+        "format": FORMAT,
+        "monitor": {
+            "time_s": fold.now_s,
+            "lag_s": lag_s,
+            "records": fold.records,
+            "late": merge.late_count,
+            "cursor": dict(merge.cursor()),
+            "truth": {
+                "waiting_rows": fold.truth.rows_waiting,
+                "dropped": fold.truth.dropped_count,
+                "unmatched": fold.truth.unmatched_count,
+                "unscored": fold.unscored,
+            },
+            "unplaced": fold.unplaced,
+        },
+        "routes": {name: _route(state, fold.now_s) for name, state in sorted(fold.routes.items())},
+    }
+
+
+def _route(state: RouteState, now_s: float) -> Json:
+    hours = {place: tally.hour() for place, tally in state.tallies.items()}
+    return {
+        "revision": state.view.revision,
+        "model": state.view.model,
+        "live_version": state.view.live_version,
+        "versions": [_version(place, window) for place, window in hours.items()],
+        "rollout": _rollout(state),
+        "drift": _drift(state, now_s),
+        "quality": {"versions": _quality(state.tallies, hours)},
+    }
+
+
+def _version(place: tuple[str, str, str], window: Window) -> Json:
+    variant, version, kind = place
+    return {
+        "variant": variant,
+        "version": version,
+        "kind": kind,
+        "since_s": window.since_s if window.predictions else None,
+        "until_s": window.until_s if window.predictions else None,
+        "predictions": window.predictions,
+        "error_rate": window.error_rate,
+        "latency_ms_mean": window.latency_us / window.predictions / 1000.0 if window.predictions else None,
+    }
+
+
+def _rollout(state: RouteState) -> Json | None:
+    if state.watch is None:
+        return None
+    rollout = state.watch.rollout
+    body: Json = {
+        "rollout": rollout_body(rollout),
+        "findings": [finding.body() for finding in state.watch.findings()],
+        **state.decision,
+    }
+    return body if rollout.is_open else {**body, "reason": rollout.reason}
+
+
+def _drift(state: RouteState, now_s: float) -> Json | None:
+    if state.drift is None:
+        return None
+    return {
+        "version": state.drift.version,
+        "sampled_rate": state.drift.rate,
+        "incidents": [incident.body() for incident in state.drift.incidents],
+        "incident_count": state.drift.incident_count,
+        "frozen_by": state.frozen_by(now_s).value,
+        "unreadable": state.drift.unreadable,
+        "features": state.drift.bodies(),
+    }
+
+
+def _quality(tallies: Mapping[tuple[str, str, str], VersionTally], hours: Mapping[tuple[str, str, str], Window]) -> list[Json]:
+    return [
+        {
+            "variant": variant,
+            "version": version,
+            "truths": hours[variant, version, kind].truths,
+            "mean_loss": (mean_loss := hours[variant, version, kind].mean_loss),
+            "accuracy": None if mean_loss is None else 1.0 - mean_loss,
+            "rows": tally.rows,
+            "rows_known": tally.rows_known,
+            "coverage": tally.rows_known / tally.rows if tally.rows else None,
+        }
+        for (variant, version, kind), tally in tallies.items()
+        if tally.rows
+    ]

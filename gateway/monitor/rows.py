@@ -1,0 +1,58 @@
+"""Takes the features and the answer of logged predictions out of their tensors, as columns of values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from gateway.core.models import Column, ColumnKind, Target, Version
+from gateway.core.records import PredictionRecord
+from gateway.core.tensors import Array, Tensor
+
+ANSWER: Final = "answer"  # the column made of a version's output
+
+
+def row_count(record: PredictionRecord) -> int:
+    """Return the rows of a request: the first dimension of its first input, 1 when that has none."""
+    return record.inputs[0].data.shape[0] if record.inputs and record.inputs[0].data.ndim else 1
+
+
+def feature_columns(columns: Sequence[Column], inputs: Sequence[Tensor]) -> list[Array] | None:
+    """Return one array of shape (rows,) for each column, in their order; None when the inputs do not have those columns.
+
+    The features are one wide tensor [rows, columns], or named inputs of shape [rows] or [rows, 1].
+    """
+    if len(inputs) == 1 and inputs[0].data.ndim == 2 and inputs[0].data.shape[1] == len(columns):
+        wide = inputs[0].data
+        return [wide[:, at] for at in range(len(columns))]
+    by_name = {tensor.name: tensor.data for tensor in inputs}
+    found = [by_name.get(column.name) for column in columns]
+    arrays = [array.ravel() for array in found if array is not None]
+    if len(arrays) != len(columns) or len({array.size for array in arrays}) != 1:
+        return None
+    return arrays
+
+
+def answer_tensor(target: Target, outputs: Sequence[Tensor]) -> Tensor | None:
+    """Return the output that the target names, or the first."""
+    if target.output:
+        return next((tensor for tensor in outputs if tensor.name == target.output), None)
+    return outputs[0] if outputs else None
+
+
+def answer_column(version: Version | None, outputs: Sequence[Tensor]) -> tuple[Column, Array] | None:
+    """Return a version's answers as a column of shape (rows,); None when they are not tabular.
+
+    One number a row stands as it is, of two (the probabilities of a pair of labels) the last; of more the index of the highest.
+    """
+    tensor = outputs[0] if version is None and outputs else answer_tensor(version.target, outputs) if version else None
+    if tensor is None or tensor.data.ndim not in (1, 2) or tensor.data.size == 0:
+        return None
+    data = tensor.data.reshape(tensor.data.shape[0], -1)
+    if data.dtype.kind == "O":
+        return (Column(ANSWER, ColumnKind.CATEGORICAL), data[:, 0]) if data.shape[1] == 1 else None
+    if data.shape[1] <= 2:
+        return Column(ANSWER), data[:, -1]
+    return Column(ANSWER, ColumnKind.CATEGORICAL), np.argmax(data, axis=1)

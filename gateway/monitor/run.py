@@ -1,0 +1,198 @@
+"""The monitor: read the log in its merged order, fold, judge, act, checkpoint, show.
+
+It reads the log and the registry, and the only thing it writes to others is a route change with its evidence. What it decides
+depends on the log's own times and order, never on when it looked; dying at any point and going on from the checkpoint changes
+nothing. Serving never waits for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from gateway.core.errors import PortFault
+from gateway.core.records import PredictionRecord
+from gateway.metrics import UNEXPECTED_ERRORS, cell
+from gateway.monitor.checkpoint import CONSUMER, restored, state_of
+from gateway.monitor.decide import decide_due, learn_route
+from gateway.monitor.fold import Fold
+from gateway.monitor.gauges import Gauges
+from gateway.monitor.merge import Merge, refill
+from gateway.monitor.picture import picture
+from gateway.monitor.views import version_or_none, view_at
+from gateway.ports import (
+    CheckpointStore,
+    Clock,
+    Detector,
+    MetricsBank,
+    PredictionLogReader,
+    Readings,
+    RegistryStore,
+)
+from gateway.settings import Settings
+
+FAILURE_REST_S: Final = 0.5  # after a turn that failed: the registry or the log is away, and serving goes on without us
+CHECKPOINT_SHARE: Final = 0.05  # of the time at most is spent on checkpoints, however large the state is
+PICTURE_SHARE: Final = 0.05  # the same for pictures
+_journal = logging.getLogger(__name__)
+
+
+def run_monitor(
+    *,
+    settings: Settings,
+    log: PredictionLogReader,
+    registry: RegistryStore,
+    checkpoints: CheckpointStore,
+    readings: Readings,
+    metrics: MetricsBank,
+    detector: Callable[[], Detector],
+    clock: Clock,
+    stop: threading.Event,
+) -> None:
+    """Run until `stop` is set, then save and return. Whatever fails is counted and tried again."""
+    failures = cell(metrics, UNEXPECTED_ERRORS, "monitor")
+    gauges = Gauges(metrics)
+    monitor: Monitor | None = None
+    while not stop.is_set():
+        try:
+            if monitor is None:
+                monitor = Monitor(
+                    settings=settings,
+                    log=log,
+                    registry=registry,
+                    checkpoints=checkpoints,
+                    readings=readings,
+                    gauges=gauges,
+                    detector=detector,
+                    clock=clock,
+                )
+            is_idle = monitor.turn(stop) == 0
+        except PortFault as error:
+            gauges.turn_failed()
+            _journal.warning("A turn of the monitor failed", extra={"action": "retry", "reason": str(error)})
+            stop.wait(FAILURE_REST_S)
+        except Exception:  # noqa: BLE001 - the monitor's turn; counted and journalled
+            gauges.turn_failed()
+            failures.add(1.0)
+            _journal.exception("A turn of the monitor failed unexpectedly", extra={"action": "retry"})
+            stop.wait(FAILURE_REST_S)
+        else:
+            if is_idle:
+                stop.wait(settings.monitor.poll_s)
+    if monitor is not None:
+        monitor.close()
+
+
+class Monitor:
+    """One life of the monitor, from its checkpoint on; it does nothing between calls of `turn`.
+
+    Raises:
+        StoreFailed: the checkpoint or the registry cannot be read.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        log: PredictionLogReader,
+        registry: RegistryStore,
+        checkpoints: CheckpointStore,
+        readings: Readings,
+        gauges: Gauges,
+        detector: Callable[[], Detector],
+        clock: Clock,
+    ) -> None:
+        self._settings = settings.monitor
+        self._log = log
+        self._registry = registry
+        self._checkpoints = checkpoints
+        self._readings = readings
+        self._gauges = gauges
+        self._clock = clock
+        self._fold = Fold(
+            detector,
+            epoch_s=self._settings.epoch_s,
+            truth_rows_max=self._settings.truth_wait_max,
+            false_alarm_events=self._settings.false_alarm_events,
+        )
+        self._merge = self._restored()
+        self._saved_records = self._fold.records
+        self._save_at_s = self._publish_at_s = clock.monotonic_s()
+
+    def turn(self, stop: threading.Event) -> int:
+        """Read a page of each stream, fold what is in order, act; save and publish when it is time. Return the records read.
+
+        Raises:
+            PortFault: a port failed; nothing is lost, the next turn goes on where this one stopped.
+        """
+        count = refill(self._merge, self._log, self._settings.page_records)
+        self._decide_due()
+        while (merged := self._merge.peek()) is not None and not stop.is_set():
+            if isinstance(merged.record, PredictionRecord):
+                self._prepare(merged.record)
+            self._merge.pop()
+            self._fold.take(merged)
+            if self._fold.due:
+                self._decide_due()
+        self._gauges.count(self._fold, lag_s=self._lag_s())
+        now_s = self._clock.monotonic_s()
+        if now_s >= self._publish_at_s:
+            self._publish()
+        if now_s >= self._save_at_s and self._fold.records != self._saved_records:
+            self._save()
+        return count
+
+    def close(self) -> None:
+        """Save and publish a last time; what fails now is repeated after the next start."""
+        try:
+            self._save()
+            self._publish()
+        except PortFault as error:
+            _journal.warning("The last checkpoint failed", extra={"action": "repeat after start", "reason": str(error)})
+
+    def _decide_due(self) -> None:
+        try:
+            decide_due(self._fold, self._registry, self._merge.cursor())
+        except PortFault:
+            raise
+        except BaseException:
+            self._fold.due.clear()  # a decision that cannot be made must not stop the log from being read
+            raise
+
+    def _prepare(self, record: PredictionRecord) -> None:
+        """Learn from the registry what the record speaks of, before it is taken."""
+        fold = self._fold
+        if fold.lacks_view(record):
+            learn_route(fold, self._registry, view_at(self._registry, record.route, record.model, record.revision))
+        if (record.model, record.version) not in fold.versions:
+            fold.versions[record.model, record.version] = version_or_none(self._registry, record.model, record.version)
+
+    def _restored(self) -> Merge:
+        saved = self._checkpoints.load(CONSUMER)
+        if saved is None:
+            return Merge()
+        cursor, state = saved
+        merge = restored(state, self._fold, self._registry)
+        if merge is None:
+            _journal.warning("The checkpoint is of another form", extra={"action": "go on from its cursor with nothing known"})
+            return Merge.after(cursor)
+        return merge
+
+    def _save(self) -> None:
+        begin_s = self._clock.monotonic_s()
+        self._checkpoints.save(CONSUMER, self._merge.cursor(), state_of(self._fold, self._merge))
+        self._saved_records = self._fold.records
+        end_s = self._clock.monotonic_s()
+        self._save_at_s = end_s + max(self._settings.checkpoint_s, (end_s - begin_s) / CHECKPOINT_SHARE)
+
+    def _publish(self) -> None:
+        begin_s = self._clock.monotonic_s()
+        self._readings.publish(picture(self._fold, self._merge, lag_s=self._lag_s()))
+        self._gauges.show(self._fold)
+        end_s = self._clock.monotonic_s()
+        self._publish_at_s = end_s + max(self._settings.publish_s, (end_s - begin_s) / PICTURE_SHARE)
+
+    def _lag_s(self) -> float:
+        return max(0.0, self._clock.now_s() - self._fold.now_s) if self._fold.records else 0.0

@@ -1,0 +1,142 @@
+"""Joins late ground truth to the predictions it speaks of, by prediction id and row.
+
+Predictions wait, the oldest dropped first when there are too many; of each only what the loss needs is kept. Ground truth that
+the merge delivers before its prediction waits too. The first value of a row counts, a repeated one is ignored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from gateway.core.guardrails import Truth
+from gateway.core.tensors import NUMPY_DTYPES, Datatype, Tensor
+
+EARLY_MAX: Final = 10_000  # values that wait for their prediction; workers' clocks differ by far less than that takes
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a waiting prediction is charged to; shared by all of one revision and variant.
+
+    Attributes:
+        variant, version: What answered.
+        rollout: Whose evidence the answer is, or empty: no rollout, or not the assigned variant's own answer.
+        share: The challenger's share in the revision that decided; 0 without a rollout.
+    """
+
+    route: str
+    model: str
+    version: str
+    variant: str
+    rollout: str = ""
+    share: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A prediction whose ground truth is not known yet.
+
+    Attributes:
+        key: The hashed assignment key.
+        rows: Of the request.
+        answer: The tensor that holds the answer, packed (see `packed`).
+    """
+
+    place: Place
+    key: str
+    rows: int
+    answer: tuple[str, tuple[int, ...], bytes | list[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """One row of a prediction and its ground truth."""
+
+    waiting: Waiting
+    row: int
+    value: Truth
+
+
+def packed(tensor: Tensor) -> tuple[str, tuple[int, ...], bytes | list[bytes]]:
+    """Return a tensor as datatype, shape and bytes: a tenth of an array's memory and time to save."""
+    data = [*tensor.data.ravel().tolist()] if tensor.datatype is Datatype.BYTES else tensor.data.tobytes()
+    return tensor.datatype.value, tensor.shape, data
+
+
+def unpacked(name: str, answer: tuple[str, tuple[int, ...], bytes | list[bytes]]) -> Tensor:
+    """Return the tensor that was packed."""
+    datatype, shape, data = Datatype(answer[0]), answer[1], answer[2]
+    flat = np.array(data, np.object_) if isinstance(data, list) else np.frombuffer(data, NUMPY_DTYPES[datatype])
+    return Tensor(name, datatype, flat.reshape(shape))
+
+
+class TruthJoin:
+    """Predictions that wait for ground truth, and ground truth that waits for its prediction.
+
+    Attributes:
+        dropped_count: Predictions that waited too long.
+        unmatched_count: Values dropped because their prediction never came: unknown, too old, or already known.
+    """
+
+    def __init__(self, rows_max: int) -> None:
+        self._rows_max = rows_max
+        self._waiting: dict[str, tuple[Waiting, int]] = {}  # prediction id → (prediction, bits of the rows known)
+        self._rows = 0
+        self._early: dict[tuple[str, int], Truth] = {}
+        self._early_rows: dict[str, list[int]] = {}
+        self.dropped_count = 0
+        self.unmatched_count = 0
+
+    @property
+    def rows_waiting(self) -> int:
+        """Rows of all waiting predictions."""
+        return self._rows
+
+    def expect(self, prediction_id: str, waiting: Waiting) -> list[Joined]:
+        """Let a prediction wait, and return what was known of it already."""
+        if prediction_id in self._waiting:
+            return []
+        self._waiting[prediction_id] = (waiting, 0)
+        self._rows += waiting.rows
+        while self._rows > self._rows_max:
+            oldest, _ = self._waiting.pop(next(iter(self._waiting)))
+            self._rows -= oldest.rows
+            self.dropped_count += 1
+        found = [(row, self._early.pop((prediction_id, row))) for row in self._early_rows.pop(prediction_id, ())]
+        return [joined for row, value in found if (joined := self.learn(prediction_id, row, value)) is not None]
+
+    def learn(self, prediction_id: str, row: int, value: Truth) -> Joined | None:
+        """Take one value, and return it with its prediction if that waits for it."""
+        entry = self._waiting.get(prediction_id)
+        if entry is None:
+            self._keep_early(prediction_id, row, value)
+            return None
+        waiting, known = entry
+        if not 0 <= row < waiting.rows or known >> row & 1:
+            self.unmatched_count += 1
+            return None
+        known |= 1 << row
+        if known == (1 << waiting.rows) - 1:
+            del self._waiting[prediction_id]
+            self._rows -= waiting.rows
+        else:
+            self._waiting[prediction_id] = (waiting, known)
+        return Joined(waiting, row, value)
+
+    def _keep_early(self, prediction_id: str, row: int, value: Truth) -> None:
+        if (prediction_id, row) in self._early:
+            self.unmatched_count += 1
+            return
+        self._early[prediction_id, row] = value
+        self._early_rows.setdefault(prediction_id, []).append(row)
+        if len(self._early) > EARLY_MAX:
+            oldest = next(iter(self._early))
+            del self._early[oldest]
+            rows = self._early_rows[oldest[0]]
+            rows.remove(oldest[1])
+            if not rows:
+                del self._early_rows[oldest[0]]
+            self.unmatched_count += 1
