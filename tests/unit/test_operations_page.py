@@ -45,7 +45,7 @@ def test_operations_page_lists_every_setting_once():
     assert sorted(row["name"] for row in ROW.finditer(PAGE)) == sorted(name for name, _ in settings())
 
 
-@pytest.mark.parametrize(("name", "default"), settings())
+@pytest.mark.parametrize(("name", "default"), list(settings()))
 def test_operations_page_states_default_unit_and_reason(name, default):
     """A setting's row has its default as the program has it, the unit its name says, and a reason."""
     row = next(row for row in ROW.finditer(PAGE) if row["name"] == name)
