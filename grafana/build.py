@@ -99,7 +99,7 @@ ROUTE: Final = (
     ),
     Panel(
         "Evidence against the challenger",
-        "The natural log of the e-value of each guardrail, dashed the height from which the rollout is rolled back. "
+        "The natural log of the e-value of each guardrail, and the height from which the rollout is rolled back. "
         "A sound version reaches it with a probability below the rollout's alpha, however often one looks.",
         "none",
         (
@@ -116,7 +116,7 @@ ROUTE: Final = (
     ),
     Panel(
         "Largest drift of a feature",
-        "The highest population stability index of any feature, or of the answer, against the training sample of the live version.",
+        "The highest population stability index of any feature, or of the answer, against the live version's training sample.",
         "none",
         (Query('gateway_drift_psi_max{route=~"$route"}', "{{route}}"),),
         width=8,
