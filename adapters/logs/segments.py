@@ -111,9 +111,11 @@ class SegmentWriter:
             os.fdatasync(self._fd)
 
     def close(self) -> None:
-        """Close the segment and let another writer have the stream."""
-        os.close(self._fd)
-        os.close(self._lock)
+        """Close the segment and let another writer have the stream; closing again changes nothing."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            os.close(self._lock)
+            self._fd = -1
 
     def _rotate(self) -> None:
         following = Offset(self._first + self._size)
