@@ -10,7 +10,6 @@ import functools
 import inspect
 import json
 import os
-import sys
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -136,9 +135,6 @@ def with_failures_shown(command: Callable[P, None], *args: P.args, **kwargs: P.k
         command(*args, **kwargs)
     except GatewayError as error:
         fail(error.message, error.hint, code=NO_REPLY if getattr(error, "status", None) == 0 else REFUSED)
-    except BrokenPipeError:  # the reader of our output, e.g. `head`, has enough
-        sys.stderr.close()
-        raise typer.Exit from None
 
 
 def fail(message: str, hint: str | None = None, *, code: int = REFUSED) -> NoReturn:

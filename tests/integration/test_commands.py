@@ -371,6 +371,16 @@ def test_wrong_token_is_refused_with_the_gateways_words(run):
     assert "token is not known" in result.stderr
 
 
+def test_refused_upload_is_a_refusal_however_large(data_dir, tmp_path):
+    """A gateway that refuses an upload before reading it is understood, though the upload breaks off."""
+    artifact = tmp_path / "large.onnx"
+    with artifact.open("wb") as file:
+        file.truncate(200 * 2**20)
+    with admin_client(data_dir, "hg_wrong") as admin, pytest.raises(RequestFailed) as refused:
+        admin.register("delays", artifact)
+    assert refused.value.status == 401
+
+
 def test_connection_comes_from_before_the_command_and_from_the_environment(data_dir, models):
     """Global options stand before a command as well as after it; the environment is the last resort but one."""
     assert CliRunner().invoke(app, ["--data-dir", str(data_dir), "models", "list"]).exit_code == 0
