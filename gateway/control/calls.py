@@ -160,7 +160,7 @@ class Lines:
 
 @dataclass(frozen=True, slots=True)
 class TemporaryFile:
-    """A file that is sent and then removed."""
+    """A file that is sent and then removed, with the directory that holds it alone."""
 
     path: Path
     media_type: str

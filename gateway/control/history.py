@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -13,11 +14,13 @@ import orjson
 from gateway.control.calls import Answer, Call, Control, Lines, Parameter, ParameterKind, Reply, TemporaryFile
 from gateway.core.errors import MalformedRequest, UnknownSubject
 from gateway.core.fields import Json
+from gateway.history import export, predictions
 from gateway.ports import Filter
 
 JSON_MAX: Final = 10_000  # records of one JSON answer, which is built in memory: about 10 MB of 20 features
 STREAM_MAX: Final = 100_000_000  # of one NDJSON or Parquet answer, which is not
 PARQUET: Final = "application/vnd.apache.parquet"
+JSON: Final = "application/json"
 NDJSON: Final = "application/x-ndjson"
 QUERY: Final = (
     Parameter("route", ParameterKind.TEXT, "Of this route only.", ""),
@@ -37,50 +40,55 @@ def list_predictions(control: Control, call: Call) -> Reply:
         until_s=call.time("until"),
         limit=call.asked("limit", int),
     )
-    match _form(call.accept):
-        case "parquet":
-            return _exported(control, wanted)
-        case "ndjson":
-            return Lines(_lines(control.archive.query(wanted)), NDJSON)
-        case _:
-            if wanted.limit > JSON_MAX:
-                raise MalformedRequest(f"query.limit: over {JSON_MAX:,} needs Accept: {NDJSON} or {PARQUET}")
-            return Answer({"predictions": list(control.archive.query(wanted))})
+    form = _form(call.accept)
+    if form == PARQUET:
+        return _exported(control, wanted)
+    found = predictions(wanted, archive=control.archive, log=control.log)
+    if form == NDJSON:
+        return Lines(_begun(map(_line, found)), NDJSON)
+    if wanted.limit > JSON_MAX:
+        raise MalformedRequest(f"query.limit: over {JSON_MAX:,} needs Accept: {NDJSON} or {PARQUET}")
+    return Answer({"predictions": list(found)})
 
 
 def show_prediction(control: Control, call: Call) -> Answer:
     """Return one prediction with its ground truth."""
     wanted = Filter(prediction_id=call.path["prediction"], limit=1)
-    found = next(iter(control.archive.query(wanted)), None)
+    found = next(predictions(wanted, archive=control.archive, log=control.log), None)
     if found is None:
         raise UnknownSubject(f"there is no prediction {wanted.prediction_id[:80]!r}", hint="it may be past its retention")
     return Answer(found)
 
 
 def _exported(control: Control, wanted: Filter) -> TemporaryFile:
-    handle = tempfile.NamedTemporaryFile(suffix=".parquet", delete=False)  # noqa: SIM115  # removed after it was sent
-    handle.close()
-    path = Path(handle.name)
-    path.unlink()  # the archive writes a new file
-    control.archive.export(replace(wanted), path)
+    directory = Path(tempfile.mkdtemp(prefix="headgate-export-"))
+    path = directory / "predictions.parquet"
+    try:
+        export(wanted, path, archive=control.archive, log=control.log)
+    except BaseException:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
     return TemporaryFile(path, PARQUET)
 
 
-def _lines(records: Iterator[Json]) -> Iterator[bytes]:
-    for record in records:
-        yield orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+def _line(record: Json) -> bytes:
+    return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _begun(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Return the same pieces, the first one made already: what fails at once is refused before the answer has begun."""
+    return itertools.chain(list(itertools.islice(pieces, 1)), pieces)
 
 
 def _form(accept: str) -> str:
-    asked = [part.partition(";")[0].strip().lower() for part in accept.split(",")]
-    for media_type in asked:
-        match media_type:
+    for part in accept.split(","):
+        match part.partition(";")[0].strip().lower():
             case "application/vnd.apache.parquet" | "application/x-parquet":
-                return "parquet"
+                return PARQUET
             case "application/x-ndjson" | "application/jsonl":
-                return "ndjson"
-            case "application/json" | "*/*" | "application/*" | "":
-                return "json"
+                return NDJSON
+            case "application/json" | "application/*" | "*/*" | "":
+                return JSON
             case _:
                 continue
-    raise MalformedRequest(f"Accept: offered are application/json, {NDJSON} and {PARQUET}")
+    raise MalformedRequest(f"Accept: offered are {JSON}, {NDJSON} and {PARQUET}")

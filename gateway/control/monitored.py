@@ -13,26 +13,36 @@ from gateway.core.rollouts import Rollout
 
 
 def drift(control: Control, call: Call) -> Answer:
-    """Return the readings of a route's inputs."""
-    return _shown(control, call, "drift")
+    """Return what moved in a route's inputs."""
+    return _shown(control, call, ("drift",))
 
 
 def quality(control: Control, call: Call) -> Answer:
-    """Return the realised metrics of a route by version."""
-    return _shown(control, call, "quality")
+    """Return a route's realised metrics by version: losses where ground truth came, rates and latency for all."""
+    return _shown(control, call, ("quality", "versions"))
 
 
 def evidence(readings: Json | None, rollout: Rollout) -> Json:
-    """Return what the monitor last published of a rollout; empty when it has not seen it."""
-    return dict(_object(_of_route(readings, rollout.route).get("evidence")))
+    """Return what the monitor last published of a rollout; empty when it shows another one or none."""
+    shown = dict(_object(_of_route(readings, rollout.route).get("rollout")))
+    if _object(shown.pop("rollout", None)).get("id") != rollout.id:
+        return {}
+    return shown
 
 
-def _shown(control: Control, call: Call, part: str) -> Answer:
+def _shown(control: Control, call: Call, parts: tuple[str, ...]) -> Answer:
     name = call.path["route"]
     control.registry.table().route(name)  # a route without readings is known; a misspelt one is not
     readings = control.readings.latest()
-    shown = _of_route(readings, name).get(part)
-    return Answer({"route": name, "published_at_s": (readings or {}).get("time_s"), part: shown})
+    monitor, route = _object((readings or {}).get("monitor")), _of_route(readings, name)
+    return Answer(
+        {
+            "route": name,
+            "published_at_s": monitor.get("time_s"),
+            "lag_s": monitor.get("lag_s"),
+            **{part: route.get(part) for part in parts},
+        }
+    )
 
 
 def _of_route(readings: Json | None, name: str) -> Mapping[str, object]:

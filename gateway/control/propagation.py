@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 from gateway.control.calls import Control
 from gateway.core.changes import WorkerStatus
 from gateway.core.errors import NotReady
 from gateway.core.fields import Json
 
-_LOOK_S = 0.5  # the longest time between two looks, should a wake-up be lost
+SETTLE_S: Final = 5.0  # for workers to answer with a table that needs nothing new: five times the promise of 1 s
+_LOOK_S: Final = 0.5  # the longest time between two looks, should a wake-up be lost
 
 
 def prepare(control: Control, needs: Sequence[tuple[str, str]]) -> None:
@@ -25,7 +27,7 @@ def prepare(control: Control, needs: Sequence[tuple[str, str]]) -> None:
         raise NotReady("another change is being prepared", hint="try again when it is done")
     try:
         proposal = control.registry.propose(needs)
-        statuses = _wait(control, timeout_s, lambda worker: worker.prepared >= proposal.id or bool(worker.failure))
+        statuses = _wait(control, timeout_s, lambda worker: worker.prepared >= proposal.id)
     finally:
         control.preparing.release()
     wanted = ", ".join(f"{model}:{version}" for model, version in needs)
@@ -40,10 +42,11 @@ def prepare(control: Control, needs: Sequence[tuple[str, str]]) -> None:
             )
 
 
-def settled(control: Control, table_revision: int, *, timeout_s: float) -> Json:
+def settled(control: Control, table_revision: int, *, timeout_s: float = SETTLE_S) -> Json:
     """Wait until every worker answers with the table of that revision; return the revision each one runs, by worker.
 
-    A worker that is slower, or down, stands there with the revision it reported last.
+    A worker swaps tables at once and answers 503 for what it has not warmed; a change that brings versions is prepared first.
+    One that is slower, or down, stands there with the revision it reported last.
     """
     statuses = _wait(control, timeout_s, lambda worker: worker.revision >= table_revision)
     return revisions(control, statuses)

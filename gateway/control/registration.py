@@ -1,8 +1,8 @@
 """Models and versions: registering, looking, retiring.
 
 A version is validated in a process of its own, stored, and only then registered. The first version of a model becomes its
-champion in the same commit: nothing was answering under that name before, so there is nothing to prepare for, and the workers
-warm it when they see the new table. Later versions are registered only; a route or a rollout puts them to work.
+champion in the same commit, so that no model is without one; nothing was answering under that name before, so nothing can be
+worse off while the workers warm it, and the answer waits for them. Later versions are registered only; a route or a rollout puts them to work.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Final
 
 from gateway.control.calls import Answer, Call, Control, page_of
-from gateway.control.propagation import settled
+from gateway.control.propagation import SETTLE_S, prepare, settled
 from gateway.control.upload import Upload
 from gateway.core.changes import Change, PutChampion, PutVersion, Write
 from gateway.core.errors import Conflict, NotReady, UnknownSubject, VersionExists
@@ -41,10 +41,16 @@ def register(control: Control, call: Call) -> Answer:
         committed = control.registry.commit(
             Change(call.principal.name, "version.register", subject, metadata.description, writes)
         )
-    timeout_s = control.settings.prepare_timeout_s if is_first else 0.0
-    running = settled(control, committed.table_revision, timeout_s=timeout_s)
+    not_warm = _warmed(control, version) if is_first else ""
+    running = settled(control, committed.table_revision, timeout_s=SETTLE_S if is_first else 0.0)
     return Answer(
-        {**version_body(version), "is_champion": is_first, "table_revision": int(committed.table_revision), "workers": running},
+        {
+            **version_body(version),
+            "is_champion": is_first,
+            "not_warm": not_warm,
+            "table_revision": int(committed.table_revision),
+            "workers": running,
+        },
         201,
         {"Location": f"/api/v1/models/{model}/versions/{version.version}"},
     )
@@ -122,6 +128,15 @@ def _validated(control: Control, upload: Upload, version: Version) -> Version:
         control.validations.release()
 
 
+def _warmed(control: Control, version: Version) -> str:
+    """Wait until every worker is warm for a version; return what stands against it, or nothing."""
+    try:
+        prepare(control, [(version.model, version.version)])
+    except NotReady as error:
+        return error.message
+    return ""
+
+
 def _stated(model: str, metadata: Metadata, upload: Upload) -> Version:
     return Version(
         model=model,
@@ -161,6 +176,6 @@ def _refuse_used(control: Control, version: Version) -> None:
 
 def _champion(control: Control, model: str) -> str:
     champion = control.registry.table().champions.get(model)
-    if champion is None:
+    if champion is None:  # whoever registers a model's first version makes it champion
         raise UnknownSubject(f"there is no model {model!r}")
     return champion

@@ -18,7 +18,6 @@ from gateway.control.calls import Answer, Call, Control, Reply, page_of
 from gateway.control.propagation import prepare
 from gateway.control.routing import (
     ATTEMPTS,
-    SETTLE_S,
     check_versions,
     existing,
     new_salt,
@@ -92,7 +91,7 @@ def rollback_route(control: Control, call: Call) -> Answer:
         if (responsible := _responsible(control, route)) is not None:
             return _turn(control, responsible.id, Event.ROLLBACK, call.principal.name, reason)
         restored, committed = restore(control, route, call.principal.name, reason)
-        return route_answer(control, restored, committed, timeout_s=SETTLE_S)
+        return route_answer(control, restored, committed)
 
     return _retried(attempt)
 
@@ -116,7 +115,7 @@ def _turn(control: Control, id: str, event: Event, principal: str, reason: str) 
     writes: tuple[Write, ...] = (PutRoute(changed), PutRollout(moved), *_alias(table, rollout, moved))
     change = Change(principal, f"rollout.{event.value}", f"rollout:{id}", reason, writes, route=route.name)
     committed: Committed = control.registry.commit(change, expected_revision=route.revision)
-    return route_answer(control, changed, committed, timeout_s=SETTLE_S, more=rollout_body(moved))
+    return route_answer(control, changed, committed, more=rollout_body(moved))
 
 
 def _retried(attempt: Callable[[], Answer]) -> Answer:

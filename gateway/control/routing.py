@@ -30,7 +30,6 @@ from gateway.core.routes import Revision, Route, RouteTable, Variant, route_body
 from gateway.core.split import SLOTS
 from gateway.core.tensors import TensorSpec
 
-SETTLE_S: Final = 5.0  # for workers to answer with a table that needs nothing new: five times the promise of 1 s
 ATTEMPTS: Final = 5  # of a rollback against others that change the same route at the same moment
 
 
@@ -68,7 +67,7 @@ def put_route(control: Control, call: Call) -> Answer:
         call.principal.name, "route.put", f"route:{after.name}", call.asked("reason", str), (PutRoute(after),), route=after.name
     )
     committed = control.registry.commit(change, expected_revision=Revision(call.if_match))
-    return route_answer(control, after, committed, timeout_s=control.settings.prepare_timeout_s)
+    return route_answer(control, after, committed)
 
 
 def delete_route(control: Control, call: Call) -> Answer:
@@ -91,7 +90,7 @@ def delete_route(control: Control, call: Call) -> Answer:
         {
             "name": route.name,
             "table_revision": int(committed.table_revision),
-            "workers": settled(control, committed.table_revision, timeout_s=SETTLE_S),
+            "workers": settled(control, committed.table_revision),
         }
     )
 
@@ -117,13 +116,13 @@ def restore(control: Control, route: Route, principal: str, reason: str) -> tupl
     return restored, control.registry.commit(change, expected_revision=route.revision)
 
 
-def route_answer(control: Control, route: Route, committed: Committed, *, timeout_s: float, more: Json | None = None) -> Answer:
+def route_answer(control: Control, route: Route, committed: Committed, *, more: Json | None = None) -> Answer:
     """Return what a change of a route answers: the route, its revision, and the table that each worker runs by now."""
     body = {
         "route": route_body(replace(route, revision=committed.revision)),
         "revision": int(committed.revision),
         "table_revision": int(committed.table_revision),
-        "workers": settled(control, committed.table_revision, timeout_s=timeout_s),
+        "workers": settled(control, committed.table_revision),
     }
     return Answer({**body, **(more or {})}, headers=etag(committed.revision))
 
