@@ -1,0 +1,239 @@
+"""The table of HTTP paths of a serving worker.
+
+Prediction paths are raw ASGI, dispatched ahead of a Starlette application that answers the rest: a framework's request and
+response objects cost as much as the whole path of a small model. Every failure is `{"error": …}`.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import unquote
+
+import orjson
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from starlette.routing import Route as Path
+
+from gateway.core.errors import GatewayError, MalformedRequest, NotOffered, NotReady, PayloadTooLarge, UnsupportedEncoding
+from gateway.core.models import Version, signature_body
+from gateway.metrics import REJECTED, UNEXPECTED_ERRORS, cell
+from gateway.ports import Clock, MetricsBank
+from gateway.serving.infer import Answer, Call, Inference
+from gateway.serving.pinned import PinnedPools
+from gateway.serving.recorder import Recorder
+from gateway.serving.routing import Router
+from gateway.serving.truth import authenticated, record_truth
+from gateway.web import ClientGone, Receive, Scope, Send, error_body, error_headers, read_body, status_of
+
+_log = logging.getLogger(__name__)
+_EXTENSIONS: Final = ("parameters",)  # exactly what works
+_INFER: Final = re.compile(rb"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
+_ROWS: Final = re.compile(rb"/v1/models/([^/]+):predict")
+_TRUTH: Final = b"/api/v1/ground-truth"
+_TARGETS_MAX: Final = 4_096  # parsed paths kept; beyond it parsing starts over
+_TRUTH_BYTES_MAX: Final = 4 * 2**20  # 10,000 records of 400 bytes
+_JSON: Final = (b"content-type", b"application/json")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a prediction path names."""
+
+    route: str
+    version: str
+    is_rows: bool
+
+
+class ServingApp:
+    """The ASGI application of one worker."""
+
+    def __init__(
+        self,
+        *,
+        inference: Inference,
+        router: Router,
+        pinned: PinnedPools,
+        recorder: Recorder,
+        metrics: MetricsBank,
+        clock: Clock,
+        body_bytes_max: int,
+        is_draining: Callable[[], bool],
+    ) -> None:
+        self._inference = inference
+        self._router = router
+        self._recorder = recorder
+        self._metrics = metrics
+        self._clock = clock
+        self._body_bytes_max = body_bytes_max
+        self._targets: dict[bytes, Target | None] = {}
+        self._rest = _rest(router, pinned, is_draining)
+        self._unexpected = cell(metrics, UNEXPECTED_ERRORS, "request")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        path: bytes = scope["raw_path"]
+        target = self._targets[path] if path in self._targets else self._parsed(path)
+        if target is None and path != _TRUTH:
+            await self._rest(scope, receive, send)
+            return
+        try:
+            answer = await self._answer(target, scope, receive)
+        except ClientGone:
+            return
+        except GatewayError as error:
+            cell(self._metrics, REJECTED, type(error).__name__).add(1.0)
+            answer = Answer(status_of(error), error_headers(error), error_body(error))
+        except Exception:  # noqa: BLE001 - the request loop; counted
+            self._unexpected.add(1.0)
+            _log.exception("a request failed unexpectedly", extra={"action": "answer"})
+            answer = Answer(500, [], b'{"error":"internal error"}')
+        headers = [_JSON, (b"content-length", b"%d" % len(answer.body)), *answer.headers]
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await send({"type": "http.response.body", "body": answer.body})
+
+    async def _answer(self, target: Target | None, scope: Scope, receive: Receive) -> Answer:
+        if scope["method"] != "POST":
+            return Answer(405, [(b"allow", b"POST")], b'{"error":"Method Not Allowed"}')
+        headers: Mapping[bytes, bytes] = dict(scope["headers"])
+        bytes_max = self._body_bytes_max if target is not None else min(self._body_bytes_max, _TRUTH_BYTES_MAX)
+        _refuse_by_headers(headers, bytes_max)
+        if target is None:
+            principal = authenticated(headers.get(b"authorization"), self._router.keys)
+            body = await read_body(receive, bytes_max=bytes_max)
+            return Answer(200, [], await record_truth(body, principal, self._recorder, self._metrics))
+        body = await read_body(receive, bytes_max=bytes_max)
+        if (length := headers.get(b"inference-header-content-length")) is not None:
+            _refuse_binary(length, len(body))
+        call = Call(target.route, target.version, target.is_rows, headers, body, self._clock.monotonic_s())
+        return await self._inference.infer(call)
+
+    def _parsed(self, path: bytes) -> Target | None:
+        """Return what a path names, or None when it is no prediction path; remembered."""
+        if len(self._targets) >= _TARGETS_MAX:
+            self._targets.clear()
+        target = None
+        if found := _INFER.fullmatch(path):
+            target = Target(_name(found[1]), _name(found[2] or b""), is_rows=False)
+        elif found := _ROWS.fullmatch(path):
+            target = Target(_name(found[1]), "", is_rows=True)
+        self._targets[path] = target
+        return target
+
+
+def _name(quoted: bytes) -> str:
+    return unquote(quoted.decode("latin-1"), errors="replace")
+
+
+def _refuse_by_headers(headers: Mapping[bytes, bytes], bytes_max: int) -> None:
+    encoding = headers.get(b"content-encoding", b"identity")
+    if encoding.lower() not in (b"identity", b""):
+        raise UnsupportedEncoding(f"content encoding {encoding.decode('latin-1')[:40]!r} is not read here")
+    length = headers.get(b"content-length")
+    if length is not None and int(length) > bytes_max:
+        raise PayloadTooLarge(f"the body is over {bytes_max:,} bytes")
+
+
+def _refuse_binary(length: bytes, body_bytes: int) -> None:
+    """Refuse a binary body; a header length that is the whole body's is plain JSON."""
+    if not length.isdigit() or int(length) > body_bytes:
+        raise MalformedRequest("Inference-Header-Content-Length: expected a length within the body")
+    if int(length) != body_bytes:
+        raise NotOffered("binary tensors are not offered; send JSON")
+
+
+def _rest(router: Router, pinned: PinnedPools, is_draining: Callable[[], bool]) -> Starlette:
+    """Return the application for health and metadata."""
+
+    async def live(_: HttpRequest) -> Response:
+        return _json(200, {"live": True})
+
+    async def ready(_: HttpRequest) -> Response:
+        if is_draining():
+            raise NotReady("draining")
+        if not router.is_ready:
+            raise NotReady("not every model that should serve is loaded")
+        return _json(200, {"ready": True})
+
+    async def server(_: HttpRequest) -> Response:
+        return _json(200, {"name": "headgate", "version": _program_version(), "extensions": list(_EXTENSIONS)})
+
+    async def model_ready(request: HttpRequest) -> Response:
+        name, version = request.path_params["model"], request.path_params.get("version")
+        route = router.table.route(name)
+        if is_draining():
+            raise NotReady("draining")
+        if version is None:
+            is_ready = route.fallback.pool is not None
+        else:
+            described = await _version(router, pinned, name, version)
+            key = (described.model, described.version)
+            is_ready = key in router.table.pools or pinned.warm(*key) is not None
+        if not is_ready:
+            raise NotReady(f"{name!r} is not loaded")
+        return _json(200, {"name": name, "ready": True})
+
+    async def model(request: HttpRequest) -> Response:
+        name, version = request.path_params["model"], request.path_params.get("version")
+        route = router.table.route(name)
+        if version is None:
+            described = route.fallback.version
+            warm = [known for named, known in router.table.pools if named == route.route.model]
+            versions = sorted({*warm, *pinned.versions(route.route.model)})
+        else:
+            described = await _version(router, pinned, name, version)
+            versions = [described.version]
+        body = {"name": name, "versions": versions, "platform": f"headgate_{described.runtime.value}"}
+        return _json(200, {**body, **signature_body(described.signature), "properties": {"digest": described.digest}})
+
+    paths: list[tuple[str, Callable[[HttpRequest], Awaitable[Response]]]] = [
+        ("/v2/health/live", live),
+        ("/v2/health/ready", ready),
+        ("/v2", server),
+        ("/v2/", server),
+        ("/v2/models/{model}/ready", model_ready),
+        ("/v2/models/{model}/versions/{version}/ready", model_ready),
+        ("/v2/models/{model}", model),
+        ("/v2/models/{model}/versions/{version}", model),
+    ]
+    handlers = {GatewayError: _on_gateway_error, HTTPException: _on_http_exception, Exception: _on_unexpected}
+    app = Starlette(routes=[Path(path, endpoint, methods=["GET"]) for path, endpoint in paths], exception_handlers=handlers)
+    app.router.redirect_slashes = False
+    return app
+
+
+async def _version(router: Router, pinned: PinnedPools, name: str, version: str) -> Version:
+    """Return a version under a route, from the table or the registry."""
+    route = router.table.route(name).route
+    known = router.table.table.versions.get((route.model, version))
+    return known if known is not None else await pinned.version(route.model, version)
+
+
+def _json(status: int, body: object, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(body), status, dict(headers or {}), "application/json")
+
+
+def _on_gateway_error(_: HttpRequest, error: Exception) -> Response:
+    assert isinstance(error, GatewayError)
+    headers = {name.decode(): value.decode() for name, value in error_headers(error)}
+    return Response(error_body(error), status_of(error), headers, "application/json")
+
+
+def _on_http_exception(_: HttpRequest, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return _json(error.status_code, {"error": error.detail}, error.headers)
+
+
+def _on_unexpected(_: HttpRequest, error: Exception) -> Response:
+    _log.error("a request failed unexpectedly", extra={"action": "answer"}, exc_info=error)
+    return _json(500, {"error": "internal error"})
+
+
+def _program_version() -> str:
+    return importlib.metadata.version("headgate")

@@ -1,0 +1,163 @@
+"""One run: jobs of one version joined row by row, executed, checked against the version's own signature and taken apart.
+
+Blocking and without an event loop; called from the loop for cheap versions and from a pool's thread for expensive ones.
+A batch that fails is run again member by member, so that a bad member never harms its neighbours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gateway.core.errors import ModelFault, OutputMismatch
+from gateway.core.records import Outcome
+from gateway.core.tensors import FLOATS, NUMPY_DTYPES, Array, Shape, Signature, Tensor, TensorSpec
+from gateway.ports import Clock, Instance
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One attempt of one request on one version, waiting for its run.
+
+    Attributes:
+        inputs: In the signature's order.
+        shapes: What must be equal to join; empty when all tensors that fit can be joined.
+        place: Number of the route, variant and version in the in-flight file.
+        future: Gets a `Ran`, or `DeadlineExceeded` when it did not begin in time.
+        has_begun: Whether a thread took it for execution.
+        is_counted: Whether the pool still counts its rows.
+        timer: Ends it at its deadline; only in a thread's queue.
+    """
+
+    prediction_id: str
+    place: int
+    inputs: tuple[Tensor, ...]
+    rows: int
+    shapes: tuple[Shape, ...]
+    deadline_s: float
+    queued_s: float
+    future: asyncio.Future[Ran]
+    has_begun: bool = False
+    is_counted: bool = True
+    timer: asyncio.TimerHandle | None = None
+
+
+@dataclass(slots=True)
+class Ran:
+    """How an attempt ended.
+
+    Attributes:
+        outputs: In the signature's order; empty unless `outcome` is ok.
+        duration_us: Of the run it was part of.
+    """
+
+    outcome: Outcome
+    batch_rows: int
+    batch_position: int
+    duration_us: int
+    outputs: tuple[Tensor, ...] = ()
+    fault: ModelFault | None = field(default=None)
+
+
+def execute(instance: Instance, signature: Signature, jobs: Sequence[Job], clock: Clock) -> list[Ran]:
+    """Return how each job ended; never raises for what a version does wrong.
+
+    Args:
+        jobs: With equal `shapes`; only one when the signature does not batch.
+    """
+    began_s = clock.monotonic_s()
+    try:
+        return _executed(instance, signature, jobs, clock)
+    except ModelFault as fault:
+        if len(jobs) == 1:
+            outcome = Outcome.INVALID if isinstance(fault, OutputMismatch) else Outcome.FAILED
+            return [Ran(outcome, jobs[0].rows, 0, _micros(clock, began_s), fault=fault)]
+    return [ran for job in jobs for ran in execute(instance, signature, [job], clock)]
+
+
+def checked_outputs(signature: Signature, outputs: Mapping[str, object], rows: int) -> list[Array]:
+    """Return the outputs in the signature's order.
+
+    Args:
+        rows: Of the inputs; not looked at when the signature does not batch.
+
+    Raises:
+        OutputMismatch: one is missing, no tensor, or of another datatype or shape.
+    """
+    return [_fitting(outputs.get(spec.name), spec, rows if signature.is_batched else None) for spec in signature.outputs]
+
+
+def _executed(instance: Instance, signature: Signature, jobs: Sequence[Job], clock: Clock) -> list[Ran]:
+    began_s = clock.monotonic_s()
+    outputs = instance.predict(_joined(signature, jobs))
+    duration_us = _micros(clock, began_s)
+    rows = sum([job.rows for job in jobs])
+    found = checked_outputs(signature, outputs, rows)
+    is_batched = signature.is_batched
+    is_finite = all(map(_is_finite, found))
+    rans: list[Ran] = []
+    position = 0
+    for job in jobs:
+        end = position + job.rows
+        mine = tuple(
+            [
+                Tensor(spec.name, spec.datatype, data[position:end] if is_batched else data)
+                for spec, data in zip(signature.outputs, found, strict=True)
+            ]
+        )
+        if is_finite or not _makes_infinities(job, mine, is_batched):
+            rans.append(Ran(Outcome.OK, rows, position, duration_us, mine))
+        else:
+            fault = OutputMismatch("an output is NaN or infinite where the inputs are finite")
+            rans.append(Ran(Outcome.INVALID, rows, position, duration_us, fault=fault))
+        position = end
+    return rans
+
+
+def _joined(signature: Signature, jobs: Sequence[Job]) -> Mapping[str, Array]:
+    if len(jobs) == 1:
+        return {tensor.name: tensor.data for tensor in jobs[0].inputs}
+    return {spec.name: np.concatenate([job.inputs[at].data for job in jobs]) for at, spec in enumerate(signature.inputs)}
+
+
+def _fitting(data: object, spec: TensorSpec, rows: int | None) -> Array:
+    if not isinstance(data, np.ndarray):
+        raise OutputMismatch(f"output {spec.name!r} is not a tensor")
+    if data.dtype != NUMPY_DTYPES[spec.datatype]:
+        raise OutputMismatch(f"output {spec.name!r} is {data.dtype}, the signature says {spec.datatype.value}")
+    if not spec.accepts(data.shape) or (rows is not None and data.shape[0] != rows):
+        raise OutputMismatch(f"output {spec.name!r} has shape {list(data.shape)}, which does not fit {list(spec.shape)}")
+    return data
+
+
+def _is_finite(data: Array) -> bool:
+    """Return whether an array holds neither NaN nor infinity; the dot product is three times as fast, and can only overflow."""
+    if data.dtype.kind != "f":
+        return True
+    numbers = cast("NDArray[np.floating[Any]]", data.ravel())
+    return math.isfinite(numbers.dot(numbers)) or bool(np.isfinite(numbers).all())
+
+
+def _makes_infinities(job: Job, outputs: Sequence[Tensor], is_batched: bool) -> bool:
+    """Return whether a row (or, without rows, the whole) of an output is not finite although the inputs are."""
+    bad = _rows_not_finite(outputs, is_batched)
+    return bool((bad & ~_rows_not_finite(job.inputs, is_batched)).any())
+
+
+def _rows_not_finite(tensors: Sequence[Tensor], is_batched: bool) -> NDArray[np.bool_]:
+    found = np.zeros(len(tensors[0].data) if is_batched else 1, np.bool_)
+    for tensor in tensors:
+        if tensor.datatype in FLOATS:
+            numbers = cast("NDArray[np.floating[Any]]", tensor.data)
+            found |= ~np.isfinite(numbers.reshape(len(found), -1)).all(axis=1)
+    return found
+
+
+def _micros(clock: Clock, since_s: float) -> int:
+    return round((clock.monotonic_s() - since_s) * 1e6)

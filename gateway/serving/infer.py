@@ -1,0 +1,321 @@
+"""The path of a prediction, in seven verbs: decode, route, check, run, mirror, record, respond.
+
+A request that is refused before it ran leaves no record; one that ran leaves exactly one, written before its answer leaves,
+whatever the outcome. A hard fault of the assigned variant is answered by the fallback within the deadline, and the record keeps
+both attempts. Nothing here knows HTTP beyond the headers it is given and the status of an `Answer`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import orjson
+
+from gateway.core.errors import Busy, DeadlineExceeded, MalformedRequest, NotReady, SignatureMismatch
+from gateway.core.records import Attempt, Kind, Outcome, PredictionRecord
+from gateway.core.routes import AssignmentSource
+from gateway.core.split import hashed_key
+from gateway.core.tensors import Tensor
+from gateway.ports import Clock
+from gateway.serving.batch import Ran
+from gateway.serving.ids import PredictionIds
+from gateway.serving.pinned import PinnedPools
+from gateway.serving.recorder import Recorder
+from gateway.serving.routing import Router
+from gateway.serving.shadow import ShadowQueue
+from gateway.serving.table import ServedRoute, ServedVariant
+from gateway.serving.wire import Answered, Request, decode_infer, decode_rows, encode_infer, encode_rows
+
+_KEY_HEADER: Final = b"gateway-assignment-key"
+_KEY_PARAMETER: Final = "assignment_key"
+_FIRST_SHARE: Final = 0.75  # of the deadline for an attempt that has a fallback behind it; the rest is the fallback's
+_TRACE_LENGTH: Final = 32
+
+Headers = list[tuple[bytes, bytes]]
+
+
+@dataclass(slots=True)
+class Call:
+    """A prediction request as it came.
+
+    Attributes:
+        route: The route's or model's name.
+        version: The version the caller named, or empty.
+        is_rows: Whether the body holds plain rows rather than the protocol's tensors.
+        headers: By lower-case name.
+        received_s: When its last byte was in, on the clock's monotonic time.
+    """
+
+    route: str
+    version: str
+    is_rows: bool
+    headers: Mapping[bytes, bytes]
+    body: bytes
+    received_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What goes back: a JSON body."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+@dataclass(slots=True)
+class Routed:
+    """Where a request goes.
+
+    Attributes:
+        assigned: The variant that the split chose, or the one a caller named.
+        candidates: What may run, in order; never empty.
+        key: The assignment key, or the prediction id.
+    """
+
+    route: ServedRoute
+    kind: Kind
+    assigned: ServedVariant
+    candidates: Sequence[ServedVariant]
+    key: str
+    is_keyed: bool
+    deadline_s: float
+
+
+@dataclass(slots=True)
+class Tried:
+    """How a request ended: the last attempt, and all of them."""
+
+    variant: ServedVariant
+    ran: Ran
+    attempts: tuple[Attempt, ...]
+
+
+class Inference:
+    """The path of one worker."""
+
+    def __init__(
+        self,
+        *,
+        router: Router,
+        pinned: PinnedPools,
+        shadows: ShadowQueue,
+        recorder: Recorder,
+        ids: PredictionIds,
+        clock: Clock,
+    ) -> None:
+        self._router = router
+        self._pinned = pinned
+        self._shadows = shadows
+        self._recorder = recorder
+        self._ids = ids
+        self._clock = clock
+
+    async def infer(self, call: Call) -> Answer:
+        """Answer one prediction request.
+
+        Raises:
+            Rejected, Busy: it did not run, or its answer cannot be written as asked.
+            ModelFault: it would not load.
+            LogFailed: it ran, but its record could not be written.
+        """
+        prediction_id = self._ids.next()
+        request = decode_rows(call.body) if call.is_rows else decode_infer(call.body)
+        routed = (
+            await self._routed_to_version(call, request, prediction_id)
+            if call.version
+            else self._routed(call, request, prediction_id)
+        )
+        inputs, rows = routed.candidates[0].checker.checked(request)
+        tried = await self._run(routed, prediction_id, inputs, rows)
+        record = self._record(call, routed, tried, prediction_id, inputs)
+        if routed.route.shadows and routed.kind is Kind.LIVE:
+            self._shadows.mirror(routed.route, record, rows)
+        await self._recorder.add(record)
+        return _respond(call, request, tried, record)
+
+    def _routed(self, call: Call, request: Request, prediction_id: str) -> Routed:
+        """Return where the split sends a request."""
+        route = self._router.table.route(call.route)
+        key = _assignment_key(route, call, request)
+        assigned = route.assigned(key or prediction_id)
+        return Routed(
+            route=route,
+            kind=Kind.LIVE,
+            assigned=assigned,
+            candidates=self._candidates(assigned, route.fallback),
+            key=key or prediction_id,
+            is_keyed=bool(key),
+            deadline_s=_deadline_s(route, call, request),
+        )
+
+    async def _routed_to_version(self, call: Call, request: Request, prediction_id: str) -> Routed:
+        """Return the place of the version that the caller named, loading it if it is not warm."""
+        route = self._router.table.route(call.route)
+        deadline_s = _deadline_s(route, call, request)
+        model = route.route.model
+        pool = self._router.table.pools.get((model, call.version))
+        if pool is None:
+            within_s = deadline_s - self._clock.monotonic_s()
+            pool = await self._pinned.pool(model, call.version, within_s=within_s)
+        variant = self._router.table.pinned(route, pool)
+        key = _assignment_key(route, call, request)
+        return Routed(route, Kind.PINNED, variant, (variant,), key or prediction_id, bool(key), deadline_s)
+
+    def _candidates(self, assigned: ServedVariant, fallback: ServedVariant) -> Sequence[ServedVariant]:
+        """Return what may run: the assigned variant unless it rests or is not warm, then the fallback.
+
+        Raises:
+            NotReady: neither is warm.
+        """
+        found: list[ServedVariant] = []
+        if assigned.pool is not None and (assigned is fallback or assigned.pool.faults.admits(self._clock.monotonic_s())):
+            found.append(assigned)
+        if fallback.pool is not None and fallback is not assigned:
+            found.append(fallback)
+        if not found:
+            raise NotReady(f"version {assigned.version.version!r} of {assigned.version.model!r} is not loaded")
+        return found
+
+    async def _run(self, routed: Routed, prediction_id: str, inputs: tuple[Tensor, ...], rows: int) -> Tried:
+        """Run on the first candidate and, when that fails hard, on the next.
+
+        Raises:
+            PoolSaturated, DeadlineExceeded: it did not begin.
+            SignatureMismatch: a request without rows failed, which is no fault of the version.
+        """
+        attempts: list[Attempt] = []
+        tried: Tried | None = None
+        for variant in routed.candidates:
+            is_last = variant is routed.candidates[-1]
+            deadline_s = routed.deadline_s if is_last else self._first_deadline_s(routed.deadline_s)
+            try:
+                ran = await self._attempt(variant, prediction_id, inputs, rows, deadline_s=deadline_s)
+            except Busy as busy:
+                if tried is not None:
+                    break  # the first attempt's failure stands, and has a record
+                if is_last or not isinstance(busy, DeadlineExceeded):
+                    raise
+                continue
+            attempts.append(Attempt(variant.name, variant.version.version, ran.outcome, ran.duration_us))
+            tried = Tried(variant, ran, tuple(attempts))
+            if ran.outcome is Outcome.OK or self._clock.monotonic_s() >= routed.deadline_s:
+                break
+        assert tried is not None, "the last candidate ran or raised"
+        return tried
+
+    async def _attempt(
+        self, variant: ServedVariant, prediction_id: str, inputs: tuple[Tensor, ...], rows: int, *, deadline_s: float
+    ) -> Ran:
+        pool = variant.pool
+        assert pool is not None, "a candidate is warm"
+        ran = await pool.submit(prediction_id, variant.place, inputs, rows, deadline_s=deadline_s)
+        is_fault = ran.outcome is not Outcome.OK
+        if is_fault and not rows:
+            raise SignatureMismatch(f"version {variant.version.version!r} does not run without rows")
+        pool.faults.note(is_fault=is_fault, now_s=self._clock.monotonic_s())
+        return ran
+
+    def _first_deadline_s(self, deadline_s: float) -> float:
+        now_s = self._clock.monotonic_s()
+        return now_s + (deadline_s - now_s) * _FIRST_SHARE
+
+    def _record(
+        self, call: Call, routed: Routed, tried: Tried, prediction_id: str, inputs: tuple[Tensor, ...]
+    ) -> PredictionRecord:
+        """Return the record, counted."""
+        variant, ran, route = tried.variant, tried.ran, routed.route.route
+        version, pool = variant.version, variant.pool
+        latency_s = self._clock.monotonic_s() - call.received_s
+        variant.count(routed.kind, ran.outcome)
+        variant.duration.observe(latency_s)
+        if variant is not routed.assigned:
+            variant.failovers.add(1.0)
+        return PredictionRecord(
+            prediction_id=prediction_id,
+            time_s=self._recorder.time_s(),
+            kind=routed.kind,
+            model=route.model,
+            route=route.name,
+            revision=route.revision,
+            assigned=routed.assigned.name,
+            variant=variant.name,
+            version=version.version,
+            digest=version.digest,
+            attempts=tried.attempts,
+            assignment_key=hashed_key(routed.key),
+            is_keyed=routed.is_keyed,
+            inputs=inputs,
+            outputs=ran.outputs,
+            batch_rows=ran.batch_rows,
+            batch_position=ran.batch_position,
+            runtime_version=pool.runtime_version if pool is not None else "",
+            outcome=ran.outcome,
+            latency_us=round(latency_s * 1e6),
+            trace_id=_trace_id(call.headers.get(b"traceparent")),
+        )
+
+
+def _respond(call: Call, request: Request, tried: Tried, record: PredictionRecord) -> Answer:
+    headers = [(b"gateway-prediction-id", record.prediction_id.encode()), *tried.variant.headers]
+    if tried.ran.outcome is not Outcome.OK:
+        status = 504 if tried.ran.outcome is Outcome.TIMED_OUT else 500
+        return Answer(status, headers, orjson.dumps({"error": f"version {record.version!r} failed: {tried.ran.fault}"}))
+    answered = Answered(call.route, record.version, record.variant, record.prediction_id, record.outputs)
+    return Answer(200, headers, encode_rows(answered) if call.is_rows else encode_infer(request, answered))
+
+
+def _assignment_key(route: ServedRoute, call: Call, request: Request) -> str:
+    """Return the caller's key: from where the route says, else from the header or parameter every route reads; or nothing."""
+    source, name = route.assignment.source, route.assignment.name
+    found: object = None
+    if source is AssignmentSource.INPUT:
+        found = _first_value(route, request, name)
+    elif source is AssignmentSource.PARAMETER:
+        found = request.parameters.get(name)
+    elif header := call.headers.get(name.encode("latin-1", "replace")):
+        return header.decode("latin-1")
+    if found is None and (header := call.headers.get(_KEY_HEADER)):
+        return header.decode("latin-1")
+    if found is None:
+        found = request.parameters.get(_KEY_PARAMETER)
+    return "" if found is None else str(found)
+
+
+def _first_value(route: ServedRoute, request: Request, name: str) -> object:
+    """Return the first row's value of a named input or column, or None."""
+    columns = route.fallback.checker.columns
+    if request.rows is not None:
+        row = request.rows[0]
+        if isinstance(row, dict):
+            return row.get(name)
+        return row[columns.index(name)] if name in columns and len(row) == len(columns) else None
+    tensor = request.tensors.get(name)
+    at = 0
+    if tensor is None and len(request.tensors) == 1 and name in columns:
+        tensor, at = next(iter(request.tensors.values())), columns.index(name)
+    if tensor is None or tensor.data.size <= at:
+        return None
+    value = tensor.data.flat[at]
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _deadline_s(route: ServedRoute, call: Call, request: Request) -> float:
+    """Return the deadline on the clock's monotonic time: the route's, or sooner by the request's parameter `timeout`, in µs."""
+    timeout_us = request.parameters.get("timeout") if request.parameters else None
+    if not timeout_us:
+        return call.received_s + route.deadline_s
+    if isinstance(timeout_us, bool | str) or not 0 < timeout_us < 1e15:
+        raise MalformedRequest("parameters.timeout: expected microseconds")
+    return call.received_s + min(route.deadline_s, timeout_us / 1e6)
+
+
+def _trace_id(traceparent: bytes | None) -> str:
+    """Return the trace id of a W3C `traceparent`, or nothing when there is none or it is not one."""
+    if traceparent is None:
+        return ""
+    parts = traceparent.split(b"-")
+    is_valid = len(parts) >= 4 and len(parts[1]) == _TRACE_LENGTH and parts[1].isalnum()
+    return parts[1].decode().lower() if is_valid else ""

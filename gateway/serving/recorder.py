@@ -1,0 +1,140 @@
+"""Records → log, before their answers leave: all records of one turn of the event loop in one append.
+
+With `durability = disk` a group's answers also wait for a sync in a thread, one group at a time; what comes meanwhile is the next
+group. When the log has no room, a group is answered with the log's error (`when_full = reject`) or counted and answered without
+records (`continue`). An idle stream gets heartbeats, so that the merge of all streams can move on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+
+from gateway.core.errors import LogFailed
+from gateway.core.records import Heartbeat, Record, StreamEnd
+from gateway.metrics import LOG_RECORDS, LOG_WRITE_FAILURES, UNLOGGED, cell
+from gateway.ports import Clock, MetricsBank, PredictionLogWriter
+from gateway.settings import Durability, LogSettings, WhenFull
+
+Waiter = asyncio.Future[None]
+
+
+class Recorder:
+    """One worker's end of the log."""
+
+    def __init__(
+        self,
+        log: PredictionLogWriter,
+        *,
+        settings: LogSettings,
+        metrics: MetricsBank,
+        clock: Clock,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._log = log
+        self._settings = settings
+        self._clock = clock
+        self._loop = loop
+        self._records: list[Record] = []
+        self._waiters: list[Waiter] = []
+        self._is_scheduled = False
+        self._is_syncing = False
+        self._last_time_s = 0.0
+        self._written_s = 0.0
+        self._written = cell(metrics, LOG_RECORDS)
+        self._failures = cell(metrics, LOG_WRITE_FAILURES)
+        self._unlogged = cell(metrics, UNLOGGED)
+
+    def time_s(self) -> float:
+        """Return the wall time for a record that is added at once; it never falls, whatever the clock does."""
+        self._last_time_s = max(self._last_time_s, self._clock.now_s())
+        return self._last_time_s
+
+    def add(self, *records: Record) -> Waiter:
+        """Queue records for this turn's append and return a future that is done when they are as durable as configured.
+
+        It ends with `LogFull` or `LogFailed` when nothing of them was written and answers need a record.
+        """
+        waiter: Waiter = self._loop.create_future()
+        self._records.extend(records)
+        self._waiters.append(waiter)
+        self._schedule()
+        return waiter
+
+    def add_unwaited(self, record: Record) -> None:
+        """Queue a record that no answer waits for."""
+        self._records.append(record)
+        self._schedule()
+
+    def beat(self) -> None:
+        """Write a heartbeat if nothing was written for a while; called regularly."""
+        if not self._records and self._clock.monotonic_s() - self._written_s >= self._settings.heartbeat_s:
+            self.add_unwaited(Heartbeat(self.time_s()))
+
+    async def close(self) -> None:
+        """Write what is queued and the end of the stream."""
+        with contextlib.suppress(LogFailed):  # counted; there is nobody left to tell
+            await self.add(StreamEnd(self.time_s()))
+        self._log.close()
+
+    def _schedule(self) -> None:
+        if not self._is_scheduled and not self._is_syncing:
+            self._is_scheduled = True
+            self._loop.call_soon(self._write)
+
+    def _write(self) -> None:
+        self._is_scheduled = False
+        records, waiters = self._records, self._waiters
+        self._records, self._waiters = [], []
+        error = self._append(records)
+        if error is None and self._settings.durability is Durability.DISK:
+            self._is_syncing = True
+            sync = self._loop.run_in_executor(None, self._sync)
+            sync.add_done_callback(lambda done: self._synced(waiters, done))
+        else:
+            _finish(waiters, error)
+
+    def _append(self, records: Sequence[Record]) -> LogFailed | None:
+        """Return why the answers may not leave, or None."""
+        try:
+            self._log.append(records)
+        except LogFailed as error:
+            self._failures.add(1.0)
+            return self._unless_continued(error, len(records))
+        self._written.add(len(records))
+        self._written_s = self._clock.monotonic_s()
+        return None
+
+    def _sync(self) -> LogFailed | None:
+        try:
+            self._log.sync()
+        except LogFailed as error:
+            return error
+        return None
+
+    def _synced(self, waiters: Sequence[Waiter], done: asyncio.Future[LogFailed | None]) -> None:
+        self._is_syncing = False
+        error = done.result()
+        if error is not None:
+            self._failures.add(1.0)
+            error = self._unless_continued(error, len(waiters))
+        _finish(waiters, error)
+        if self._records:
+            self._schedule()
+
+    def _unless_continued(self, error: LogFailed, count: int) -> LogFailed | None:
+        if self._settings.when_full is WhenFull.REJECT:
+            return error
+        self._unlogged.add(count)
+        return None
+
+
+def _finish(waiters: Sequence[Waiter], error: LogFailed | None) -> None:
+    for waiter in waiters:
+        if waiter.done():
+            continue
+        if error is None:
+            waiter.set_result(None)
+        else:
+            waiter.set_exception(error)

@@ -1,0 +1,206 @@
+"""One serving worker: its parts put together, its event loop, its regular turns and its stop.
+
+The worker accepts connections at once and is ready once it has read the route table and warmed what that needs. SIGTERM drains:
+not ready at once, what is in flight finishes, connections close, the stream gets its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import signal
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import uvloop
+
+from gateway.core.models import Runtime as RuntimeName
+from gateway.core.models import Version
+from gateway.core.records import Attempt, Kind, Outcome, PredictionRecord
+from gateway.core.split import hashed_key
+from gateway.metrics import LOOP_LAG, cell
+from gateway.ports import (
+    ArtifactStore,
+    Clock,
+    InFlight,
+    Interrupted,
+    MetricsBank,
+    Place,
+    PredictionLogWriter,
+    RegistryStore,
+    Runtime,
+)
+from gateway.serving.app import ServingApp
+from gateway.serving.ids import PredictionIds
+from gateway.serving.infer import Inference
+from gateway.serving.loader import Loader
+from gateway.serving.pinned import PinnedPools
+from gateway.serving.pools import Pool
+from gateway.serving.recorder import Recorder
+from gateway.serving.routing import Router
+from gateway.serving.shadow import ShadowQueue
+from gateway.serving.table import PINNED, Bench
+from gateway.serving.turn import Turn
+from gateway.serving.warming import Warm, warmed
+from gateway.settings import Settings
+from gateway.web import HttpServer, Limits
+
+_log = logging.getLogger(__name__)
+_TURN_S: Final = 0.1  # between signs of life; the watchdog waits 10 s
+_TABLE_S: Final = 5.0  # for the table, which tells a shadow's run from a live one; then every run counts as live
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What a worker meets outside itself."""
+
+    registry: RegistryStore
+    artifacts: ArtifactStore
+    runtimes: Mapping[RuntimeName, Runtime]
+    log: PredictionLogWriter
+    metrics: MetricsBank
+    in_flight: InFlight
+    clock: Clock
+
+
+def run_worker(
+    *,
+    worker: str,
+    listener: socket.socket,
+    settings: Settings,
+    registry: RegistryStore,
+    artifacts: ArtifactStore,
+    runtimes: Mapping[RuntimeName, Runtime],
+    log: PredictionLogWriter,
+    metrics: MetricsBank,
+    in_flight: InFlight,
+    clock: Clock,
+) -> None:
+    """Serve until SIGTERM, then drain; blocks."""
+    ports = Ports(registry, artifacts, runtimes, log, metrics, in_flight, clock)
+    gc.freeze()  # what was imported is never garbage; collections look only at what requests make
+
+    async def until_signal() -> None:
+        stop = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+        await serve(worker, listener, settings=settings, ports=ports, stop=stop)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(until_signal())
+
+
+async def serve(worker: str, listener: socket.socket, *, settings: Settings, ports: Ports, stop: asyncio.Event) -> None:
+    """Serve until `stop` is set, then drain."""
+    serving, loop = settings.serving, asyncio.get_running_loop()
+    metrics, clock, in_flight = ports.metrics, ports.clock, ports.in_flight
+    turn = Turn(loop, serving.inline_turn_us_max)
+    bench = Bench(in_flight, metrics)
+    ids = PredictionIds(clock)
+
+    def warm(version: Version) -> Warm:
+        return warmed(version, ports.artifacts, ports.runtimes, runs=serving.warm_runs, clock=clock)
+
+    def pool(warm: Warm) -> Pool:
+        return Pool(warm, turn=turn, settings=serving, in_flight=in_flight, metrics=metrics, clock=clock)
+
+    recorder = Recorder(ports.log, settings=settings.log, metrics=metrics, clock=clock, loop=loop)
+    loader = Loader(warm=warm, pool=pool, metrics=metrics, clock=clock)
+    router = Router(worker=worker, registry=ports.registry, loader=loader, bench=bench, metrics=metrics, clock=clock)
+    pinned = PinnedPools(ports.registry, loader)
+    shadows = ShadowQueue(ids=ids, recorder=recorder, turn=turn, copies_max=serving.shadow_queue_max, clock=clock)
+    inference = Inference(router=router, pinned=pinned, shadows=shadows, recorder=recorder, ids=ids, clock=clock)
+    app = ServingApp(
+        inference=inference,
+        router=router,
+        pinned=pinned,
+        recorder=recorder,
+        metrics=metrics,
+        clock=clock,
+        body_bytes_max=serving.body_bytes_max,
+        is_draining=lambda: server.is_draining,
+    )
+    server = HttpServer(
+        app,
+        Limits(
+            header_timeout_s=serving.header_timeout_s,
+            body_timeout_s=serving.body_timeout_s,
+            keep_alive_s=serving.keep_alive_s,
+            connections_max=serving.connections_max,
+        ),
+    )
+    async with asyncio.TaskGroup() as tasks:
+        owned = [
+            tasks.create_task(router.follow()),
+            tasks.create_task(router.report()),
+            tasks.create_task(_turn_regularly(in_flight, recorder, metrics)),
+            tasks.create_task(_record_left_behind(in_flight, router, recorder)),
+        ]
+        await server.start(listener)
+        await stop.wait()
+        _log.info("draining", extra={"action": "drain"})
+        await server.drain(serving.drain_s)
+        for task in owned:
+            task.cancel()
+    ports.registry.close()  # a waiting reader returns
+    router.close()
+    pinned.close()
+    await recorder.close()
+
+
+async def _turn_regularly(in_flight: InFlight, recorder: Recorder, metrics: MetricsBank) -> None:
+    """Show the watchdog that the loop turns, measure how late it is, and write heartbeats."""
+    loop, lag = asyncio.get_running_loop(), cell(metrics, LOOP_LAG)
+    while True:
+        due_s = loop.time() + _TURN_S
+        await asyncio.sleep(_TURN_S)
+        lag.set(max(loop.time() - due_s, 0.0))
+        in_flight.turned()
+        recorder.beat()
+
+
+async def _record_left_behind(in_flight: InFlight, router: Router, recorder: Recorder) -> None:
+    """Record what the worker before this one was running when it died, blamed on the version that ran."""
+    left_behind = in_flight.left_behind()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_TABLE_S):
+            await router.has_read.wait()
+    for left in left_behind:
+        recorder.add_unwaited(_record_of(left, _kind_of(left.place, router), recorder.time_s()))
+
+
+def _kind_of(place: Place, router: Router) -> Kind:
+    route = router.table.table.routes.get(place.route)
+    if route is not None and any(shadow.name == place.variant for shadow in route.shadows):
+        return Kind.SHADOW
+    return Kind.PINNED if place.variant == PINNED else Kind.LIVE
+
+
+def _record_of(left: Interrupted, kind: Kind, time_s: float) -> PredictionRecord:
+    place = left.place
+    outcome = Outcome.HUNG if left.was_hung else Outcome.CRASHED
+    return PredictionRecord(
+        prediction_id=left.prediction_id,
+        time_s=time_s,
+        kind=kind,
+        model=place.model,
+        route=place.route,
+        revision=place.revision,
+        assigned=place.variant,
+        variant=place.variant,
+        version=place.version,
+        digest=place.digest,
+        attempts=(Attempt(place.variant, place.version, outcome, 0),),
+        assignment_key=hashed_key(left.prediction_id),
+        is_keyed=False,
+        inputs=(),
+        outputs=(),
+        batch_rows=0,
+        batch_position=0,
+        runtime_version=place.runtime_version,
+        outcome=outcome,
+        latency_us=0,
+    )

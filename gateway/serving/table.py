@@ -1,0 +1,190 @@
+"""The route table as this worker serves it: each route bound to its pools, its metrics and its place in the in-flight file.
+
+Immutable once built; a request holds the table it began with. Bound lazily, because a gateway may have a thousand models of which
+few are called: a route is bound at its first request, on the event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+from urllib.parse import quote
+
+from gateway.core.errors import StoreFailed, UnknownVersion
+from gateway.core.models import Version
+from gateway.core.records import Kind, Outcome
+from gateway.core.routes import Assignment, Route, RouteTable, Shadow, Variant
+from gateway.core.split import SLOTS, slot_of
+from gateway.metrics import FAILOVERS, PREDICTION_DURATION, PREDICTIONS, SHADOW_DROPPED, Histogram, cell, histogram
+from gateway.ports import Cell, InFlight, MetricsBank, Place
+from gateway.serving.checking import Checker
+from gateway.serving.pools import UNNOTED, Pool
+
+PINNED: Final = "pinned"  # stands for the variant where a caller named the version
+Pools = Mapping[tuple[str, str], Pool]
+
+
+class ServedVariant:
+    """One version's place on one route.
+
+    Attributes:
+        pool: None while the version could not be loaded here.
+    """
+
+    def __init__(self, route: Route, name: str, version: Version, pool: Pool | None, bench: Bench) -> None:
+        self.route = route
+        self.name = name
+        self.version = version
+        self.pool = pool
+        self._bench = bench
+        self._counts: dict[tuple[Kind, Outcome], Cell] = {}
+
+    @cached_property
+    def place(self) -> int:
+        """Its number in the in-flight file, or `UNNOTED` when that has no room."""
+        pool = self.pool
+        assert pool is not None, "only what runs has a place"
+        route = self.route
+        try:
+            return self._bench.in_flight.bind(
+                Place(
+                    model=route.model,
+                    route=route.name,
+                    revision=route.revision,
+                    variant=self.name,
+                    version=self.version.version,
+                    digest=self.version.digest,
+                    runtime_version=pool.runtime_version,
+                )
+            )
+        except StoreFailed:
+            return UNNOTED
+
+    @cached_property
+    def checker(self) -> Checker:
+        """What it expects of a request."""
+        return self.pool.checker if self.pool is not None else Checker(self.version)
+
+    @cached_property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """What an answer's headers say of it."""
+        return [(b"gateway-version", _header(self.version.version)), (b"gateway-variant", _header(self.name))]
+
+    @cached_property
+    def duration(self) -> Histogram:
+        """Of its predictions."""
+        return histogram(self._bench.metrics, PREDICTION_DURATION, self.route.name, self.name, self.version.version)
+
+    @cached_property
+    def failovers(self) -> Cell:
+        """How often it answered in another's place."""
+        return cell(self._bench.metrics, FAILOVERS, self.route.name, self.name, self.version.version)
+
+    def count(self, kind: Kind, outcome: Outcome) -> None:
+        """Count one prediction."""
+        found = self._counts.get((kind, outcome))
+        if found is None:
+            values = (self.route.name, self.name, self.version.version, kind.value, outcome.value)
+            found = self._counts[kind, outcome] = cell(self._bench.metrics, PREDICTIONS, *values)
+        found.add(1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What variants are bound to."""
+
+    in_flight: InFlight
+    metrics: MetricsBank
+
+
+class ServedShadow:
+    """A shadow's place on a route; `slots` of 10,000 is its fraction."""
+
+    def __init__(self, variant: ServedVariant, slots: int, bench: Bench) -> None:
+        self.variant = variant
+        self.slots = slots
+        self.dropped = cell(bench.metrics, SHADOW_DROPPED, variant.route.name, variant.name)
+
+
+class ServedRoute:
+    """One route with its variants bound."""
+
+    def __init__(self, route: Route, table: RouteTable, pools: Pools, bench: Bench) -> None:
+        self.route = route
+        self.deadline_s = route.deadline_ms / 1000.0
+        self.assignment: Assignment = route.assignment
+        self.variants = {place.name: self._bound(place, table, pools, bench) for place in route.variants}
+        self.fallback = self.variants.get(route.fallback) or self.variants[route.variants[0].name]
+        owning = [place.name for place in route.variants if place.weight == SLOTS]
+        self._sole = self.variants[owning[0]] if owning else None
+        bound = [(self._bound(shadow, table, pools, bench), shadow.fraction) for shadow in route.shadows]
+        self.shadows = tuple([ServedShadow(variant, round(fraction * SLOTS), bench) for variant, fraction in bound])
+
+    def _bound(self, place: Variant | Shadow, table: RouteTable, pools: Pools, bench: Bench) -> ServedVariant:
+        key = (self.route.model, place.version)
+        version = table.versions.get(key)
+        if version is None:
+            raise UnknownVersion(f"version {key[1]!r} of {key[0]!r} is not registered")
+        return ServedVariant(self.route, place.name, version, pools.get(key), bench)
+
+    def assigned(self, key: str) -> ServedVariant:
+        """Return the variant that owns the slot of an assignment key."""
+        if self._sole is not None:
+            return self._sole
+        return self.variants[self.route.owners[slot_of(self.route.salt, key)]]
+
+
+class ServedTable:
+    """All routes of one revision."""
+
+    def __init__(self, table: RouteTable, pools: Pools, bench: Bench) -> None:
+        self.table = table
+        self.pools = pools
+        self._bench = bench
+        self._routes: dict[str, ServedRoute] = {}
+        self._pinned: dict[tuple[str, str], ServedVariant] = {}
+
+    def route(self, name: str) -> ServedRoute:
+        """Return a route.
+
+        Raises:
+            UnknownRoute: neither a route nor a model has that name.
+        """
+        found = self._routes.get(name)
+        if found is None:
+            found = self._routes[name] = ServedRoute(self.table.route(name), self.table, self.pools, self._bench)
+        return found
+
+    def pinned(self, route: ServedRoute, pool: Pool) -> ServedVariant:
+        """Return the variant for requests under a route that name this pool's version."""
+        key = (route.route.name, pool.version.version)
+        found = self._pinned.get(key)
+        if found is None or found.pool is not pool:
+            found = self._pinned[key] = ServedVariant(route.route, PINNED, pool.version, pool, self._bench)
+        return found
+
+    def is_ready(self) -> bool:
+        """Return whether every route, and every model without one, has its fallback warm and so can answer."""
+        table = self.table
+        answering = {(route.model, _fallback(route)) for route in table.routes.values()}
+        answering.update((model, version) for model, version in table.champions.items() if model not in table.routes)
+        return all(key in self.pools for key in answering)
+
+
+def needed_versions(table: RouteTable) -> set[tuple[str, str]]:
+    """Return (model, version) of all that a worker holds warm."""
+    wanted = {(route.model, version) for route in table.routes.values() for version in route.needs()}
+    return wanted | set(table.champions.items())
+
+
+def _fallback(route: Route) -> str:
+    """Return the fallback's version."""
+    variant = route.variant(route.fallback) or route.variants[0]
+    return variant.version
+
+
+def _header(name: str) -> bytes:
+    """Return a name as a header's value; what is not ASCII is percent-encoded."""
+    return name.encode() if name.isascii() else quote(name).encode()
