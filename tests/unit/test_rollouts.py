@@ -1,0 +1,220 @@
+"""The rollout's state machine, and what each event does to the route."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.core.errors import IllegalTransition, MalformedRequest
+from gateway.core.rollouts import (
+    ENDED,
+    TRANSITIONS,
+    Event,
+    Plan,
+    Rollout,
+    RolloutState,
+    apply_event,
+    begin,
+    next_state,
+    plan_body,
+    plan_from_body,
+    rollout_body,
+    rollout_from_body,
+)
+from gateway.core.routes import Revision, Route, Shadow, Variant, route_body, stored_route, with_weights
+from gateway.core.split import SLOTS, weights_of
+
+LEGAL = """
+CANARY advance CANARY
+CANARY hold HELD
+CANARY promote LIVE
+CANARY rollback ROLLED_BACK
+CANARY convict QUARANTINED
+HELD resume CANARY
+HELD promote LIVE
+HELD rollback ROLLED_BACK
+HELD convict QUARANTINED
+LIVE rollback ROLLED_BACK
+LIVE convict QUARANTINED
+"""
+ROWS = {(RolloutState(a), Event(b)): RolloutState(c) for a, b, c in map(str.split, LEGAL.strip().splitlines())}
+
+
+def route(**fields) -> Route:
+    made = with_weights(Route("delays", "delays", (), salt="old", revision=Revision(4)), (Variant("first", "1", SLOTS),))
+    return replace(made, **fields)
+
+
+def begun(standing: Route | None = None, plan: Plan | None = None) -> tuple[Rollout, Route]:
+    return begin(standing or route(), id="r1", challenger="2", plan=plan or Plan(), salt="new", now_s=10.0)
+
+
+def at(state: RolloutState) -> tuple[Rollout, Route]:
+    """Return a rollout in a state, with a route that has it open where it is."""
+    rollout, split = begun()
+    return replace(rollout, state=state), split if state not in ENDED else replace(split, rollout="")
+
+
+@pytest.mark.parametrize(("state", "event"), list(itertools.product(RolloutState, Event)))
+def test_rollout_does_what_the_table_says_and_nothing_else(state, event):
+    """Each of the 30 pairs either leads where the table says or raises and changes nothing."""
+    rollout, split = at(state)
+    before = (rollout_body(rollout), route_body(split))
+    if (wanted := ROWS.get((state, event))) is None:
+        with pytest.raises(IllegalTransition):
+            next_state(state, event)
+        with pytest.raises(IllegalTransition):
+            apply_event(rollout, split, event, reason="", now_s=11.0)
+        assert (rollout_body(rollout), route_body(split)) == before
+    else:
+        assert next_state(state, event) is wanted
+        moved, _ = apply_event(rollout, split, event, reason="why", now_s=11.0)
+        assert (moved.state, moved.reason, moved.changed_at_s, moved.started_at_s) == (wanted, "why", 11.0, 10.0)
+
+
+def test_rollout_table_is_the_one_written_here():
+    """A row that is added to the table is added to this page too."""
+    assert TRANSITIONS == ROWS
+
+
+def test_rollout_error_says_what_is_allowed():
+    """Whoever tries an illegal event learns which ones are legal."""
+    with pytest.raises(IllegalTransition, match="HELD does not advance; it allows: resume, promote, rollback, convict"):
+        next_state(RolloutState.HELD, Event.ADVANCE)
+    with pytest.raises(IllegalTransition, match="nothing"):
+        next_state(RolloutState.QUARANTINED, Event.ROLLBACK)
+
+
+def test_rollout_begins_with_a_fresh_split_at_its_first_step():
+    """A rollout deals the callers anew, names the two variants, and remembers where to go back to."""
+    rollout, split = begun(route(shadows=(Shadow("s", "2", 1.0), Shadow("t", "3", 1.0))))
+    assert rollout.state is RolloutState.CANARY
+    assert (rollout.champion, rollout.challenger, rollout.step) == ("1", "2", 0)
+    assert rollout.since_revision == 5
+    assert split.variants == (Variant("champion", "1", 9_000), Variant("challenger", "2", 1_000))
+    assert weights_of(split.owners) == {"champion": 9_000, "challenger": 1_000}
+    assert (split.salt, split.rollout, split.fallback) == ("new", "r1", "champion")
+    assert split.last_good == rollout.before == (Variant("champion", "1", SLOTS),)
+    assert split.shadows == (Shadow("t", "3", 1.0),)
+
+
+@pytest.mark.parametrize(
+    ("standing", "error"),
+    [
+        (route(rollout="r0"), IllegalTransition),
+        (with_weights(route(), (Variant("a", "1", 9_999), Variant("b", "3", 1))), IllegalTransition),
+        (route(shadows=(Shadow("challenger", "3", 1.0),)), IllegalTransition),
+        (with_weights(route(), (Variant("a", "2", SLOTS),)), MalformedRequest),
+    ],
+)
+def test_rollout_does_not_begin_on_a_route_that_is_taken(standing, error):
+    """An open rollout, a split made by hand, a shadow in the way or the same version stops it."""
+    with pytest.raises(error):
+        begun(standing)
+
+
+def test_rollout_begins_beside_a_variant_without_weight():
+    """A variant of weight zero splits nothing."""
+    _, split = begun(with_weights(route(), (Variant("a", "1", SLOTS), Variant("b", "3", 0))))
+    assert {variant.version for variant in split.variants} == {"1", "2"}
+
+
+def test_rollout_does_not_advance_past_its_last_step():
+    """After the last step only a promotion or a rollback goes on."""
+    rollout, split = begun(plan=Plan(steps=(1_000,)))
+    with pytest.raises(IllegalTransition, match="promote"):
+        apply_event(rollout, split, Event.ADVANCE, reason="", now_s=1.0)
+
+
+def test_rollout_does_not_touch_a_route_that_another_has_open():
+    """An ended rollout cannot be rolled back over the one that came after it."""
+    ended, _ = at(RolloutState.LIVE)
+    _, split = begin(route(), id="r2", challenger="3", plan=Plan(), salt="x", now_s=1.0)
+    with pytest.raises(IllegalTransition, match="r2"):
+        apply_event(ended, split, Event.ROLLBACK, reason="", now_s=2.0)
+
+
+@st.composite
+def plans(draw):
+    steps = sorted(draw(st.sets(st.integers(1, SLOTS), min_size=1, max_size=20)))
+    return Plan(
+        tuple(steps),
+        draw(st.floats(0, 1e9)),
+        draw(st.integers(1, 10**9)),
+        draw(st.booleans()),
+        draw(st.floats(1e-9, 0.5)),
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(plan=plans(), events=st.lists(st.sampled_from(Event), max_size=30))
+def test_rollout_keeps_its_laws_along_any_path(plan, events):
+    """Whatever happens: weights sum, the challenger's share follows its step and never falls but to nothing, an end leaves one
+    variant with everything, every state can be stored, and keys that were the challenger's stay so while it grows."""
+    rollout, split = begun(plan=plan)
+    for event in events:
+        try:
+            moved, after = apply_event(rollout, split, event, reason="", now_s=20.0)
+        except IllegalTransition:
+            continue
+        if moved.is_open:
+            assert weights_of(after.owners).get("challenger", 0) == plan.steps[moved.step]
+            stayed = zip(split.owners, after.owners, strict=True)
+            assert all(new == "challenger" for old, new in stayed if old == "challenger")
+            assert after.rollout == moved.id
+        else:
+            version = "2" if moved.state is RolloutState.LIVE else "1"
+            assert after.variants == (Variant("champion", version, SLOTS),)
+            assert after.rollout == ""
+            assert after.last_good == (Variant("champion", "1", SLOTS),)
+        assert sum(variant.weight for variant in after.variants) == SLOTS
+        assert weights_of(after.owners) == {one.name: one.weight for one in after.variants if one.weight}
+        assert after.fallback in {one.name for one in after.variants}
+        assert rollout_from_body(json.loads(json.dumps(rollout_body(moved)))) == moved
+        assert stored_route(json.loads(json.dumps(route_body(after))), after.owners) == after
+        rollout, split = moved, after
+
+
+@given(plans())
+def test_plan_comes_back_from_its_body(plan):
+    """A plan is what its body says."""
+    assert plan_from_body(json.loads(json.dumps(plan_body(plan)))) == plan
+
+
+def test_plan_may_be_left_out():
+    """No plan, an empty one and nulls mean the defaults."""
+    for body in (None, {}, {"steps": None, "dwell_s": None}):
+        assert plan_from_body(body) == Plan()
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        ({"steps": []}, "plan.steps"),
+        ({"steps": [5_000, 1_000]}, "plan.steps"),
+        ({"steps": [1_000, 1_000]}, "plan.steps"),
+        ({"steps": [0]}, "plan.steps"),
+        ({"steps": [10_001]}, "plan.steps"),
+        ({"steps": ["10 %"]}, "plan.steps"),
+        ({"steps": list(range(1, 22))}, "plan.steps"),
+        ({"steps": 5}, "plan.steps"),
+        ({"dwell_s": -1}, "plan.dwell_s"),
+        ({"dwell_s": float("inf")}, "plan.dwell_s"),
+        ({"samples_min": 0}, "plan.samples_min"),
+        ({"advances_itself": 1}, "plan.advances_itself"),
+        ({"false_rollback_alpha": 0}, "plan.false_rollback_alpha"),
+        ({"false_rollback_alpha": 0.6}, "plan.false_rollback_alpha"),
+        ({"stpes": [1]}, "stpes"),
+        ([], "plan"),
+    ],
+)
+def test_plan_body_that_is_wrong_is_refused_by_field(body, named):
+    """Each mistake in a plan names its field."""
+    with pytest.raises(MalformedRequest) as caught:
+        plan_from_body(body)
+    assert named in str(caught.value)
