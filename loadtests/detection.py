@@ -216,9 +216,8 @@ def report_sound(runs: int, seed: int, pool: ProcessPoolExecutor) -> bool:
     """Print the table of sound versions and return whether the target is met."""
     kinds = [KINDS[at % len(KINDS)] for at in range(runs)]
     verdicts = list(pool.map(sound_rollout, kinds, range(seed, seed + runs), chunksize=5))
-    print(
-        f"\nSound versions: {runs} rollouts of {REQUESTS:,} requests over {REQUESTS / RATE / 3600:.1f} h, from 10 %, seeds from {seed}"
-    )
+    span_h = REQUESTS / RATE / 3_600
+    print(f"\nSound versions: {runs} rollouts of {REQUESTS:,} requests over {span_h:.1f} h, from 10 %, seeds from {seed}")
     print(f"{'traffic':<20}{'rollouts':>9}{'rolled back':>12}{'≤ (95 %)':>10}{'advanced':>10}{'peeked z':>10}{'dummy':>8}")
     for kind in (*KINDS, "all"):
         chosen = [verdict for verdict in verdicts if kind in (verdict.kind, "all")]
@@ -238,9 +237,8 @@ def report_sound(runs: int, seed: int, pool: ProcessPoolExecutor) -> bool:
 
 def report_harmful(runs: int, seed: int, pool: ProcessPoolExecutor) -> bool:
     """Print the table of harmful versions and return whether the targets are met."""
-    print(
-        f"\nHarm found, in requests of a 10 % challenger: {runs} rollouts a row, at most {DETECTION_REQUESTS:,} requests, seeds from {seed}"
-    )
+    most = f"{runs} rollouts a row, at most {DETECTION_REQUESTS:,} requests"
+    print(f"\nHarm found, in requests of a 10 % challenger: {most}, seeds from {seed}")
     print(
         f"{'errors':<16}{'alone, α .01':>13}{'90 %':>7}{'target':>8}{'missed':>8}"
         f"{'default plan':>14}{'90 %':>7}{'target':>8}{'missed':>8}{'peeked z':>10}{'dummy':>7}"
