@@ -2,7 +2,8 @@
 
 A version is validated in a process of its own, stored, and only then registered. The first version of a model becomes its
 champion in the same commit, so that no model is without one; nothing was answering under that name before, so nothing can be
-worse off while the workers warm it, and the answer waits for them. Later versions are registered only; a route or a rollout puts them to work.
+worse off while the workers warm it, and the answer waits for them. Later versions are registered only; a route or a rollout
+puts them to work.
 """
 
 from __future__ import annotations

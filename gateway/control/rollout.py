@@ -51,7 +51,7 @@ def start(control: Control, call: Call) -> Answer:
         call.principal.name, "rollout.start", f"rollout:{id}", reason, (PutRoute(split), PutRollout(rollout)), route=route.name
     )
     committed = control.registry.commit(change, expected_revision=route.revision)
-    answer = route_answer(control, split, committed, timeout_s=control.settings.prepare_timeout_s, more=rollout_body(rollout))
+    answer = route_answer(control, split, committed, more=rollout_body(rollout))
     location = {"Location": f"/api/v1/routes/{route.name}/rollouts/{id}"}
     return replace(answer, status=201, headers={**answer.headers, **location})
 

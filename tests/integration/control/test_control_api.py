@@ -109,7 +109,9 @@ def test_unknown_query_parameter_is_named(control):
     assert "'limt'" in answer.json()["error"]
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=1001", "limit=x", "limit=1&limit=2", "limit=-1", "limit=99999999999999999999"])
+@pytest.mark.parametrize(
+    "query", ["limit=0", "limit=1001", "limit=x", "limit=1&limit=2", "limit=-1", "limit=99999999999999999999"]
+)
 def test_limit_outside_its_bounds_is_refused(control, query):
     """A page has from 1 to 1,000 entries."""
     assert control.admin.get(f"/api/v1/audit?{query}").status_code == 400
@@ -140,7 +142,9 @@ def test_stalled_body_is_a_timeout(start_control):
     control = start_control(body_timeout_s=0.3)
     host, port = control.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
-        head = f"PUT /api/v1/automation HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {control.token}\r\nContent-Length: 99\r\n\r\n"
+        head = (
+            f"PUT /api/v1/automation HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {control.token}\r\nContent-Length: 99\r\n\r\n"
+        )
         connection.sendall(head.encode() + b"{")
         assert connection.recv(65536).startswith(b"HTTP/1.1 408")
 
@@ -207,7 +211,9 @@ def test_key_lives_from_creation_to_revocation(control):
     assert control.admin.delete(f"/api/v1/keys/{key['id']}").status_code == 404
 
 
-@pytest.mark.parametrize("body", [{"name": "x"}, {"name": "x", "scopes": []}, {"name": "x", "scopes": ["all"]}, {"scopes": ["read"]}])
+@pytest.mark.parametrize(
+    "body", [{"name": "x"}, {"name": "x", "scopes": []}, {"name": "x", "scopes": ["all"]}, {"scopes": ["read"]}]
+)
 def test_key_without_name_or_scopes_is_refused(control, body):
     """A key has a name and at least one known scope."""
     assert control.admin.post("/api/v1/keys", json=body).status_code == 400
@@ -258,7 +264,9 @@ def test_thirty_calls_at_once_are_all_answered(control):
     statuses: list[int] = []
 
     def call() -> None:
-        statuses.append(httpx.get(f"{control.url}/api/v1/models", headers=dict(control.admin.headers), trust_env=False).status_code)
+        statuses.append(
+            httpx.get(f"{control.url}/api/v1/models", headers=dict(control.admin.headers), trust_env=False).status_code
+        )
 
     threads = [threading.Thread(target=call) for _ in range(30)]
     for thread in threads:

@@ -1,0 +1,360 @@
+"""Routes and rollouts, moved by a person through the admin API."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+
+import pytest
+
+from adapters.clock import SystemClock
+from gateway.core.changes import Change, PutChampion, PutVersion, Quarantine
+from gateway.core.models import Digest, Runtime, Version
+from gateway.core.tensors import Datatype, Signature, TensorSpec
+
+FEATURES = 4
+
+
+@pytest.fixture
+def control(start_control, write_linear_model, tmp_path):
+    """Return a control plane with a model of three versions that answer differently."""
+    started = start_control(worker_count=2)
+    for number in range(3):
+        _register(started, write_linear_model(tmp_path / f"{number}.onnx", features=FEATURES, seed=number), str(number + 1))
+    return started
+
+
+def _register(control, artifact, name, *, features=FEATURES):
+    """Put a version into the registry as registration does, without the seconds that validation takes."""
+    digest = Digest(hashlib.sha256(artifact.read_bytes()).hexdigest())
+    control.artifacts.put(artifact, digest)
+    signature = Signature(
+        (TensorSpec("features", Datatype.FP32, (-1, features)),), (TensorSpec("probability", Datatype.FP32, (-1, 1)),)
+    )
+    version = Version("delays", name, digest, 1, Runtime.ONNX, "1", signature)
+    writes = (PutVersion(version), *([PutChampion("delays", name)] if name == "1" else []))
+    control.registry.commit(Change("admin", "version.register", f"version:delays/{name}", "", writes))
+
+
+def _route(control, name="delays"):
+    return control.admin.get(f"/api/v1/routes/{name}").json()
+
+
+def _weights(control, name="delays"):
+    return {variant["version"]: variant["weight"] for variant in _route(control, name)["variants"]}
+
+
+def _start(control, challenger="2", **body):
+    answer = control.admin.post("/api/v1/routes/delays/rollouts", json={"challenger": challenger, **body})
+    assert answer.status_code == 201, answer.text
+    return answer.json()["id"]
+
+
+def _move(control, id, event, reason="because"):
+    return control.admin.post(f"/api/v1/routes/delays/rollouts/{id}/{event}", json={"reason": reason})
+
+
+def _quarantine(control, version):
+    digest = control.admin.get(f"/api/v1/models/delays/versions/{version}").json()["digest"]
+    held = Quarantine(digest, "delays", version, 1, SystemClock().now_s() + 600, "it was wrong")
+    control.registry.commit(Change("monitor", "rollout.convict", "rollout:x", "it was wrong", (held,)))
+    return digest
+
+
+def test_route_is_created_shown_replaced_and_removed(control):
+    """A route lives from its creation with If-Match 0 to its removal; each answer says what every worker runs."""
+    created = control.put_route("delays", ("champion", "1", 9_000), ("challenger", "2", 1_000), if_match=0)
+    assert created.status_code == 200, created.text
+    body = created.json()
+    assert (body["revision"], created.headers["etag"]) == (1, '"1"')
+    assert body["workers"] == {"w0": body["table_revision"], "w1": body["table_revision"]}
+    shown = control.admin.get("/api/v1/routes/delays")
+    assert shown.headers["etag"] == '"1"'
+    assert shown.json() == body["route"]
+    replaced = control.put_route("delays", ("champion", "1", 5_000), ("challenger", "2", 5_000), if_match=1)
+    assert replaced.json()["revision"] == 2
+    assert [route["name"] for route in control.admin.get("/api/v1/routes").json()["routes"]] == ["delays"]
+    assert control.admin.delete("/api/v1/routes/delays", headers={"If-Match": "2"}).status_code == 200
+    assert control.admin.get("/api/v1/routes/delays").status_code == 404
+
+
+def test_shown_route_may_be_put_back_unchanged(control):
+    """What GET shows, PUT takes."""
+    control.put_route("delays", ("champion", "1", 9_000), ("challenger", "2", 1_000), if_match=0)
+    answer = control.admin.put("/api/v1/routes/delays", json=_route(control), headers={"If-Match": "1"})
+    assert answer.status_code == 200, answer.text
+
+
+def test_put_needs_the_present_revision(control):
+    """Without If-Match a PUT is a 400 that says how, with a stale one a 409; both change nothing."""
+    body = {"variants": [{"name": "champion", "version": "1", "weight": 10_000}]}
+    missing = control.admin.put("/api/v1/routes/delays", json=body)
+    assert missing.status_code == 400
+    assert "If-Match" in missing.json()["error"]
+    assert control.put_route("delays", ("champion", "1", 10_000), if_match=3).status_code == 409
+    control.put_route("delays", ("champion", "1", 10_000), if_match=0)
+    assert control.put_route("delays", ("champion", "2", 10_000), if_match=0).status_code == 409
+    assert control.admin.delete("/api/v1/routes/delays", headers={"If-Match": "9"}).status_code == 409
+    assert _weights(control) == {"1": 10_000}
+
+
+@pytest.mark.parametrize("header", ["*", "x", "-1", "", '"1", "2"', "9" * 30])
+def test_if_match_that_is_no_revision_is_refused(control, header):
+    """If-Match names one revision."""
+    answer = control.admin.put("/api/v1/routes/delays", json={}, headers={"If-Match": header})
+    assert answer.status_code == 400
+
+
+def test_twenty_writers_of_one_revision_leave_one_winner(control):
+    """Of many PUTs for the same revision exactly one succeeds."""
+    statuses = []
+
+    def put(weight):
+        answer = control.put_route("delays", ("champion", "1", 10_000 - weight), ("challenger", "2", weight), if_match=0)
+        statuses.append(answer.status_code)
+
+    threads = [threading.Thread(target=put, args=(weight,)) for weight in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert sorted(statuses) == [200] + [409] * 7
+
+
+@pytest.mark.parametrize(
+    ("body", "word"),
+    [
+        ({"variants": []}, "sum to"),
+        ({"variants": [{"name": "a", "version": "1", "weight": 9_999}]}, "9,999"),
+        ({"variants": [{"name": "a", "version": "1", "weight": 10_000.0}]}, "weight"),
+        ({"variants": [{"name": "a", "version": "1", "weight": True}]}, "weight"),
+        (
+            {"variants": [{"name": "a", "version": "1", "weight": 5_000}, {"name": "a", "version": "2", "weight": 5_000}]},
+            "same name",
+        ),
+        ({"variants": [{"name": "a", "version": "1", "weight": 10_000}], "fallback": "b"}, "fallback"),
+        ({"variants": [{"name": "a", "version": "1", "weight": 10_000}], "shadow": []}, "shadow"),
+        ({"variants": [{"name": "a", "version": "1", "weight": 10_000}], "assignment": {"cookie": "x"}}, "assignment"),
+        ([], "object"),
+        (None, "object"),
+    ],
+)
+def test_malformed_route_is_refused(control, body, word):
+    """A route's body that is not of its form is a 400 that names what is wrong."""
+    answer = control.admin.put("/api/v1/routes/delays", json=body, headers={"If-Match": "0"})
+    assert answer.status_code == 400
+    assert word in answer.json()["error"]
+
+
+def test_unknown_version_is_not_found(control):
+    """A route names versions that exist."""
+    assert control.put_route("delays", ("champion", "9", 10_000), if_match=0).status_code == 404
+    assert control.put_route("other", ("champion", "1", 10_000), if_match=0).status_code == 404
+
+
+def test_variants_with_other_signatures_are_refused(control, write_linear_model, tmp_path):
+    """Versions whose signatures differ cannot stand on one route, and the message says where they differ."""
+    wide = write_linear_model(tmp_path / "wide.onnx", features=FEATURES + 1)
+    _register(control, wide, "wide", features=FEATURES + 1)
+    answer = control.put_route("delays", ("champion", "1", 5_000), ("challenger", "wide", 5_000), if_match=0)
+    assert answer.status_code == 400
+    assert "[-1, 4]" in answer.json()["error"]
+    assert "[-1, 5]" in answer.json()["error"]
+    shadows = [{"name": "shadow", "version": "wide", "fraction": 1.0}]
+    assert control.put_route("delays", ("champion", "1", 10_000), if_match=0, shadows=shadows).status_code == 400
+
+
+def test_quarantined_version_is_refused_until_released(control):
+    """A digest in quarantine is refused on a route and in a rollout until a person releases it."""
+    control.put_route("delays", ("champion", "1", 10_000), if_match=0)
+    digest = _quarantine(control, "2")
+    [held] = control.admin.get("/api/v1/quarantine").json()["quarantine"]
+    assert (held["digest"], held["is_active"]) == (digest, True)
+    assert control.put_route("delays", ("champion", "2", 10_000), if_match=1).status_code == 409
+    refused = control.admin.post("/api/v1/routes/delays/rollouts", json={"challenger": "2"})
+    assert refused.status_code == 409
+    assert "it was wrong" in refused.json()["error"]
+    released = control.admin.delete(f"/api/v1/quarantine/{digest}", params={"reason": "data was wrong, not the model"})
+    assert (released.status_code, released.json()["is_active"], released.json()["strikes"]) == (200, False, 1)
+    assert control.admin.delete(f"/api/v1/quarantine/{digest}").status_code == 404
+    assert control.put_route("delays", ("champion", "2", 10_000), if_match=1).status_code == 200
+
+
+def test_version_that_a_worker_cannot_warm_changes_nothing(control):
+    """A worker that cannot load what a change needs is named, and the route stays as it was."""
+    control.put_route("delays", ("champion", "1", 10_000), if_match=0)
+    digest = control.admin.get("/api/v1/models/delays/versions/2").json()["digest"]
+    path = control.data / "artifacts" / digest
+    path.chmod(0o600)
+    path.write_bytes(b"broken")
+    answer = control.put_route("delays", ("champion", "2", 10_000), if_match=1)
+    assert answer.status_code == 503
+    assert "w0" in answer.json()["error"]
+    assert _weights(control) == {"1": 10_000}
+    assert control.put_route("delays", ("champion", "3", 10_000), if_match=1).status_code == 200
+
+
+def test_worker_that_is_gone_is_named(control):
+    """A worker that does not prepare in time is named, and the route stays as it was."""
+    control.put_route("delays", ("champion", "1", 10_000), if_match=0)
+    control.workers[1].stop()
+    answer = control.put_route("delays", ("champion", "2", 10_000), if_match=1)
+    assert answer.status_code == 503
+    assert "w1" in answer.json()["error"]
+    assert _weights(control) == {"1": 10_000}
+
+
+def test_rollback_restores_what_was_alone_before(control):
+    """After splits set by hand a rollback puts the route back to the version that last answered alone, with the reason."""
+    control.put_route("delays", ("champion", "1", 10_000), if_match=0)
+    control.put_route("delays", ("champion", "1", 5_000), ("challenger", "2", 5_000), if_match=1)
+    control.put_route("delays", ("champion", "1", 1_000), ("challenger", "2", 9_000), if_match=2)
+    answer = control.admin.post("/api/v1/routes/delays/rollback", json={"reason": "wrong answers"})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["revision"] == 4
+    assert _weights(control) == {"1": 10_000}
+    [entry] = control.admin.get("/api/v1/audit?order=newest&limit=1").json()["entries"]
+    assert (entry["action"], entry["reason"]) == ("route.rollback", "wrong answers")
+    assert control.admin.post("/api/v1/routes/delays/rollback", json={"reason": "again"}).status_code == 409
+
+
+def test_rollback_needs_a_reason_and_a_route(control):
+    """A rollback without a reason is a 400, of a route that is not there a 404."""
+    control.put_route("delays", ("champion", "1", 10_000), if_match=0)
+    for body in (None, {}, {"reason": " "}, {"reason": 3}, {"reason": "x", "to": "1"}):
+        assert control.admin.post("/api/v1/routes/delays/rollback", json=body).status_code == 400
+    assert control.admin.post("/api/v1/routes/none/rollback", json={"reason": "x"}).status_code == 404
+
+
+def test_rollout_goes_from_first_step_to_promotion(control):
+    """A rollout starts at its first step, advances, and its promotion makes the challenger champion of route and model."""
+    id = _start(control, plan={"steps": [1_000, 5_000]}, reason="looks better")
+    assert _weights(control) == {"1": 9_000, "2": 1_000}
+    assert _move(control, id, "advance").status_code == 200
+    assert _weights(control) == {"1": 5_000, "2": 5_000}
+    assert _move(control, id, "advance").status_code == 409
+    promoted = _move(control, id, "promote")
+    assert (promoted.status_code, promoted.json()["state"]) == (200, "LIVE")
+    assert promoted.json()["workers"]["w0"] == promoted.json()["table_revision"]
+    assert _weights(control) == {"2": 10_000}
+    assert control.admin.get("/api/v1/models/delays").json()["champion"] == "2"
+
+
+def test_rollout_is_held_and_resumed(control):
+    """A held rollout keeps its weights and does not advance until it is resumed."""
+    id = _start(control)
+    assert _move(control, id, "hold").json()["state"] == "HELD"
+    assert _move(control, id, "advance").status_code == 409
+    assert _weights(control) == {"1": 9_000, "2": 1_000}
+    assert _move(control, id, "resume").json()["state"] == "CANARY"
+    shown = control.admin.get(f"/api/v1/routes/delays/rollouts/{id}").json()
+    assert (shown["state"], shown["evidence"]) == ("CANARY", {})
+
+
+def test_rollout_rolled_back_by_a_person_quarantines_nothing(control):
+    """A person's rollback restores the champion, needs a reason, and leaves the digest free for a new rollout."""
+    id = _start(control)
+    assert _move(control, id, "rollback", "").status_code == 400
+    assert _move(control, id, "rollback").json()["state"] == "ROLLED_BACK"
+    assert _weights(control) == {"1": 10_000}
+    assert control.admin.get("/api/v1/quarantine").json()["quarantine"] == []
+    again = _start(control)
+    listed = control.admin.get("/api/v1/routes/delays/rollouts", params={"limit": "1"}).json()
+    assert [rollout["id"] for rollout in listed["rollouts"]] == [again]
+    rest = control.admin.get("/api/v1/routes/delays/rollouts", params={"after": listed["next"]}).json()
+    assert [rollout["id"] for rollout in rest["rollouts"]] == [id]
+
+
+def test_route_rollback_ends_the_open_rollout(control):
+    """Rolling a route back ends the rollout on it, so that the two never disagree."""
+    id = _start(control)
+    assert control.admin.post("/api/v1/routes/delays/rollback", json={"reason": "enough"}).status_code == 200
+    assert control.admin.get(f"/api/v1/routes/delays/rollouts/{id}").json()["state"] == "ROLLED_BACK"
+    assert _weights(control) == {"1": 10_000}
+
+
+@pytest.mark.parametrize("is_direct", [True, False])
+def test_promoted_version_can_be_rolled_back(control, is_direct):
+    """After a promotion a rollback, of the rollout or of the route, restores route, alias and rollout together."""
+    id = _start(control)
+    _move(control, id, "promote")
+    if is_direct:
+        answer = control.admin.post("/api/v1/routes/delays/rollback", json={"reason": "worse after all"})
+    else:
+        answer = _move(control, id, "rollback", "worse after all")
+    assert answer.status_code == 200, answer.text
+    assert _weights(control) == {"1": 10_000}
+    assert control.admin.get("/api/v1/models/delays").json()["champion"] == "1"
+    assert control.admin.get(f"/api/v1/routes/delays/rollouts/{id}").json()["state"] == "ROLLED_BACK"
+
+
+def test_rollout_that_the_route_moved_past_cannot_be_rolled_back(control):
+    """An old promotion is not undone under a newer version's feet."""
+    id = _start(control)
+    _move(control, id, "promote")
+    revision = _route(control)["revision"]
+    control.put_route("delays", ("champion", "3", 10_000), if_match=revision)
+    answer = _move(control, id, "rollback")
+    assert answer.status_code == 409
+    assert _weights(control) == {"3": 10_000}
+
+
+def test_route_under_a_rollout_is_not_changed_by_hand(control):
+    """While a rollout is open the route belongs to it."""
+    _start(control)
+    revision = _route(control)["revision"]
+    assert control.put_route("delays", ("champion", "1", 10_000), if_match=revision).status_code == 409
+    assert control.admin.delete("/api/v1/routes/delays").status_code == 409
+    assert control.admin.post("/api/v1/routes/delays/rollouts", json={"challenger": "3"}).status_code == 409
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({}, 400),
+        ({"challenger": "1"}, 400),
+        ({"challenger": "9"}, 404),
+        ({"challenger": "2", "plan": {"steps": []}}, 400),
+        ({"challenger": "2", "plan": {"steps": [5_000, 1_000]}}, 400),
+        ({"challenger": "2", "speed": 3}, 400),
+    ],
+)
+def test_rollout_that_makes_no_sense_is_refused(control, body, status):
+    """A rollout needs another version that exists and steps that rise; nothing is changed otherwise."""
+    assert control.admin.post("/api/v1/routes/delays/rollouts", json=body).status_code == status
+    assert control.admin.get("/api/v1/routes").json()["routes"] == []
+
+
+def test_unknown_rollouts_are_not_found(control):
+    """A rollout is found under its own route alone."""
+    id = _start(control)
+    control.put_route("other", ("champion", "1", 10_000), if_match=0, model="delays")
+    assert control.admin.get("/api/v1/routes/delays/rollouts/none").status_code == 404
+    assert control.admin.get(f"/api/v1/routes/other/rollouts/{id}").status_code == 404
+    assert _move(control, "none", "hold").status_code == 404
+    assert control.admin.post("/api/v1/routes/none/rollouts", json={"challenger": "2"}).status_code == 404
+
+
+def test_drift_and_quality_show_what_the_monitor_published(control):
+    """Readings come from the monitor's last picture; a route without any is empty, an unknown one a 404."""
+    picture = {
+        "monitor": {"time_s": 5.0, "lag_s": 0.1},
+        "routes": {"delays": {"drift": {"features": []}, "quality": {"versions": []}}},
+    }
+    (control.data / "readings.json").write_text(json.dumps(picture))
+    drift = control.admin.get("/api/v1/routes/delays/drift").json()
+    assert (drift["published_at_s"], drift["drift"]) == (5.0, {"features": []})
+    assert control.admin.get("/api/v1/routes/delays/quality").json()["quality"] == {"versions": []}
+    assert control.admin.get("/api/v1/routes/none/drift").status_code == 404
+
+
+def test_metrics_show_split_revisions_and_rollouts(control):
+    """A scrape holds each variant's weight, how far workers are, and the state of the newest rollout."""
+    _start(control)
+    text = control.client(None).get("/metrics").text
+    assert 'gateway_route_weight_ratio{process="control",route="delays",variant="challenger",version="2"} 0.1' in text
+    assert 'gateway_rollout_state{process="control",route="delays",state="CANARY"} 1.0' in text
+    assert 'gateway_rollout_state{process="control",route="delays",state="LIVE"} 0.0' in text
+    assert 'gateway_worker_revisions_behind{process="control",worker="w1"} 0.0' in text
+    assert "gateway_registry_up" in text
