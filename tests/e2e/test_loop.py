@@ -89,7 +89,7 @@ def _route_to_champion(gateway) -> None:
 
 
 def _begin(gateway, version: str) -> dict[str, object]:
-    answer = gateway.admin.post("/routes/delays/rollouts", json={"version": version, "plan": {"steps": [1_000, 5_000]}})
+    answer = gateway.admin.post("/routes/delays/rollouts", json={"challenger": version, "plan": {"steps": [1_000, 5_000]}})
     assert answer.status_code == 201, answer.text
     return answer.json()
 
@@ -117,9 +117,9 @@ def _check_convicted(gateway, id: str) -> None:
     assert rollout["state"] == "QUARANTINED"
     assert gateway.admin.get("/routes/delays").json()["variants"] == [{"name": "champion", "version": "1", "weight": 10_000}]
     entries = gateway.admin.get("/audit", params={"limit": 1000}).json()
-    entry = next(one for one in entries["items"] if one["principal"] == "monitor")
+    entry = next(one for one in entries["entries"] if one["principal"] == "monitor")
     assert entry["evidence"]["attribution"] == "VERSION"
-    again = gateway.admin.post("/routes/delays/rollouts", json={"version": rollout["challenger"]})
+    again = gateway.admin.post("/routes/delays/rollouts", json={"challenger": rollout["challenger"]})
     assert again.status_code == 409, again.text
 
 
