@@ -47,6 +47,7 @@ class Router:
         table: What requests are routed by; empty before the first reading.
         keys: Tokens' digests → keys, as last read.
         has_read: Set once a table was read.
+        has_settled: Set once everything that the first table needs was loaded, or failed to.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Router:
         self._reported: tuple[int, int, str] | None = None
         self._report_due = asyncio.Event()
         self.has_read = asyncio.Event()
+        self.has_settled = asyncio.Event()
         self._threads = ThreadPoolExecutor(2, "registry")  # one waits for news, one reports
         self._revision = cell(metrics, TABLE_REVISION)
         self._warm_versions = cell(metrics, WARM_VERSIONS)
@@ -147,7 +149,7 @@ class Router:
         for key in needed - self._pools.keys() - self._loads.keys():
             version = picture.table.versions.get(key)
             self._loads[key] = asyncio.get_running_loop().create_task(self._load(key, version))
-        self._look_at_proposal()
+        self._look_at_loads()
         self._report_due.set()
 
     def _swap(self, table: RouteTable) -> None:
@@ -170,10 +172,12 @@ class Router:
             self._swap(self.table.table)
         elif self._proposal is not None and key in self._proposal.needs:
             self._failure = failure
-        self._look_at_proposal()
+        self._look_at_loads()
         self._report_due.set()
 
-    def _look_at_proposal(self) -> None:
+    def _look_at_loads(self) -> None:
         """Note that the proposal is prepared for, or cannot be, once none of its loads is under way."""
+        if not self._loads:
+            self.has_settled.set()
         if self._proposal is not None and not any(key in self._loads for key in self._proposal.needs):
             self._prepared = self._proposal.id

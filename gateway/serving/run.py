@@ -1,7 +1,7 @@
 """One serving worker: its parts put together, its event loop, its regular turns and its stop.
 
-The worker accepts connections at once and is ready once it has read the route table and warmed what that needs. SIGTERM drains:
-not ready at once, what is in flight finishes, connections close, the stream gets its end.
+The worker accepts connections once it has read the route table and warmed what that needs; until then they wait in the kernel.
+SIGTERM drains: not ready at once, what is in flight finishes, connections close, the stream gets its end.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ from gateway.web import HttpServer, Limits
 
 _log = logging.getLogger(__name__)
 _TURN_S: Final = 0.1  # between signs of life; the watchdog waits 10 s
+_ACCEPT_S: Final = 10.0  # then connections are accepted although not everything is warm, and health says so
 _TABLE_S: Final = 5.0  # for the table, which tells a shadow's run from a live one; then every run counts as live
 
 
@@ -139,6 +140,7 @@ async def serve(worker: str, listener: socket.socket, *, settings: Settings, por
             tasks.create_task(_turn_regularly(in_flight, recorder, metrics)),
             tasks.create_task(_record_left_behind(in_flight, router, recorder)),
         ]
+        await _settled(router, stop)
         await server.start(listener)
         await stop.wait()
         _log.info("draining", extra={"action": "drain"})
@@ -149,6 +151,14 @@ async def serve(worker: str, listener: socket.socket, *, settings: Settings, por
     router.close()
     pinned.close()
     await recorder.close()
+
+
+async def _settled(router: Router, stop: asyncio.Event) -> None:
+    """Wait until everything is warm: meanwhile connections wait in the kernel, which is better than an error after a restart."""
+    waits = [asyncio.create_task(event.wait()) for event in (router.has_settled, stop)]
+    await asyncio.wait(waits, timeout=_ACCEPT_S, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
 
 
 async def _turn_regularly(in_flight: InFlight, recorder: Recorder, metrics: MetricsBank) -> None:
