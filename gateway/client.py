@@ -305,19 +305,24 @@ class PredictionClient(_Client):
         """Return whether the worker that replied may take requests."""
         return self._reply("/v2/health/ready")
 
-    def predict(self, route: str, instances: Sequence[object], *, key: str = "", version: str = "") -> Answer:
+    def predict(self, route: str, instances: Sequence[object], *, key: str = "") -> Answer:
         """Return the answer for rows, each a list of numbers or an object by column.
 
         Args:
             key: The assignment key, sent as the header `Gateway-Assignment-Key`.
-            version: Pins a version and bypasses the split.
         """
-        path = f"/v1/models/{_quoted(route)}{_pinned(version)}:predict"
+        path = f"/v1/models/{_quoted(route)}:predict"
         return _answer(self._send("POST", path, json={"instances": list(instances)}, headers=_keyed(key)))
 
     def infer(self, route: str, request: Mapping[str, object], *, key: str = "", version: str = "") -> Answer:
-        """Return the answer to a request body of the Open Inference Protocol."""
-        path = f"/v2/models/{_quoted(route)}{_pinned(version)}/infer"
+        """Return the answer to a request body of the Open Inference Protocol.
+
+        Args:
+            key: As for `predict`.
+            version: Pins a version and bypasses the split.
+        """
+        pinned = f"/versions/{_quoted(version)}" if version else ""
+        path = f"/v2/models/{_quoted(route)}{pinned}/infer"
         return _answer(self._send("POST", path, json=dict(request), headers=_keyed(key)))
 
     def metadata(self, route: str) -> Json:
@@ -415,10 +420,6 @@ def _version_path(model: str, version: str) -> str:
 
 def _route_path(route: str) -> str:
     return f"/api/v1/routes/{_quoted(route)}"
-
-
-def _pinned(version: str) -> str:
-    return f"/versions/{_quoted(version)}" if version else ""
 
 
 def _keyed(key: str) -> dict[str, str]:

@@ -152,6 +152,7 @@ def _show(version: Json) -> None:
             "description": version.get("description"),
             "registered": output.moment(version.get("registered_at_s")),
             "warnings": version.get("warnings"),
+            "not warm": version.get("not_warm"),
         }
     )
 

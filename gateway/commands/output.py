@@ -12,7 +12,8 @@ import typer
 from gateway.core.fields import Json
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
 _PIPED_COLUMNS: Final = 160  # wide enough that a row of any table stays one line when nobody watches
 _CELL_CHARACTERS_MAX: Final = 60  # of a value nobody shaped for reading
@@ -38,9 +39,9 @@ def show_table(items: Iterable[Json], columns: Mapping[str, Cell], *, empty: str
     for heading in columns:
         table.add_column(heading, overflow="fold")
     for item in items:
-        table.add_row(*(shown(read(item)) for read in columns.values()))
+        table.add_row(*(_literal(shown(read(item))) for read in columns.values()))
     if table.row_count:
-        _console().print(table, markup=False)
+        _show(table)
     elif empty:
         typer.echo(empty)
 
@@ -54,8 +55,8 @@ def show_facts(facts: Mapping[str, object]) -> None:
     table.add_column(overflow="fold")
     for name, value in facts.items():
         if value not in (None, "", [], {}, ()):
-            table.add_row(name, shown(value))
-    _console().print(table, markup=False)
+            table.add_row(_literal(name), _literal(shown(value)))
+    _show(table)
 
 
 def shown(value: object) -> str:
@@ -100,10 +101,20 @@ def objects(value: object) -> Sequence[Json]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
-def _console() -> Console:
+def _literal(text: str) -> Text:
+    """Return text that stands as it is: what looks like markup in a name or a reason is none."""
+    from rich.text import Text
+
+    return Text(text)
+
+
+def _show(table: Table) -> None:
+    """Print a table without the blanks that fill its last column."""
     from rich.console import Console
 
     console = Console(highlight=False, emoji=False)
     if not console.is_terminal:
         console.width = _PIPED_COLUMNS
-    return console
+    with console.capture() as drawn:
+        console.print(table)
+    typer.echo("\n".join(line.rstrip() for line in drawn.get().splitlines()))

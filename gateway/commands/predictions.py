@@ -52,7 +52,7 @@ def add_to(app: typer.Typer) -> None:
         epilog=examples(
             "headgate predict delays '[[0.1, 0.2, 0.3]]' --key N14228",
             "headgate predict delays --file rows.json --json",
-            "headgate predict delays --infer --file request.json",
+            "headgate predict delays --infer --file request.json --version 2",
         )
     )(predict)
     app.add_typer(group, name="predictions")
@@ -73,17 +73,19 @@ def predict(
     *,
     file: Annotated[Path | None, typer.Option(allow_dash=True, help="Read them from a file; - for standard input.")] = None,
     key: Annotated[str, typer.Option(help="The assignment key: the same key gets the same variant.")] = "",
-    version: Annotated[str, typer.Option(help="Pin a version and bypass the split.")] = "",
+    version: Annotated[str, typer.Option(help="Pin a version and bypass the split; needs --infer.")] = "",
     is_protocol: Annotated[bool, typer.Option("--infer", help="The JSON is a request of the Open Inference Protocol.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Predict."""
+    """Predict, and say which variant and version answered."""
+    if version and not is_protocol:
+        raise typer.BadParameter("rows cannot pin a version; send a protocol request with --infer", param_hint="--version")
     body = _parsed(rows or _content(file), "the rows")
     with gateway.predictions() as client:
         if is_protocol:
             answer = client.infer(route, _expected(body, dict, "an object"), key=key, version=version)
         else:
-            answer = client.predict(route, _expected(body, list, "a list of rows"), key=key, version=version)
+            answer = client.predict(route, _expected(body, list, "a list of rows"), key=key)
     if as_json:
         facts = {"prediction_id": answer.prediction_id, "variant": answer.variant, "version": answer.version}
         return output.show_json({**facts, **answer.body})
@@ -128,8 +130,9 @@ def show(
         record = admin.prediction(prediction)
     if as_json:
         return output.show_json(record)
-    tensors = {side: _tensors(record.get(side)) for side in ("inputs", "outputs")}
-    return output.show_facts({"time": output.moment(record.get("time")), **record, **tensors})
+    facts = {name: value for name, value in record.items() if name not in {"v", "type"}}  # the log's own
+    facts |= {"time": output.moment(record.get("time"))} | {side: _tensors(record.get(side)) for side in ("inputs", "outputs")}
+    return output.show_facts(facts)
 
 
 @group.command(

@@ -41,15 +41,15 @@ def test_prediction_is_made_looked_at_and_scored(gateway, tmp_path):
     """What `predict` answers stands in the log under the id it printed, with the ground truth that came later."""
     answer = json.loads(headgate(gateway, "predict", "delays", json.dumps([ROW, ROW]), "--key", "N1", "--json").stdout)
     assert (answer["version"], len(answer["predictions"])) == ("1", 2)
-    pinned = json.loads(
-        headgate(gateway, "predict", "delays", "--file", "-", "--version", "2", "--json", stdin=f"[{ROW}]").stdout
-    )
-    assert pinned["version"] == "2"
+    piped = json.loads(headgate(gateway, "predict", "delays", "--file", "-", "--json", stdin=f"[{ROW}]").stdout)
+    assert piped["predictions"] == answer["predictions"][:1]
     request = tmp_path / "request.json"
     tensor = {"name": "features", "datatype": "FP32", "shape": [1, 20], "data": ROW}
     request.write_text(json.dumps({"inputs": [tensor]}))
-    asked = json.loads(headgate(gateway, "predict", "delays", "--infer", "--file", request, "--json").stdout)
-    assert asked["outputs"][0]["name"] == "probability"
+    protocol = ("predict", "delays", "--infer", "--file", request, "--version", "2", "--json")
+    pinned = json.loads(headgate(gateway, *protocol).stdout)
+    assert (pinned["version"], pinned["outputs"][0]["name"]) == ("2", "probability")
+    assert headgate(gateway, "predict", "delays", "[[1]]", "--version", "2").exit_code == 2
 
     id = answer["prediction_id"]
     assert headgate(gateway, "ground-truth", id, "1").stdout == "accepted 1\n"
@@ -62,7 +62,7 @@ def test_prediction_is_made_looked_at_and_scored(gateway, tmp_path):
     assert [(truth["row"], truth["value"]) for truth in record["ground_truth"]] == [(0, 1), (1, "yes")]
     assert id in headgate(gateway, "predictions", "show", id).stdout
     newest = parsed(headgate(gateway, "predictions", "tail", "--json"))
-    assert [one["prediction_id"] for one in newest] == [id, pinned["prediction_id"], asked["prediction_id"]]
+    assert [one["prediction_id"] for one in newest] == [id, piped["prediction_id"], pinned["prediction_id"]]
     assert id in headgate(gateway, "predictions", "tail").stdout
     assert [
         one["version"] for one in parsed(headgate(gateway, "predictions", "query", "--version", 2, "--since", "1h", "--json"))
@@ -87,7 +87,7 @@ def test_history_is_exported_and_followed(gateway, tmp_path, until):
             client.predict("delays", [ROW, ROW])
         file = tmp_path / "delays.parquet"
         assert headgate(gateway, "predictions", "export", file, "--route", "delays").exit_code == 0
-        assert duckdb.sql(f"SELECT count(DISTINCT prediction_id), count(*) FROM '{file}'").fetchone() == (150, 300)
+        assert duckdb.sql(f"SELECT count(DISTINCT prediction_id), count(*) FROM '{file}'").fetchall() == [(150, 300)]
         assert headgate(gateway, "predictions", "export", file).exit_code == 1
         assert sorted(tmp_path.glob("*.parquet*")) == [file]
 

@@ -160,6 +160,19 @@ def test_version_in_use_is_not_retired(run, route):
     assert route in refused.stderr
 
 
+def test_names_that_look_like_markup_are_shown_as_they_are(run, models):
+    """A reason or a name in brackets stands in a table as it was given."""
+    run("automation", "on", "--reason", "[red]alert[/red] [nobody]")
+    assert "[red]alert[/red] [nobody]" in run("audit", "list").stdout
+
+
+def test_tables_have_no_trailing_blanks(run, route):
+    """What a table prints can be compared and copied."""
+    for words in (("routes", "list"), ("routes", "show", route), ("audit", "list")):
+        lines = run(*words).stdout.splitlines()
+        assert lines == [line.rstrip() for line in lines]
+
+
 def test_routes_set_writes_what_the_options_say(run, route):
     """Each option of `routes set` stands in the route's body."""
     body = parsed(run("routes", "show", route, "--json"))
