@@ -218,7 +218,11 @@ class DuckArchive:
         name = f"{_encoded(segment.stream)}-{segment.first:020d}"
         with self._cursor() as cursor, self._staging() as staged:
             self._load(cursor, Path(segment.path), staged)
-            return [*self._copied_predictions(cursor, name), *self._copied_ground_truth(cursor, name)]
+            files = [*self._copied_predictions(cursor, name), *self._copied_ground_truth(cursor, name)]
+        paths = [self._directory / file.path for file in files]
+        for place in {*paths, *(path.parent for path in paths), *(path.parent.parent for path in paths), self._directory}:
+            flush(place)
+        return files
 
     def _load(self, cursor: duckdb.DuckDBPyConnection, segment: Path, staged: Path) -> None:
         """Read a segment into the temporary tables `line` and `prediction`."""
@@ -252,8 +256,6 @@ class DuckArchive:
     def _written(self, rows: duckdb.DuckDBPyRelation, path: Path, route: str | None, facts: Sequence[Any]) -> File:
         path.parent.mkdir(parents=True, exist_ok=True)
         rows.write_parquet(str(path), compression="zstd", row_group_size=ROW_GROUP_ROWS)
-        for place in (path, path.parent, path.parent.parent, self._directory):
-            flush(place)
         return File(str(path.relative_to(self._directory)), route, *facts)
 
     def _pages(self, files: Sequence[File], wanted: Filter) -> Iterator[list[Json]]:

@@ -57,6 +57,7 @@ def _plain_tensor(tensor: dict[str, Any]) -> dict[str, Any]:
 def _numbers(datatype: Datatype, raw: bytes) -> list[float | str]:
     """Return floats as the shortest numbers that read back the same, and as text where JSON has no number."""
     values = np.frombuffer(raw, NUMPY_DTYPES[datatype].newbyteorder("<"))
+    values = values.astype(np.float32) if datatype is Datatype.FP16 else values  # a half float's own digits are not exact
     return [float(str(value)) if math.isfinite(value) else str(value) for value in values]
 
 

@@ -84,7 +84,10 @@ def _numbers(datatype: Datatype, flat: Array) -> list[object] | None:
     """Return numbers that print as the log prints them: a float as the shortest that reads back the same."""
     if datatype not in FLOATS:
         return list(flat.tolist())
-    return [float(str(value)) for value in flat] if bool(np.isfinite(flat.astype(np.float64)).all()) else None
+    if not bool(np.isfinite(flat).all()):
+        return None
+    numbers = flat.astype(np.float32) if datatype is Datatype.FP16 else flat  # half floats print as the FP32 that they equal
+    return [float(str(value)) for value in numbers]
 
 
 def _raw(flat: Array) -> bytes:

@@ -276,9 +276,9 @@ def test_second_writer_of_a_stream_is_refused(write):
 
 
 @given(hole=st.integers(0, 1_400), length=st.integers(1, 700), is_tail=st.booleans())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_repair_after_lost_power_keeps_every_other_append(tmp_path_factory, hole, length, is_tail):
-    """Bytes that read as NUL cost the lines they are in; every offset stays, and what lies behind them is read."""
+    """Bytes that read as NUL cost the lines they touch; every offset stays, and what lies behind them is read."""
     directory = tmp_path_factory.mktemp("log") / "w0"
     directory.mkdir()
     appends = [encode(rows(start, 2)) for start in range(0, 16, 2)]
@@ -288,7 +288,8 @@ def test_repair_after_lost_power_keeps_every_other_append(tmp_path_factory, hole
     whole[hole:end] = bytes(end - hole)
     (directory / f"{0:020d}.jsonl").write_bytes(whole)
     (directory / f"{len(whole):020d}.jsonl").write_bytes(encode(rows(16, 1)))
-    damaged = {row for row, (at, line) in enumerate(_lines(b"".join(appends))) if at < end and at + len(line) > hole}
+    lines = _lines(b"".join(appends))
+    damaged = {row for row, (at, line) in enumerate(lines) if at <= end and at + len(line) > hole}  # `=`: its start is lost
     assert SegmentDirectory(directory.parent).repair()
     reader = SegmentReader(directory.parent)
     assert read_rows(reader) == [row for row in range(17) if row not in damaged]

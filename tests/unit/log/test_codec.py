@@ -109,7 +109,7 @@ def test_codec_marks_the_end_of_an_append(batch):
 
 
 @given(st.one_of(predictions, truths))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_record_bodies_are_the_lines(record):
     """What is shown of a record that is still in the log is what its line says."""
     body = prediction_body(record) if isinstance(record, PredictionRecord) else ground_truth_body(record)

@@ -1,0 +1,124 @@
+"""The keeper moves the log into the archive, and lets go only of what everybody has passed."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+import pytest
+
+from adapters.memory import ManualClock, MemoryBank, MemoryCheckpoints
+from gateway.archive.keeper import Keeper, run_keeper
+from gateway.core.errors import ArchiveFailed
+from gateway.core.records import Offset
+from gateway.ports import Filter
+from gateway.settings import ArchiveSettings, Settings
+
+ALL = Filter(limit=1_000_000)
+
+
+@pytest.fixture
+def kept(house):
+    """Return a keeper of the house with its checkpoints, metrics and clock."""
+    settings = ArchiveSettings(keep_segments_s=0.0, keep_s=1_000.0)
+    clock = ManualClock(max(4e9, 0.0))
+    return Keeper(settings, house.reader, house.store, house.archive, MemoryCheckpoints(), MemoryBank(), clock)
+
+
+def numbers(bank: MemoryBank) -> dict[str, float]:
+    return {sample.name: sample.value for sample in bank.samples()}
+
+
+def test_keeper_archives_closed_segments(house, prediction, kept):
+    """A turn takes every closed segment of every stream and counts what it added."""
+    for stream in ("w0", "w1"):
+        house.write(*(prediction(number) for number in range(10)), stream=stream)
+    house.store.repair()
+    kept.settings = replace(kept.settings, keep_s=1e10)
+    kept.turn(threading.Event())
+    assert len(list(house.archive.query(ALL))) == 20
+    counted = numbers(kept.metrics)
+    assert counted["gateway_archive_records_total"] == 20
+    assert counted["gateway_archive_lag_seconds"] == 0
+    assert counted["gateway_log_segments"] == 2
+
+
+def test_keeper_removes_only_what_the_monitor_has_passed(house, prediction, kept):
+    """A segment stays while the monitor's saved cursor is inside it, and goes once it is beyond; the open one never goes."""
+    for start in (0, 10, 20):
+        house.write(*(prediction(number) for number in range(start, start + 10)))
+    house.store.repair()
+    _, second, third = house.store.closed("w0")
+    kept.turn(threading.Event())
+    assert len(house.store.closed("w0")) == 3
+    kept.checkpoints.save("monitor", {"w0": Offset(second.next - 1)}, b"")
+    kept.turn(threading.Event())
+    assert [segment.first for segment in house.store.closed("w0")] == [second.first, third.first]
+    kept.checkpoints.save("monitor", {"w0": third.next}, b"")
+    kept.turn(threading.Event())
+    assert house.store.closed("w0") == []
+    assert house.reader.end("w0") == third.next
+    assert numbers(kept.metrics)["gateway_log_segments_removed_total"] == 3
+
+
+def test_keeper_keeps_segments_for_their_time(house, prediction, kept):
+    """What everybody has passed still stays for `keep_segments_s`."""
+    house.write(prediction(1))
+    house.store.repair()
+    (segment,) = house.store.closed("w0")
+    kept.checkpoints.save("monitor", {"w0": segment.next}, b"")
+    kept.settings = replace(kept.settings, keep_segments_s=kept.clock.now_s() - segment.closed_at_s + 1)
+    kept.turn(threading.Event())
+    assert len(house.store.closed("w0")) == 1
+
+
+def test_keeper_drops_old_parquet(house, prediction, kept):
+    """Parquet older than `keep_s` goes."""
+    house.write(prediction(1))
+    house.store.repair()
+    kept.turn(threading.Event())
+    assert list(house.archive.query(ALL)) == []
+    assert numbers(kept.metrics)["gateway_archive_dropped_files_total"] == 1
+
+
+def test_keeper_counts_a_failure_and_goes_on_with_other_streams(house, prediction, kept):
+    """A segment that cannot be archived holds back its own stream, is never removed, and is counted as lag."""
+    kept.settings = replace(kept.settings, keep_s=1e10)
+    for stream in ("w0", "w1"):
+        house.write(prediction(1), stream=stream)
+    house.store.repair()
+    (damaged,) = house.store.closed("w0")
+    house.directory.joinpath(damaged.path).write_bytes(b"{\n")
+    with pytest.raises(ArchiveFailed):
+        house.archive.take(damaged)
+    kept.checkpoints.save("monitor", {"w0": damaged.next, "w1": Offset(1 << 40)}, b"")
+    kept.turn(threading.Event())
+    assert len(list(house.archive.query(ALL))) == 1
+    assert [len(house.store.closed(stream)) for stream in ("w0", "w1")] == [1, 0]
+    assert numbers(kept.metrics)["gateway_archive_failures_total"] == 1
+    assert numbers(kept.metrics)["gateway_archive_lag_seconds"] > 0
+
+
+def test_keeper_runs_until_it_is_stopped(house, prediction, until):
+    """The loop archives by itself and ends soon after it is told to."""
+    house.write(prediction(1))
+    house.store.repair()
+    stop = threading.Event()
+    keeper = threading.Thread(
+        target=run_keeper,
+        kwargs={
+            "settings": replace(Settings(), archive=ArchiveSettings(poll_s=0.01, keep_s=1e12)),
+            "log": house.reader,
+            "segments": house.store,
+            "archive": house.archive,
+            "checkpoints": MemoryCheckpoints(),
+            "metrics": MemoryBank(),
+            "clock": ManualClock(),
+            "stop": stop,
+        },
+    )
+    keeper.start()
+    until(lambda: house.archive.taken("w0") > 0)
+    stop.set()
+    keeper.join(10)
+    assert not keeper.is_alive()
