@@ -112,8 +112,8 @@ def tail(
 ) -> None:
     """Show the newest records, the newest last."""
     with gateway.admin() as admin:
-        newest = list(admin.predictions(route=route, version=version, limit=lines))[::-1]
-        _show_records(newest, as_json=as_json, empty="no predictions yet")
+        newest = list(admin.predictions(route=route, version=version, limit=_PAGE if follow else lines))[::-1]
+        _show_records(newest[-lines:], as_json=as_json, empty="no predictions yet")
         if follow:
             _follow(admin, newest, lambda new: _show_records(new, as_json=as_json), route=route, version=version)
 
@@ -223,12 +223,16 @@ def _show_records(records: Iterable[Json], *, as_json: bool, empty: str = "") ->
 
 
 def _follow(admin: AdminClient, seen: list[Json], show: Callable[[list[Json]], None], *, route: str, version: str) -> None:
-    """Show new records as they come, each once, until Ctrl-C."""
+    """Show new records as they come, each once, until Ctrl-C; of more than a page a second, the newest page.
+
+    Args:
+        seen: The newest page until now, shown or not.
+    """
     known = {str(record.get("prediction_id")): _time_s(record) for record in seen}
     try:
         while True:
-            since_s = max(known.values(), default=time.time()) - _OVERLAP_S
-            found = list(admin.predictions(route=route, version=version, since=f"{since_s:.3f}", limit=_PAGE))
+            since = f"{max(known.values()) - _OVERLAP_S:.3f}" if known else ""
+            found = list(admin.predictions(route=route, version=version, since=since, limit=_PAGE))
             new = [record for record in found[::-1] if record.get("prediction_id") not in known]
             known = {str(record.get("prediction_id")): _time_s(record) for record in found} or known
             show(new)
