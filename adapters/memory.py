@@ -13,7 +13,7 @@ from pathlib import PurePath
 from typing import Final, assert_never
 
 from gateway.core.access import Key
-from gateway.core.audit import FIRST_HASH, AuditEntry, chained
+from gateway.core.audit import AuditEntry
 from gateway.core.changes import (
     Automation,
     Change,
@@ -30,13 +30,18 @@ from gateway.core.changes import (
     Quarantine,
     WorkerStatus,
     Write,
+)
+from gateway.core.commits import (
     body_of,
+    entry_of,
     read_back,
     refuse_other_version,
+    refuse_stale,
+    route_named_by,
     subject_of,
     touches_table,
 )
-from gateway.core.errors import RevisionConflict, StoreFailed, UnknownSubject, UnknownVersion
+from gateway.core.errors import StoreFailed, UnknownSubject, UnknownVersion
 from gateway.core.fields import Json
 from gateway.core.models import Version
 from gateway.core.records import Cursor
@@ -173,8 +178,8 @@ class MemoryRegistry:
             state = self._read().copied()
             if decision_id is not None and (first := state.decisions.get(decision_id)) is not None:
                 return replace(first, is_repeat=True)
-            _refuse_stale(state, change.route, expected_revision)
-            committed = self._write(state, change, decision_id or DecisionId(""))
+            refuse_stale(change, _route_revision(state, change.route), expected_revision)
+            committed = self._write(state, change, decision_id)
             self._state = state
             self._count()
         return committed
@@ -230,7 +235,7 @@ class MemoryRegistry:
         self._sequence += 1
         self._changed.notify_all()
 
-    def _write(self, state: _State, change: Change, decision_id: DecisionId) -> Committed:
+    def _write(self, state: _State, change: Change, decision_id: DecisionId | None) -> Committed:
         before: Json = {}
         after: Json = {}
         for asked in change.writes:
@@ -240,44 +245,18 @@ class MemoryRegistry:
             _apply(state, write)
             after[subject_of(write)] = body_of(write)
         state.revision += touches_table(change.writes)
-        entry = self._chain(state, change, decision_id, before=before, after=after)
-        routed = next((write.route.name for write in reversed(change.writes) if isinstance(write, PutRoute)), "")
-        committed = Committed(_route_revision(state, change.route or routed), Revision(state.revision), entry.seq)
-        if decision_id:
+        last = (state.audit[-1].seq, state.audit[-1].hash) if state.audit else None
+        entry = entry_of(change, decision_id, time_s=self._clock.now_s(), before=before, after=after, last=last)
+        state.audit.append(entry)
+        committed = Committed(_route_revision(state, route_named_by(change)), Revision(state.revision), entry.seq)
+        if decision_id is not None:
             state.decisions[decision_id] = committed
         return committed
-
-    def _chain(self, state: _State, change: Change, decision_id: DecisionId, *, before: Json, after: Json) -> AuditEntry:
-        entry = chained(
-            AuditEntry(
-                seq=len(state.audit) + 1,
-                time_s=self._clock.now_s(),
-                principal=change.principal,
-                action=change.action,
-                subject=change.subject,
-                reason=change.reason,
-                decision_id=decision_id,
-                before=before,
-                after=after,
-                evidence=change.evidence,
-                previous=state.audit[-1].hash if state.audit else FIRST_HASH,
-            )
-        )
-        state.audit.append(entry)
-        return entry
 
 
 def _route_revision(state: _State, route: str) -> Revision:
     found = state.routes.get(route)
     return found.revision if found else Revision(0)
-
-
-def _refuse_stale(state: _State, route: str, expected: Revision | None) -> None:
-    current = _route_revision(state, route)
-    if expected is not None and current != expected:
-        raise RevisionConflict(
-            f"route {route!r} is at revision {current}, not {expected}", hint="read the route again and decide anew"
-        )
 
 
 def _settled(state: _State, write: Write) -> Write:

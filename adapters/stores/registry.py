@@ -19,22 +19,25 @@ from adapters.stores.sqlite import Database, Transaction
 from adapters.stores.table import Reading, read_table
 from adapters.stores.writes import apply, settled, standing
 from gateway.core.access import Key
-from gateway.core.audit import FIRST_HASH, AuditEntry, chained
+from gateway.core.audit import AuditEntry
 from gateway.core.changes import (
     Automation,
     Change,
     Committed,
     DecisionId,
     Proposal,
-    PutRoute,
     Quarantine,
     WorkerStatus,
-    Write,
+)
+from gateway.core.commits import (
     body_of,
+    entry_of,
+    refuse_stale,
+    route_named_by,
     subject_of,
     touches_table,
 )
-from gateway.core.errors import RevisionConflict, StoreFailed, UnknownSubject, UnknownVersion
+from gateway.core.errors import StoreFailed, UnknownSubject, UnknownVersion
 from gateway.core.fields import Json
 from gateway.core.models import Version
 from gateway.core.rollouts import Rollout
@@ -143,8 +146,8 @@ class SqliteRegistry:
         with self._database.writing() as transaction:
             if decision_id is not None and (first := _decided(transaction, decision_id)) is not None:
                 return first
-            _refuse_stale(transaction, change.route, expected_revision)
-            committed = self._write(transaction, change, decision_id or DecisionId(""))
+            refuse_stale(change, _route_revision(transaction, change.route), expected_revision)
+            committed = self._write(transaction, change, decision_id)
         self._bell.ring()
         return committed
 
@@ -203,7 +206,7 @@ class SqliteRegistry:
         self._database.close()
         self._bell.close()
 
-    def _write(self, transaction: Transaction, change: Change, decision_id: DecisionId) -> Committed:
+    def _write(self, transaction: Transaction, change: Change, decision_id: DecisionId | None) -> Committed:
         table_revision = Revision(_table_revision(transaction) + touches_table(change.writes))
         before: Json = {}
         after: Json = {}
@@ -214,33 +217,20 @@ class SqliteRegistry:
             apply(transaction, write, table_revision=table_revision)
             after[subject_of(write)] = body_of(write)
         _count(transaction, table_revision)
-        entry = self._chain(transaction, change, decision_id, before=before, after=after)
-        revision = _route_revision(transaction, change.route or _routed(change.writes))
-        if decision_id:
-            transaction.run("INSERT INTO decisions VALUES (?, ?, ?, ?)", decision_id, revision, table_revision, entry.seq)
-        return Committed(revision, table_revision, entry.seq)
-
-    def _chain(
-        self, transaction: Transaction, change: Change, decision_id: DecisionId, *, before: Json, after: Json
-    ) -> AuditEntry:
-        seq, previous = transaction.row("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1") or (0, FIRST_HASH)
-        entry = chained(
-            AuditEntry(
-                seq=seq + 1,
-                time_s=self._clock.now_s(),
-                principal=change.principal,
-                action=change.action,
-                subject=change.subject,
-                reason=change.reason,
-                decision_id=decision_id,
-                before=before,
-                after=after,
-                evidence=change.evidence,
-                previous=previous,
-            )
+        last = transaction.row("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1")
+        entry = entry_of(
+            change,
+            decision_id,
+            time_s=self._clock.now_s(),
+            before=before,
+            after=after,
+            last=(last[0], last[1]) if last else None,
         )
         transaction.run("INSERT INTO audit VALUES (?, ?, ?)", entry.seq, entry.hash, rows.entry_text(entry))
-        return entry
+        revision = _route_revision(transaction, route_named_by(change))
+        if decision_id is not None:
+            transaction.run("INSERT INTO decisions VALUES (?, ?, ?, ?)", decision_id, revision, table_revision, entry.seq)
+        return Committed(revision, table_revision, entry.seq)
 
     def _sequence(self, if_closed: int) -> int:
         try:
@@ -258,24 +248,10 @@ def _decided(transaction: Transaction, decision_id: DecisionId) -> Committed | N
     return Committed(Revision(row[0]), Revision(row[1]), row[2], is_repeat=True) if row else None
 
 
-def _refuse_stale(transaction: Transaction, route: str, expected: Revision | None) -> None:
-    if expected is None:
-        return
-    current = _route_revision(transaction, route)
-    if current != expected:
-        raise RevisionConflict(
-            f"route {route!r} is at revision {current}, not {expected}", hint="read the route again and decide anew"
-        )
-
-
 def _route_revision(transaction: Transaction, route: str) -> Revision:
     """Return the revision of a route; 0 when there is none."""
     row = transaction.row("SELECT revision FROM routes WHERE name = ? AND body IS NOT NULL", route)
     return Revision(row[0] if row else 0)
-
-
-def _routed(writes: Sequence[Write]) -> str:
-    return next((write.route.name for write in reversed(writes) if isinstance(write, PutRoute)), "")
 
 
 def _table_revision(transaction: Transaction) -> Revision:

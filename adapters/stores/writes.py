@@ -28,6 +28,8 @@ from gateway.core.changes import (
     Quarantine,
     Write,
     quarantine_body,
+)
+from gateway.core.commits import (
     read_back,
     refuse_other_version,
 )

@@ -3,16 +3,14 @@ both go through `RegistryStore.commit` and neither can skip the audit."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
-from typing import NewType, assert_never
+from dataclasses import dataclass, field
+from typing import NewType
 
-from gateway.core.access import Key, key_body
-from gateway.core.errors import VersionExists
+from gateway.core.access import Key
 from gateway.core.fields import Fields, Json
-from gateway.core.models import Version, version_body, version_from_body
-from gateway.core.rollouts import Rollout, rollout_body, rollout_from_body
-from gateway.core.routes import Revision, Route, route_body, stored_route
+from gateway.core.models import Version
+from gateway.core.rollouts import Rollout
+from gateway.core.routes import Revision, Route
 
 DecisionId = NewType("DecisionId", str)
 
@@ -159,92 +157,6 @@ class WorkerStatus:
     prepared: int
     failure: str
     seen_at_s: float
-
-
-def subject_of(write: Write) -> str:
-    """Return what a write is about, e.g. `route:delays`; two writes with the same subject replace each other."""
-    match write:
-        case PutVersion(version):
-            return f"version:{version.model}/{version.version}"
-        case PutChampion(model):
-            return f"champion:{model}"
-        case PutRoute(route):
-            return f"route:{route.name}"
-        case DropRoute(name):
-            return f"route:{name}"
-        case PutRollout(rollout):
-            return f"rollout:{rollout.id}"
-        case Quarantine(digest):
-            return f"quarantine:{digest}"
-        case PutKey(key):
-            return f"key:{key.id}"
-        case DropKey(id):
-            return f"key:{id}"
-        case Automation():
-            return "automation"
-        case _:
-            assert_never(write)
-
-
-def body_of(write: Write) -> Json | None:
-    """Return what an audit entry keeps of a write; None when it removes its subject.
-
-    Of a version's reference profile, which may be megabytes, only whether there is one: the digest names the artifact.
-    """
-    match write:
-        case PutVersion(version):
-            return {**version_body(replace(version, profile=None)), "has_profile": version.profile is not None}
-        case PutChampion(model, version_name):
-            return {"model": model, "version": version_name}
-        case PutRoute(route):
-            return route_body(route)
-        case PutRollout(rollout):
-            return rollout_body(rollout)
-        case Quarantine():
-            return quarantine_body(write)
-        case PutKey(key):
-            return key_body(key)
-        case Automation(is_on):
-            return {"is_on": is_on}
-        case DropRoute() | DropKey():
-            return None
-        case _:
-            assert_never(write)
-
-
-def touches_table(writes: Iterable[Write]) -> bool:
-    """Return whether workers have something to read: a route, a champion or a version changes."""
-    return any(isinstance(write, PutVersion | PutChampion | PutRoute | DropRoute) for write in writes)
-
-
-def read_back(write: Write) -> Write:
-    """Return the write as a registry will read it back from the bodies it stores.
-
-    Raises:
-        MalformedRequest: it could not be read back; one such row would hide every other.
-    """
-    match write:
-        case PutVersion(version):
-            return PutVersion(version_from_body(version_body(version)))
-        case PutRoute(route):
-            return PutRoute(stored_route(route_body(route), route.owners))
-        case PutRollout(rollout):
-            return PutRollout(rollout_from_body(rollout_body(rollout)))
-        case Quarantine():
-            return quarantine_from_body(quarantine_body(write))
-        case PutChampion() | DropRoute() | PutKey() | DropKey() | Automation():
-            return write
-        case _:
-            assert_never(write)
-
-
-def refuse_other_version(before: Version, after: Version) -> None:
-    """Raise `VersionExists` unless the two differ in their state at most."""
-    if version_body(replace(before, state=after.state)) != version_body(after):
-        raise VersionExists(
-            f"model {before.model} has a version {before.version} already; versions are immutable",
-            hint="register it under another name",
-        )
 
 
 def quarantine_body(quarantine: Quarantine) -> Json:

@@ -1,4 +1,4 @@
-"""Writes: what they are about, and what an audit entry keeps of them."""
+"""Writes: what they are about, what is refused, and what an audit entry keeps of them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from gateway.core.changes import (
     PutRoute,
     PutVersion,
     Quarantine,
-    body_of,
     quarantine_body,
     quarantine_from_body,
+)
+from gateway.core.commits import (
+    body_of,
     read_back,
     refuse_other_version,
     subject_of,
