@@ -51,6 +51,14 @@ class House:
         """Return a client of the admin API that may do everything."""
         return AdminClient(self.admin_url, self.token)
 
+    def monitor_lag_s(self) -> float:
+        """Return how far the monitor is behind the log, by its own metric; 0 while it has none."""
+        with self.admin() as admin:
+            lines = admin.metrics().splitlines()
+        return max(
+            (float(line.rpartition(" ")[2]) for line in lines if line.startswith("gateway_monitor_lag_seconds")), default=0.0
+        )
+
     def stop(self) -> int:
         """Stop in order and return the exit code."""
         self.process.send_signal(signal.SIGTERM)

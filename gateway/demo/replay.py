@@ -24,6 +24,7 @@ from gateway.demo.wire import Broken, Connection, post
 CONNECTIONS: Final = 24  # enough to keep two workers busy, few enough that each answer is quick
 TRUTHS_PER_POST: Final = 250
 TRUTH_POLL_S: Final = 0.05
+PACE_MIN: Final = 100.0  # requests a second, however far behind the monitor is
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ class Replay:
         self._address = (host, port)
         self._path = f"/v2/models/{route}/infer"
         self._token = token
-        self._gap_s = 1.0 / requests_per_s
+        self._pace_max = self._pace = requests_per_s
         self._due_s = 0.0
         self._arriving: list[tuple[float, str, int]] = []
         self._is_stopping = False
@@ -86,6 +87,11 @@ class Replay:
     def stop(self) -> None:
         """Let no further flight leave; `run` returns once every known outcome is posted."""
         self._is_stopping = True
+
+    def follow(self, lag_s: float) -> None:
+        """Keep the world's pace to what the monitor follows: a second behind is a day of flights here, not a second."""
+        factor = 0.7 if lag_s > 2.0 else 1.15 if lag_s < 1.0 else 1.0
+        self._pace = min(self._pace_max, max(PACE_MIN, self._pace * factor))
 
     async def run(self) -> None:
         """Replay until stopped, then post the outcomes of every flight that is still in the air."""
@@ -110,9 +116,9 @@ class Replay:
         connection.close()
 
     async def _wait_for_turn(self) -> None:
-        """Keep the pace: one request every `_gap_s`, none caught up after a pause."""
-        now_s = time.perf_counter()
-        self._due_s = max(self._due_s + self._gap_s, now_s - self._gap_s)
+        """Keep the pace: one request after the other, none caught up after a pause."""
+        now_s, gap_s = time.perf_counter(), 1.0 / self._pace
+        self._due_s = max(self._due_s + gap_s, now_s - gap_s)
         if self._due_s > now_s:
             await asyncio.sleep(self._due_s - now_s)
 

@@ -26,6 +26,7 @@ from gateway.demo.summary import Summary, summarise
 from gateway.demo.training import train_versions
 
 REQUESTS_PER_S: Final = 1_000.0  # what two cores carry with every process of the gateway, and the load, beside each other
+LAG_POLL_S: Final = 0.5
 FIRST_MONTH: Final = 3  # the versions were trained on January and February
 
 
@@ -69,7 +70,7 @@ def _run(console: Console, directory: Path, *, keep: bool, seconds: float) -> in
             story = Story(admin, seconds=seconds, say=board.say)
             story.register(candidates)
             replay = _replay(flights, house)
-            uvloop.run(_play(story, replay, board))
+            uvloop.run(_play(story, replay, house, board))
             with console.status("reading log, audit and archive"):
                 summary = summarise(flights, replay.ledger, story.marks, admin, directory)
         _print_summary(console, summary, house)
@@ -87,18 +88,25 @@ def _replay(flights: Flights, house: House) -> Replay:
     return Replay(flights, rows, host=host, port=port, route=ROUTE, token=house.token, requests_per_s=REQUESTS_PER_S)
 
 
-async def _play(story: Story, replay: Replay, board: _Board) -> None:
+async def _play(story: Story, replay: Replay, house: House, board: _Board) -> None:
     traffic = asyncio.create_task(replay.run())
     with board.shown(replay):
-        painter = asyncio.create_task(board.repaint())
+        beside = [asyncio.create_task(board.repaint()), asyncio.create_task(_follow(replay, house))]
         try:
             await story.play()
         finally:
             replay.stop()
             await traffic
-            painter.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await painter
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
+
+
+async def _follow(replay: Replay, house: House) -> None:
+    """Tell the replay how far behind the monitor is, until cancelled."""
+    while True:
+        replay.follow(await asyncio.to_thread(house.monitor_lag_s))
+        await asyncio.sleep(LAG_POLL_S)
 
 
 class _Board:

@@ -187,7 +187,7 @@ def _monitor_claims(
     yield Claim(
         f"no answer of version 3 came later than {SILENCE_S:.0f} s after its rollback",
         0 < last_s <= rolled_back_s + SILENCE_S,
-        f"the last came {last_s - rolled_back_s:+.2f} s from it",
+        f"the last came {last_s - rolled_back_s:+.2f} s from it" if conviction else "it was not rolled back",
     )
     variants = {variant["version"]: variant["weight"] for variant in _variants(admin.route(ROUTE))}
     after = _count(ledger.given, lambda one: one.version == SOUND and one.time_s > rolled_back_s)
