@@ -98,13 +98,14 @@ class ProcessValidator:
         raise NotValid(f"the artifact ended its validation process: {_ending(status, self._memory_bytes)}")
 
     def _answer(self, answer: bytes) -> Version:
-        fields = Fields(json.loads(answer), "validation")
-        if fields.has("error"):
-            raise NotValid(fields.text("error"), hint=fields.text("hint", "") or None)
         try:
-            return version_from_body(fields.value("version"))
-        except GatewayError as error:
-            raise NotValid(f"the validation process answered what cannot be read: {error.message}") from error
+            fields = Fields(json.loads(answer), "validation")
+            if not fields.has("error"):
+                return version_from_body(fields.value("version"))
+            reason, hint = fields.text("error"), fields.text("hint", "")
+        except (ValueError, GatewayError) as error:
+            raise NotValid(f"the validation process gave an answer that cannot be read: {error}") from error
+        raise NotValid(reason, hint=hint or None)
 
 
 def _kill(child: subprocess.Popen[bytes]) -> None:
