@@ -1,0 +1,136 @@
+"""Logged predictions through the admin API: filters, forms, one by its id, and failures."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pytest
+
+from adapters.clock import SystemClock
+from adapters.logs.segments import SegmentWriter
+from gateway.core.records import Attempt, GroundTruthRecord, Kind, Outcome, PredictionRecord
+from gateway.core.tensors import Datatype, Tensor
+
+BEGIN_S = 1_700_000_000.0
+COUNT = 50
+
+
+def _record(number: int) -> PredictionRecord:
+    version = "2" if number % 5 == 0 else "1"
+    variant = "challenger" if version == "2" else "champion"
+    return PredictionRecord(
+        prediction_id=f"018bcfe5-6800-7000-8000-{number:012x}",
+        time_s=BEGIN_S + number,
+        kind=Kind.LIVE,
+        model="delays",
+        route="delays" if number < COUNT - 5 else "other",
+        revision=1,
+        assigned=variant,
+        variant=variant,
+        version=version,
+        digest="0" * 64,
+        attempts=(Attempt(variant, version, Outcome.OK, 20),),
+        assignment_key="0" * 16,
+        is_keyed=True,
+        inputs=(Tensor("features", Datatype.FP32, np.array([[number, np.nan]], np.float32)),),
+        outputs=(Tensor("probability", Datatype.FP32, np.array([[0.5]], np.float32)),),
+        batch_rows=1,
+        batch_position=0,
+        runtime_version="1",
+        outcome=Outcome.OK,
+        latency_us=100,
+    )
+
+
+@pytest.fixture
+def logged(control):
+    """Return a control plane over a log of fifty predictions, one of which has ground truth."""
+    writer = SegmentWriter(
+        control.data / "log",
+        "w0",
+        segment_bytes_max=2**20,
+        segment_age_s=3600,
+        bytes_max=2**30,
+        free_bytes_min=0,
+        clock=SystemClock(),
+    )
+    records = [_record(number) for number in range(COUNT)]
+    truth = GroundTruthRecord(records[3].prediction_id, BEGIN_S + 100, 0, 1, BEGIN_S + 99, "backend")
+    writer.append([*records, truth])
+    writer.close()
+    return control
+
+
+def _list(control, accept="application/json", **query):
+    answer = control.admin.get("/api/v1/predictions", params=query, headers={"Accept": accept})
+    assert answer.status_code == 200, answer.text
+    return answer
+
+
+def test_predictions_are_filtered_newest_first(logged):
+    """Route, version and time choose predictions, and the limit keeps the newest."""
+    numbers = [
+        int(one["prediction_id"][-12:], 16)
+        for one in _list(
+            logged, route="delays", version="2", since=str(BEGIN_S + 10), until="2023-11-14T22:13:55+00:00", limit="3"
+        ).json()["predictions"]
+    ]
+    assert numbers == [30, 25, 20]
+
+
+def test_prediction_is_found_with_its_ground_truth(logged):
+    """One prediction is found by its id, with what became known later; an unknown id is a 404."""
+    id = _record(3).prediction_id
+    found = logged.admin.get(f"/api/v1/predictions/{id}").json()
+    assert (found["prediction_id"], found["version"]) == (id, "1")
+    assert [truth["value"] for truth in found["ground_truth"]] == [1]
+    assert logged.admin.get("/api/v1/predictions/018bcfe5-6800-7000-8000-ffffffffffff").status_code == 404
+    assert logged.admin.get("/api/v1/predictions/none").status_code == 404
+
+
+def test_forms_hold_the_same_predictions(logged, tmp_path):
+    """JSON, JSON Lines and Parquet hold the same predictions."""
+    ids = [one["prediction_id"] for one in _list(logged, limit="1000").json()["predictions"]]
+    assert len(ids) == COUNT
+    lines = _list(logged, "application/x-ndjson", limit="1000")
+    assert lines.headers["content-type"].startswith("application/x-ndjson")
+    assert [json.loads(line)["prediction_id"] for line in io.StringIO(lines.text)] == ids
+    parquet = tmp_path / "found.parquet"
+    parquet.write_bytes(_list(logged, "application/vnd.apache.parquet", limit="1000").content)
+    found = duckdb.sql(f"SELECT prediction_id FROM '{parquet}'").fetchall()
+    assert {id for (id,) in found} == set(ids)
+
+
+def test_nothing_found_is_an_empty_answer(logged):
+    """No match is an answer like any other, in every form."""
+    assert _list(logged, route="none").json() == {"predictions": []}
+    assert _list(logged, "application/x-ndjson", route="none").content == b""
+    assert _list(logged, "application/vnd.apache.parquet", route="none").content.startswith(b"PAR1")
+
+
+@pytest.mark.parametrize("query", ["since=yesterday", "limit=0", "limit=10001", "since=-1", "since=1e400", "router=x"])
+def test_wrong_query_is_refused(logged, query):
+    """A filter that is not of its form is a 400."""
+    assert logged.admin.get(f"/api/v1/predictions?{query}").status_code == 400
+
+
+def test_form_that_is_not_offered_is_refused(logged):
+    """An Accept that names no offered form is a 400 that lists them."""
+    answer = logged.admin.get("/api/v1/predictions", headers={"Accept": "image/png"})
+    assert answer.status_code == 400
+    assert "parquet" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson", "application/vnd.apache.parquet"])
+def test_broken_log_is_a_clear_failure(logged, accept):
+    """A log that cannot be read is a 503 in every form, before an answer has begun."""
+    [segment] = Path(logged.data / "log" / "w0").iterdir()
+    content = segment.read_bytes()
+    segment.write_bytes(content[:200] + b"\0broken\n" + content[210:])
+    answer = logged.admin.get("/api/v1/predictions", params={"limit": "1000"}, headers={"Accept": accept})
+    assert answer.status_code == 503
+    assert answer.json()["error"]
