@@ -28,6 +28,7 @@ FORMAT: Final = 1
 QUANTILES: Final = 101  # one a percent
 CELLS: Final = 10  # deciles, as is usual for the population stability index
 CATEGORIES_MAX: Final = 100  # kept by name; the rest is one category
+FLOAT_MAX: Final = float(np.finfo(np.float64).max)
 LEVELS: Final[FloatArray] = np.linspace(0.0, 1.0, QUANTILES)
 
 
@@ -189,7 +190,9 @@ def _feature_from_body(body: object) -> FeatureProfile:
 
 
 def _numbers(fields: Fields, name: str, count_max: int) -> tuple[float, ...]:
-    return tuple(Fields({name: item}, "profile.features").number(name, -1e308, 1e308) for item in fields.items(name, count_max))
+    return tuple(
+        Fields({name: item}, "profile.features").number(name, -FLOAT_MAX, FLOAT_MAX) for item in fields.items(name, count_max)
+    )
 
 
 def _feature(column: Column, values: Array) -> FeatureProfile:
@@ -206,7 +209,8 @@ def _numeric(name: str, values: FloatArray) -> FeatureProfile:
     if finite.size == 0:
         bare = FeatureProfile(name, ColumnKind.NUMERIC, rates=(0.0,) * (1 + len(APART)))
         return FeatureProfile(name, ColumnKind.NUMERIC, rates=_rates(bare, values))
-    quantiles = np.sort(np.quantile(finite, LEVELS))  # interpolation may break the order by a last bit
+    tame = np.clip(finite, -FLOAT_MAX / 4, FLOAT_MAX / 4)  # so that the difference of two is finite
+    quantiles = np.sort(np.quantile(tame, LEVELS))  # interpolation may break the order by a last bit
     quantiles[0], quantiles[-1] = finite.min(), finite.max()
     borders = np.unique(quantiles[CELLS:-1:CELLS])
     edges = borders[borders > quantiles[0]]

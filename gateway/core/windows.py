@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+import numpy as np
+
 from gateway.core.fields import Fields, Json
 from gateway.core.profiles import IntArray
 
@@ -73,10 +75,7 @@ def counted(cells: IntArray, cell_count: int) -> tuple[int, ...]:
     Args:
         cells: Shape (rows,). Each in [0, cell_count).
     """
-    counts = [0] * cell_count
-    for cell in cells.tolist():
-        counts[cell] += 1
-    return tuple(counts)
+    return tuple(np.bincount(cells, minlength=cell_count).tolist())
 
 
 def merge(one: Window, other: Window) -> Window:
