@@ -43,10 +43,8 @@ def test_fields_give_the_type_or_name_the_field(kind, value):
     try:
         found = read(Fields({"x": value}, "body"))
     except MalformedRequest as error:
-        message = str(error)
-    else:
-        message = ""
-    if message:
+        found, message = None, str(error)
+    if found is None:
         assert message.startswith("body.x: ")
         return
     assert type(found) is type_
