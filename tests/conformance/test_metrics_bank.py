@@ -159,7 +159,7 @@ bank = MetricsFile(Path({str(tmp_path / "w0.bin")!r}))
 print(flush=True)
 at = 0
 while True:
-    at = (at + 1) % 19_000
+    at = at % 19_000 + 1
     bank.cell(f"name_{{at}}", [("label", str(at) * 7)]).set(float(at))
 """
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
