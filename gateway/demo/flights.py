@@ -116,7 +116,7 @@ def _features(flights: Any) -> NDArray[np.float32]:
         departure_hour=departure_hour,
         arrival_hour=arrival_hour,
         scheduled_hours=(arrival_hour - departure_hour) % 24,
-        weekday=pd.to_datetime(flights.time_hour).dt.dayofweek,
+        weekday=pd.to_datetime(flights.time_hour).dt.day_of_week,
         **{name: flights[name].astype("category").cat.codes for name in ("origin", "carrier", "dest")},
     )
     return np.ascontiguousarray(derived[list(FEATURES)].to_numpy(dtype=np.float32))

@@ -171,6 +171,11 @@ def _print_summary(console: Console, summary: Summary, house: House) -> None:
         )
     console.print(table)
     console.print(f"answers {summary.answers:,}, log records of answers {summary.records:,}")
+    if (pair := summary.pair).flights:
+        console.print(
+            f"wrong on the {pair.flights:,} flights that version 2 saw in the shadow: "
+            f"version 2 {pair.shadow_wrong / pair.flights:.2%}, version 1 {pair.champion_wrong / pair.flights:.2%}"
+        )
     if summary.found_after_s is not None:
         console.print(
             f"from the first answer of version 3 to its rollback: {summary.found_after_s:.1f} s, "

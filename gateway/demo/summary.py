@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -65,14 +65,25 @@ class LogView:
         live: prediction id → version, of records that answered a caller.
         repeats: Records whose prediction id another record has.
         shadows: Shadow records by version.
+        copies: (prediction id of the live answer, probability that the shadow gave), of records that ended well.
         variants: (revision, hashed key) → the variants that were assigned.
     """
 
     live: dict[str, str]
     repeats: int
     shadows: Counter[str]
+    copies: list[tuple[str, float]]
     truths: int
     variants: dict[tuple[int, str], set[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Champion and shadow on the same flights: how many, and how many of them each got wrong."""
+
+    flights: int
+    champion_wrong: int
+    shadow_wrong: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +104,7 @@ class Summary:
     faulty_answers: int
     evidence: Json
     parquet_files: int
+    pair: Pair
 
 
 def summarise(flights: Flights, ledger: Ledger, marks: Marks, admin: AdminClient, data_dir: Path) -> Summary:
@@ -119,23 +131,30 @@ def summarise(flights: Flights, ledger: Ledger, marks: Marks, admin: AdminClient
         faulty_answers=qualities[2].judged,
         evidence=conviction.evidence if conviction else {},
         parquet_files=parquet,
+        pair=_pair(flights, ledger, log),
     )
 
 
 def read_log(directory: Path) -> LogView:
     """Read every segment; a heartbeat says nothing here."""
-    view = LogView({}, 0, Counter(), 0, {})
+    view = LogView({}, 0, Counter(), [], 0, {})
     repeats = truths = 0
     for record in _records(directory):
         if record["type"] == "ground_truth":
             truths += 1
         elif record["type"] == "prediction" and record["kind"] == "shadow":
             view.shadows[record["version"]] += 1
+            if record["outcome"] == "ok":
+                view.copies.append((record["shadow_of"], _probability(record["outputs"])))
         elif record["type"] == "prediction":
             repeats += record["prediction_id"] in view.live
             view.live[record["prediction_id"]] = record["version"]
             view.variants.setdefault((record["revision"], record["assignment_key"]), set()).add(record["assigned"])
-    return LogView(view.live, repeats, view.shadows, truths, view.variants)
+    return replace(view, repeats=repeats, truths=truths)
+
+
+def _probability(outputs: Sequence[dict[str, Any]]) -> float:
+    return next(float(output["data"][1]) for output in outputs if output["name"] == "probabilities")
 
 
 def _records(directory: Path) -> Iterator[dict[str, Any]]:
@@ -194,7 +213,9 @@ def _monitor_claims(
     yield Claim(
         "version 2 answered on alone", conviction is not None and variants == {SOUND: 10_000} and after > 0, f"{after:,} answers"
     )
-    together = [one for one in ledger.given if flights.arrives[one.flight] and marks.faulty_s <= one.time_s <= last_s]
+    together = [
+        one for one in ledger.given if flights.arrives[one.flight] and marks.faulty_s <= one.time_s <= max(last_s, rolled_back_s)
+    ]
     error = {version: _share_wrong(flights, [one for one in together if one.version == version]) for version in (SOUND, FAULTY)}
     yield Claim(
         "version 3 really was worse than version 2 at the same time",
@@ -228,6 +249,13 @@ def _quality(version: str, flights: Flights, ledger: Ledger, log: LogView) -> Qu
         judged=len(judged),
         wrong=sum(_is_wrong(flights, one) for one in judged),
     )
+
+
+def _pair(flights: Flights, ledger: Ledger, log: LogView) -> Pair:
+    given = {one.prediction_id: one for one in ledger.given if flights.arrives[one.flight]}
+    pairs = [(given[id], replace(given[id], probability=probability)) for id, probability in log.copies if id in given]
+    champion, shadow = ([_is_wrong(flights, one) for one in side] for side in zip(*pairs, strict=True)) if pairs else ([], [])
+    return Pair(len(pairs), sum(champion), sum(shadow))
 
 
 def _share_wrong(flights: Flights, given: Sequence[Given]) -> float:
