@@ -43,6 +43,7 @@ def state_of(fold: Fold, merge: Merge) -> bytes:
         "unplaced": fold.unplaced,
         "due": list(fold.due),
         "truth": fold.truth,
+        "versions": list(fold.versions),  # waiting predictions need them before a new record names them
         "routes": {name: _route(state) for name, state in fold.routes.items()},
     }
     return pickle.dumps(body, protocol=pickle.HIGHEST_PROTOCOL)
@@ -59,10 +60,11 @@ def restored(state: bytes, fold: Fold, registry: RegistryStore) -> Merge | None:
         if body["format"] != FORMAT:
             return None
         routes = {name: _restored_route(saved, fold, registry) for name, saved in body["routes"].items()}
+        versions = {(model, name): version_or_none(registry, model, name) for model, name in body["versions"]}
         merge = Merge(body["positions"])
         fold.now_s, fold.records, fold.truth = body["now_s"], body["records"], body["truth"]
         fold.unscored, fold.unplaced = body["unscored"], body["unplaced"]
-        fold.routes, fold.due = routes, dict.fromkeys(body["due"])
+        fold.versions, fold.routes, fold.due = versions, routes, dict.fromkeys(body["due"])
     except _UNREADABLE:
         return None
     return merge

@@ -111,38 +111,42 @@ class Monitor:
         self._readings = readings
         self._gauges = gauges
         self._clock = clock
-        self._fold = Fold(
+        self.fold = Fold(
             detector,
             epoch_s=self._settings.epoch_s,
             truth_rows_max=self._settings.truth_wait_max,
             false_alarm_events=self._settings.false_alarm_events,
         )
         self._merge = self._restored()
-        self._saved_records = self._fold.records
+        self._saved_records = self.fold.records
         self._save_at_s = self._publish_at_s = clock.monotonic_s()
 
     def turn(self, stop: threading.Event) -> int:
-        """Read a page of each stream, fold what is in order, act; save and publish when it is time. Return the records read.
+        """Read a page of each stream, fold what is in order, act; save and publish when it is time.
+
+        Returns:
+            The records read and folded; 0 when there is nothing to do.
 
         Raises:
             PortFault: a port failed; nothing is lost, the next turn goes on where this one stopped.
         """
+        before = self.fold.records
         count = refill(self._merge, self._log, self._settings.page_records)
         self._decide_due()
         while (merged := self._merge.peek()) is not None and not stop.is_set():
             if isinstance(merged.record, PredictionRecord):
                 self._prepare(merged.record)
             self._merge.pop()
-            self._fold.take(merged)
-            if self._fold.due:
+            self.fold.take(merged)
+            if self.fold.due:
                 self._decide_due()
-        self._gauges.count(self._fold, lag_s=self._lag_s())
+        self._gauges.count(self.fold, lag_s=self._lag_s())
         now_s = self._clock.monotonic_s()
         if now_s >= self._publish_at_s:
             self._publish()
-        if now_s >= self._save_at_s and self._fold.records != self._saved_records:
+        if now_s >= self._save_at_s and self.fold.records != self._saved_records:
             self._save()
-        return count
+        return count + self.fold.records - before
 
     def close(self) -> None:
         """Save and publish a last time; what fails now is repeated after the next start."""
@@ -154,16 +158,16 @@ class Monitor:
 
     def _decide_due(self) -> None:
         try:
-            decide_due(self._fold, self._registry, self._merge.cursor())
+            decide_due(self.fold, self._registry, self._merge.cursor())
         except PortFault:
             raise
         except BaseException:
-            self._fold.due.clear()  # a decision that cannot be made must not stop the log from being read
+            self.fold.due.clear()  # a decision that cannot be made must not stop the log from being read
             raise
 
     def _prepare(self, record: PredictionRecord) -> None:
         """Learn from the registry what the record speaks of, before it is taken."""
-        fold = self._fold
+        fold = self.fold
         if fold.lacks_view(record):
             learn_route(fold, self._registry, view_at(self._registry, record.route, record.model, record.revision))
         if (record.model, record.version) not in fold.versions:
@@ -174,7 +178,7 @@ class Monitor:
         if saved is None:
             return Merge()
         cursor, state = saved
-        merge = restored(state, self._fold, self._registry)
+        merge = restored(state, self.fold, self._registry)
         if merge is None:
             _journal.warning("The checkpoint is of another form", extra={"action": "go on from its cursor with nothing known"})
             return Merge.after(cursor)
@@ -182,17 +186,17 @@ class Monitor:
 
     def _save(self) -> None:
         begin_s = self._clock.monotonic_s()
-        self._checkpoints.save(CONSUMER, self._merge.cursor(), state_of(self._fold, self._merge))
-        self._saved_records = self._fold.records
+        self._checkpoints.save(CONSUMER, self._merge.cursor(), state_of(self.fold, self._merge))
+        self._saved_records = self.fold.records
         end_s = self._clock.monotonic_s()
         self._save_at_s = end_s + max(self._settings.checkpoint_s, (end_s - begin_s) / CHECKPOINT_SHARE)
 
     def _publish(self) -> None:
         begin_s = self._clock.monotonic_s()
-        self._readings.publish(picture(self._fold, self._merge, lag_s=self._lag_s()))
-        self._gauges.show(self._fold)
+        self._readings.publish(picture(self.fold, self._merge, lag_s=self._lag_s()))
+        self._gauges.show(self.fold)
         end_s = self._clock.monotonic_s()
         self._publish_at_s = end_s + max(self._settings.publish_s, (end_s - begin_s) / PICTURE_SHARE)
 
     def _lag_s(self) -> float:
-        return max(0.0, self._clock.now_s() - self._fold.now_s) if self._fold.records else 0.0
+        return max(0.0, self._clock.now_s() - self.fold.now_s) if self.fold.records else 0.0

@@ -1,0 +1,408 @@
+"""The monitor over made-up logs: who is convicted, who is not, and what the audit log and the readings say of it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from monitor_world import (
+    FEATURES,
+    ROUTE,
+    SETTINGS,
+    SOUND,
+    START_S,
+    World,
+    begin_rollout,
+    commit,
+    make_registry,
+    prediction,
+    records,
+    version_of,
+)
+
+from adapters.detectors.river import AdwinDetector
+from adapters.logs.memory import MemoryLog
+from adapters.memory import ManualClock, MemoryBank, MemoryCheckpoints, MemoryReadings, MemoryRegistry
+from gateway.core.audit import AuditEntry
+from gateway.core.changes import Automation, PutRollout, PutRoute, PutVersion
+from gateway.core.errors import StoreFailed
+from gateway.core.records import Attempt, Heartbeat, Kind, Outcome, PredictionRecord, Record
+from gateway.core.rollouts import Event, Plan, RolloutState, apply_event
+from gateway.core.routes import DriftAction
+from gateway.metrics import METRICS
+from gateway.monitor.gauges import Gauges
+from gateway.monitor.run import Monitor
+from gateway.settings import MonitorSettings, Settings
+
+BAD_ERRORS = replace(SOUND, errors={"1": 0.05, "2": 0.4})
+PLAN = Plan(dwell_s=3.0, samples_min=50)
+
+
+class Scene:
+    """A registry, a log and a monitor that can be thrown away and begun again."""
+
+    def __init__(self, plan: Plan = PLAN, settings: Settings = SETTINGS, **route: object) -> None:
+        self.clock = ManualClock(START_S)
+        self.registry = MemoryRegistry(clock=self.clock)
+        self.rollout = make_registry(self.registry, plan=plan, **route)
+        self.log, self.bank = MemoryLog(), MemoryBank()
+        self.checkpoints, self.readings = MemoryCheckpoints(), MemoryReadings()
+        self.settings = settings
+        self.monitor = self.begun()
+
+    def begun(self) -> Monitor:
+        """Begin a monitor from the last checkpoint."""
+        return Monitor(
+            settings=self.settings,
+            log=self.log,
+            registry=self.registry,
+            checkpoints=self.checkpoints,
+            readings=self.readings,
+            gauges=Gauges(self.bank),
+            detector=AdwinDetector,
+            clock=self.clock,
+        )
+
+    def write(self, written: Iterable[tuple[str, Record]]) -> None:
+        """Append records to their streams."""
+        for stream, record in written:
+            self.log.append(stream, [record])
+
+    def run(self) -> dict[str, object]:
+        """Let the monitor read everything, and return the route's picture."""
+        while self.monitor.turn(threading.Event()):
+            self.clock.move(1.0)
+        self.monitor.close()
+        picture = self.readings.latest()
+        assert picture is not None
+        return picture["routes"][ROUTE]
+
+    def decisions(self) -> list[AuditEntry]:
+        """Return what the monitor did."""
+        return [entry for entry in self.registry.audit() if entry.principal == "monitor"]
+
+
+@pytest.mark.parametrize(
+    ("world", "guardrail"), [(BAD_ERRORS, "service errors"), (replace(SOUND, losses={"1": 0.1, "2": 0.6}), "loss")]
+)
+def test_bad_challenger_is_convicted_once(world, guardrail):
+    """A challenger that fails or is wrong more often is rolled back and quarantined in one audited change with its evidence."""
+    scene = Scene()
+    scene.write(records(scene.registry, world, 3_000))
+
+    shown = scene.run()
+
+    rollout, route = scene.registry.rollout("r1"), scene.registry.table().routes[ROUTE]
+    assert rollout.state is RolloutState.QUARANTINED
+    assert [(v.name, v.version, v.weight) for v in route.variants] == [("champion", "1", 10_000)]
+    [entry] = scene.decisions()
+    assert (entry.action, entry.subject, entry.decision_id) == ("rollout.rollback", "rollout:r1", "r1:convict")
+    assert entry.evidence["attribution"] == "VERSION"
+    failed = [rail for rail in entry.evidence["guardrails"] if rail["verdict"] == "FAIL"]
+    assert [rail["guardrail"] for rail in failed] == [guardrail]
+    assert failed[0]["log_e_best"] >= failed[0]["bound"]
+    assert set(entry.evidence["cursor"]) == {"w0", "w1"}
+    [quarantine] = scene.registry.quarantines()
+    assert (quarantine.version, quarantine.strikes) == ("2", 1)
+    assert quarantine.until_s == pytest.approx(entry.evidence["log_time_s"] + 1_800.0)
+    assert shown["rollout"]["rollout"]["state"] == "QUARANTINED"
+    assert shown["rollout"]["reason"] == rollout.reason
+
+
+def test_identical_challenger_is_not_convicted():
+    """Two versions that behave alike stay where they are, and the picture says what the rollout waits for."""
+    scene = Scene(replace(PLAN, advances_itself=False))
+    scene.write(records(scene.registry, SOUND, 3_000))
+
+    shown = scene.run()
+
+    assert scene.registry.rollout("r1").state is RolloutState.CANARY
+    assert scene.decisions() == []
+    assert shown["rollout"]["decision"] == "Hold"
+    assert shown["rollout"]["reason"]
+    assert {finding["verdict"] for finding in shown["rollout"]["findings"]} <= {"PASS", "INCONCLUSIVE"}
+
+
+def test_world_that_gets_worse_convicts_nobody():
+    """Errors and losses that double in both versions, with inputs that move, roll nothing back."""
+    scene = Scene()
+    scene.write(records(scene.registry, SOUND, 2_000))
+    worse = World({"1": 0.3, "2": 0.3}, {"1": 0.5, "2": 0.5}, shift=1.5)
+    scene.write(records(scene.registry, worse, 3_000, seed=2, start_s=START_S + 20.0))
+
+    shown = scene.run()
+
+    assert scene.registry.rollout("r1").state is RolloutState.CANARY
+    assert [entry for entry in scene.decisions() if entry.action == "rollout.rollback"] == []
+    assert shown["rollout"]["attribution"] == "WORLD"
+    assert shown["drift"]["frozen_by"] == "WORLD"
+    assert "x0" in {subject for incident in shown["drift"]["incidents"] for subject in incident["subjects"]}
+    assert shown["drift"]["features"][0]["feature"] == "x0"
+
+
+def test_good_challenger_advances_to_the_next_step():
+    """A challenger that passes its guardrails gets the next weight after its dwell time, once, and no further by itself."""
+    scene = Scene()
+    scene.write(records(scene.registry, World({"1": 0.0, "2": 0.0}, {"1": 0.02, "2": 0.02}), 3_000))
+
+    scene.run()
+
+    rollout = scene.registry.rollout("r1")
+    assert (rollout.state, rollout.step) == (RolloutState.CANARY, 1)
+    assert [entry.decision_id for entry in scene.decisions()] == ["r1:advance:1"]
+    assert rollout.changed_at_s >= START_S + PLAN.dwell_s
+    assert scene.registry.table().routes[ROUTE].variant("challenger").weight == 5_000
+
+
+def test_monitor_changes_nothing_while_automation_is_off():
+    """With the switch off even a convicting record leads to no change; when it is on again, the next second does."""
+    scene = Scene()
+    commit(scene.registry, Automation(is_on=False))
+    scene.write(records(scene.registry, BAD_ERRORS, 1_000))
+    scene.run()
+    assert scene.decisions() == []
+
+    commit(scene.registry, Automation(is_on=True))
+    scene.write([(stream, Heartbeat(START_S + 20.0 + step)) for step in range(3) for stream in ("w0", "w1")])
+    scene.run()
+
+    assert [entry.decision_id for entry in scene.decisions()] == ["r1:convict"]
+
+
+def test_person_who_holds_a_rollout_is_not_overruled():
+    """A held rollout does not advance by itself, even when the hold brought no new revision that a record could tell of."""
+    scene = Scene()
+    held = replace(scene.rollout, state=RolloutState.HELD, reason="let me look")
+    commit(scene.registry, PutRollout(held))
+    scene.write(records(scene.registry, World({"1": 0.0, "2": 0.0}, {"1": 0.02, "2": 0.02}), 3_000))
+
+    scene.run()
+
+    assert scene.registry.rollout("r1") == held
+
+
+def test_rollout_that_a_person_ended_meets_no_decision():
+    """Evidence against a rollout that is over changes nothing, whether a record of the new revision or the commit says so."""
+    scene = Scene()
+    written = list(records(scene.registry, BAD_ERRORS, 3_000))
+    route = scene.registry.table().routes[ROUTE]
+    ended, alone = apply_event(scene.rollout, route, Event.ROLLBACK, reason="enough", now_s=START_S)
+    commit(scene.registry, PutRoute(alone), PutRollout(ended), route=ROUTE)
+    scene.write(written)
+
+    shown = scene.run()
+
+    assert scene.decisions() == []
+    assert scene.registry.rollout("r1") == ended
+    assert shown["rollout"]["rollout"]["state"] == "ROLLED_BACK"
+
+
+def test_conflicting_revision_is_decided_anew():
+    """A person's change between evidence and commit does not stop the rollback: it happens on the route as it is then."""
+    scene = Scene()
+    scene.write(records(scene.registry, BAD_ERRORS, 3_000))
+    route = scene.registry.table().routes[ROUTE]
+    commit(scene.registry, PutRoute(replace(route, deadline_ms=777)), route=ROUTE)
+
+    scene.run()
+
+    assert [entry.decision_id for entry in scene.decisions()] == ["r1:convict"]
+    assert scene.registry.table().routes[ROUTE].deadline_ms == 777
+
+
+def test_log_read_late_gives_the_decisions_of_its_time():
+    """A monitor that reads everything after the rollout went on and ended judges each record at its own revision."""
+    fine = World({"1": 0.0, "2": 0.0}, {"1": 0.02, "2": 0.02})
+    prompt = Scene()
+    prompt.write(records(prompt.registry, fine, 2_000))
+    prompt.run()
+    prompt.write(records(prompt.registry, replace(fine, errors={"1": 0.0, "2": 0.3}), 1_000, seed=2, start_s=START_S + 20.0))
+    prompt.run()
+    assert [entry.decision_id for entry in prompt.decisions()] == ["r1:advance:1", "r1:convict"]
+    before = prompt.decisions()
+
+    prompt.checkpoints = MemoryCheckpoints()
+    prompt.monitor = prompt.begun()
+    prompt.run()
+
+    assert prompt.decisions() == before
+    assert prompt.monitor.fold.routes[ROUTE].changes == {"advance": 1, "convict": 1}
+
+
+def test_retried_challenger_starts_with_no_evidence():
+    """A second rollout of the same version is judged by its own records alone."""
+    scene = Scene()
+    scene.write(records(scene.registry, BAD_ERRORS, 2_000))
+    scene.run()
+    begin_rollout(scene.registry, "2", plan=replace(PLAN, advances_itself=False), id="r2")
+    scene.write(records(scene.registry, SOUND, 2_000, seed=2, start_s=START_S + 20.0))
+
+    shown = scene.run()
+
+    assert scene.registry.rollout("r2").state is RolloutState.CANARY
+    assert shown["rollout"]["rollout"]["id"] == "r2"
+    assert shown["rollout"]["findings"][0]["keys"] == 2_000
+
+
+def test_only_the_assigned_variants_own_live_attempts_are_evidence():
+    """Failing shadows, pinned requests, drills and fallbacks count for the tallies and never against the challenger."""
+    scene = Scene()
+    route = scene.registry.table().routes[ROUTE]
+    challenger, random = route.variant("challenger"), np.random.default_rng(1)
+    for number in range(500):
+        kind = (Kind.SHADOW, Kind.PINNED, Kind.DRILL, Kind.LIVE)[number % 4]
+        record = prediction(route, challenger, SOUND, random, id=f"p-{number}", key=f"k-{number}", time_s=START_S + number / 100)
+        failed = Attempt("challenger", "2", Outcome.FAILED, 900)
+        if kind is Kind.LIVE:  # its own version is out of rotation on this worker, and the fallback's attempt fails
+            failed = Attempt("champion", "1", Outcome.FAILED, 900)
+        scene.write([("w0", replace(record, kind=kind, attempts=(failed,), outcome=Outcome.FAILED, outputs=()))])
+    scene.write([("w0", Heartbeat(START_S + 30.0))])
+
+    shown = scene.run()
+
+    assert scene.registry.rollout("r1").state is RolloutState.CANARY
+    assert shown["rollout"]["findings"][0]["keys"] == 0
+    assert {(v["variant"], v["kind"], v["error_rate"]) for v in shown["versions"]} == {
+        ("challenger", "shadow", 1.0),
+        ("challenger", "pinned", 1.0),
+        ("challenger", "drill", 1.0),
+        ("champion", "live", 1.0),
+    }
+
+
+def test_quality_is_realised_by_version():
+    """Losses, accuracy and the coverage of ground truth stand by the version that answered."""
+    scene = Scene(replace(PLAN, advances_itself=False))
+    scene.write(records(scene.registry, replace(SOUND, losses={"1": 0.1, "2": 0.2}), 3_000))
+    scene.write(records(scene.registry, replace(SOUND, truth=False), 1_000, seed=2, start_s=START_S + 20.0))
+
+    quality = {entry["version"]: entry for entry in scene.run()["quality"]["versions"]}
+
+    assert quality["1"]["accuracy"] == pytest.approx(0.9, abs=0.03)
+    assert quality["2"]["accuracy"] == pytest.approx(0.8, abs=0.08)
+    assert quality["1"]["coverage"] == pytest.approx(0.75, abs=0.02)
+
+
+def test_drift_rolls_back_only_where_the_route_asks_for_it():
+    """With `drift_action: rollback` a drift of the promoted version brings back the one before, attributed to nothing."""
+    for action, expected in ((DriftAction.ROLLBACK, "1"), (DriftAction.NOTIFY, "2")):
+        scene = Scene(drift_action=action)
+        promoted, route = apply_event(
+            scene.rollout, scene.registry.table().routes[ROUTE], Event.PROMOTE, reason="fine", now_s=START_S
+        )
+        commit(scene.registry, PutRoute(route), PutRollout(promoted), route=ROUTE)
+        scene.write(records(scene.registry, SOUND, 2_000))
+        scene.write(records(scene.registry, replace(SOUND, shift=2.0), 1_000, seed=2, start_s=START_S + 20.0))
+
+        scene.run()
+
+        assert scene.registry.table().routes[ROUTE].variants[0].version == expected
+        assert [(e.action, e.evidence["attribution"]) for e in scene.decisions()] == (
+            [("rollout.rollback", "NONE")] if action is DriftAction.ROLLBACK else []
+        )
+        assert scene.registry.rollout("r1").state is (
+            RolloutState.ROLLED_BACK if action is DriftAction.ROLLBACK else RolloutState.LIVE
+        )
+
+
+def test_route_nobody_made_is_watched_too():
+    """A model called by its own name has tallies, drift and quality, although it has no route in the registry."""
+    scene = Scene()
+    other = replace(version_of("1"), model="solo")
+    commit(scene.registry, PutVersion(other))
+    bare = replace(scene.registry.table().routes[ROUTE], name="solo", model="solo", revision=0)
+    random = np.random.default_rng(1)
+    scene.write(
+        ("w0", prediction(bare, bare.variants[0], SOUND, random, id=f"p-{n}", key=f"k-{n}", time_s=START_S + n / 100))
+        for n in range(500)
+    )
+    scene.write([("w0", Heartbeat(START_S + 30.0))])
+    while scene.monitor.turn(threading.Event()):
+        pass
+    scene.monitor.close()
+
+    shown = scene.readings.latest()["routes"]["solo"]
+
+    assert shown["versions"][0]["predictions"] == 500
+    assert [feature["rows"] > 300 for feature in shown["drift"]["features"]] == [True] * FEATURES
+
+
+def test_registry_that_is_away_loses_nothing():
+    """While the registry fails, nothing is folded past the decision; when it is back, the decision is the same as ever."""
+    calm, troubled = Scene(), Scene()
+    for scene in (calm, troubled):
+        scene.write(records(scene.registry, BAD_ERRORS, 3_000))
+    calm.run()
+
+    real, calls = troubled.registry.commit, []
+
+    def failing(*args: object, **keywords: object) -> object:
+        calls.append(1)
+        if len(calls) <= 3:
+            raise StoreFailed("the disk is away")
+        return real(*args, **keywords)
+
+    troubled.registry.commit = failing
+    for _ in range(3):
+        with pytest.raises(StoreFailed):
+            troubled.run()
+    troubled.run()
+
+    assert [(e.decision_id, e.reason, e.evidence) for e in troubled.decisions()] == [
+        (e.decision_id, e.reason, e.evidence) for e in calm.decisions()
+    ]
+
+
+def test_monitor_thrown_away_at_any_turn_decides_the_same():
+    """Beginning again from the last checkpoint, after every few turns and mostly without a last save, changes no decision."""
+    fine = World({"1": 0.0, "2": 0.0}, {"1": 0.02, "2": 0.02})
+    outcomes = []
+    for lives in (1, 12):
+        settings = Settings(monitor=MonitorSettings(checkpoint_s=2.0, page_records=100))
+        scene, random = Scene(settings=settings), np.random.default_rng(3)
+        scene.write(records(scene.registry, fine, 2_000))
+        for _ in range(lives):
+            for _ in range(int(random.integers(1, 12)) if lives > 1 else 0):
+                scene.monitor.turn(threading.Event())
+                scene.clock.move(1.0)
+            scene.monitor = scene.begun()
+        scene.run()
+        bad = replace(fine, errors={"1": 0.0, "2": 0.3})
+        scene.write(records(scene.registry, bad, 1_000, seed=2, start_s=START_S + 20.0))
+        picture = scene.run()
+        outcomes.append(([(e.decision_id, e.reason, e.evidence, e.after) for e in scene.decisions()], picture))
+
+    assert outcomes[0] == outcomes[1]
+    assert len(outcomes[0][0]) == 2
+
+
+def test_every_number_of_the_monitor_is_a_defined_metric():
+    """What the monitor counts stands in the one table of metrics, with its labels."""
+    scene = Scene()
+    scene.write(records(scene.registry, BAD_ERRORS, 2_000))
+    scene.run()
+    defined = {metric.name: metric.labels for metric in METRICS}
+
+    samples = scene.bank.samples()
+
+    assert {sample.name: tuple(name for name, _ in sample.labels) for sample in samples}.items() <= defined.items()
+    assert {"gateway_rollout_log_e", "gateway_drift_psi_max", "gateway_quality_loss_ratio"} <= {s.name for s in samples}
+    assert next(s.value for s in samples if s.name == "gateway_monitor_changes_total") == 1.0
+
+
+def test_record_that_cannot_be_folded_is_passed():
+    """A record that breaks the fold is left out and counted by the caller; the ones after it are folded."""
+    scene = Scene()
+    written = list(records(scene.registry, BAD_ERRORS, 2_000))
+    first = next(record for _, record in written if isinstance(record, PredictionRecord))
+    scene.write([("w0", replace(first, prediction_id="odd", assignment_key=""))])
+    scene.write(written)
+    with pytest.raises(AssertionError):
+        scene.run()
+
+    scene.run()
+
+    assert [entry.decision_id for entry in scene.decisions()] == ["r1:convict"]

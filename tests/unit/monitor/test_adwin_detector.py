@@ -1,0 +1,145 @@
+"""Each trap of River's ADWIN that the `Detector` port and the way a feature is fed keep away from the monitor."""
+
+from __future__ import annotations
+
+import math
+import pickle
+
+import numpy as np
+import pytest
+
+from adapters.detectors.river import AdwinDetector
+from gateway.core.models import Column
+from gateway.core.profiles import Apart, FeatureProfile, build_profile
+from gateway.monitor.drifting import FeatureWatch
+
+REFERENCE_ROWS = 5_000
+
+
+def _profile(values: np.ndarray) -> FeatureProfile:
+    return build_profile([Column("x")], {"x": values}).features[0]
+
+
+def _watch(values: np.ndarray) -> FeatureWatch:
+    return FeatureWatch(_profile(values), len(values), AdwinDetector, psi_alpha=1e-4)
+
+
+def _fed(watch: FeatureWatch, values: np.ndarray) -> FeatureWatch:
+    for at in range(0, len(values), 128):
+        watch.feed(values[at : at + 128])
+    return watch
+
+
+def _normal(rows: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=rows)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -0.01, 1.01])
+def test_detector_refuses_what_the_port_promises_away(value):
+    """A NaN or an unscaled value is our own mistake and stops there, instead of silencing the detector for good."""
+    with pytest.raises(AssertionError):
+        AdwinDetector().update(value)
+
+
+def test_detector_alarm_holds_for_one_update():
+    """The reading says that this update raised the alarm; the next one says nothing of it."""
+    detector, random = AdwinDetector(), np.random.default_rng(1)
+    alarms = [detector.update(value).has_drifted for value in [*random.random(1_000) * 0.2, *(0.8 + random.random(500) * 0.2)]]
+
+    first = alarms.index(True)
+    assert first > 1_000
+    assert not alarms[first + 1]
+
+
+def test_detector_state_goes_on_exactly():
+    """A detector restored from its state gives the same readings to the last bit, and the state is small."""
+    values = np.random.default_rng(2).random(20_000)
+    detector, restored = AdwinDetector(), AdwinDetector()
+    for value in values:
+        detector.update(value)
+    state = detector.state()
+    restored.restore(state)
+
+    assert len(state) < 4_096
+    following = np.concatenate([values[:500], values[:500] * 0.3])
+    assert [detector.update(value) for value in following] == [restored.update(value) for value in following]
+
+
+def test_detector_refuses_the_state_of_another_kind():
+    """A state that is not ADWIN's is not taken for one."""
+    with pytest.raises(AssertionError):
+        AdwinDetector().restore(pickle.dumps("page-hinkley"))
+
+
+def test_detector_raises_no_false_alarm_on_stationary_values():
+    """200,000 independent uniform values raise none; the budget is one per 100,000 rows of a whole model."""
+    detector = AdwinDetector()
+
+    assert not any(detector.update(value).has_drifted for value in np.random.default_rng(3).random(200_000).tolist())
+
+
+@pytest.mark.parametrize("sigma", [1e-3, 1.0, 1e4])
+def test_feature_alarms_do_not_depend_on_scale(sigma):
+    """A shift by one standard deviation gives the very same alarm whatever the unit is."""
+    drifted = np.concatenate([_normal(2_000, 5), _normal(600, 6) + 1.0])
+
+    alarms = [_fed(_watch(_normal(REFERENCE_ROWS, 4) * scale), drifted * scale).place.alarms for scale in (1.0, sigma)]
+
+    assert alarms[0] == alarms[1] >= 1
+
+
+def test_feature_with_missing_values_still_alarms():
+    """NaN, infinities and values out of range are counted apart, reach no detector, and a later shift is found."""
+    odd = np.where(np.arange(2_000) % 10 == 0, np.nan, _normal(2_000, 8))
+    odd[5], odd[15], odd[25] = np.inf, 1e9, -1e9
+    watch = _fed(_watch(_normal(REFERENCE_ROWS, 7)), odd)
+    apart = watch.body()["apart"]
+    assert isinstance(apart, dict)
+    assert all(apart[reason.value] > 0 for reason in (Apart.MISSING, Apart.INFINITE, Apart.ABOVE, Apart.BELOW))
+    assert watch.place.alarms == 0
+
+    _fed(watch, _normal(600, 9) + 1.0)
+
+    assert watch.place.alarms >= 1
+
+
+def test_feature_spread_signal_sees_variance():
+    """Four times the variance about the same mean raises the spread signal's alarm, which the mean alone misses."""
+    watch = _fed(_watch(_normal(REFERENCE_ROWS, 10)), _normal(2_000, 11))
+    assert watch.spread.alarms == 0
+
+    _fed(watch, _normal(1_000, 12) * 2.0)
+
+    assert watch.spread.alarms >= 1
+
+
+def _autoregressive(rows: int, phi: float, seed: int) -> np.ndarray:
+    noise, values = _normal(rows, seed), np.empty(rows)
+    values[0] = noise[0]
+    for at in range(1, rows):
+        values[at] = phi * values[at - 1] + math.sqrt(1.0 - phi**2) * noise[at]
+    return values
+
+
+def test_feature_that_resembles_its_neighbours_raises_few_false_alarms():
+    """At AR(1) with φ = .9 a bare ADWIN raises dozens in 30,000 rows; averaged over blocks hardly any is left."""
+    reference, values = _autoregressive(REFERENCE_ROWS, 0.9, 13), _autoregressive(30_000, 0.9, 14)
+    watch = _fed(_watch(reference), values)
+    bare, placed = AdwinDetector(), np.clip((values + 4.0) / 8.0, 0.0, 1.0)
+
+    assert sum(bare.update(value).has_drifted for value in placed.tolist()) > 30
+    assert watch.place.alarms + watch.spread.alarms <= 3
+    assert watch.place.blocks.correlation > 0.8
+
+
+def test_feature_stays_breached_after_detectors_have_forgotten():
+    """A detector takes the drifted values for normal after its alarm; the index against training keeps saying so."""
+    watch = _fed(_watch(_normal(REFERENCE_ROWS, 15)), _normal(2_000, 16))
+    _fed(watch, _normal(5_000, 17) + 1.0)
+    alarms = watch.place.alarms
+
+    _fed(watch, _normal(5_000, 18) + 1.0)
+
+    assert watch.place.alarms == alarms
+    assert watch.is_breached
+    assert watch.psi > 5 * watch.psi_bound

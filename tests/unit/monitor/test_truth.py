@@ -1,0 +1,85 @@
+"""Ground truth finds its prediction by id and row, early or late, once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core.tensors import Datatype, Tensor
+from gateway.monitor.truth import EARLY_MAX, Joined, Place, TruthJoin, Waiting, packed, unpacked
+
+PLACE = Place("delays", "delays", "1", "champion")
+
+
+def _waiting(rows: int = 1) -> Waiting:
+    return Waiting(PLACE, "key", rows, packed(Tensor("y", Datatype.FP32, np.zeros((rows, 1), np.float32))))
+
+
+@given(st.permutations([("p", None), ("t", 0), ("t", 1), ("t", 2), ("t", 1), ("t", 7)]))
+def test_truth_join_gives_each_row_once_in_any_order(arrivals):
+    """Whether it comes before or after its prediction, each row is joined once, and a row that does not exist never."""
+    join = TruthJoin(100)
+    joined: list[Joined] = []
+    for what, row in arrivals:
+        if what == "p":
+            joined += join.expect("p", _waiting(3))
+        else:
+            joined += [found for found in [join.learn("p", row, "yes")] if found is not None]
+
+    assert sorted(found.row for found in joined) == [0, 1, 2]
+    assert join.rows_waiting == 0
+
+
+def test_truth_join_keeps_the_first_value():
+    """A second value for the same row changes nothing and is counted."""
+    join = TruthJoin(100)
+    join.expect("p", _waiting(2))
+
+    first, second = join.learn("p", 0, "yes"), join.learn("p", 0, "no")
+
+    assert first is not None
+    assert first.value == "yes"
+    assert second is None
+    assert join.unmatched_count == 1
+
+
+def test_truth_join_drops_the_oldest_prediction():
+    """Beyond its rows the oldest prediction goes and is counted, so that memory is bounded."""
+    join = TruthJoin(10)
+    for number in range(6):
+        join.expect(f"p-{number}", _waiting(2))
+
+    assert join.rows_waiting == 10
+    assert join.dropped_count == 1
+    assert join.learn("p-0", 0, 1) is None
+    assert join.learn("p-1", 0, 1) is not None
+
+
+def test_truth_join_bounds_what_came_early():
+    """Values for predictions that never come are dropped, the oldest first, and counted."""
+    join = TruthJoin(10)
+    for number in range(EARLY_MAX + 5):
+        join.learn(f"p-{number}", 0, 1)
+
+    assert join.unmatched_count == 5
+    assert join.expect("p-4", _waiting()) == []
+    assert len(join.expect("p-5", _waiting())) == 1
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        Tensor("y", Datatype.FP32, np.array([[0.25], [np.nan]], np.float32)),
+        Tensor("y", Datatype.INT64, np.array([3, 4])),
+        Tensor("y", Datatype.BYTES, np.array([b"yes", b"\xff"], np.object_)),
+    ],
+)
+def test_packed_answer_comes_back_to_the_bit(tensor):
+    """What waits is the answer's own bits."""
+    again = unpacked("y", packed(tensor))
+
+    assert again.datatype is tensor.datatype
+    assert again.shape == tensor.shape
+    assert again.data.tolist() == tensor.data.tolist() or again.data.tobytes() == tensor.data.tobytes()
