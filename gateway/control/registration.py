@@ -9,18 +9,16 @@ puts them to work.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final
+from urllib.parse import quote
 
 from gateway.control.calls import Answer, Call, Control, page_of
 from gateway.control.propagation import SETTLE_S, prepare, settled
 from gateway.control.upload import Upload
 from gateway.core.changes import Change, PutChampion, PutVersion, Write
-from gateway.core.errors import Conflict, NotReady, UnknownSubject, VersionExists
+from gateway.core.errors import Conflict, NotReady, UnknownSubject, UnknownVersion, VersionExists
 from gateway.core.fields import Json, checked_name
 from gateway.core.models import Metadata, Version, VersionState, metadata_from_body, version_body
 from gateway.core.tensors import Signature
-
-_PAGE: Final = 1_000
 
 
 def register(control: Control, call: Call) -> Answer:
@@ -28,8 +26,10 @@ def register(control: Control, call: Call) -> Answer:
     assert call.upload is not None
     model = checked_name(call.path["model"], "model")
     metadata = metadata_from_body(call.upload.metadata)
-    if metadata.version is not None:
-        _refuse_taken(control, model, metadata.version)
+    if metadata.version is not None and _is_taken(control, model, metadata.version):  # early; the commit checks again
+        raise VersionExists(
+            f"version {metadata.version} of {model} exists, and versions are immutable", hint="choose another name, or none"
+        )
     found = _validated(control, call.upload, _stated(model, metadata, call.upload))
     control.artifacts.put(call.upload.artifact, call.upload.digest)
     with control.naming:
@@ -53,7 +53,7 @@ def register(control: Control, call: Call) -> Answer:
             "workers": running,
         },
         201,
-        {"Location": f"/api/v1/models/{model}/versions/{version.version}"},
+        {"Location": f"/api/v1/models/{quote(model)}/versions/{quote(version.version)}"},
     )
 
 
@@ -65,13 +65,9 @@ def list_models(control: Control, call: Call) -> Answer:
 
 
 def show_model(control: Control, call: Call) -> Answer:
-    """Return a model, its champion and its newest versions."""
-    model = call.path["model"]
-    champion = _champion(control, model)
-    versions = [summary(version, champion=champion) for version in all_versions(control, model)]
-    return Answer(
-        {"name": model, "champion": champion, "version_count": len(versions), "versions": versions[-call.asked("limit", int) :]}
-    )
+    """Return a model, its champion and one page of its versions."""
+    answer = list_versions(control, call)
+    return Answer({"name": call.path["model"], "champion": _champion(control, call.path["model"]), **answer.body})
 
 
 def list_versions(control: Control, call: Call) -> Answer:
@@ -111,14 +107,6 @@ def summary(version: Version, *, champion: str) -> Json:
     return {**body, "has_profile": version.profile is not None, "is_champion": version.version == champion}
 
 
-def all_versions(control: Control, model: str) -> list[Version]:
-    """Return every version of a model."""
-    found: list[Version] = []
-    while page := control.registry.versions(model, found[-1].version if found else "", _PAGE):
-        found += page
-    return found
-
-
 def _validated(control: Control, upload: Upload, version: Version) -> Version:
     timeout_s = control.settings.validation_timeout_s
     if not control.validations.acquire(timeout=timeout_s):
@@ -155,15 +143,26 @@ def _stated(model: str, metadata: Metadata, upload: Upload) -> Version:
 
 
 def _next_name(control: Control, model: str) -> str:
-    """Return the next number that no version of the model has."""
-    numbers = [int(one.version) for one in all_versions(control, model) if one.version.isascii() and one.version.isdigit()]
-    return str(max(numbers, default=0) + 1)
+    """Return the least number that can be found free without reading every version: 1, 2, 3… while people name none.
+
+    Doubles until a number is free, then halves the span between the last taken and the first free one.
+    """
+    free = 1
+    while _is_taken(control, model, str(free)):
+        free *= 2
+    taken = free // 2
+    while free - taken > 1:
+        middle = (free + taken) // 2
+        taken, free = (middle, free) if _is_taken(control, model, str(middle)) else (taken, middle)
+    return str(free)
 
 
-def _refuse_taken(control: Control, model: str, name: str) -> None:
-    """Refuse early, before validation; the commit checks again."""
-    if any(version.version == name for version in all_versions(control, model)):
-        raise VersionExists(f"version {name} of {model} exists, and versions are immutable", hint="choose another name, or none")
+def _is_taken(control: Control, model: str, name: str) -> bool:
+    try:
+        control.registry.version(model, name)
+    except UnknownVersion:
+        return False
+    return True
 
 
 def _refuse_used(control: Control, version: Version) -> None:

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
+from urllib.parse import quote
 from uuid import UUID
 
 from gateway.control import monitored
@@ -28,7 +29,7 @@ from gateway.control.routing import (
 from gateway.core.changes import Change, Committed, PutChampion, PutRollout, PutRoute, Write
 from gateway.core.errors import IllegalTransition, RevisionConflict, UnknownSubject
 from gateway.core.rollouts import Event, Rollout, RolloutState, apply_event, begin, plan_from_body, rollout_body
-from gateway.core.routes import Route, RouteTable
+from gateway.core.routes import Revision, Route, RouteTable
 
 ROLLOUTS_MAX: Final = 10_000  # of one route that a listing looks through
 _BRINGS_CHALLENGER: Final = frozenset({Event.ADVANCE, Event.PROMOTE, Event.RESUME})
@@ -40,19 +41,25 @@ def start(control: Control, call: Call) -> Answer:
     challenger, plan, reason = fields.name("challenger"), plan_from_body(fields.value("plan")), fields.text("reason", "")
     fields.done()
     table = control.registry.table()
-    route = table.route(call.path["route"])  # a model's implied route becomes a real one
+    route = table.route(call.path["route"])
     now_s = control.clock.now_s()
     id = str(uuid7(now_s, os.urandom(10)))
-    rollout, split = begin(route, id=id, challenger=challenger, plan=plan, salt=new_salt(), now_s=now_s)
+
+    def begun(route: Route) -> tuple[Rollout, Route]:
+        return begin(route, id=id, challenger=challenger, plan=plan, salt=salt, now_s=now_s)
+
+    salt = new_salt()
+    rollout, split = begun(route)
     check_versions(control, split, table, answering={rollout.champion})
-    needed = [(split.model, challenger)] if challenger not in route.needs() else []
-    prepare(control, needed)
+    prepare(control, [(split.model, challenger)] if challenger not in route.needs() else [])
+    if route.name not in table.routes:
+        rollout, split = begun(_made_real(control, route, call.principal.name))
     change = Change(
         call.principal.name, "rollout.start", f"rollout:{id}", reason, (PutRoute(split), PutRollout(rollout)), route=route.name
     )
-    committed = control.registry.commit(change, expected_revision=route.revision)
+    committed = control.registry.commit(change, expected_revision=split.revision)
     answer = route_answer(control, split, committed, more=rollout_body(rollout))
-    location = {"Location": f"/api/v1/routes/{route.name}/rollouts/{id}"}
+    location = {"Location": f"/api/v1/routes/{quote(route.name)}/rollouts/{id}"}
     return replace(answer, status=201, headers={**answer.headers, **location})
 
 
@@ -101,6 +108,19 @@ def uuid7(now_s: float, entropy: bytes) -> UUID:
     bits = int(now_s * 1000) << 80 | int.from_bytes(entropy, "big")
     bits = bits & ~(0xF << 76) | 0x7 << 76
     return UUID(int=bits & ~(0x3 << 62) | 0x2 << 62)
+
+
+def _made_real(control: Control, route: Route, principal: str) -> Route:
+    """Create the route that a champion implies, and return it with the revision from which the rollout counts its evidence."""
+    change = Change(
+        principal,
+        "route.put",
+        f"route:{route.name}",
+        "the model's own route, for a rollout",
+        (PutRoute(route),),
+        route=route.name,
+    )
+    return replace(route, revision=control.registry.commit(change, expected_revision=Revision(0)).revision)
 
 
 def _turn(control: Control, id: str, event: Event, principal: str, reason: str) -> Answer:

@@ -52,10 +52,10 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         "GET",
         MODEL,
         "showModel",
-        "A model and its newest versions.",
+        "A model, its champion and a page of its versions.",
         Scope.READ,
         registration.show_model,
-        paged()[1:],
+        paged(),
         answer="Model",
     ),
     Operation(

@@ -6,8 +6,9 @@ authenticated before the first byte is asked for.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Final
@@ -17,7 +18,7 @@ import orjson
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from gateway.core.errors import MalformedRequest, PayloadTooLarge
+from gateway.core.errors import MalformedRequest, PayloadTooLarge, StoreFailed
 from gateway.core.models import Digest
 from gateway.settings import ControlSettings
 
@@ -93,7 +94,8 @@ class _Part:
         self.pending = bytearray()
         self._bytes_max = bytes_max
         self._digest = hashlib.sha256()
-        self._file = None if path is None else path.open("wb")
+        with _writing():
+            self._file = None if path is None else path.open("wb")
 
     def add(self, data: bytes) -> None:
         self.size_bytes += len(data)
@@ -106,20 +108,23 @@ class _Part:
     def close(self) -> None:
         if self._file is not None:
             self._write()
-            self._file.close()
+            with _writing():
+                self._file.close()
 
     def digest(self) -> Digest:
         return Digest(self._digest.hexdigest())
 
     def discard(self) -> None:
         if self._file is not None and self.path is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # what it still holds is not wanted
+                self._file.close()
             self.path.unlink(missing_ok=True)
 
     def _write(self) -> None:
         assert self._file is not None
         self._digest.update(self.pending)
-        self._file.write(self.pending)
+        with _writing():
+            self._file.write(self.pending)
         self.pending.clear()
 
 
@@ -237,6 +242,16 @@ def _parser(content_type: str, receiver: _Receiver) -> MultipartParser:
         )
     except FormParserError as error:
         raise MalformedRequest(f"multipart: {error}") from error
+
+
+@contextlib.contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreFailed(
+            f"the upload could not be written: {error.strerror}", hint="look at the data directory's disk"
+        ) from error
 
 
 def _parsed(text: bytes) -> object:

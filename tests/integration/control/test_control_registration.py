@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import socket
@@ -9,6 +10,10 @@ import threading
 
 import numpy as np
 import pytest
+
+from gateway.control.upload import receive_upload
+from gateway.core.errors import StoreFailed
+from gateway.settings import ControlSettings
 
 FEATURES = 4
 
@@ -54,10 +59,10 @@ def test_first_version_becomes_champion(control, artifact, reference):
 def test_versions_count_and_may_be_named(control, artifact):
     """Unnamed versions count 1, 2, 3…; a name is taken as given; the champion stays the first."""
     names = [control.upload("m", artifact, **metadata).json()["version"] for metadata in ({}, {}, {"version": "7"}, {})]
-    assert names == ["1", "2", "7", "8"]
+    assert names == ["1", "2", "7", "3"]
     assert control.upload("m", artifact, version="nightly").json()["is_champion"] is False
     model = control.admin.get("/api/v1/models/m").json()
-    assert (model["champion"], model["version_count"]) == ("1", 5)
+    assert model["champion"] == "1"
     assert [version["version"] for version in model["versions"]] == [*names, "nightly"]
 
 
@@ -267,6 +272,30 @@ def test_hostile_artifact_is_a_clear_refusal_and_harms_nothing(control, artifact
     assert "ONNX" in answer.json()["error"]
     assert control.admin.get("/api/v1/models").json()["models"] == []
     assert control.upload("m", artifact).status_code == 201
+
+
+def test_any_printable_name_may_be_registered(control, artifact):
+    """A model's name needs no Latin letters, and the answer's Location leads to the version."""
+    files = {"artifact": ("m.onnx", artifact.read_bytes())}
+    made = control.admin.post("/api/v1/models/航班 été/versions", files=files)
+    assert made.status_code == 201, made.text
+    assert control.admin.get(made.headers["location"]).json()["model"] == "航班 été"
+
+
+def test_full_disk_is_a_clear_failure(tmp_path):
+    """An upload that cannot be written is a store's failure, and what was written is removed."""
+    full = tmp_path / "full"
+    full.symlink_to("/dev/full")
+
+    async def pieces():
+        yield b'--b\r\nContent-Disposition: form-data; name="artifact"; filename="m"\r\n\r\n' + b"x" * 3_000_000
+
+    async def receive():
+        await receive_upload(pieces(), "multipart/form-data; boundary=b", settings=ControlSettings(), stage=lambda: full)
+
+    with pytest.raises(StoreFailed, match="No space left"):
+        asyncio.run(receive())
+    assert not full.is_symlink()
 
 
 def test_audit_names_who_registered(control, artifact):

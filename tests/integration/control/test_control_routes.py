@@ -241,6 +241,16 @@ def test_rollout_goes_from_first_step_to_promotion(control):
     assert control.admin.get("/api/v1/models/delays").json()["champion"] == "2"
 
 
+def test_rollout_on_a_route_made_again_counts_from_its_own_revision(control):
+    """Records of a route's earlier life are no evidence for a rollout in its new one."""
+    control.put_route("delays", ("champion", "1", 10_000), if_match=0)
+    control.put_route("delays", ("champion", "1", 9_000), ("challenger", "2", 1_000), if_match=1)
+    control.admin.delete("/api/v1/routes/delays")
+    id = _start(control)
+    shown = control.admin.get(f"/api/v1/routes/delays/rollouts/{id}").json()
+    assert shown["since_revision"] == _route(control)["revision"] > 2
+
+
 def test_rollout_is_held_and_resumed(control):
     """A held rollout keeps its weights and does not advance until it is resumed."""
     id = _start(control)
