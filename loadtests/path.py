@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
@@ -67,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         unlogged = running.enter_context(baseline("unlogged", str(gateway.house.data_dir), name=UNLOGGED))
         served = gateway.server(GATEWAY)
         bench = Bench(gateway, served, unlogged, (raw, starlette, fastapi), asked.rounds, asked.seconds)
-        return _measure(Console(), bench, artifact)
+        return _measure(Console(width=None if sys.stdout.isatty() else 110), bench, artifact)
 
 
 def _measure(console: Console, bench: Bench, artifact: Path) -> int:

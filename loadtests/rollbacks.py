@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=50)
     asked = parser.parse_args(arguments)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 110)
     with tempfile.TemporaryDirectory() as scratch, measured_gateway(Path(scratch), workers=2, is_pinned=False) as gateway:
         full = load.closed(gateway.house.url, route=ROUTE, connections=64, seconds=3)
         rate = min(full.requests_per_s / 2, load.OPEN_RATE_MAX / 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from gateway.demo.summary import Summary, summarise
 from gateway.demo.training import train_versions
 
 REQUESTS_PER_S: Final = 1_000.0  # what two cores carry with every process of the gateway, and the load, beside each other
+PLAIN_WIDTH: Final = 150  # of lines that go to a file
 LAG_POLL_S: Final = 0.5
 FIRST_MONTH: Final = 3  # the versions were trained on January and February
 
@@ -38,7 +40,7 @@ def run_demo(data_dir: Path | None = None, *, keep: bool = False, seconds: float
         keep: Leave the gateway running until Ctrl-C.
         seconds: Of the replay; training and start come on top.
     """
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
     directory = Path(tempfile.mkdtemp(prefix="headgate-demo-")) if data_dir is None else data_dir
     if (directory / "registry.db").exists():
         console.print(f"[red]{directory} holds a gateway's data already; give the demonstration a new directory[/red]")
