@@ -89,9 +89,9 @@ class Signature:
         return all(spec.is_batched for spec in (*self.inputs, *self.outputs))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Tensor:
-    """A named array.
+    """A named array. Never changed; not frozen, because every answer makes some, and freezing doubles what that costs.
 
     Attributes:
         data: C-contiguous, of `NUMPY_DTYPES[datatype]`; its shape is the tensor's shape.

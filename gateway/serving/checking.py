@@ -12,7 +12,7 @@ from typing import Any
 from gateway.core.errors import MalformedRequest, SignatureMismatch
 from gateway.core.models import Version
 from gateway.core.tensors import VARIABLE, Tensor, TensorSpec
-from gateway.serving.wire import Request, array_of, flattened
+from gateway.serving.wire import ELEMENTS, Element, Request, array_of, flattened
 
 
 class Checker:
@@ -102,7 +102,7 @@ class Checker:
             if len(row) != expected:
                 raise MalformedRequest(f"instances[{at}]: expected {expected} values, got {len(row)}")
         flat = list(chain.from_iterable(flat_rows))
-        return {name: Tensor(name, spec.datatype, array_of(spec.datatype, flat, (len(rows), *trailing), name))}
+        return {name: Tensor(name, spec.datatype, array_of(_element(spec), flat, (len(rows), *trailing), name))}
 
     def _columnar(self, rows: list[list[Any]]) -> dict[str, Tensor]:
         for at, row in enumerate(rows):
@@ -111,10 +111,17 @@ class Checker:
         by_column = dict(zip(self.columns, map(list, zip(*rows, strict=True)), strict=True))
         return {
             spec.name: Tensor(
-                spec.name, spec.datatype, array_of(spec.datatype, by_column[spec.name], (len(rows), *spec.shape[1:]), spec.name)
+                spec.name, spec.datatype, array_of(_element(spec), by_column[spec.name], (len(rows), *spec.shape[1:]), spec.name)
             )
             for spec in self._inputs
         }
+
+
+def _element(spec: TensorSpec) -> Element:
+    element = ELEMENTS.get(spec.datatype)
+    if element is None:
+        raise MalformedRequest(f"input {spec.name!r}: {spec.datatype.value} has no JSON form")
+    return element
 
 
 def _fitting(tensors: dict[str, Tensor], spec: TensorSpec) -> Tensor:

@@ -56,7 +56,7 @@ class Call:
     received_s: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answer:
     """What goes back: a JSON body."""
 

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 import uvloop
 
 from gateway.core.models import Runtime as RuntimeName
@@ -96,6 +97,7 @@ def run_worker(
 
 async def serve(worker: str, listener: socket.socket, *, settings: Settings, ports: Ports, stop: asyncio.Event) -> None:
     """Serve until `stop` is set, then drain."""
+    np.seterr(over="ignore")  # a number too large for FP32 is found by the infinity it becomes, and refused
     serving, loop = settings.serving, asyncio.get_running_loop()
     metrics, clock, in_flight = ports.metrics, ports.clock, ports.in_flight
     turn = Turn(loop, serving.inline_turn_us_max)

@@ -6,8 +6,9 @@ knows no version; what a version expects is for `checking.py`. Features that are
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Final, cast
@@ -25,13 +26,8 @@ _NESTING_MAX: Final = 100  # of `data`; Triton's limit
 _RANK_MAX: Final = 32  # numpy stops at 64
 _ELEMENTS_MAX: Final = 1 << 31  # of one tensor, empty dimensions left out; more than any body holds
 _FLAT_PASSES: Final = 4  # levels that are flattened by rows before the general way takes over
-_FP32_MAX: Final = float(np.finfo(np.float32).max)
-_BOUNDS: Final = {d: (int(np.iinfo(NUMPY_DTYPES[d]).min), int(np.iinfo(NUMPY_DTYPES[d]).max)) for d in INTEGERS}  # type: ignore[type-var]
-_DATATYPES: Final = {datatype.value: datatype for datatype in Datatype}
-_NONE: Final = type(None)
-_FLOATS: Final = frozenset({float, int})
-_FLOATS_OR_MISSING: Final = frozenset({float, int, _NONE})
 _BINARY_HINT: Final = "ask for binary output"
+_HEADS_MAX: Final = 4_096  # of the kept beginnings of answers and outputs; about 150 bytes each
 _SEQUENCE_KEYS: Final = ("sequence_id", "sequence_start", "sequence_end", "priority", "binary_data_output")
 
 
@@ -98,21 +94,56 @@ def decode_rows(body: bytes) -> Request:
     return Request(rows=rows, parameters=_request_parameters(parameters) if parameters is not None else {})
 
 
-def array_of(datatype: Datatype, flat: list[Any], shape: Shape, name: str) -> Array:
-    """Return the array of a flat list of JSON values.
+@dataclass(frozen=True, slots=True)
+class Element:
+    """How the values of one datatype are read.
+
+    Attributes:
+        kinds: The JSON types it takes.
+        low, high: The range of an integer type.
+        takes: For messages.
+    """
+
+    datatype: Datatype
+    dtype: np.dtype[np.generic]
+    kinds: frozenset[type]
+    takes: str
+    low: int = 0
+    high: int = 0
+
+
+def array_of(element: Element, data: list[Any], shape: Shape, name: str) -> Array:
+    """Return the array of a list of JSON values, nested in whatever way; only their order and number count.
 
     Args:
-        flat: Row-major, without nesting; `null` stands for NaN in a float tensor.
+        data: Row-major; `null` stands for NaN in a float tensor.
 
     Raises:
-        MalformedRequest: a value is of another type or out of the datatype's range, or there are too few or too many.
+        MalformedRequest: a value is of another type or out of the datatype's range, there are too few or too many, or they are
+            nested deeper than 100.
     """
-    if len(flat) != math.prod(shape):
-        raise MalformedRequest(f"input {name!r}: shape {list(shape)} needs {math.prod(shape):,} values, got {len(flat):,}")
-    try:
-        return _READERS[datatype](datatype, flat, name).reshape(shape)
-    except KeyError:
-        raise MalformedRequest(f"input {name!r}: {datatype.value} has no JSON form") from None
+    kinds = set(map(type, data))
+    if list in kinds:
+        data, kinds = _flattened(data, kinds, name)
+    if len(data) != math.prod(shape):
+        raise MalformedRequest(f"input {name!r}: shape {list(shape)} needs {math.prod(shape):,} values, got {len(data):,}")
+    if not kinds <= element.kinds:
+        raise MalformedRequest(f"input {name!r}: {element.datatype.value} takes {element.takes}")
+    match element.dtype.kind:
+        case "f":
+            array = np.array(data, element.dtype)
+            if element.datatype is Datatype.FP32:
+                _refuse_overflow(array, name)
+        case "O":
+            array = np.empty(len(data), element.dtype)
+            array[:] = [text.encode() for text in data]
+        case "b":
+            array = np.array(data, element.dtype)
+        case _:
+            if data and not element.low <= min(data) <= max(data) <= element.high:
+                raise MalformedRequest(f"input {name!r}: {element.datatype.value} takes {element.takes}")
+            array = np.array(data, element.dtype)
+    return array.reshape(shape)
 
 
 def flattened(data: list[Any], name: str) -> list[Any]:
@@ -121,13 +152,7 @@ def flattened(data: list[Any], name: str) -> list[Any]:
     Raises:
         MalformedRequest: it is nested deeper than 100.
     """
-    for _ in range(_FLAT_PASSES):
-        if list not in (kinds := set(map(type, data))):
-            return data
-        if len(kinds) > 1:
-            break
-        data = list(chain.from_iterable(data))
-    return _flattened_unevenly(data, name)
+    return _flattened(data, set(map(type, data)), name)[0]
 
 
 def encode_infer(request: Request, answer: Answered) -> bytes:
@@ -137,18 +162,10 @@ def encode_infer(request: Request, answer: Answered) -> bytes:
         MalformedRequest: an output holds what JSON cannot: infinities, FP16, text that is not UTF-8.
     """
     tensors = answer.outputs if request.wanted is None else _selected(answer.outputs, request.wanted)
-    body: dict[str, object] = {
-        "model_name": answer.model_name,
-        "model_version": answer.version,
-        "parameters": {"prediction_id": answer.prediction_id, "variant": answer.variant},
-        "outputs": [
-            {"name": tensor.name, "shape": tensor.data.shape, "datatype": tensor.datatype._value_, "data": _json_data(tensor)}
-            for tensor in tensors
-        ],
-    }
-    if request.id is not None:
-        body["id"] = request.id
-    return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+    id = b"" if request.id is None else b'"id":' + orjson.dumps(request.id) + b","
+    outputs = b",".join([_output(tensor) for tensor in tensors])
+    head = _head(answer.model_name, answer.version, answer.variant)
+    return b'%b%b"},%b"outputs":[%b]}' % (head, answer.prediction_id.encode(), id, outputs)
 
 
 def encode_rows(answer: Answered) -> bytes:
@@ -166,9 +183,9 @@ def encode_rows(answer: Answered) -> bytes:
     return orjson.dumps({"predictions": rows})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answered:
-    """What an answer says of a prediction."""
+    """What an answer says of a prediction; not frozen, because every answer makes one."""
 
     model_name: str
     version: str
@@ -190,19 +207,23 @@ def _object(body: bytes) -> dict[str, Any]:
 def _tensor(item: object) -> Tensor:
     if type(item) is not dict:
         raise MalformedRequest("inputs: expected each to be an object")
-    name = item.get("name")
+    name, datatype, data = item.get("name"), item.get("datatype"), item.get("data")
     if type(name) is not str:
         raise MalformedRequest("inputs: expected each to have a name")
-    datatype = _DATATYPES.get(item.get("datatype"))  # type: ignore[arg-type]  # a JSON value; what is not a name is not found
-    if datatype is None:
-        raise MalformedRequest(f"input {name!r}: datatype {str(item.get('datatype'))[:40]!r} is not one of the protocol's")
+    element = _ELEMENTS_BY_NAME.get(datatype) if type(datatype) is str else None
+    if element is None:
+        raise MalformedRequest(_why_not_read(name, datatype))
     if (parameters := item.get("parameters")) is not None:
         _refuse_input_parameters(parameters, name)
-    data = item.get("data")
     if type(data) is not list:
         raise MalformedRequest(f"input {name!r}: data: expected an array")
-    shape = _shape(item.get("shape"), name)
-    return Tensor(name, datatype, array_of(datatype, flattened(data, name), shape, name))
+    return Tensor(name, element.datatype, array_of(element, data, _shape(item.get("shape"), name), name))
+
+
+def _why_not_read(name: str, datatype: object) -> str:
+    if datatype in {known.value for known in Datatype}:
+        return f"input {name!r}: {datatype} has no JSON form"
+    return f"input {name!r}: datatype {str(datatype)[:40]!r} is not one of the protocol's"
 
 
 def _shape(sizes: object, name: str) -> Shape:
@@ -216,6 +237,19 @@ def _shape(sizes: object, name: str) -> Shape:
     if elements > _ELEMENTS_MAX:
         raise MalformedRequest(f"input {name!r}: shape: over {_ELEMENTS_MAX:,} elements")
     return tuple(sizes)
+
+
+def _flattened(data: list[Any], kinds: set[type], name: str) -> tuple[list[Any], set[type]]:
+    """Return the flat values and their types."""
+    for _ in range(_FLAT_PASSES):
+        if list not in kinds:
+            return data, kinds
+        if len(kinds) > 1:
+            break
+        data = list(chain.from_iterable(data))
+        kinds = set(map(type, data))
+    flat = _flattened_unevenly(data, name) if list in kinds else data
+    return flat, set(map(type, flat))
 
 
 def _flattened_unevenly(data: list[Any], name: str) -> list[Any]:
@@ -235,45 +269,39 @@ def _flattened_unevenly(data: list[Any], name: str) -> list[Any]:
     return flat
 
 
-def _floats(datatype: Datatype, flat: list[Any], name: str) -> Array:
-    kinds = set(map(type, flat))
-    if not kinds <= _FLOATS_OR_MISSING:
-        raise MalformedRequest(f"input {name!r}: {datatype.value} takes numbers, or null for NaN")
-    if datatype is Datatype.FP32 and flat:
-        numbers = [value for value in flat if value is not None] or [0.0] if _NONE in kinds else flat
-        if max(numbers) > _FP32_MAX or min(numbers) < -_FP32_MAX:
-            raise MalformedRequest(f"input {name!r}: a number does not fit FP32")
-    return np.array(flat, NUMPY_DTYPES[datatype])
+def _refuse_overflow(array: Array, name: str) -> None:
+    """Refuse infinities, which only a number too large for FP32 can have become.
+
+    The dot product is finite for all but extreme values, and a quarter of the cost of looking at each.
+    """
+    flat = cast("NDArray[np.floating[Any]]", array)
+    if not math.isfinite(flat.dot(flat)) and np.isinf(flat).any():
+        raise MalformedRequest(f"input {name!r}: a number does not fit FP32")
 
 
-def _integers(datatype: Datatype, flat: list[Any], name: str) -> Array:
-    low, high = _BOUNDS[datatype]
-    if not set(map(type, flat)) <= {int} or (flat and not low <= min(flat) <= max(flat) <= high):
-        raise MalformedRequest(f"input {name!r}: {datatype.value} takes integers from {low} to {high}")
-    return np.array(flat, NUMPY_DTYPES[datatype])
+def _integers(datatype: Datatype) -> Element:
+    bounds = np.iinfo(NUMPY_DTYPES[datatype])  # type: ignore[type-var]  # an integer type, which the mapping's type cannot say
+    low, high = int(bounds.min), int(bounds.max)
+    return Element(datatype, NUMPY_DTYPES[datatype], frozenset({int}), f"integers from {low} to {high}", low, high)
 
 
-def _booleans(datatype: Datatype, flat: list[Any], name: str) -> Array:
-    if not set(map(type, flat)) <= {bool}:
-        raise MalformedRequest(f"input {name!r}: BOOL takes true and false")
-    return np.array(flat, NUMPY_DTYPES[datatype])
+def _element(datatype: Datatype) -> Element:
+    dtype = NUMPY_DTYPES[datatype]
+    match datatype:
+        case Datatype.FP32 | Datatype.FP64:
+            return Element(datatype, dtype, frozenset({float, int, type(None)}), "numbers, or null for NaN")
+        case Datatype.BOOL:
+            return Element(datatype, dtype, frozenset({bool}), "true and false")
+        case Datatype.BYTES:
+            return Element(datatype, dtype, frozenset({str}), "strings")
+        case _:
+            return _integers(datatype)
 
 
-def _texts(datatype: Datatype, flat: list[Any], name: str) -> Array:
-    if not set(map(type, flat)) <= {str}:
-        raise MalformedRequest(f"input {name!r}: BYTES takes strings")
-    array = np.empty(len(flat), NUMPY_DTYPES[datatype])
-    array[:] = [text.encode() for text in flat]
-    return array
-
-
-_READERS: Final[Mapping[Datatype, Callable[[Datatype, list[Any], str], Array]]] = {
-    Datatype.BOOL: _booleans,
-    Datatype.BYTES: _texts,
-    Datatype.FP32: _floats,
-    Datatype.FP64: _floats,
-    **dict.fromkeys(INTEGERS, _integers),
+ELEMENTS: Final = {
+    d: _element(d) for d in (Datatype.BOOL, Datatype.BYTES, Datatype.FP32, Datatype.FP64, *sorted(INTEGERS, key=str))
 }
+_ELEMENTS_BY_NAME: Final = {datatype.value: element for datatype, element in ELEMENTS.items()}
 
 
 def _request_parameters(parameters: object) -> Parameters:
@@ -322,21 +350,35 @@ def _selected(outputs: Sequence[Tensor], wanted: Sequence[str]) -> Sequence[Tens
     return [by_name[name] for name in wanted]
 
 
-def _json_data(tensor: Tensor) -> Array | list[str]:
-    """Return what orjson writes as the flat `data` of an output; NaN becomes null."""
+@functools.lru_cache(_HEADS_MAX)
+def _head(model_name: str, version: str, variant: str) -> bytes:
+    """Return the beginning of an answer, up to the prediction id: what changes only with the route table."""
+    parameters = {"variant": variant, "prediction_id": ""}
+    return orjson.dumps({"model_name": model_name, "model_version": version, "parameters": parameters})[: -len('"}}')]
+
+
+@functools.lru_cache(_HEADS_MAX)
+def _output_head(name: str, datatype: str, shape: Shape) -> bytes:
+    """Return an output up to its data."""
+    return orjson.dumps({"name": name, "shape": shape, "datatype": datatype})[:-1] + b',"data":'
+
+
+def _output(tensor: Tensor) -> bytes:
+    head = _output_head(tensor.name, tensor.datatype._value_, tensor.data.shape)  # as `value`, ten times as fast
+    return head + _json_data(tensor) + b"}"
+
+
+def _json_data(tensor: Tensor) -> bytes:
+    """Return the flat `data` of an output as JSON; NaN becomes null."""
     flat = tensor.data.ravel()
-    match flat.dtype.kind:
-        case "f":
-            numbers = cast("NDArray[np.floating[Any]]", flat)
-            if tensor.datatype is Datatype.FP16:
-                raise MalformedRequest(f"output {tensor.name!r}: FP16 has no JSON form", hint=_BINARY_HINT)
-            if not math.isfinite(numbers.dot(numbers)) and np.isinf(numbers).any():
-                raise MalformedRequest(f"output {tensor.name!r} holds infinities, which JSON cannot carry", hint=_BINARY_HINT)
-            return flat
-        case "O":
-            return _decoded(tensor)
-        case _:
-            return flat
+    if flat.dtype.kind == "O":
+        return orjson.dumps(_decoded(tensor))
+    if tensor.datatype is Datatype.FP16:
+        raise MalformedRequest(f"output {tensor.name!r}: FP16 has no JSON form", hint=_BINARY_HINT)
+    text = orjson.dumps(flat, option=orjson.OPT_SERIALIZE_NUMPY)
+    if b"null" in text and np.isinf(cast("NDArray[np.floating[Any]]", flat)).any():
+        raise MalformedRequest(f"output {tensor.name!r} holds infinities, which JSON cannot carry", hint=_BINARY_HINT)
+    return text
 
 
 def _decoded(tensor: Tensor) -> list[str]:
@@ -348,13 +390,6 @@ def _decoded(tensor: Tensor) -> list[str]:
 
 
 def _row_values(tensor: Tensor) -> list[Any]:
-    checked = _json_data(tensor)
-    shape = tensor.data.shape[:-1] if len(tensor.data.shape) > 1 and tensor.data.shape[-1] == 1 else tensor.data.shape
-    values: object
-    if isinstance(checked, list):
-        values = np.array(checked, np.object_).reshape(shape).tolist()
-    else:  # through JSON, so that a FP32 keeps its short form
-        values = (
-            np.array(orjson.loads(orjson.dumps(checked, option=orjson.OPT_SERIALIZE_NUMPY)), np.object_).reshape(shape).tolist()
-        )
-    return values if isinstance(values, list) else [values]
+    values = np.array(orjson.loads(_json_data(tensor)), np.object_)  # through JSON, so that a FP32 keeps its short form
+    shape = tensor.data.shape
+    return cast("list[Any]", values.reshape(shape[:-1] if len(shape) > 1 and shape[-1] == 1 else shape).tolist())
