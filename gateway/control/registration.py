@@ -43,7 +43,7 @@ def register(control: Control, call: Call) -> Answer:
             Change(call.principal.name, "version.register", subject, metadata.description, writes)
         )
     not_warm = _warmed(control, version) if is_first else ""
-    running = settled(control, committed.table_revision, timeout_s=SETTLE_S if is_first else 0.0)
+    running = settled(control, committed.table_revision, timeout_s=SETTLE_S if is_first and not not_warm else 0.0)
     return Answer(
         {
             **version_body(version),

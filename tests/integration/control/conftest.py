@@ -114,56 +114,59 @@ class ControlPlane:
         return self.admin.put(f"/api/v1/routes/{name}", json=body, headers={"If-Match": f'"{if_match}"'})
 
 
+def launch(data: Path, worker_count: int, running: int, settings: dict[str, object]) -> tuple[ControlPlane, Callable[[], None]]:
+    """Start a control plane in a thread; return it and what stops it."""
+    clock = SystemClock()
+    data.mkdir(exist_ok=True)
+    registry, artifacts = SqliteRegistry(data / "registry.db", clock=clock), DirectoryArtifacts(data / "artifacts")
+    control = ControlSettings(**{"prepare_timeout_s": 5.0, "validation_timeout_s": 20.0, **settings})
+    names = [f"w{number}" for number in range(worker_count)]
+    workers = [Worker(name, registry, artifacts) for name in names[:running]]
+    listener = socket.create_server(("127.0.0.1", 0))
+    stop = threading.Event()
+    thread = threading.Thread(
+        target=run_control,
+        kwargs={
+            "listener": listener,
+            "settings": Settings(data_dir=data, control=control),
+            "registry": SqliteRegistry(data / "registry.db", clock=clock),
+            "artifacts": artifacts,
+            "validator": ProcessValidator(timeout_s=control.validation_timeout_s, memory_bytes=control.validation_memory_bytes),
+            "archive": DuckArchive(data / "archive", memory_bytes=2**28),
+            "log": SegmentReader(data / "log"),
+            "readings": ReadingsFile(data / "readings.json"),
+            "snapshots": MetricsDirectory(data / "metrics"),
+            "workers": names,
+            "clock": clock,
+            "stop": stop,
+        },
+    )
+    for worker in workers:
+        worker.start()
+    thread.start()
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    httpx.get(f"{url}/health/live", timeout=10, trust_env=False)
+    plane = ControlPlane(url, (data / "admin.token").read_text().strip(), data, registry, artifacts, workers)
+
+    def end() -> None:
+        plane.close()
+        stop.set()
+        thread.join(15)
+        for worker in workers:
+            worker.stop()
+        registry.close()
+        assert not thread.is_alive(), "the control plane did not stop"
+
+    return plane, end
+
+
 @pytest.fixture
 def start_control(tmp_path: Path) -> Iterator[Callable[..., ControlPlane]]:
     """Start control planes that are stopped after the test."""
     ends: list[Callable[[], None]] = []
 
     def start(*, worker_count: int = 1, running: int | None = None, **settings: object) -> ControlPlane:
-        clock, data = SystemClock(), tmp_path / "data"
-        data.mkdir(exist_ok=True)
-        registry, artifacts = SqliteRegistry(data / "registry.db", clock=clock), DirectoryArtifacts(data / "artifacts")
-        control = ControlSettings(**{"prepare_timeout_s": 5.0, "validation_timeout_s": 20.0, **settings})
-        names = [f"w{number}" for number in range(worker_count)]
-        workers = [Worker(name, registry, artifacts) for name in names[: worker_count if running is None else running]]
-        listener = socket.create_server(("127.0.0.1", 0))
-        stop = threading.Event()
-        thread = threading.Thread(
-            target=run_control,
-            kwargs={
-                "listener": listener,
-                "settings": Settings(data_dir=data, control=control),
-                "registry": SqliteRegistry(data / "registry.db", clock=clock),
-                "artifacts": artifacts,
-                "validator": ProcessValidator(
-                    timeout_s=control.validation_timeout_s, memory_bytes=control.validation_memory_bytes
-                ),
-                "archive": DuckArchive(data / "archive", memory_bytes=2**28),
-                "log": SegmentReader(data / "log"),
-                "readings": ReadingsFile(data / "readings.json"),
-                "snapshots": MetricsDirectory(data / "metrics"),
-                "workers": names,
-                "clock": clock,
-                "stop": stop,
-            },
-        )
-        for worker in workers:
-            worker.start()
-        thread.start()
-
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        httpx.get(f"{url}/health/live", timeout=10, trust_env=False)
-        plane = ControlPlane(url, (data / "admin.token").read_text().strip(), data, registry, artifacts, workers)
-
-        def end() -> None:
-            plane.close()
-            stop.set()
-            thread.join(15)
-            for worker in workers:
-                worker.stop()
-            registry.close()
-            assert not thread.is_alive(), "the control plane did not stop"
-
+        plane, end = launch(tmp_path / "data", worker_count, worker_count if running is None else running, settings)
         ends.append(end)
         return plane
 
@@ -176,3 +179,11 @@ def start_control(tmp_path: Path) -> Iterator[Callable[..., ControlPlane]]:
 def control(start_control: Callable[..., ControlPlane]) -> ControlPlane:
     """Return a control plane with one worker."""
     return start_control()
+
+
+@pytest.fixture(scope="module")
+def shared_control(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """Return a control plane for the tests of one file that change nothing."""
+    plane, end = launch(tmp_path_factory.mktemp("shared") / "data", 1, 1, {})
+    yield plane
+    end()

@@ -23,9 +23,9 @@ def _path(template: str) -> str:
     return re.sub(r"{(\w+)}", lambda found: NAMES[found[1]], template)
 
 
-def test_every_operation_refuses_a_missing_or_unknown_token(control):
+def test_every_operation_refuses_a_missing_or_unknown_token(shared_control):
     """Without a known token every operation but health and metrics is a 401 that says so in JSON."""
-    with control.client(None) as nobody, control.client("hg_unknown") as stranger:
+    with shared_control.client(None) as nobody, shared_control.client("hg_unknown") as stranger:
         for operation in NEEDING:
             for client in (nobody, stranger):
                 answer = client.request(operation.method, _path(operation.path))
@@ -44,9 +44,9 @@ def test_every_operation_refuses_a_token_without_its_scope(control):
         assert operation.scope.value in answer.json()["error"]
 
 
-def test_health_and_metrics_are_open(control):
+def test_health_and_metrics_are_open(shared_control):
     """Probes and scrapers need no token."""
-    with control.client(None) as nobody:
+    with shared_control.client(None) as nobody:
         assert nobody.get("/health/live").json() == {"live": True}
         assert nobody.get("/health/ready").json()["ready"] is True
         assert "gateway_newest_table_revision" in nobody.get("/metrics").text
@@ -61,9 +61,9 @@ def test_ready_names_the_worker_that_is_behind(start_control):
     assert control.admin.get("/health/ready").json()["workers"]["w1"] == 0
 
 
-def test_large_upload_without_token_is_refused_before_it_is_read(control):
+def test_large_upload_without_token_is_refused_before_it_is_read(shared_control):
     """An upload of 1 GB without a token is answered at once; its body is never asked for and nothing is staged."""
-    host, port = control.url.removeprefix("http://").split(":")
+    host, port = shared_control.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         head = "POST /api/v1/models/m/versions HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
         connection.sendall(f"{head}Content-Length: {2**30}\r\n\r\n--b\r\n".encode())
@@ -71,30 +71,30 @@ def test_large_upload_without_token_is_refused_before_it_is_read(control):
         answer = connection.recv(65536)
     assert answer.startswith(b"HTTP/1.1 401")
     assert time.monotonic() - began < 2
-    assert list((control.data / "artifacts" / "staging").iterdir()) == []
+    assert list((shared_control.data / "artifacts" / "staging").iterdir()) == []
 
 
-def test_unknown_paths_and_methods_are_json(control):
+def test_unknown_paths_and_methods_are_json(shared_control):
     """What is not there is a 404, what is not offered a 405 with `Allow`, both as JSON."""
-    missing = control.admin.get("/api/v1/nothing")
-    wrong = control.admin.patch("/api/v1/routes/r")
+    missing = shared_control.admin.get("/api/v1/nothing")
+    wrong = shared_control.admin.patch("/api/v1/routes/r")
     assert (missing.status_code, wrong.status_code) == (404, 405)
     assert "error" in missing.json()
     assert "error" in wrong.json()
     assert set(wrong.headers["allow"].split(", ")) >= {"GET", "PUT", "DELETE"}
 
 
-def test_every_path_refuses_a_method_it_does_not_offer(control):
+def test_every_path_refuses_a_method_it_does_not_offer(shared_control):
     """No path falls through to something that is not JSON."""
     for path in {operation.path for operation in OPERATIONS}:
-        answer = control.admin.request("TRACE", _path(path))
+        answer = shared_control.admin.request("TRACE", _path(path))
         assert answer.status_code == 405, path
         assert "error" in answer.json()
 
 
-def test_broken_http_is_json(control):
+def test_broken_http_is_json(shared_control):
     """Bytes that are not HTTP get a 400 with a JSON body."""
-    host, port = control.url.removeprefix("http://").split(":")
+    host, port = shared_control.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         connection.sendall(b"\x00\x01 nonsense\r\n\r\n")
         answer = connection.recv(65536)
@@ -102,9 +102,9 @@ def test_broken_http_is_json(control):
     assert b'{"error"' in answer
 
 
-def test_unknown_query_parameter_is_named(control):
+def test_unknown_query_parameter_is_named(shared_control):
     """A misspelt parameter never passes silently."""
-    answer = control.admin.get("/api/v1/models", params={"limt": "3"})
+    answer = shared_control.admin.get("/api/v1/models", params={"limt": "3"})
     assert answer.status_code == 400
     assert "'limt'" in answer.json()["error"]
 
@@ -112,28 +112,28 @@ def test_unknown_query_parameter_is_named(control):
 @pytest.mark.parametrize(
     "query", ["limit=0", "limit=1001", "limit=x", "limit=1&limit=2", "limit=-1", "limit=99999999999999999999"]
 )
-def test_limit_outside_its_bounds_is_refused(control, query):
+def test_limit_outside_its_bounds_is_refused(shared_control, query):
     """A page has from 1 to 1,000 entries."""
-    assert control.admin.get(f"/api/v1/audit?{query}").status_code == 400
+    assert shared_control.admin.get(f"/api/v1/audit?{query}").status_code == 400
 
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b"3", b'{"is_on": "yes"}', b'{"is_on": true, "more": 1}', b"\xff", b"[" * 100_000])
-def test_malformed_body_is_refused(control, body):
+def test_malformed_body_is_refused(shared_control, body):
     """A body that is not the documented object is a 400 that says why."""
-    answer = control.admin.put("/api/v1/automation", content=body)
+    answer = shared_control.admin.put("/api/v1/automation", content=body)
     assert answer.status_code == 400
     assert answer.json()["error"]
 
 
-def test_json_body_over_its_bound_is_refused(control):
+def test_json_body_over_its_bound_is_refused(shared_control):
     """A JSON body over a mebibyte is a 413."""
-    answer = control.admin.put("/api/v1/automation", content=b" " * (2**20 + 1))
+    answer = shared_control.admin.put("/api/v1/automation", content=b" " * (2**20 + 1))
     assert answer.status_code == 413
 
 
-def test_body_where_none_belongs_is_refused(control):
+def test_body_where_none_belongs_is_refused(shared_control):
     """An operation that takes no body refuses one rather than ignore it."""
-    answer = control.admin.request("DELETE", "/api/v1/keys/x", json={"id": "y"})
+    answer = shared_control.admin.request("DELETE", "/api/v1/keys/x", json={"id": "y"})
     assert answer.status_code == 400
 
 
@@ -149,19 +149,19 @@ def test_stalled_body_is_a_timeout(start_control):
         assert connection.recv(65536).startswith(b"HTTP/1.1 408")
 
 
-def test_document_lists_exactly_what_dispatches(control):
+def test_document_lists_exactly_what_dispatches(shared_control):
     """Every path and method that answers is in the OpenAPI document, and the other way round."""
-    document = control.client(None).get("/openapi.json").json()
+    document = shared_control.client(None).get("/openapi.json").json()
     described = {(method.upper(), path) for path, item in document["paths"].items() for method in item}
     assert described == {(operation.method, operation.path) for operation in OPERATIONS}
     for method, path in described:
-        answer = control.client(None).request(method, _path(path))
+        answer = shared_control.client(None).request(method, _path(path))
         assert answer.status_code in (200, 401), (method, path)
 
 
-def test_document_is_whole(control):
+def test_document_is_whole(shared_control):
     """The document says its version, each operation has an id of its own, and every reference leads somewhere."""
-    document = control.client(None).get("/openapi.json").json()
+    document = shared_control.client(None).get("/openapi.json").json()
     assert document["openapi"] == "3.1.0"
     assert set(document["info"]) >= {"title", "version"}
     operations = [operation for item in document["paths"].values() for operation in item.values()]
@@ -214,9 +214,9 @@ def test_key_lives_from_creation_to_revocation(control):
 @pytest.mark.parametrize(
     "body", [{"name": "x"}, {"name": "x", "scopes": []}, {"name": "x", "scopes": ["all"]}, {"scopes": ["read"]}]
 )
-def test_key_without_name_or_scopes_is_refused(control, body):
+def test_key_without_name_or_scopes_is_refused(shared_control, body):
     """A key has a name and at least one known scope."""
-    assert control.admin.post("/api/v1/keys", json=body).status_code == 400
+    assert shared_control.admin.post("/api/v1/keys", json=body).status_code == 400
 
 
 def test_last_admin_key_stays(control):
@@ -254,18 +254,20 @@ def test_audit_pages_join_to_a_whole_chain(control):
     assert (verdict["is_intact"], verdict["entry_count"]) == (True, len(oldest))
 
 
-def test_unknown_order_is_refused(control):
+def test_unknown_order_is_refused(shared_control):
     """`order` is one of two words."""
-    assert control.admin.get("/api/v1/audit?order=random").status_code == 400
+    assert shared_control.admin.get("/api/v1/audit?order=random").status_code == 400
 
 
-def test_thirty_calls_at_once_are_all_answered(control):
+def test_thirty_calls_at_once_are_all_answered(shared_control):
     """Many callers at the same time each get their answer."""
     statuses: list[int] = []
 
     def call() -> None:
         statuses.append(
-            httpx.get(f"{control.url}/api/v1/models", headers=dict(control.admin.headers), trust_env=False).status_code
+            httpx.get(
+                f"{shared_control.url}/api/v1/models", headers=dict(shared_control.admin.headers), trust_env=False
+            ).status_code
         )
 
     threads = [threading.Thread(target=call) for _ in range(30)]

@@ -19,7 +19,16 @@ FEATURES = 4
 @pytest.fixture
 def control(start_control, write_linear_model, tmp_path):
     """Return a control plane with a model of three versions that answer differently."""
-    started = start_control(worker_count=2)
+    return _with_versions(start_control(worker_count=2), write_linear_model, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def settled(shared_control, write_linear_model, tmp_path_factory):
+    """Return the same for tests that change nothing."""
+    return _with_versions(shared_control, write_linear_model, tmp_path_factory.mktemp("models"))
+
+
+def _with_versions(started, write_linear_model, tmp_path):
     for number in range(3):
         _register(started, write_linear_model(tmp_path / f"{number}.onnx", features=FEATURES, seed=number), str(number + 1))
     return started
@@ -100,9 +109,9 @@ def test_put_needs_the_present_revision(control):
 
 
 @pytest.mark.parametrize("header", ["*", "x", "-1", "", '"1", "2"', "9" * 30])
-def test_if_match_that_is_no_revision_is_refused(control, header):
+def test_if_match_that_is_no_revision_is_refused(settled, header):
     """If-Match names one revision."""
-    answer = control.admin.put("/api/v1/routes/delays", json={}, headers={"If-Match": header})
+    answer = settled.admin.put("/api/v1/routes/delays", json={}, headers={"If-Match": header})
     assert answer.status_code == 400
 
 
@@ -140,17 +149,17 @@ def test_twenty_writers_of_one_revision_leave_one_winner(control):
         (None, "object"),
     ],
 )
-def test_malformed_route_is_refused(control, body, word):
+def test_malformed_route_is_refused(settled, body, word):
     """A route's body that is not of its form is a 400 that names what is wrong."""
-    answer = control.admin.put("/api/v1/routes/delays", json=body, headers={"If-Match": "0"})
+    answer = settled.admin.put("/api/v1/routes/delays", json=body, headers={"If-Match": "0"})
     assert answer.status_code == 400
     assert word in answer.json()["error"]
 
 
-def test_unknown_version_is_not_found(control):
+def test_unknown_version_is_not_found(settled):
     """A route names versions that exist."""
-    assert control.put_route("delays", ("champion", "9", 10_000), if_match=0).status_code == 404
-    assert control.put_route("other", ("champion", "1", 10_000), if_match=0).status_code == 404
+    assert settled.put_route("delays", ("champion", "9", 10_000), if_match=0).status_code == 404
+    assert settled.put_route("other", ("champion", "1", 10_000), if_match=0).status_code == 404
 
 
 def test_variants_with_other_signatures_are_refused(control, write_linear_model, tmp_path):
@@ -195,14 +204,13 @@ def test_version_that_a_worker_cannot_warm_changes_nothing(control):
     assert control.put_route("delays", ("champion", "3", 10_000), if_match=1).status_code == 200
 
 
-def test_worker_that_is_gone_is_named(control):
+def test_worker_that_is_gone_is_named(start_control, write_linear_model, tmp_path):
     """A worker that does not prepare in time is named, and the route stays as it was."""
-    control.put_route("delays", ("champion", "1", 10_000), if_match=0)
-    control.workers[1].stop()
-    answer = control.put_route("delays", ("champion", "2", 10_000), if_match=1)
+    control = _with_versions(start_control(worker_count=2, running=1, prepare_timeout_s=1.0), write_linear_model, tmp_path)
+    answer = control.put_route("delays", ("champion", "2", 10_000), if_match=0)
     assert answer.status_code == 503
     assert "w1" in answer.json()["error"]
-    assert _weights(control) == {"1": 10_000}
+    assert control.admin.get("/api/v1/routes").json()["routes"] == []
 
 
 def test_rollback_restores_what_was_alone_before(control):
@@ -330,10 +338,10 @@ def test_route_under_a_rollout_is_not_changed_by_hand(control):
         ({"challenger": "2", "speed": 3}, 400),
     ],
 )
-def test_rollout_that_makes_no_sense_is_refused(control, body, status):
+def test_rollout_that_makes_no_sense_is_refused(settled, body, status):
     """A rollout needs another version that exists and steps that rise; nothing is changed otherwise."""
-    assert control.admin.post("/api/v1/routes/delays/rollouts", json=body).status_code == status
-    assert control.admin.get("/api/v1/routes").json()["routes"] == []
+    assert settled.admin.post("/api/v1/routes/delays/rollouts", json=body).status_code == status
+    assert settled.admin.get("/api/v1/routes").json()["routes"] == []
 
 
 def test_unknown_rollouts_are_not_found(control):
