@@ -1,6 +1,6 @@
 """What an ONNX file says of itself, read without running it: is it whole, does it stand alone, what goes in and out.
 
-The only file that names `onnx`. Weights outside the file are refused, because the digest would not cover them; operators of
+The only adapter that names `onnx`. Weights outside the file are refused, because the digest would not cover them; operators of
 unknown domains too, because nothing here could run them.
 """
 
