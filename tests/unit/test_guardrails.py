@@ -167,6 +167,9 @@ def test_verdict_without_data_is_inconclusive() -> None:
     for key in range(500):
         alone.observe(Contribution(Side.CHALLENGER, str(key), 1.0, 0.0, 0.1))
     assert judge(ERRORS, alone.reading()).verdict is Verdict.INCONCLUSIVE
+    damning = reading(log_e_best=100.0, estimate=1.0)
+    assert judge(ERRORS, replace(damning, champion_count=0)).verdict is Verdict.INCONCLUSIVE
+    assert judge(ERRORS, replace(damning, challenger_count=0)).verdict is Verdict.INCONCLUSIVE
 
 
 def test_verdict_fails_only_with_evidence_and_harm() -> None:
