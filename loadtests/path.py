@@ -126,7 +126,7 @@ def _cpu(samples: Samples, name: str, connections: int) -> float:
 
 def _print_path(console: Console, samples: Samples) -> None:
     table = Table(title="One row of 20 floats, one core, medians", title_justify="left")
-    for column in ("server", "connections", "requests/s", "× by hand", "CPU µs", "p50 ms", "p99 ms"):
+    for column in ("server", "connections", "requests/s", "× by hand", "CPU µs", "× by CPU", "p50 ms", "p99 ms"):
         table.add_column(column, justify="left" if column == "server" else "right")
     for connections in CONNECTIONS:
         by_hand = _rate(samples, STARLETTE, connections)
@@ -139,6 +139,7 @@ def _print_path(console: Console, samples: Samples) -> None:
                 f"{rate:,.0f}",
                 f"{rate / by_hand:.2f}",
                 f"{_cpu(samples, name, connections):.1f}",
+                f"{_cpu(samples, STARLETTE, connections) / _cpu(samples, name, connections):.2f}",
                 f"{median(sample.burst.p50_us for sample in taken) / 1e3:.2f}",
                 f"{median(sample.burst.p99_us for sample in taken) / 1e3:.2f}",
                 end_section=name == GATEWAY,
