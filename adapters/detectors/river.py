@@ -34,7 +34,7 @@ class AdwinDetector:
         assert 0.0 <= value <= 1.0, "a detector never sees NaN or an unscaled value"
         adwin = self._adwin
         adwin.update(value)  # returns None; the finding stands in the attributes
-        return Reading(adwin.estimation, adwin.drift_detected)
+        return Reading(adwin.total / adwin.width, adwin.drift_detected)  # the window holds at least this value
 
     def state(self) -> bytes:
         """Return everything needed to go on exactly, about 2 kB."""

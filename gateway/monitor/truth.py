@@ -7,7 +7,7 @@ the merge delivers before its prediction waits too. The first value of a row cou
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -35,9 +35,8 @@ class Place:
     share: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """A prediction whose ground truth is not known yet.
+class Waiting(NamedTuple):
+    """A prediction whose ground truth is not known yet; a tuple, because a million of them are saved with each checkpoint.
 
     Attributes:
         key: The hashed assignment key.

@@ -36,6 +36,7 @@ class RolloutWatch:
         self._share = ShareTest()
         self._burst = BurstWatch()
         self._step_keys: dict[str, None] = {}
+        self._failing = dict.fromkeys(DEFAULT_GUARDRAILS, False)
         self._was_urgent = False
 
     def learn(self, rollout: Rollout) -> None:
@@ -64,8 +65,10 @@ class RolloutWatch:
     def observe_value(self, measure: Measure, outcome: Outcome) -> bool:
         """Take what one prediction says of one measure, and return whether a decision became urgent."""
         for rail, evidence in self._rails.items():
-            if rail.measure is measure and evidence.observe(outcome) and outcome.side is Side.CHAMPION:
-                self._champion_past[rail].observe(outcome.value)
+            if rail.measure is measure and evidence.observe(outcome):
+                if outcome.side is Side.CHAMPION:
+                    self._champion_past[rail].observe(outcome.value)
+                self._failing[rail] = _has_failed(rail, evidence)
         return self._became_urgent()
 
     def findings(self) -> list[Finding]:
@@ -113,6 +116,7 @@ class RolloutWatch:
         for rail in DEFAULT_GUARDRAILS:
             watch._rails[rail] = TwoSample.restored(watch._plan(rail), rails.value(rail.name))
             watch._champion_past[rail] = PastWatch.restored(pasts.value(rail.name))
+            watch._failing[rail] = _has_failed(rail, watch._rails[rail])
         watch._share = ShareTest.restored(fields.value("share"))
         watch._burst = BurstWatch.restored(fields.value("burst"))
         watch._step_keys = dict.fromkeys(str(key) for key in fields.items("step_keys", STEP_KEYS_MAX))
@@ -124,9 +128,11 @@ class RolloutWatch:
 
     def _became_urgent(self) -> bool:
         """Return whether there is reason to roll back now and there was none before; in between the seconds' decisions do."""
-        is_urgent = self._burst.is_burst or any(
-            (reading := evidence.reading()).log_e_best >= reading.bound and judge(rail, reading).verdict is Verdict.FAIL
-            for rail, evidence in self._rails.items()
-        )
+        is_urgent = self._burst.is_burst or any(self._failing.values())
         became, self._was_urgent = is_urgent and not self._was_urgent, is_urgent
         return became
+
+
+def _has_failed(rail: Guardrail, evidence: TwoSample) -> bool:
+    reading = evidence.reading()
+    return reading.log_e_best >= reading.bound and judge(rail, reading).verdict is Verdict.FAIL

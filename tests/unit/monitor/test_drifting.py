@@ -1,0 +1,204 @@
+"""A version's drift watch: the same alarms however the log was read, sampled when there is too much, bounded."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adapters.detectors.river import AdwinDetector
+from gateway.core.drift import BlockAverage
+from gateway.core.models import Column, ColumnKind, Digest, Runtime, Target, Task, Version
+from gateway.core.profiles import build_profile, profile_body
+from gateway.core.records import Attempt, Kind, Outcome, PredictionRecord
+from gateway.core.tensors import Datatype, Signature, Tensor
+from gateway.monitor.drifting import EVENTS_PER_S_MAX, WINDOW_ROWS, DriftWatch, Sampling
+from gateway.monitor.rows import answer_column, feature_columns
+
+COLUMNS = (Column("size"), Column("carrier", ColumnKind.CATEGORICAL))
+CARRIERS = np.array([b"UA", b"DL", b"AA"], np.object_)
+
+
+def _version(task: Task = Task.BINARY) -> Version:
+    random = np.random.default_rng(1)
+    reference = {"size": random.normal(size=2_000), "carrier": random.choice(CARRIERS, 2_000)}
+    return Version(
+        model="delays",
+        version="1",
+        digest=Digest("0" * 64),
+        size_bytes=1,
+        runtime=Runtime.ONNX,
+        runtime_version="1",
+        signature=Signature((), ()),
+        target=Target(task, "y"),
+        columns=COLUMNS,
+        profile=profile_body(build_profile(COLUMNS, reference)),
+    )
+
+
+def _record(number: int, size: float, carrier: bytes, answer: np.ndarray) -> PredictionRecord:
+    return PredictionRecord(
+        prediction_id=f"018bcfe5-6800-7000-8000-{number:012x}",
+        time_s=number / 100,
+        kind=Kind.LIVE,
+        model="delays",
+        route="delays",
+        revision=1,
+        assigned="champion",
+        variant="champion",
+        version="1",
+        digest="0" * 64,
+        attempts=(Attempt("champion", "1", Outcome.OK, 1),),
+        assignment_key="k",
+        is_keyed=True,
+        inputs=(
+            Tensor("size", Datatype.FP32, np.array([[size]], np.float32)),
+            Tensor("carrier", Datatype.BYTES, np.array([[carrier]], np.object_)),
+        ),
+        outputs=(Tensor("y", Datatype.FP32, answer),),
+        batch_rows=1,
+        batch_position=0,
+        runtime_version="1",
+        outcome=Outcome.OK,
+        latency_us=1,
+    )
+
+
+def _records(count: int, *, shift: float = 0.0, strange: float = 0.0, first: int = 0, seed: int = 2) -> list[PredictionRecord]:
+    random = np.random.default_rng(seed)
+    return [
+        _record(
+            number,
+            random.normal() + shift,
+            b"??" if random.random() < strange else random.choice(CARRIERS),
+            random.random((1, 1)).astype(np.float32),
+        )
+        for number in range(first, first + count)
+    ]
+
+
+def _watch(version: Version | None = None) -> DriftWatch:
+    return DriftWatch(version or _version(), AdwinDetector, false_alarm_events=100_000.0)
+
+
+def _fed(watch: DriftWatch, records: list[PredictionRecord]) -> DriftWatch:
+    for record in records:
+        watch.observe(record, record.time_s)
+    return watch
+
+
+def test_drift_watch_tells_the_world_from_the_data():
+    """A feature that moves is the world's doing, categories never seen before are the data's; both become incidents."""
+    moved = _fed(_watch(), [*_records(1_500), *_records(1_500, shift=1.5, first=1_500, seed=3)])
+    strange = _fed(_watch(), [*_records(1_500), *_records(1_500, strange=0.3, first=1_500, seed=3)])
+
+    assert [(i.attribution.value, i.subjects) for i in moved.incidents] == [("WORLD", ("size",))]
+    assert [(i.attribution.value, i.subjects) for i in strange.incidents] == [("DATA", ("carrier",))]
+    assert strange.bodies()[0]["apart"]["unseen"] > 0.1
+
+
+def test_drift_watch_compares_answers_with_its_own_first_ones():
+    """Without any reference for answers, the first thousand are one, and later ones that lie elsewhere raise an alarm."""
+    watch = _fed(_watch(), _records(2_500))
+    assert [one.profile.name for one in watch.watches()] == ["size", "carrier", "answer"]
+    assert watch.incidents == ()
+
+    high = [replace(r, outputs=(Tensor("y", Datatype.FP32, r.outputs[0].data / 4),)) for r in _records(1_000, first=2_500)]
+
+    assert _fed(watch, high).incidents[0].subjects == ("answer",)
+
+
+def test_drift_watch_restored_goes_on_exactly():
+    """Restored at any point, in the middle of a batch too, it raises the same alarms and shows the same figures."""
+    records = [*_records(1_700), *_records(1_500, shift=0.7, first=1_700, seed=3)]
+    whole = _fed(_watch(), records)
+    for cut in (77, 1_100, 2_000):
+        parted = _watch()
+        parted.restore(_fed(_watch(), records[:cut]).state())
+
+        assert _fed(parted, records[cut:]).bodies() == whole.bodies()
+        assert parted.incidents == whole.incidents != ()
+
+
+def test_drift_watch_bounds_its_window():
+    """The stability index speaks of the last rows only."""
+    watch = _fed(_watch(), _records(6_000))
+
+    assert WINDOW_ROWS <= watch.features[0].rows < WINDOW_ROWS + 200
+
+
+def test_drift_watch_counts_inputs_it_cannot_read():
+    """A record without the version's columns is counted, and its answer still is watched."""
+    watch = _watch()
+    odd = [replace(record, inputs=record.inputs[:1]) for record in _records(1_200)]
+    _fed(watch, odd)
+
+    assert watch.unreadable == 1_200
+    assert watch.answer is not None
+
+
+def test_sampling_takes_a_stated_share_of_too_many_rows():
+    """Above the budget the next second's rows are chosen by their prediction's id, at the rate that is shown."""
+    sampling, records = Sampling(), _records(4_000)
+    events = int(EVENTS_PER_S_MAX / 1_000)  # 4,000 rows of these are four times what is allowed
+    for record in records:
+        sampling.takes(record, 1.5, events)
+
+    taken = [record.prediction_id for record in records if sampling.takes(record, 2.5, events)]
+
+    assert sampling.rate == pytest.approx(0.25)
+    assert len(taken) == pytest.approx(1_000, abs=150)
+    assert taken == [record.prediction_id for record in records if sampling.takes(record, 2.6, events)]
+
+
+@settings(max_examples=50, deadline=None)
+@given(cuts=st.lists(st.integers(1, 300), min_size=1, max_size=20), phi=st.sampled_from([0.0, 0.6, 0.95]))
+def test_block_average_of_runs_agrees_with_single_values(cuts, phi):
+    """Given in runs or one by one, a signal has the same correlation, and every value is in exactly one mean."""
+    noise, values = np.random.default_rng(1).normal(size=sum(cuts)), [0.0]
+    for step in noise:
+        values.append(phi * values[-1] + step)
+    signal = 1.0 / (1.0 + np.exp(-np.asarray(values[1:])))
+    single, runs = BlockAverage(), BlockAverage()
+    means = [mean for value in signal.tolist() if (mean := single.push(value)) is not None]
+    found, at = [], 0
+    for cut in cuts:
+        found += runs.push_all(signal[at : at + cut]).tolist()
+        at += cut
+
+    assert runs.correlation == pytest.approx(single.correlation, abs=0.05)
+    if phi == 0.0 and single.correlation <= 0.2 and len(found) == len(means):
+        assert found == pytest.approx(means)
+    saved = runs.state()
+    assert BlockAverage.restored(saved).state() == saved
+
+
+def test_features_are_read_from_both_forms():
+    """One wide tensor and one input a column give the same columns; anything else gives none."""
+    wide = Tensor("features", Datatype.FP32, np.array([[1.0, 2.0], [3.0, 4.0]], np.float32))
+    named = tuple(Tensor(name, Datatype.FP32, wide.data[:, at : at + 1]) for at, name in enumerate(("a", "b")))
+    columns = (Column("a"), Column("b"))
+
+    assert [column.tolist() for column in feature_columns(columns, (wide,)) or ()] == [[1.0, 3.0], [2.0, 4.0]]
+    assert [column.tolist() for column in feature_columns(columns, named) or ()] == [[1.0, 3.0], [2.0, 4.0]]
+    assert feature_columns(columns, named[:1]) is None
+    assert feature_columns((*columns, Column("c")), (wide,)) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "expected"),
+    [
+        (np.array([[0.25], [0.5]], np.float32), ColumnKind.NUMERIC, [0.25, 0.5]),
+        (np.array([[0.25, 0.75]], np.float32), ColumnKind.NUMERIC, [0.75]),
+        (np.array([[0.1, 0.2, 0.7]], np.float32), ColumnKind.CATEGORICAL, [2]),
+        (np.array([b"late"], np.object_), ColumnKind.CATEGORICAL, [b"late"]),
+    ],
+)
+def test_answer_becomes_a_column(answer, kind, expected):
+    """A probability, a pair, scores and labels each become one value a row."""
+    column, values = answer_column(_version(), (Tensor("y", Datatype.FP32, answer),))
+
+    assert (column.kind, values.tolist()) == (kind, expected)
