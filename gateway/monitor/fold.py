@@ -19,6 +19,7 @@ from gateway.core.policy import Attribution
 from gateway.core.records import FAULTS, GroundTruthRecord, Kind, Outcome, PredictionRecord
 from gateway.core.rollouts import Event, Rollout
 from gateway.core.routes import DriftAction
+from gateway.core.tensors import Tensor
 from gateway.core.windows import Window, merge, of_prediction, of_truth
 from gateway.monitor.drifting import DriftWatch
 from gateway.monitor.merge import Merged
@@ -164,7 +165,7 @@ class Fold:
                     self._know(joined)
         if int(self.now_s) != second:
             for name, state in self.routes.items():
-                if state.watch is not None and state.watch.rollout.is_open:
+                if state.drifted or (state.watch is not None and state.watch.rollout.is_open):
                     self.due[name] = None
 
     def acted(self, name: str, event: Event, rollout: Rollout | None, view: RouteView) -> None:
@@ -221,18 +222,27 @@ class Fold:
         if version is None or version.target.task is Task.OTHER or record.outcome is not Outcome.OK:
             return
         answer = answer_tensor(version.target, record.outputs)
-        if answer is None:
+        if answer is None or answer.data.ndim not in (1, 2) or not answer.data.size:
             return
         own = own_attempt(record)
         is_own = rollout is not None and own is not None and own.outcome is Outcome.OK and record.variant == record.assigned
         rows = row_count(record)
         state.tally(record.variant, record.version, record.kind).rows += rows
-        place = self._place(record, rollout if is_own and rollout else "", view.share)
-        for joined in self.truth.expect(record.prediction_id, Waiting(place, record.assignment_key, rows, packed(answer))):
+        place = self._place(record, answer, rollout if is_own and rollout else "", view.share)
+        for joined in self.truth.expect(record.prediction_id, Waiting(place, record.assignment_key, rows, packed(answer.data))):
             self._know(joined)
 
-    def _place(self, record: PredictionRecord, rollout: str, share: float) -> Place:
-        place = Place(record.route, record.model, record.version, record.variant, rollout, share if rollout else 0.0)
+    def _place(self, record: PredictionRecord, answer: Tensor, rollout: str, share: float) -> Place:
+        place = Place(
+            route=record.route,
+            model=record.model,
+            version=record.version,
+            variant=record.variant,
+            rollout=rollout,
+            share=share if rollout else 0.0,
+            datatype=answer.datatype,
+            row_shape=answer.shape[1:],
+        )
         if len(self._places) >= PLACES_MAX:
             self._places = {}
         return self._places.setdefault(place, place)
@@ -244,7 +254,7 @@ class Fold:
         state = self.routes.get(place.route)
         if version is None or state is None:
             return
-        answer = unpacked(version.target.output, joined.waiting.answer)
+        answer = unpacked(joined.waiting, version.target.output)
         value = loss(version.target, (answer,), joined.row, joined.value)
         if value is None:
             self.unscored += 1

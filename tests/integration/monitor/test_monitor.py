@@ -31,7 +31,8 @@ from gateway.core.changes import Automation, PutRollout, PutRoute, PutVersion
 from gateway.core.errors import StoreFailed
 from gateway.core.records import Attempt, Heartbeat, Kind, Outcome, PredictionRecord, Record
 from gateway.core.rollouts import Event, Plan, RolloutState, apply_event
-from gateway.core.routes import DriftAction
+from gateway.core.routes import DriftAction, Variant, with_weights
+from gateway.core.split import SLOTS
 from gateway.metrics import METRICS
 from gateway.monitor.gauges import Gauges
 from gateway.monitor.run import Monitor
@@ -306,6 +307,55 @@ def test_drift_rolls_back_only_where_the_route_asks_for_it():
         assert scene.registry.rollout("r1").state is (
             RolloutState.ROLLED_BACK if action is DriftAction.ROLLBACK else RolloutState.LIVE
         )
+
+
+def test_drift_during_a_rollout_ends_it_without_blame():
+    """Where the route asks for it, drift under an open rollout brings the champion back alone and quarantines nothing."""
+    scene = Scene(replace(PLAN, advances_itself=False), drift_action=DriftAction.ROLLBACK)
+    scene.write(records(scene.registry, SOUND, 2_000))
+    scene.write(records(scene.registry, replace(SOUND, shift=2.0), 1_000, seed=2, start_s=START_S + 20.0))
+
+    scene.run()
+
+    assert scene.registry.rollout("r1").state is RolloutState.ROLLED_BACK
+    assert scene.registry.quarantines() == []
+    assert [entry.evidence["attribution"] for entry in scene.decisions()] == ["NONE"]
+
+
+def test_drift_brings_back_the_last_good_variants_of_a_route_made_by_hand():
+    """Without a rollout the last good table comes back once; where there is none, nothing happens."""
+    for last_good, expected in (("1", "1"), ("2", "2")):
+        scene = Scene(drift_action=DriftAction.ROLLBACK)
+        ended, route = apply_event(
+            scene.rollout, scene.registry.table().routes[ROUTE], Event.ROLLBACK, reason="by hand", now_s=START_S
+        )
+        live = with_weights(route, (Variant("main", "2", SLOTS),))
+        by_hand = replace(live, fallback="main", last_good=(Variant("main", last_good, SLOTS),))
+        commit(scene.registry, PutRoute(by_hand), PutRollout(ended), route=ROUTE)
+        scene.write(records(scene.registry, SOUND, 2_000))
+        scene.write(records(scene.registry, replace(SOUND, shift=2.0), 1_000, seed=2, start_s=START_S + 20.0))
+
+        scene.run()
+
+        assert [(v.name, v.version) for v in scene.registry.table().routes[ROUTE].variants] == [("main", expected)]
+        assert [entry.action for entry in scene.decisions()] == (["route.rollback"] if expected == "1" else [])
+
+
+def test_checkpoint_that_cannot_be_read_is_left_aside():
+    """A damaged state costs what was known, not the place in the log: the monitor goes on from the cursor and still decides."""
+    scene = Scene()
+    scene.write(records(scene.registry, SOUND, 500))
+    scene.run()
+    cursor, state = scene.checkpoints.load("monitor")
+    scene.checkpoints.save("monitor", cursor, state[: len(state) // 2])
+    scene.monitor = scene.begun()
+    assert scene.monitor.fold.records == 0
+
+    scene.write(records(scene.registry, BAD_ERRORS, 2_000, seed=2, start_s=START_S + 20.0))
+    shown = scene.run()
+
+    assert [entry.decision_id for entry in scene.decisions()] == ["r1:convict"]
+    assert sum(version["predictions"] for version in shown["versions"] if version["variant"] == "champion") < 2_500
 
 
 def test_route_nobody_made_is_watched_too():

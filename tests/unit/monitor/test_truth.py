@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from gateway.core.tensors import Datatype, Tensor
 from gateway.monitor.truth import EARLY_MAX, Joined, Place, TruthJoin, Waiting, packed, unpacked
 
-PLACE = Place("delays", "delays", "1", "champion")
 
-
-def _waiting(rows: int = 1) -> Waiting:
-    return Waiting(PLACE, "key", rows, packed(Tensor("y", Datatype.FP32, np.zeros((rows, 1), np.float32))))
+def _waiting(rows: int = 1, tensor: Tensor | None = None) -> Waiting:
+    answer = tensor or Tensor("y", Datatype.FP32, np.zeros((rows, 1), np.float32))
+    place = Place("delays", "delays", "1", "champion", "", 0.0, answer.datatype, answer.shape[1:])
+    return Waiting(place, "key", rows, packed(answer.data))
 
 
 @given(st.permutations([("p", None), ("t", 0), ("t", 1), ("t", 2), ("t", 1), ("t", 7)]))
@@ -78,7 +78,7 @@ def test_truth_join_bounds_what_came_early():
 )
 def test_packed_answer_comes_back_to_the_bit(tensor):
     """What waits is the answer's own bits."""
-    again = unpacked("y", packed(tensor))
+    again = unpacked(_waiting(2, tensor), "y")
 
     assert again.datatype is tensor.datatype
     assert again.shape == tensor.shape
