@@ -146,7 +146,7 @@ class FeatureWatch:
                 (signal.blocks.state(), signal.detector.state(), signal.value, signal.alarms)
                 for signal in (self.place, self.spread)
             ],
-            "window": list(self._window),
+            "window": np.array(self._window, dtype=np.int32),  # one array is a quarter of many small ones
             "is_breached": self.is_breached,
         }
 
@@ -157,7 +157,7 @@ class FeatureWatch:
             signal.detector.restore(detector)
             signal.value, signal.alarms = value, alarms
         for counts in state["window"]:
-            self._slide(counts)
+            self._slide(counts.astype(np.int64))
         self.is_breached = state["is_breached"]
 
     def _slide(self, counts: IntArray) -> None:
