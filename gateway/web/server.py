@@ -1,0 +1,58 @@
+"""One plane's HTTP server on a listening socket that somebody else made, and a drain that breaks no request."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from typing import Final
+
+from gateway.web.connection import Application, Connection, Limits
+
+_DRAIN_GRACE_S: Final = 0.5  # of `drain_s`, in which idle connections may still send one request and are told to close
+
+
+class HttpServer:
+    """The connections of one event loop."""
+
+    def __init__(self, app: Application, limits: Limits) -> None:
+        self.app = app
+        self.limits = limits
+        self.connections: set[Connection] = set()
+        self.is_draining = False  # then the plane is not ready, and every answer closes its connection
+        self._emptied = asyncio.Event()
+        self._server: asyncio.Server | None = None
+
+    async def start(self, listener: socket.socket) -> None:
+        """Accept connections from now on."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: Connection(self, loop), sock=listener)
+
+    async def drain(self, drain_s: float) -> None:
+        """Stop accepting, finish what is in flight, close what is idle; return when no connection is left or time is over."""
+        assert self._server is not None, "drained before it was started"
+        self.is_draining = True
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + drain_s
+        self._server.close()
+        for connection in list(self.connections):
+            connection.close_after_answers()
+        await self._until_empty(min(end_s, loop.time() + _DRAIN_GRACE_S))
+        for connection in list(self.connections):
+            connection.close_if_idle()
+        await self._until_empty(end_s)
+        for connection in list(self.connections):
+            connection.abort()
+
+    def forget(self, connection: Connection) -> None:
+        """Note that a connection is gone."""
+        self.connections.discard(connection)
+        if not self.connections:
+            self._emptied.set()
+
+    async def _until_empty(self, end_s: float) -> None:
+        if self.connections:
+            self._emptied.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(end_s):
+                    await self._emptied.wait()
