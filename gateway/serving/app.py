@@ -132,12 +132,11 @@ def _name(quoted: bytes) -> str:
 
 
 def _refuse_by_headers(headers: Mapping[bytes, bytes], bytes_max: int) -> None:
-    encoding = headers.get(b"content-encoding", b"identity")
-    if encoding.lower() not in (b"identity", b""):
-        raise UnsupportedEncoding(f"content encoding {encoding.decode('latin-1')[:40]!r} is not read here")
-    length = headers.get(b"content-length")
-    if length is not None and int(length) > bytes_max:
+    if int(headers.get(b"content-length", 0)) > bytes_max:
         raise PayloadTooLarge(f"the body is over {bytes_max:,} bytes")
+    encoding = headers.get(b"content-encoding")
+    if encoding and encoding.lower() != b"identity":
+        raise UnsupportedEncoding(f"content encoding {encoding.decode('latin-1')[:40]!r} is not read here")
 
 
 def _refuse_binary(length: bytes, body_bytes: int) -> None:

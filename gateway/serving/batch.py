@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from gateway.core.errors import ModelFault, OutputMismatch
 from gateway.core.records import Outcome
-from gateway.core.tensors import FLOATS, NUMPY_DTYPES, Array, Shape, Signature, Tensor, TensorSpec
+from gateway.core.tensors import FLOATS, Array, Shape, Tensor
 from gateway.ports import Clock, Instance
+from gateway.serving.checking import Checker
 
 
 @dataclass(slots=True, eq=False)
@@ -65,52 +66,35 @@ class Ran:
     fault: ModelFault | None = field(default=None)
 
 
-def execute(instance: Instance, signature: Signature, jobs: Sequence[Job], clock: Clock) -> list[Ran]:
+def execute(instance: Instance, checker: Checker, jobs: Sequence[Job], clock: Clock) -> list[Ran]:
     """Return how each job ended; never raises for what a version does wrong.
 
     Args:
-        jobs: With equal `shapes`; only one when the signature does not batch.
+        jobs: With equal `shapes`; only one when the version does not batch.
     """
     began_s = clock.monotonic_s()
     try:
-        return _executed(instance, signature, jobs, clock)
+        return _executed(instance, checker, jobs, clock, began_s=began_s)
     except ModelFault as fault:
         if len(jobs) == 1:
             outcome = Outcome.INVALID if isinstance(fault, OutputMismatch) else Outcome.FAILED
             return [Ran(outcome, jobs[0].rows, 0, _micros(clock, began_s), fault=fault)]
-    return [ran for job in jobs for ran in execute(instance, signature, [job], clock)]
+    return [ran for job in jobs for ran in execute(instance, checker, [job], clock)]
 
 
-def checked_outputs(signature: Signature, outputs: Mapping[str, object], rows: int) -> list[Array]:
-    """Return the outputs in the signature's order.
-
-    Args:
-        rows: Of the inputs; not looked at when the signature does not batch.
-
-    Raises:
-        OutputMismatch: one is missing, no tensor, or of another datatype or shape.
-    """
-    return [_fitting(outputs.get(spec.name), spec, rows if signature.is_batched else None) for spec in signature.outputs]
-
-
-def _executed(instance: Instance, signature: Signature, jobs: Sequence[Job], clock: Clock) -> list[Ran]:
-    began_s = clock.monotonic_s()
-    outputs = instance.predict(_joined(signature, jobs))
+def _executed(instance: Instance, checker: Checker, jobs: Sequence[Job], clock: Clock, *, began_s: float) -> list[Ran]:
+    outputs = instance.predict(_joined(checker, jobs))
     duration_us = _micros(clock, began_s)
     rows = sum([job.rows for job in jobs])
-    found = checked_outputs(signature, outputs, rows)
-    is_batched = signature.is_batched
+    found = checker.checked_outputs(outputs, rows)
     is_finite = all(map(_is_finite, found))
+    specs = [(spec.name, spec.datatype, data) for spec, data in zip(checker.outputs, found, strict=True)]
+    is_batched = checker.is_batched
     rans: list[Ran] = []
     position = 0
     for job in jobs:
         end = position + job.rows
-        mine = tuple(
-            [
-                Tensor(spec.name, spec.datatype, data[position:end] if is_batched else data)
-                for spec, data in zip(signature.outputs, found, strict=True)
-            ]
-        )
+        mine = tuple([Tensor(name, datatype, data[position:end] if is_batched else data) for name, datatype, data in specs])
         if is_finite or not _makes_infinities(job, mine, is_batched):
             rans.append(Ran(Outcome.OK, rows, position, duration_us, mine))
         else:
@@ -120,20 +104,10 @@ def _executed(instance: Instance, signature: Signature, jobs: Sequence[Job], clo
     return rans
 
 
-def _joined(signature: Signature, jobs: Sequence[Job]) -> Mapping[str, Array]:
+def _joined(checker: Checker, jobs: Sequence[Job]) -> Mapping[str, Array]:
     if len(jobs) == 1:
         return {tensor.name: tensor.data for tensor in jobs[0].inputs}
-    return {spec.name: np.concatenate([job.inputs[at].data for job in jobs]) for at, spec in enumerate(signature.inputs)}
-
-
-def _fitting(data: object, spec: TensorSpec, rows: int | None) -> Array:
-    if not isinstance(data, np.ndarray):
-        raise OutputMismatch(f"output {spec.name!r} is not a tensor")
-    if data.dtype != NUMPY_DTYPES[spec.datatype]:
-        raise OutputMismatch(f"output {spec.name!r} is {data.dtype}, the signature says {spec.datatype.value}")
-    if not spec.accepts(data.shape) or (rows is not None and data.shape[0] != rows):
-        raise OutputMismatch(f"output {spec.name!r} has shape {list(data.shape)}, which does not fit {list(spec.shape)}")
-    return data
+    return {spec.name: np.concatenate([job.inputs[at].data for job in jobs]) for at, spec in enumerate(checker.inputs)}
 
 
 def _is_finite(data: Array) -> bool:
@@ -160,4 +134,4 @@ def _rows_not_finite(tensors: Sequence[Tensor], is_batched: bool) -> NDArray[np.
 
 
 def _micros(clock: Clock, since_s: float) -> int:
-    return round((clock.monotonic_s() - since_s) * 1e6)
+    return int((clock.monotonic_s() - since_s) * 1e6)

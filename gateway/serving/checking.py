@@ -1,24 +1,27 @@
-"""What a request sends against what a version expects: the tensors in the signature's order, and how many rows they hold.
+"""What a version expects of a request, and what it promises of its outputs; compiled once, because every request passes here.
 
-Compiled once per version, because every request passes here. A mismatch is the caller's fault and never reaches the runtime.
+A request that does not fit is the caller's fault and never reaches the runtime; outputs that do not fit are the version's fault.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-from gateway.core.errors import MalformedRequest, SignatureMismatch
+import numpy as np
+
+from gateway.core.errors import MalformedRequest, OutputMismatch, SignatureMismatch
 from gateway.core.models import Version
-from gateway.core.tensors import VARIABLE, Tensor, TensorSpec
+from gateway.core.tensors import NUMPY_DTYPES, VARIABLE, Array, Shape, Tensor, TensorSpec
 from gateway.serving.wire import ELEMENTS, Element, Request, array_of, flattened
 
 
 class Checker:
-    """One version's expectations.
+    """One version's expectations and promises.
 
     Attributes:
+        inputs, outputs: The signature's, in its order.
         columns: Names of the features in order; for many named inputs without declared columns the inputs' own.
         is_batched: Whether rows of different requests may be joined.
         has_open_shapes: Whether tensors that fit may still differ in a trailing dimension, so that they cannot be joined.
@@ -28,8 +31,10 @@ class Checker:
         signature = version.signature
         self.is_batched = signature.is_batched
         self.has_open_shapes = any(VARIABLE in spec.shape[1:] for spec in signature.inputs)
-        self._inputs = signature.inputs
-        self._outputs = frozenset(spec.name for spec in signature.outputs)
+        self.inputs = signature.inputs
+        self.outputs = signature.outputs
+        self._dtypes = [NUMPY_DTYPES[spec.datatype] for spec in signature.outputs]
+        self._output_names = frozenset(spec.name for spec in signature.outputs)
         self._is_wide = len(signature.inputs) == 1
         self._is_columnar = all(len(spec.shape) == 1 or spec.shape[1:] == (1,) for spec in signature.inputs) and self.is_batched
         declared = tuple(column.name for column in version.columns)
@@ -45,15 +50,36 @@ class Checker:
         """
         if request.wanted is not None:
             for name in request.wanted:
-                if name not in self._outputs:
+                if name not in self._output_names:
                     raise SignatureMismatch(
-                        f"output {name[:200]!r} is not one of the version's: {', '.join(sorted(self._outputs))}"
+                        f"output {name[:200]!r} is not one of the version's: {', '.join(sorted(self._output_names))}"
                     )
         tensors = request.tensors if request.rows is None else self._from_rows(request.rows)
-        if len(tensors) != len(self._inputs):
+        if len(tensors) != len(self.inputs):
             self._refuse_names(tensors.keys())
-        found = tuple([_fitting(tensors, spec) for spec in self._inputs])
+        found = tuple([_fitting(tensors, spec) for spec in self.inputs])
         return found, self._rows(found)
+
+    def checked_outputs(self, outputs: Mapping[str, object], rows: int) -> list[Array]:
+        """Return the outputs in the signature's order.
+
+        Args:
+            rows: Of the inputs; not looked at when the signature does not batch.
+
+        Raises:
+            OutputMismatch: one is missing, no tensor, or of another datatype or shape.
+        """
+        found: list[Array] = []
+        for spec, dtype in zip(self.outputs, self._dtypes, strict=True):
+            data = outputs.get(spec.name)
+            if not isinstance(data, np.ndarray):
+                raise OutputMismatch(f"output {spec.name!r} is not a tensor")
+            if data.dtype != dtype:
+                raise OutputMismatch(f"output {spec.name!r} is {data.dtype}, the signature says {spec.datatype.value}")
+            if not _has_shape(spec, data.shape) or (self.is_batched and data.shape[0] != rows):
+                raise OutputMismatch(f"output {spec.name!r} has shape {list(data.shape)}, which does not fit {list(spec.shape)}")
+            found.append(data)
+        return found
 
     def _rows(self, tensors: Sequence[Tensor]) -> int:
         if not self.is_batched:
@@ -65,7 +91,7 @@ class Checker:
         return rows
 
     def _refuse_names(self, sent: Iterable[str]) -> None:
-        known = {spec.name for spec in self._inputs}
+        known = {spec.name for spec in self.inputs}
         for name in sent:
             if name not in known:
                 raise SignatureMismatch(f"input {name[:200]!r} is not one of the version's: {', '.join(sorted(known))}")
@@ -88,7 +114,7 @@ class Checker:
             raise SignatureMismatch(f"instances[{at}]: column {missing} is missing; null stands for a missing value") from None
 
     def _wide(self, rows: list[list[Any]]) -> dict[str, Tensor]:
-        spec = self._inputs[0]
+        spec = self.inputs[0]
         name, shape = spec.name, spec.shape
         flat_rows = [flattened(row, name) for row in rows]
         width = len(flat_rows[0])
@@ -113,7 +139,7 @@ class Checker:
             spec.name: Tensor(
                 spec.name, spec.datatype, array_of(_element(spec), by_column[spec.name], (len(rows), *spec.shape[1:]), spec.name)
             )
-            for spec in self._inputs
+            for spec in self.inputs
         }
 
 
@@ -130,8 +156,13 @@ def _fitting(tensors: dict[str, Tensor], spec: TensorSpec) -> Tensor:
         raise SignatureMismatch(f"input {spec.name!r} is missing")
     if tensor.datatype is not spec.datatype:
         raise SignatureMismatch(f"input {spec.name!r}: expected {spec.datatype.value}, got {tensor.datatype.value}")
-    want, have = spec.shape, tensor.data.shape
-    is_rows_of_fixed_shape = len(want) > 0 and want[0] == VARIABLE and want[1:] == have[1:] and len(want) == len(have)
-    if not is_rows_of_fixed_shape and not spec.accepts(have):  # the first is the common case, three times as fast
-        raise SignatureMismatch(f"input {spec.name!r}: expected shape {list(want)}, got {list(have)}")
+    if not _has_shape(spec, tensor.data.shape):
+        raise SignatureMismatch(f"input {spec.name!r}: expected shape {list(spec.shape)}, got {list(tensor.data.shape)}")
     return tensor
+
+
+def _has_shape(spec: TensorSpec, have: Shape) -> bool:
+    want = spec.shape
+    if len(want) > 0 and want[0] == VARIABLE and len(want) == len(have) and want[1:] == have[1:]:
+        return True  # the common case, rows of a fixed shape, at a third of the cost
+    return spec.accepts(have)

@@ -26,7 +26,7 @@ from gateway.serving.recorder import Recorder
 from gateway.serving.routing import Router
 from gateway.serving.shadow import ShadowQueue
 from gateway.serving.table import ServedRoute, ServedVariant
-from gateway.serving.wire import Answered, Request, decode_infer, decode_rows, encode_infer, encode_rows
+from gateway.serving.wire import Request, decode_infer, decode_rows, encode_infer, encode_rows
 
 _KEY_HEADER: Final = b"gateway-assignment-key"
 _KEY_PARAMETER: Final = "assignment_key"
@@ -84,15 +84,6 @@ class Routed:
     deadline_s: float
 
 
-@dataclass(slots=True)
-class Tried:
-    """How a request ended: the last attempt, and all of them."""
-
-    variant: ServedVariant
-    ran: Ran
-    attempts: tuple[Attempt, ...]
-
-
 class Inference:
     """The path of one worker."""
 
@@ -129,27 +120,20 @@ class Inference:
             else self._routed(call, request, prediction_id)
         )
         inputs, rows = routed.candidates[0].checker.checked(request)
-        tried = await self._run(routed, prediction_id, inputs, rows)
-        record = self._record(call, routed, tried, prediction_id, inputs)
+        variant, ran, attempts = await self._run(routed, prediction_id, inputs, rows)
+        record = self._record(call, routed, prediction_id, inputs, variant=variant, ran=ran, attempts=attempts)
         if routed.route.shadows and routed.kind is Kind.LIVE:
             self._shadows.mirror(routed.route, record, rows)
         await self._recorder.add(record)
-        return _respond(call, request, tried, record)
+        return _respond(call, request, record, variant=variant, ran=ran)
 
     def _routed(self, call: Call, request: Request, prediction_id: str) -> Routed:
         """Return where the split sends a request."""
         route = self._router.table.route(call.route)
         key = _assignment_key(route, call, request)
         assigned = route.assigned(key or prediction_id)
-        return Routed(
-            route=route,
-            kind=Kind.LIVE,
-            assigned=assigned,
-            candidates=self._candidates(assigned, route.fallback),
-            key=key or prediction_id,
-            is_keyed=bool(key),
-            deadline_s=_deadline_s(route, call, request),
-        )
+        candidates = self._candidates(assigned, route.fallback)
+        return Routed(route, Kind.LIVE, assigned, candidates, key or prediction_id, bool(key), _deadline_s(route, call, request))
 
     async def _routed_to_version(self, call: Call, request: Request, prediction_id: str) -> Routed:
         """Return the place of the version that the caller named, loading it if it is not warm."""
@@ -170,8 +154,10 @@ class Inference:
         Raises:
             NotReady: neither is warm.
         """
+        if assigned is fallback and assigned.pool is not None:
+            return (assigned,)
         found: list[ServedVariant] = []
-        if assigned.pool is not None and (assigned is fallback or assigned.pool.faults.admits(self._clock.monotonic_s())):
+        if assigned.pool is not None and assigned.pool.faults.admits(self._clock.monotonic_s()):
             found.append(assigned)
         if fallback.pool is not None and fallback is not assigned:
             found.append(fallback)
@@ -179,60 +165,64 @@ class Inference:
             raise NotReady(f"version {assigned.version.version!r} of {assigned.version.model!r} is not loaded")
         return found
 
-    async def _run(self, routed: Routed, prediction_id: str, inputs: tuple[Tensor, ...], rows: int) -> Tried:
-        """Run on the first candidate and, when that fails hard, on the next.
+    async def _run(
+        self, routed: Routed, prediction_id: str, inputs: tuple[Tensor, ...], rows: int
+    ) -> tuple[ServedVariant, Ran, tuple[Attempt, ...]]:
+        """Run on the first candidate and, when that fails hard, on the next; return the last that ran and all attempts.
 
         Raises:
-            PoolSaturated, DeadlineExceeded: it did not begin.
+            PoolSaturated, DeadlineExceeded: nothing began.
             SignatureMismatch: a request without rows failed, which is no fault of the version.
         """
-        attempts: list[Attempt] = []
-        tried: Tried | None = None
+        ended: tuple[ServedVariant, Ran, tuple[Attempt, ...]] | None = None
         for variant in routed.candidates:
+            pool = variant.pool
+            assert pool is not None, "a candidate is warm"
             is_last = variant is routed.candidates[-1]
             deadline_s = routed.deadline_s if is_last else self._first_deadline_s(routed.deadline_s)
             try:
-                ran = await self._attempt(variant, prediction_id, inputs, rows, deadline_s=deadline_s)
+                ran = await pool.submit(prediction_id, variant.place, inputs, rows, deadline_s=deadline_s)
             except Busy as busy:
-                if tried is not None:
-                    break  # the first attempt's failure stands, and has a record
+                if ended is not None:
+                    return ended  # the first attempt's failure stands, and has a record
                 if is_last or not isinstance(busy, DeadlineExceeded):
                     raise
                 continue
-            attempts.append(Attempt(variant.name, variant.version.version, ran.outcome, ran.duration_us))
-            tried = Tried(variant, ran, tuple(attempts))
-            if ran.outcome is Outcome.OK or self._clock.monotonic_s() >= routed.deadline_s:
-                break
-        assert tried is not None, "the last candidate ran or raised"
-        return tried
-
-    async def _attempt(
-        self, variant: ServedVariant, prediction_id: str, inputs: tuple[Tensor, ...], rows: int, *, deadline_s: float
-    ) -> Ran:
-        pool = variant.pool
-        assert pool is not None, "a candidate is warm"
-        ran = await pool.submit(prediction_id, variant.place, inputs, rows, deadline_s=deadline_s)
-        is_fault = ran.outcome is not Outcome.OK
-        if is_fault and not rows:
-            raise SignatureMismatch(f"version {variant.version.version!r} does not run without rows")
-        pool.faults.note(is_fault=is_fault, now_s=self._clock.monotonic_s())
-        return ran
+            is_fault = ran.outcome is not Outcome.OK
+            if is_fault and not rows:
+                raise SignatureMismatch(f"version {variant.version.version!r} does not run without rows")
+            now_s = self._clock.monotonic_s()
+            pool.faults.note(is_fault=is_fault, now_s=now_s)
+            attempt = Attempt(variant.name, variant.version.version, ran.outcome, ran.duration_us)
+            ended = (variant, ran, (attempt,) if ended is None else (*ended[2], attempt))
+            if not is_fault or now_s >= routed.deadline_s:
+                return ended
+        assert ended is not None, "the last candidate ran or raised"
+        return ended
 
     def _first_deadline_s(self, deadline_s: float) -> float:
         now_s = self._clock.monotonic_s()
         return now_s + (deadline_s - now_s) * _FIRST_SHARE
 
     def _record(
-        self, call: Call, routed: Routed, tried: Tried, prediction_id: str, inputs: tuple[Tensor, ...]
+        self,
+        call: Call,
+        routed: Routed,
+        prediction_id: str,
+        inputs: tuple[Tensor, ...],
+        *,
+        variant: ServedVariant,
+        ran: Ran,
+        attempts: tuple[Attempt, ...],
     ) -> PredictionRecord:
         """Return the record, counted."""
-        variant, ran, route = tried.variant, tried.ran, routed.route.route
-        version, pool = variant.version, variant.pool
+        route, version, pool = routed.route.route, variant.version, variant.pool
         latency_s = self._clock.monotonic_s() - call.received_s
         variant.count(routed.kind, ran.outcome)
         variant.duration.observe(latency_s)
         if variant is not routed.assigned:
             variant.failovers.add(1.0)
+        traceparent = call.headers.get(b"traceparent")
         return PredictionRecord(
             prediction_id=prediction_id,
             time_s=self._recorder.time_s(),
@@ -244,7 +234,7 @@ class Inference:
             variant=variant.name,
             version=version.version,
             digest=version.digest,
-            attempts=tried.attempts,
+            attempts=attempts,
             assignment_key=hashed_key(routed.key),
             is_keyed=routed.is_keyed,
             inputs=inputs,
@@ -253,18 +243,17 @@ class Inference:
             batch_position=ran.batch_position,
             runtime_version=pool.runtime_version if pool is not None else "",
             outcome=ran.outcome,
-            latency_us=round(latency_s * 1e6),
-            trace_id=_trace_id(call.headers.get(b"traceparent")),
+            latency_us=int(latency_s * 1e6),
+            trace_id=_trace_id(traceparent) if traceparent is not None else "",
         )
 
 
-def _respond(call: Call, request: Request, tried: Tried, record: PredictionRecord) -> Answer:
-    headers = [(b"gateway-prediction-id", record.prediction_id.encode()), *tried.variant.headers]
-    if tried.ran.outcome is not Outcome.OK:
-        status = 504 if tried.ran.outcome is Outcome.TIMED_OUT else 500
-        return Answer(status, headers, orjson.dumps({"error": f"version {record.version!r} failed: {tried.ran.fault}"}))
-    answered = Answered(call.route, record.version, record.variant, record.prediction_id, record.outputs)
-    return Answer(200, headers, encode_rows(answered) if call.is_rows else encode_infer(request, answered))
+def _respond(call: Call, request: Request, record: PredictionRecord, *, variant: ServedVariant, ran: Ran) -> Answer:
+    headers = [(b"gateway-prediction-id", record.prediction_id.encode()), *variant.headers]
+    if ran.fault is None:
+        return Answer(200, headers, encode_rows(record) if call.is_rows else encode_infer(request, record))
+    status = 504 if ran.outcome is Outcome.TIMED_OUT else 500
+    return Answer(status, headers, orjson.dumps({"error": f"version {record.version!r} failed: {ran.fault}"}))
 
 
 def _assignment_key(route: ServedRoute, call: Call, request: Request) -> str:
@@ -312,10 +301,8 @@ def _deadline_s(route: ServedRoute, call: Call, request: Request) -> float:
     return call.received_s + min(route.deadline_s, timeout_us / 1e6)
 
 
-def _trace_id(traceparent: bytes | None) -> str:
-    """Return the trace id of a W3C `traceparent`, or nothing when there is none or it is not one."""
-    if traceparent is None:
-        return ""
+def _trace_id(traceparent: bytes) -> str:
+    """Return the trace id of a W3C `traceparent`, or nothing when it is not one."""
     parts = traceparent.split(b"-")
     is_valid = len(parts) >= 4 and len(parts[1]) == _TRACE_LENGTH and parts[1].isalnum()
     return parts[1].decode().lower() if is_valid else ""

@@ -157,7 +157,7 @@ class Pool:
     def _execute(self, batch: Sequence[Job]) -> list[Ran]:
         runs = [self._in_flight.enter(place, ids) for place, ids in _by_place(batch).items() if place != UNNOTED]
         try:
-            return execute(self._instance, self.version.signature, batch, self._clock)
+            return execute(self._instance, self.checker, batch, self._clock)
         finally:
             for run in runs:
                 self._in_flight.leave(run)

@@ -51,6 +51,7 @@ from gateway.settings import Settings
 from gateway.web import HttpServer, Limits
 
 _log = logging.getLogger(__name__)
+_GC_OBJECTS: Final = 20_000  # new containers between collections of the youngest: some 500 requests
 _TURN_S: Final = 0.1  # between signs of life; the watchdog waits 10 s
 _ACCEPT_S: Final = 10.0  # then connections are accepted although not everything is warm, and health says so
 _TABLE_S: Final = 5.0  # for the table, which tells a shadow's run from a live one; then every run counts as live
@@ -84,7 +85,8 @@ def run_worker(
 ) -> None:
     """Serve until SIGTERM, then drain; blocks."""
     ports = Ports(registry, artifacts, runtimes, log, metrics, in_flight, clock)
-    gc.freeze()  # what was imported is never garbage; collections look only at what requests make
+    gc.freeze()  # what was imported is never garbage; collections look only at what requests make,
+    gc.set_threshold(_GC_OBJECTS, 10, 10)  # and seldom, because nothing on the path is part of a cycle
 
     async def until_signal() -> None:
         stop = asyncio.Event()

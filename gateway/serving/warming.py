@@ -18,7 +18,7 @@ from gateway.core.models import Runtime as RuntimeName
 from gateway.core.models import Version
 from gateway.core.tensors import NUMPY_DTYPES, VARIABLE, Array, Datatype, TensorSpec
 from gateway.ports import ArtifactStore, Clock, Instance, Runtime
-from gateway.serving.batch import checked_outputs
+from gateway.serving.checking import Checker
 
 _COST_ROWS: Final = 32  # its cost, beside that of one row, separates what a call costs from what a row costs
 
@@ -84,7 +84,7 @@ def _run_us(instance: Instance, version: Version, rows: int, runs: int, clock: C
         began_s = clock.monotonic_s()
         outputs = instance.predict(inputs)
         found.append((clock.monotonic_s() - began_s) * 1e6)
-    checked_outputs(version.signature, outputs, rows)
+    Checker(version).checked_outputs(outputs, rows)
     return statistics.median(found[1:])  # the first run allocates
 
 

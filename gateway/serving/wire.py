@@ -18,6 +18,7 @@ import orjson
 from numpy.typing import NDArray
 
 from gateway.core.errors import MalformedRequest, NotOffered
+from gateway.core.records import PredictionRecord
 from gateway.core.tensors import INTEGERS, NUMPY_DTYPES, Array, Datatype, Shape, Tensor
 
 Parameters = Mapping[str, str | int | float | bool]
@@ -155,20 +156,20 @@ def flattened(data: list[Any], name: str) -> list[Any]:
     return _flattened(data, set(map(type, data)), name)[0]
 
 
-def encode_infer(request: Request, answer: Answered) -> bytes:
-    """Return the protocol's answer.
+def encode_infer(request: Request, record: PredictionRecord) -> bytes:
+    """Return the protocol's answer to a request that ran.
 
     Raises:
         MalformedRequest: an output holds what JSON cannot: infinities, FP16, text that is not UTF-8.
     """
-    tensors = answer.outputs if request.wanted is None else _selected(answer.outputs, request.wanted)
+    tensors = record.outputs if request.wanted is None else _selected(record.outputs, request.wanted)
     id = b"" if request.id is None else b'"id":' + orjson.dumps(request.id) + b","
     outputs = b",".join([_output(tensor) for tensor in tensors])
-    head = _head(answer.model_name, answer.version, answer.variant)
-    return b'%b%b"},%b"outputs":[%b]}' % (head, answer.prediction_id.encode(), id, outputs)
+    head = _head(record.route, record.version, record.variant)
+    return b'%b%b"},%b"outputs":[%b]}' % (head, record.prediction_id.encode(), id, outputs)
 
 
-def encode_rows(answer: Answered) -> bytes:
+def encode_rows(record: PredictionRecord) -> bytes:
     """Return `{"predictions": […]}`: a value a row, or an object by output name where there are several outputs.
 
     A trailing dimension of one is left out: [n, 1] answers n numbers.
@@ -176,22 +177,11 @@ def encode_rows(answer: Answered) -> bytes:
     Raises:
         MalformedRequest: an output holds what JSON cannot.
     """
-    columns = {tensor.name: _row_values(tensor) for tensor in answer.outputs}
+    columns = {tensor.name: _row_values(tensor) for tensor in record.outputs}
     if len(columns) == 1:
         return orjson.dumps({"predictions": next(iter(columns.values()))})
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     return orjson.dumps({"predictions": rows})
-
-
-@dataclass(slots=True)
-class Answered:
-    """What an answer says of a prediction; not frozen, because every answer makes one."""
-
-    model_name: str
-    version: str
-    variant: str
-    prediction_id: str
-    outputs: tuple[Tensor, ...]
 
 
 def _object(body: bytes) -> dict[str, Any]:

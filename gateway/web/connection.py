@@ -32,7 +32,7 @@ _HEADER_BYTES_MAX: Final = 64 * 1024  # of one request's line and headers; the p
 _BODY_BUFFER_BYTES: Final = 64 * 1024  # of a body that nobody has read yet; beyond it the connection is not read
 _PIPELINE_MAX: Final = 32  # requests behind the one being answered; nobody needs more, and each costs memory
 _LINGER_S: Final = 10.0  # for the rest of a body whose answer has left; closing earlier could lose the answer
-_STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+_STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}".encode() for status in HTTPStatus}
 _WITHOUT_BODY: Final = frozenset({204, 304})
 
 
@@ -167,7 +167,8 @@ class Exchange:
             return False
         self._parts.append(part)
         self._buffered += len(part)
-        self._wake()
+        if self._waiter is not None:
+            self._wake()
         return self._buffered > _BODY_BUFFER_BYTES
 
     def complete(self) -> None:
@@ -175,7 +176,8 @@ class Exchange:
         self.is_received = True
         if not self._parts:
             self._parts.append(b"")
-        self._wake()
+        if self._waiter is not None:
+            self._wake()
 
     def cut(self) -> None:
         """Tell the application that there is nobody to answer any more."""
@@ -189,21 +191,22 @@ class Exchange:
 
     def _head(self, start: Message, *, is_whole: bool, body_bytes: int) -> bytes:
         status: int = start["status"]
-        lines = [b"%b: %b\r\n" % (name, value) for name, value in start["headers"]]
-        names = {name.lower() for name, _ in start["headers"]}
-        if b"content-length" not in names and b"transfer-encoding" not in names and status not in _WITHOUT_BODY:
+        headers = dict(start["headers"])
+        lines = [_STATUS_LINES[status]]
+        lines += [name + b": " + value for name, value in start["headers"]]
+        if b"content-length" not in headers and b"transfer-encoding" not in headers and status not in _WITHOUT_BODY:
             if is_whole:
-                lines.append(b"content-length: %d\r\n" % body_bytes)
+                lines.append(b"content-length: %d" % body_bytes)
             else:
                 self._is_chunked = self.scope["method"] != "HEAD"
-                lines.append(b"transfer-encoding: chunked\r\n")
-        if b"connection" in names:
-            self.keep_alive = self.keep_alive and (b"connection", b"close") not in start["headers"]
+                lines.append(b"transfer-encoding: chunked")
+        if headers.get(b"connection") == b"close":
+            self.keep_alive = False
         elif not self.keep_alive:
-            lines.append(b"connection: close\r\n")
-        head = b"".join(lines)
-        assert head.count(b"\n") == len(lines), "a header holds no line break"
-        return _STATUS_LINES[status] + head + b"\r\n"
+            lines.append(b"connection: close")
+        head = b"\r\n".join(lines)
+        assert head.count(b"\n") == len(lines) - 1, "a header holds no line break"
+        return head + b"\r\n\r\n"
 
 
 class Connection(asyncio.Protocol):
@@ -482,7 +485,7 @@ class Connection(asyncio.Protocol):
                 self.abort()
                 return
         body = orjson.dumps({"error": message})
-        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+        head = b"\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
         self.write(_STATUS_LINES[status.value] + head + body)
         self._close()
 
