@@ -26,7 +26,7 @@ from gateway.core.tensors import VARIABLE, Datatype, Signature, Tensor, TensorSp
 from gateway.serving.batch import Job, execute
 from gateway.serving.checking import Checker
 from gateway.serving.ids import PredictionIds
-from gateway.serving.wire import Answered, decode_infer, encode_infer
+from gateway.serving.wire import decode_infer, encode_infer
 from gateway.settings import LogSettings
 from loadtests import load
 
@@ -62,7 +62,7 @@ async def _measured(artifact: Path, directory: Path) -> dict[str, tuple[float, f
     inputs, rows = checker.checked(request)
     prediction_id = ids.next()
     job = Job(prediction_id, 0, inputs, rows, (), clock.monotonic_s() + 60, clock.monotonic_s(), loop.create_future())
-    (ran,) = execute(instance, SIGNATURE, [job], clock)
+    (ran,) = execute(instance, checker, [job], clock)
     limits = LogSettings()
     log = SegmentWriter(
         directory,
@@ -77,20 +77,20 @@ async def _measured(artifact: Path, directory: Path) -> dict[str, tuple[float, f
     def recorded() -> PredictionRecord:
         return _record(prediction_id, inputs, ran.outputs, clock.now_s())
 
-    answered = Answered("small", "1", "champion", prediction_id, ran.outputs)
+    record = recorded()
     found = {
         "decode": _both(lambda: decode_infer(body)),
         "route": _both(lambda: (ids.next(), route.owners[slot_of(route.salt, "key-1")])),
         "check": _both(lambda: checker.checked(request)),
         "run": (
-            _us(lambda: execute(instance, SIGNATURE, [job], clock)),
-            _us(lambda: execute(instance, SIGNATURE, [job] * GROUP, clock)) / GROUP,
+            _us(lambda: execute(instance, checker, [job], clock)),
+            _us(lambda: execute(instance, checker, [job] * GROUP, clock)) / GROUP,
         ),
         "record": (
             _us(lambda: log.append([recorded()])),
             _us(lambda: log.append([recorded() for _ in range(GROUP)])) / GROUP,
         ),
-        "respond": _both(lambda: encode_infer(request, answered)),
+        "respond": _both(lambda: encode_infer(request, record)),
     }
     log.close()
     return found
