@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
+import numpy as np
 import orjson
 
 from gateway.core.errors import Busy, DeadlineExceeded, MalformedRequest, NotReady, SignatureMismatch
@@ -259,18 +260,27 @@ def _respond(call: Call, request: Request, record: PredictionRecord, *, variant:
 def _assignment_key(route: ServedRoute, call: Call, request: Request) -> str:
     """Return the caller's key: from where the route says, else from the header or parameter every route reads; or nothing."""
     source, name = route.assignment.source, route.assignment.name
-    found: object = None
-    if source is AssignmentSource.INPUT:
-        found = _first_value(route, request, name)
-    elif source is AssignmentSource.PARAMETER:
-        found = request.parameters.get(name)
-    elif header := call.headers.get(name.encode("latin-1", "replace")):
+    if source is AssignmentSource.HEADER:
+        if header := call.headers.get(name.encode("latin-1", "replace")):
+            return header.decode("latin-1")
+    else:
+        value = _first_value(route, request, name) if source is AssignmentSource.INPUT else request.parameters.get(name)
+        if value is not None:
+            return _key_text(value)
+    if header := call.headers.get(_KEY_HEADER):
         return header.decode("latin-1")
-    if found is None and (header := call.headers.get(_KEY_HEADER)):
-        return header.decode("latin-1")
-    if found is None:
-        found = request.parameters.get(_KEY_PARAMETER)
-    return "" if found is None else str(found)
+    return _key_text(request.parameters.get(_KEY_PARAMETER, "")) if request.parameters else ""
+
+
+def _key_text(value: object) -> str:
+    """Return a value as a key: the same for 4 and 4.0, and for a number in FP32 and in JSON; nothing for NaN."""
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if isinstance(value, float | np.floating):
+        if not np.isfinite(value):
+            return ""
+        return str(int(value)) if value.is_integer() else f"{value:.6g}"
+    return str(value)
 
 
 def _first_value(route: ServedRoute, request: Request, name: str) -> object:
@@ -287,8 +297,7 @@ def _first_value(route: ServedRoute, request: Request, name: str) -> object:
         tensor, at = next(iter(request.tensors.values())), columns.index(name)
     if tensor is None or tensor.data.size <= at:
         return None
-    value = tensor.data.flat[at]
-    return value.decode() if isinstance(value, bytes) else value
+    return cast("object", tensor.data.flat[at])
 
 
 def _deadline_s(route: ServedRoute, call: Call, request: Request) -> float:

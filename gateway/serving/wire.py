@@ -211,7 +211,7 @@ def _tensor(item: object) -> Tensor:
 
 
 def _why_not_read(name: str, datatype: object) -> str:
-    if datatype in {known.value for known in Datatype}:
+    if str(datatype) in {known.value for known in Datatype}:
         return f"input {name!r}: {datatype} has no JSON form"
     return f"input {name!r}: datatype {str(datatype)[:40]!r} is not one of the protocol's"
 

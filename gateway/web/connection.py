@@ -29,6 +29,7 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 _log = logging.getLogger(__name__)
 _ASGI: Final = {"version": "3.0", "spec_version": "2.3"}
 _HEADER_BYTES_MAX: Final = 64 * 1024  # of one request's line and headers; the parser itself has no bound
+_HEADERS_TOO_LARGE: Final = f"headers are over {_HEADER_BYTES_MAX:,} bytes"
 _BODY_BUFFER_BYTES: Final = 64 * 1024  # of a body that nobody has read yet; beyond it the connection is not read
 _PIPELINE_MAX: Final = 32  # requests behind the one being answered; nobody needs more, and each costs memory
 _LINGER_S: Final = 10.0  # for the rest of a body whose answer has left; closing earlier could lose the answer
@@ -56,6 +57,14 @@ class Owner(Protocol):
 
     def forget(self, connection: Connection) -> None:
         """Note that a connection is gone."""
+
+
+class _Refusal(Exception):
+    """A request that is refused while it is parsed."""
+
+    def __init__(self, status: HTTPStatus, message: str) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class _Phase(enum.Enum):
@@ -227,6 +236,7 @@ class Connection(asyncio.Protocol):
         self._headers: list[tuple[bytes, bytes]] = []
         self._expects_continue = False
         self._header_bytes = 0
+        self._piece_bytes = 0
         self._receiving: Exchange | None = None
         self._answering: Exchange | None = None
         self._pipeline: deque[Exchange] = deque()
@@ -260,15 +270,18 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse; requests that are complete begin to be answered meanwhile."""
+        self._piece_bytes = len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             self.close_after_answers()  # answered as plain HTTP; what follows is in a protocol nobody agreed on
         except httptools.HttpParserError as error:
-            self._on_broken(f"invalid HTTP: {error.__cause__ or error}")
+            cause = error.__context__
+            status = cause.status if isinstance(cause, _Refusal) else HTTPStatus.BAD_REQUEST
+            self._on_broken(f"invalid HTTP: {cause or error}", status)
             return
         if self._phase is not _Phase.IDLE:
-            self._watch(len(data))
+            self._watch()
         if self._pipeline:
             self._pause_reading()
 
@@ -296,7 +309,7 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         """Begin a request."""
         if len(self._pipeline) >= _PIPELINE_MAX:
-            raise ValueError("too many pipelined requests")
+            raise _Refusal(HTTPStatus.BAD_REQUEST, "too many pipelined requests")
         self._phase = _Phase.HEADERS
         self._url = b""
         self._headers = []
@@ -319,6 +332,10 @@ class Connection(asyncio.Protocol):
         """Begin to answer, unless an earlier request is being answered."""
         self._phase = _Phase.BODY
         version = self._parser.get_http_version()
+        if version not in ("1.1", "1.0"):
+            raise _Refusal(HTTPStatus.BAD_REQUEST, f"HTTP/{version} is not spoken here")
+        if self._piece_bytes > _HEADER_BYTES_MAX:  # a shorter piece ends headers that `_watch` has counted
+            self._refuse_long_headers()
         path, _, query = _target(self._url)
         scope: Scope = {
             "type": "http",
@@ -340,6 +357,10 @@ class Connection(asyncio.Protocol):
             self._answer(exchange)
         else:
             self._pipeline.append(exchange)
+
+    def _refuse_long_headers(self) -> None:
+        if len(self._url) + sum(len(name) + len(value) for name, value in self._headers) > _HEADER_BYTES_MAX:
+            raise _Refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, _HEADERS_TOO_LARGE)
 
     def on_body(self, part: bytes) -> None:
         """Take a part of the body."""
@@ -426,13 +447,13 @@ class Connection(asyncio.Protocol):
         if self._phase is _Phase.IDLE:
             self._expect_within(self._limits.keep_alive_s)
 
-    def _watch(self, count: int) -> None:
+    def _watch(self) -> None:
         """Expect the rest of a request that came in part."""
         if self._phase is _Phase.HEADERS:
-            self._header_bytes += count
+            self._header_bytes += self._piece_bytes
             if self._header_bytes > _HEADER_BYTES_MAX:
-                self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"headers are over {_HEADER_BYTES_MAX:,} bytes")
-            elif self._header_bytes == count:  # the first piece
+                self._on_broken(_HEADERS_TOO_LARGE, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+            elif self._header_bytes == self._piece_bytes:  # the first piece
                 self._expect_within(self._limits.header_timeout_s)
         elif self._receiving is self._answering:
             self._expect_within(self._limits.body_timeout_s)

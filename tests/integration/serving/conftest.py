@@ -23,10 +23,10 @@ from adapters.logs.memory import MemoryLog
 from adapters.memory import MemoryBank, MemoryRegistry
 from adapters.runtimes.onnx import OnnxRuntime
 from adapters.stores.artifacts import DirectoryArtifacts
-from gateway.core.changes import Change, PutChampion, PutKey, PutRoute, PutVersion, Write
+from gateway.core.changes import Change, PutChampion, PutRoute, PutVersion, Write
 from gateway.core.models import Column, Digest, Runtime, Version
 from gateway.core.records import Offset, PredictionRecord, Record
-from gateway.core.routes import RouteTable, route_from_body, with_weights
+from gateway.core.routes import route_from_body, with_weights
 from gateway.core.split import assign_slots
 from gateway.core.tensors import Datatype, Signature, TensorSpec
 from gateway.ports import PredictionLogWriter
@@ -275,30 +275,77 @@ class Worker:
         return [record for record in self.records() if isinstance(record, PredictionRecord)]
 
     def infer(
-        self, name: str, data: object, *, shape: Sequence[int] | None = None, datatype: str = "FP32", **more: object
+        self,
+        name: str,
+        data: object,
+        *,
+        shape: Sequence[int] | None = None,
+        datatype: str = "FP32",
+        version: str = "",
+        headers: Mapping[str, str] | None = None,
+        **more: object,
     ) -> httpx.Response:
         """Send one tensor `x`."""
-        flat = np.array(data, object)
-        tensor = {"name": "x", "shape": list(shape if shape is not None else flat.shape), "datatype": datatype, "data": data}
-        headers = more.pop("headers", {})
-        version = more.pop("version", "")
+        tensor = {"name": "x", "shape": list(np.shape(data) if shape is None else shape), "datatype": datatype, "data": data}
         path = f"/v2/models/{name}" + (f"/versions/{version}" if version else "") + "/infer"
-        return self.client.post(path, json={"inputs": [tensor], **more}, headers=headers)  # type: ignore[arg-type]
+        return self.client.post(path, json={"inputs": [tensor], **more}, headers=headers)
+
+    def raw(self, *parts: bytes, within_s: float = 10.0, is_half_closed: bool = False) -> bytes:
+        """Send bytes on a connection of their own and return the first whole answer, or all until the other side closes."""
+        with socket.create_connection(("127.0.0.1", self.port), within_s) as connection:
+            for part in parts:
+                connection.sendall(part)
+            if is_half_closed:
+                connection.shutdown(socket.SHUT_WR)
+            return received(connection, within_s)
 
     def metric(self, name: str, **labels: str) -> float:
         """Return the sum of a metric's cells that have these labels."""
         return sum(
             sample.value
-            for samples in self.metrics.latest().values()
-            for sample in samples
+            for sample in self.metrics.samples()
             if sample.name == name and labels.items() <= dict(sample.labels).items()
         )
+
+
+def received(connection: socket.socket, within_s: float = 10.0) -> bytes:
+    """Return one whole answer, or all that comes until the other side closes."""
+    connection.settimeout(within_s)
+    content = b""
+    while True:
+        head, separator, body = content.partition(b"\r\n\r\n")
+        lengths = [line.split(b":")[1] for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+        if separator and lengths and len(body) >= int(lengths[0]):
+            return content
+        if not (more := connection.recv(65536)):
+            return content
+        content += more
+
+
+@pytest.fixture(scope="session")
+def receive() -> Callable[..., bytes]:
+    """Return the reader of one answer from a socket."""
+    return received
 
 
 @pytest.fixture(scope="session")
 def models() -> Models:
     """Return the builders of models."""
     return Models()
+
+
+@pytest.fixture(scope="module")
+def start_worker() -> Iterator[Callable[[Path], Worker]]:
+    """Start workers with default settings that a module shares."""
+    started: list[Worker] = []
+
+    def start(directory: Path) -> Worker:
+        started.append(Worker(directory).start())
+        return started[-1]
+
+    yield start
+    for worker in started:
+        worker.stop()
 
 
 @pytest.fixture
@@ -328,11 +375,3 @@ def make_worker(tmp_path: Path) -> Iterator[Callable[..., Worker]]:
 def worker(make_worker: Callable[..., Worker]) -> Worker:
     """Return a started worker with default settings and nothing registered."""
     return make_worker().start()
-
-
-def empty_table() -> RouteTable:
-    """Return a table with nothing."""
-    return RouteTable()
-
-
-_ = PutKey

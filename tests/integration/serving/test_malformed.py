@@ -1,0 +1,211 @@
+"""Requests that are wrong, over a real socket: each gets a 4xx with `{"error": …}`, and predictions stay right afterwards."""
+
+from __future__ import annotations
+
+import json
+import socket
+
+import pytest
+
+GOOD = {"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}]}
+INFER = "/v2/models/m/infer"
+
+
+def tensor(**changes: object) -> dict[str, object]:
+    """Return a good request with its tensor changed; None removes a member."""
+    changed = {**GOOD["inputs"][0], **changes}
+    return {"inputs": [{name: value for name, value in changed.items() if value is not None}]}
+
+
+def post(body: object, path: str = INFER, **headers: str) -> bytes:
+    """Return a request's bytes."""
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    lines = [f"POST {path} HTTP/1.1", "Host: h", f"Content-Length: {len(content)}"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + content
+
+
+# Well-formed HTTP: the connection must stay usable.
+CONTENT = {
+    "empty body": post(b""),
+    "truncated JSON": post(b'{"inputs": [{"name": "x", "shape": [1,'),
+    "no JSON": post(b"hello"),
+    "not UTF-8": post(b'{"inputs": "\xff\xfe"}'),
+    "lone surrogate": post(b'{"inputs": [], "id": "\\ud800"}'),
+    "NaN token": post(b'{"inputs":[{"name":"x","shape":[1,4],"datatype":"FP32","data":[1,2,3,NaN]}]}'),
+    "Infinity token": post(b'{"inputs":[{"name":"x","shape":[1,4],"datatype":"FP32","data":[1,2,3,Infinity]}]}'),
+    "1e400": post(b'{"inputs":[{"name":"x","shape":[1,4],"datatype":"FP32","data":[1,2,3,1e400]}]}'),
+    "2**70 in INT64": post(tensor(datatype="INT64", data=[1, 2, 3, 2**70])),
+    "1e39 in FP32": post(tensor(data=[1, 2, 3, 1e39])),
+    "2**200 in FP32": post(tensor(data=[1, 2, 3, 2**200])),
+    "an array": post([GOOD]),
+    "a number": post(b"17"),
+    "null": post(b"null"),
+    "a deep array": post(b"[" * 100_000 + b"]" * 100_000),
+    "a deep object": post(b'{"a":' * 2_000 + b"1" + b"}" * 2_000),
+    "deep data": post(
+        b'{"inputs":[{"name":"x","shape":[1,4],"datatype":"FP32","data":' + b"[" * 120 + b"1" + b"]" * 120 + b"}]}"
+    ),
+    "deep data on one side": post(tensor(data=[1, 2, 3, json.loads("[" * 110 + "4" + "]" * 110)])),
+    "no inputs": post({}),
+    "null inputs": post({"inputs": None}),
+    "empty inputs": post({"inputs": []}),
+    "inputs an object": post({"inputs": {"x": 1}}),
+    "an input that is no object": post({"inputs": [1]}),
+    "no name": post(tensor(name=None)),
+    "a number as name": post(tensor(name=7)),
+    "unknown input": post(tensor(name="z")),
+    "duplicate input": post({"inputs": GOOD["inputs"] * 2}),
+    "one input too many": post({"inputs": [*GOOD["inputs"], {**GOOD["inputs"][0], "name": "z"}]}),
+    "no shape": post(tensor(shape=None)),
+    "shape a number": post(tensor(shape=4)),
+    "negative size": post(tensor(shape=[-1, 4])),
+    "float size": post(tensor(shape=[1.0, 4])),
+    "bool size": post(tensor(shape=[True, 4])),
+    "string size": post(tensor(shape=["1", 4])),
+    "huge size": post(tensor(shape=[2**70, 4])),
+    "overflowing product": post(tensor(shape=[16, 2**60 + 2])),
+    "empty and huge": post(tensor(shape=[0, 2**62, 2**62], data=[])),
+    "rank 1": post(tensor(shape=[4])),
+    "rank 3": post(tensor(shape=[1, 1, 4])),
+    "rank 100": post(tensor(shape=[1] * 99 + [4])),
+    "five columns": post(tensor(shape=[1, 5], data=[1, 2, 3, 4, 5])),
+    "too few values": post(tensor(data=[1, 2, 3])),
+    "too many values": post(tensor(data=[1, 2, 3, 4, 5])),
+    "no datatype": post(tensor(datatype=None)),
+    "unknown datatype": post(tensor(datatype="FLOAT")),
+    "datatype an array": post(tensor(datatype=["FP32"])),
+    "other datatype": post(tensor(datatype="FP64")),
+    "integers for floats": post(tensor(datatype="INT64")),
+    "FP16 in JSON": post(tensor(datatype="FP16")),
+    "BF16": post(tensor(datatype="BF16")),
+    "no data": post(tensor(data=None)),
+    "data a number": post(tensor(data=1)),
+    "data a string": post(tensor(data="1234")),
+    "data an object": post(tensor(data={"a": 1})),
+    "a string among numbers": post(tensor(data=[1, 2, 3, "4"])),
+    "a bool among numbers": post(tensor(data=[1, 2, 3, True])),
+    "an object among numbers": post(tensor(data=[1, 2, 3, {}])),
+    "id a number": post({**GOOD, "id": 7}),
+    "outputs an object": post({**GOOD, "outputs": {"name": "y"}}),
+    "outputs of numbers": post({**GOOD, "outputs": [1]}),
+    "unknown output": post({**GOOD, "outputs": [{"name": "zz"}]}),
+    "duplicate output": post({**GOOD, "outputs": [{"name": "y"}, {"name": "y"}]}),
+    "parameters an array": post({**GOOD, "parameters": [1]}),
+    "a parameter that is an object": post({**GOOD, "parameters": {"a": {}}}),
+    "a null parameter": post({**GOOD, "parameters": {"a": None}}),
+    "a reserved parameter": post({**GOOD, "parameters": {"triton_x": 1}}),
+    "timeout a string": post({**GOOD, "parameters": {"timeout": "soon"}}),
+    "negative timeout": post({**GOOD, "parameters": {"timeout": -1}}),
+    "rows without instances": post({"rows": [[1, 2, 3, 4]]}, "/v1/models/m:predict"),
+    "rows of numbers": post({"instances": [1, 2, 3, 4]}, "/v1/models/m:predict"),
+    "unknown model": post(GOOD, "/v2/models/unknown/infer"),
+    "unknown version": post(GOOD, "/v2/models/m/versions/77/infer"),
+    "path traversal": post(GOOD, "/v2/models/../../etc/passwd/infer"),
+    "quoted path traversal": post(GOOD, "/v2/models/..%2F..%2Fetc%2Fpasswd/infer"),
+    "traversal in the version": post(GOOD, "/v2/models/m/versions/..%2f..%2fregistry.db/infer"),
+    "NUL in the name": post(GOOD, "/v2/models/m%00/infer"),
+    "an endless name": post(GOOD, "/v2/models/" + "m" * 10_000 + "/infer"),
+    "unknown path": post(GOOD, "/v3/models/m/infer"),
+    "wrong method": b"GET /v2/models/m/infer HTTP/1.1\r\nHost: h\r\n\r\n",
+    "wrong method on health": b"DELETE /v2/health/live HTTP/1.1\r\nHost: h\r\n\r\n",
+    "compressed": post(b"\x1f\x8b\x08", Content_Encoding="gzip"),
+    "header length of letters": post(GOOD, Inference_Header_Content_Length="abc"),
+    "negative header length": post(GOOD, Inference_Header_Content_Length="-1"),
+    "header length beyond the body": post(GOOD, Inference_Header_Content_Length="99999999999"),
+    "chunked truncated JSON": b'POST /v2/models/m/infer HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n{"i\r\n0\r\n\r\n',
+    "a form": post(b"inputs=1", Content_Type="application/x-www-form-urlencoded"),
+    "ground truth without a token": post({"records": []}, "/api/v1/ground-truth"),
+    "ground truth with a wrong token": post({"records": []}, "/api/v1/ground-truth", Authorization="Bearer wrong"),
+}
+
+# Broken HTTP: the connection may close after the answer.
+FRAMING = {
+    "no HTTP": b"hello\r\n\r\n",
+    "unknown method": b"FETCH /v2 HTTP/1.1\r\nHost: h\r\n\r\n",
+    "no version": b"GET /v2\r\n\r\n",
+    "HTTP/3.0": b"GET /v2 HTTP/3.0\r\n\r\n",
+    "a binary hello": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    "header without a colon": b"GET /v2 HTTP/1.1\r\nHost h\r\n\r\n",
+    "space before the colon": b"GET /v2 HTTP/1.1\r\nHost : h\r\n\r\n",
+    "length of letters": b"POST /v2/models/m/infer HTTP/1.1\r\nContent-Length: ten\r\n\r\n",
+    "negative length": b"POST /v2/models/m/infer HTTP/1.1\r\nContent-Length: -5\r\n\r\n",
+    "length of 30 digits": b"POST /v2/models/m/infer HTTP/1.1\r\nContent-Length: 999999999999999999999999999999\r\n\r\n",
+    "two lengths": b"POST /v2/models/m/infer HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+    "length and chunks": b"POST /v2/models/m/infer HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "chunk size of letters": b"POST /v2/models/m/infer HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\nhello\r\n0\r\n\r\n",
+    "chunk longer than said": b"POST /v2/models/m/infer HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhello\r\n0\r\n\r\n",
+    "header of 100 KB": b"GET /v2 HTTP/1.1\r\nX: " + b"x" * 100_000 + b"\r\n\r\n",
+    "a control character in a header": b"GET /v2 HTTP/1.1\r\nX: a\x00b\r\n\r\n",
+    "a body over the bound": b"POST /v2/models/m/infer HTTP/1.1\r\nContent-Length: 1000000000\r\n\r\n{",
+}
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory, models, until, start_worker):
+    """Return a worker with a linear model of 4 features as the champion of `m`."""
+    worker = start_worker(tmp_path_factory.mktemp("malformed"))
+    worker.register("m", "1", models.linear(), champion=True)
+    worker.until_served(until)
+    return worker
+
+
+def _refused(answer: bytes) -> int:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    status = int(head.split()[1])
+    assert 400 <= status < 500, answer
+    assert b"content-type: application/json" in head.lower()
+    error = json.loads(body)
+    assert isinstance(error["error"], str)
+    assert error.keys() <= {"error", "hint"}
+    return status
+
+
+def _is_right(answer: bytes) -> bool:
+    return answer.startswith(b"HTTP/1.1 200") and json.loads(answer.partition(b"\r\n\r\n")[2])["outputs"][0]["data"] == [10.0]
+
+
+@pytest.mark.parametrize("case", CONTENT)
+def test_malformed_request_is_refused_and_the_connection_goes_on(served, receive, case):
+    """A request that is wrong is refused, and the next one on the same connection and on a fresh one is answered right."""
+    before = len(served.predictions())
+    with socket.create_connection(("127.0.0.1", served.port), 10) as connection:
+        connection.sendall(CONTENT[case])
+        _refused(receive(connection))
+        connection.sendall(post(GOOD))
+        assert _is_right(receive(connection))
+    assert _is_right(served.raw(post(GOOD)))
+    assert len(served.predictions()) - before == 2
+
+
+@pytest.mark.parametrize("case", FRAMING)
+def test_broken_http_is_refused(served, case):
+    """Bytes that are no HTTP are refused as JSON too, and the worker goes on."""
+    _refused(served.raw(FRAMING[case]))
+    assert _is_right(served.raw(post(GOOD)))
+
+
+def test_request_cut_short_is_refused(served):
+    """A client that stops sending in the middle of its request is told so."""
+    for part in (post(GOOD)[:40], post(GOOD)[:-10]):
+        assert _refused(served.raw(part, is_half_closed=True)) == 400
+    assert _is_right(served.raw(post(GOOD), is_half_closed=True))
+
+
+def test_statuses_are_the_documented_ones(served):
+    """The cause decides the status."""
+    wanted = {
+        "truncated JSON": 400,
+        "unknown model": 404,
+        "unknown version": 404,
+        "unknown path": 404,
+        "wrong method": 405,
+        "wrong method on health": 405,
+        "compressed": 415,
+        "path traversal": 404,
+        "ground truth without a token": 401,
+    }
+    assert {case: _refused(served.raw(CONTENT[case])) for case in wanted} == wanted
+    assert _refused(served.raw(FRAMING["a body over the bound"])) == 413
+    assert _refused(served.raw(FRAMING["header of 100 KB"])) == 431
+    assert b"Request for unknown model" in served.raw(CONTENT["unknown model"])
