@@ -92,7 +92,8 @@ def start_house(data_dir: Path, *, workers: int = WORKERS) -> House:
         if (house := _ready(process, data_dir)) is not None:
             return house
         time.sleep(0.1)
-    process.kill()
+    process.terminate()  # its children end with it, in order
+    process.wait(STOP_S)
     raise NotStarted(f"the gateway did not start; its journal is {journal}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import sys
 import tempfile
 import time
@@ -46,6 +47,8 @@ def run_demo(data_dir: Path | None = None, *, keep: bool = False, seconds: float
         console.print(f"[red]{directory} holds a gateway's data already; give the demonstration a new directory[/red]")
         return 2
     directory.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, _interrupt)  # the gateway is stopped in order, whoever ends the demonstration
+    signal.signal(signal.SIGINT, _interrupt)
     try:
         return _run(console, directory, keep=keep, seconds=seconds)
     except (GatewayError, NotStarted) as failure:
@@ -192,6 +195,10 @@ def _print_summary(console: Console, summary: Summary, house: House) -> None:
     )
     console.print("board    grafana/dashboards/route.json", highlight=False)
     console.print(f"audit    headgate audit list --data-dir {house.data_dir}  (while the gateway runs: --keep)", highlight=False)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _wait_for_interrupt(console: Console, house: House) -> None:
