@@ -28,6 +28,7 @@ from gateway.serving.turn import Turn
 from gateway.serving.warming import Warm
 from gateway.settings import ServingSettings
 
+_OVERRUNS_MAX: Final = 3  # runs over the turn's budget, less those within it, after which a version leaves the loop
 UNNOTED: Final = -1  # a place whose runs the in-flight file does not hold
 
 
@@ -49,6 +50,8 @@ class Pool:
         )
         self._instance = warm.instance
         self._cost = warm.cost
+        self._is_expensive = warm.cost.first_us > settings.inline_us_max
+        self._overruns = 0
         self._turn = turn
         self._settings = settings
         self._in_flight = in_flight
@@ -114,15 +117,20 @@ class Pool:
         except Exception as error:  # noqa: BLE001 - the drain of a queue; counted, and the jobs fail
             result = error
         self._deliver(batch, result)
+        self._watch_overruns(result)
         return self._cost.of(sum([job.rows for job in batch])), bool(self._waiting)
 
     def _runs_inline(self, rows: int) -> bool:
         """Return whether a job may run on the loop; not while the thread has jobs, which came first."""
-        return (
-            not self._jobs_in_thread
-            and self._cost.first_us <= self._settings.inline_us_max
-            and self._cost.of(rows) <= self._settings.inline_turn_us_max
-        )
+        return not self._jobs_in_thread and not self._is_expensive and self._cost.of(rows) <= self._settings.inline_turn_us_max
+
+    def _watch_overruns(self, result: list[Ran] | BaseException) -> None:
+        """Leave the loop for good when more runs are over its budget than within: real rows may cost more than made-up ones."""
+        if isinstance(result, list) and result[0].duration_us > self._settings.inline_turn_us_max:
+            self._overruns += 1
+            self._is_expensive = self._overruns >= _OVERRUNS_MAX
+        elif self._overruns:
+            self._overruns -= 1
 
     def _take_for_thread(self, queue: deque[Job]) -> list[Job]:
         batch = self._take(queue, math.inf, _leave_to_timer)

@@ -10,8 +10,10 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import signal
 import socket
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -51,6 +53,7 @@ from gateway.settings import Settings
 from gateway.web import HttpServer, Limits
 
 _log = logging.getLogger(__name__)
+_RUNTIME_THREADS: Final = ("pool ", "loader")
 _GC_OBJECTS: Final = 20_000  # new containers between collections of the youngest: some 500 requests
 _TURN_S: Final = 0.1  # between signs of life; the watchdog waits 10 s
 _ACCEPT_S: Final = 10.0  # then connections are accepted although not everything is warm, and health says so
@@ -95,6 +98,8 @@ def run_worker(
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(until_signal())
+    if any(thread.name.startswith(_RUNTIME_THREADS) for thread in threading.enumerate()):
+        os._exit(0)  # a runtime may be at work there; the interpreter's own end would wait for it, or abort inside it
 
 
 async def serve(worker: str, listener: socket.socket, *, settings: Settings, ports: Ports, stop: asyncio.Event) -> None:

@@ -7,6 +7,7 @@ Copies for shadows are taken only when no live job waits.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -55,7 +56,8 @@ class PoolThread:
                 result = execute(batch)
             except Exception as error:  # noqa: BLE001  # the queue's drain; the loop counts it and fails the jobs
                 result = error
-            self._loop.call_soon_threadsafe(deliver, batch, result)
+            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits any more
+                self._loop.call_soon_threadsafe(deliver, batch, result)
 
     def _next(self, take: Take) -> list[Job]:
         """Return the next batch, or nothing when the thread is to end."""

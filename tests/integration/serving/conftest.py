@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -99,6 +100,11 @@ def identity(type: int, shape: Sequence[int | str] = ("n", "m")) -> Model:
     return graph([helper.make_node("Identity", ["x"], ["y"])], [("x", type, shape)], [("y", type, shape)])
 
 
+def identity_row() -> Model:
+    """`y = x`, [n, 1] → [n, 1]."""
+    return identity(FLOAT, ("n", 1))
+
+
 def lookup(size: int = 4) -> Model:
     """`y = table[x]`, which the runtime refuses for an index out of range, and with it the whole batch."""
     table = np.arange(size, dtype=np.float32)
@@ -149,9 +155,32 @@ class Models:
     linear: Callable[..., Model] = linear
     named: Callable[..., Model] = named
     identity: Callable[..., Model] = identity
+    identity_row: Callable[..., Model] = identity_row
     lookup: Callable[..., Model] = lookup
     root: Callable[..., Model] = root
     loop: Callable[..., Model] = loop
+
+
+class Runs(MappedInFlight):
+    """The in-flight file, which also tells whether anything runs."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._running = 0
+
+    def enter(self, place: int, prediction_ids: Sequence[bytes]) -> int:
+        """Count and enter."""
+        self._running += 1
+        return super().enter(place, prediction_ids)
+
+    def leave(self, run: int) -> None:
+        """Leave and count."""
+        super().leave(run)
+        self._running -= 1
+
+    def is_empty(self) -> bool:
+        """Return whether no run is under way."""
+        return self._running == 0
 
 
 @dataclass
@@ -170,12 +199,13 @@ class Worker:
     def __post_init__(self) -> None:
         self.artifacts = DirectoryArtifacts(self.directory / "artifacts")
         self.client = httpx.Client(timeout=30)
+        self.in_flight = Runs(self.directory / "in-flight")
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._started = threading.Event()
 
     def start(self) -> Worker:
         """Start and wait until connections are accepted."""
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self.port = self._listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.client.base_url = httpx.URL(self.url)
@@ -189,6 +219,9 @@ class Worker:
         self.begin_stop()
         self._thread.join(within_s)
         assert not self._thread.is_alive()
+        deadline_s = time.monotonic() + within_s
+        while not self.in_flight.is_empty() and time.monotonic() < deadline_s:  # a run nobody waits for any more
+            time.sleep(0.01)
 
     def begin_stop(self) -> None:
         """Do what SIGTERM does."""
@@ -204,7 +237,7 @@ class Worker:
                 runtimes={Runtime.ONNX: OnnxRuntime()},
                 log=self.writer or self.log.writer("w0"),
                 metrics=self.metrics,
-                in_flight=MappedInFlight(self.directory / "in-flight"),
+                in_flight=self.in_flight,
                 clock=SystemClock(),
             )
             self._started.set()

@@ -1,0 +1,170 @@
+"""What happens when a version fails: failover, the record of it, the worker's own rule, and neighbours in a batch."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from gateway.core.records import Outcome
+
+
+def challenged(worker, until, champion, challenger, **route: object):
+    """Serve `r`: the variant `bad` gets everything, `good` is the fallback."""
+    worker.register("m", "1", champion, cost_us=10)
+    worker.register("m", "2", challenger, cost_us=10)
+    variants = [{"name": "good", "version": "1", "weight": 0}, {"name": "bad", "version": "2", "weight": 10_000}]
+    worker.route("r", {"model": "m", "variants": variants, "fallback": "good", **route})
+    worker.until_served(until)
+
+
+def test_failing_challenger_is_answered_by_the_fallback(worker, models, until):
+    """A hard fault costs the caller nothing, and the record keeps who was assigned and both attempts."""
+    challenged(worker, until, models.identity_row(), models.root())
+    answer = worker.infer("r", [[-4]])
+    assert answer.status_code == 200
+    assert answer.json()["parameters"]["variant"] == answer.headers["gateway-variant"] == "good"
+    assert answer.json()["outputs"][0]["data"] == [-4.0]
+    [record] = worker.predictions()
+    assert (record.assigned, record.variant, record.version, record.outcome) == ("bad", "good", "1", Outcome.OK)
+    assert [(tried.variant, tried.outcome) for tried in record.attempts] == [("bad", Outcome.INVALID), ("good", Outcome.OK)]
+    assert worker.metric("gateway_failovers_total", route="r", variant="good") == 1
+
+
+def test_nan_from_finite_inputs_is_a_fault_and_nan_from_nan_is_not(worker, models, until):
+    """Only a row whose inputs are finite may not answer NaN; the other rows of the request do not matter."""
+    worker.register("m", "1", models.root(), champion=True)
+    worker.until_served(until)
+    assert worker.infer("m", [[None], [4]]).json()["outputs"][0]["data"] == [None, 2.0]
+    assert worker.infer("m", [[-1], [4]]).status_code == 500
+    assert worker.infer("m", [[None], [-1]]).status_code == 500
+    assert [record.outcome for record in worker.predictions()] == [Outcome.OK, Outcome.INVALID, Outcome.INVALID]
+
+
+def test_when_everything_fails_the_record_says_so(worker, models, until):
+    """A request that nobody could answer gets a 500 with its id, and one record with every attempt."""
+    challenged(worker, until, models.root(), models.root())
+    answer = worker.infer("r", [[-1]])
+    assert answer.status_code == 500
+    assert answer.json().keys() == {"error"}
+    [record] = worker.predictions()
+    assert record.prediction_id == answer.headers["gateway-prediction-id"]
+    assert (record.assigned, record.variant, record.outcome, record.outputs) == ("bad", "good", Outcome.INVALID, ())
+    assert len(record.attempts) == 2
+
+
+def test_worker_takes_a_failing_version_out_of_rotation(make_worker, models, until):
+    """After k faults of the last n the fallback answers directly; after the rest one probe brings the version back."""
+    worker = make_worker(fault_window=10, faults_max=3, fault_rest_s=0.3).start()
+    challenged(worker, until, models.identity_row(), models.root())
+    for _ in range(3):
+        worker.infer("r", [[-1]])
+    worker.infer("r", [[-1]])
+    records = worker.predictions()
+    assert [len(record.attempts) for record in records] == [2, 2, 2, 1]
+    assert (records[3].assigned, records[3].variant) == ("bad", "good")
+    assert worker.metric("gateway_version_rests_total", model="m", version="2") == 1
+    probe = until(lambda: (body := worker.infer("r", [[4]]).json())["parameters"]["variant"] == "bad" and body)
+    assert probe["outputs"][0]["data"] == [2.0]
+    assert worker.infer("r", [[9]]).json()["parameters"]["variant"] == "bad"
+
+
+def test_bad_member_of_a_batch_harms_no_neighbour(worker, models, until):
+    """A row that makes the whole run raise fails alone; those it was joined with are answered."""
+    worker.register("m", "1", models.lookup(4), champion=True)
+    worker.until_served(until)
+    bodies = [[[at % 4]] if at % 8 else [[99]] for at in range(64)]
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda rows: worker.infer("m", rows, datatype="INT64"), bodies))
+    for rows, answer in zip(bodies, answers, strict=True):
+        if rows == [[99]]:
+            assert answer.status_code == 500
+        else:
+            assert answer.json()["outputs"][0]["data"] == [float(rows[0][0])]
+    outcomes = [record.outcome for record in worker.predictions()]
+    assert outcomes.count(Outcome.FAILED) == 8
+    assert outcomes.count(Outcome.OK) == 56
+
+
+def test_version_that_runs_past_the_deadline_is_a_fault(make_worker, models, until):
+    """A run past its share of the deadline is answered by the fallback; without one the caller gets a 504 with a record."""
+    worker = make_worker(inline_us_max=0.0).start()
+    challenged(worker, until, models.identity_row(), models.loop(), deadline_ms=400)
+    answer = worker.infer("r", [[1500]])
+    assert answer.status_code == 200
+    assert answer.json()["parameters"]["variant"] == "good"
+    worker.register("m", "3", models.loop(), cost_us=10)
+    alone = worker.infer("r", [[1500]], version="3")
+    assert alone.status_code == 504
+    failed_over, timed_out = worker.predictions()
+    assert [tried.outcome for tried in failed_over.attempts] == [Outcome.TIMED_OUT, Outcome.OK]
+    assert 280_000 <= failed_over.latency_us <= 1_500_000
+    assert (timed_out.outcome, timed_out.prediction_id) == (Outcome.TIMED_OUT, alone.headers["gateway-prediction-id"])
+
+
+def test_deadline_passes_in_the_queue(make_worker, models, until):
+    """What waits past its deadline is told so before it runs, and is no prediction."""
+    worker = make_worker(inline_us_max=0.0).start()
+    worker.register("m", "1", models.loop(), cost_us=10, champion=True)
+    worker.until_served(until)
+    busy = threading.Thread(target=lambda: worker.infer("m", [[150]]))
+    busy.start()
+    until(lambda: not worker.in_flight.is_empty())
+    began_s = time.monotonic()
+    answer = worker.infer("m", [[0]], parameters={"timeout": 50_000})
+    assert answer.status_code == 504
+    assert time.monotonic() - began_s < 1
+    busy.join()
+    assert len(worker.predictions()) == 1
+
+
+def test_full_queue_is_busy(make_worker, models, until):
+    """Beyond the bound of rows a request is told to come again, and those that wait are answered."""
+    worker = make_worker(inline_us_max=0.0, queue_rows_max=4, batch_rows_max=1).start()
+    worker.register("m", "1", models.loop(), cost_us=10, champion=True)
+    worker.until_served(until)
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(lambda _: worker.infer("m", [[20]]), range(12)))
+    statuses = [answer.status_code for answer in answers]
+    assert statuses.count(200) >= 4
+    assert statuses.count(503) >= 1
+    assert set(statuses) == {200, 503}
+    assert {answer.headers.get("retry-after") for answer in answers if answer.status_code == 503} == {"1"}
+    assert len(worker.predictions()) == statuses.count(200)
+
+
+def test_expensive_version_leaves_the_loop_free(make_worker, models, until):
+    """While an expensive version runs in its thread, the worker answers others."""
+    worker = make_worker(inline_us_max=0.0).start()
+    worker.register("slow", "1", models.loop(), champion=True)
+    worker.until_served(until)
+    slow = threading.Thread(target=lambda: worker.infer("slow", [[400]]))
+    slow.start()
+    until(lambda: not worker.in_flight.is_empty())
+    began_s = time.monotonic()
+    while not worker.predictions():
+        assert worker.client.get("/v2/health/live").status_code == 200
+        if worker.predictions():
+            break
+        assert time.monotonic() - began_s < 5
+    slow.join()
+    assert worker.metric("gateway_loop_lag_seconds") < 0.5
+
+
+def test_version_whose_real_rows_are_expensive_leaves_the_loop(worker, models, until):
+    """A version that looked cheap while it warmed and is not moves to a thread after a few runs."""
+    worker.register("late", "1", models.loop(), champion=True)
+    worker.until_served(until)
+    for _ in range(4):
+        assert "pool late 1" not in {thread.name for thread in threading.enumerate()}
+        assert worker.infer("late", [[20]]).json()["outputs"][0]["data"] == [20.0]
+    assert "pool late 1" in {thread.name for thread in threading.enumerate()}
+
+
+def test_request_without_rows_is_answered_without_rows(worker, models, until):
+    """An empty tensor is legal and gives an empty answer."""
+    worker.register("m", "1", models.linear(), champion=True)
+    worker.until_served(until)
+    answer = worker.infer("m", [], shape=[0, 4])
+    assert answer.status_code == 200
+    assert answer.json()["outputs"][0] == {"name": "y", "shape": [0, 1], "datatype": "FP32", "data": []}
