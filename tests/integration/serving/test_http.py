@@ -1,0 +1,231 @@
+"""The connection itself: bounds in time and number, pipelining, chunks, and a drain that breaks no request."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+import time
+
+import pytest
+
+BODY = json.dumps({"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}]}).encode()
+POST = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
+LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+@pytest.fixture
+def served(make_worker, models, until):
+    """Return a worker with short timeouts and a linear model."""
+    bounds = {"header_timeout_s": 0.3, "body_timeout_s": 0.3, "keep_alive_s": 0.5, "connections_max": 20}
+    worker = make_worker(body_bytes_max=100_000, **bounds).start()
+    worker.register("m", "1", models.linear(), champion=True)
+    worker.until_served(until)
+    return worker
+
+
+def status(answer: bytes) -> int:
+    """Return an answer's status."""
+    return int(answer.split()[1])
+
+
+def test_slow_headers_are_answered_408(served):
+    """A client that never ends its headers is cut off with an error; one that says nothing is closed."""
+    answer = served.raw(b"GET /v2 HTTP/1.1\r\nHost:")
+    assert status(answer) == 408
+    assert b'"error"' in answer
+    assert served.raw() == b""
+
+
+def test_dripping_headers_do_not_prolong_their_time(served, receive):
+    """Headers have one deadline, however many pieces they come in."""
+    began_s = time.monotonic()
+    with socket.create_connection(("127.0.0.1", served.port), 5) as connection:
+        connection.sendall(b"GET /v2 HTTP/1.1\r\n")
+        connection.settimeout(0.05)
+        for at in range(100):
+            connection.sendall(b"X-%d: y\r\n" % at)
+            try:
+                answer = connection.recv(1000)
+                break
+            except TimeoutError:
+                continue
+        assert status(answer) == 408
+    assert time.monotonic() - began_s < 2
+
+
+def test_stalled_body_is_answered_408(served):
+    """A body that stops arriving is given up, and leaves no record."""
+    answer = served.raw(POST[:-10])
+    assert status(answer) == 408
+    assert json.loads(answer.partition(b"\r\n\r\n")[2]).keys() == {"error"}
+    assert served.predictions() == []
+
+
+def test_body_that_comes_in_pieces_is_served(served, receive):
+    """Pieces within their time are one request, chunked or not."""
+    with socket.create_connection(("127.0.0.1", served.port), 5) as connection:
+        for at in range(0, len(POST), 40):
+            connection.sendall(POST[at : at + 40])
+        assert status(receive(connection)) == 200
+        chunks = b"".join(b"%x\r\n%b\r\n" % (len(BODY[at : at + 30]), BODY[at : at + 30]) for at in range(0, len(BODY), 30))
+        connection.sendall(b"POST /v2/models/m/infer HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n")
+        assert json.loads(receive(connection).partition(b"\r\n\r\n")[2])["outputs"][0]["data"] == [10.0]
+
+
+def test_body_over_the_bound_is_413_and_the_connection_goes_on(served, receive):
+    """The answer does not wait for the body; when the body has passed, the connection serves the next request."""
+    big = b"POST /v2/models/m/infer HTTP/1.1\r\nContent-Length: 200000\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", served.port), 5) as connection:
+        connection.sendall(big)
+        assert status(receive(connection)) == 413
+        connection.sendall(b" " * 200_000 + POST)
+        assert status(receive(connection)) == 200
+    chunked = (
+        b"POST /v2/models/m/infer HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + (b"10000\r\n" + b" " * 65_536 + b"\r\n") * 2
+    )
+    assert status(served.raw(chunked)) == 413
+
+
+def test_idle_connection_is_closed_and_a_busy_one_is_not(served, receive):
+    """Keep-alive ends after its time without a request."""
+    with socket.create_connection(("127.0.0.1", served.port), 5) as connection:
+        began_s = time.monotonic()
+        while time.monotonic() - began_s < 0.8:
+            connection.sendall(LIVE)
+            assert status(receive(connection)) == 200
+        assert connection.recv(10) == b""
+        assert time.monotonic() - began_s >= 1.2
+
+
+def test_connections_are_bounded(served, receive, until):
+    """One connection too many is told so at once, and a place that becomes free is taken."""
+    served.client.close()
+    until(lambda: status(served.raw(LIVE)) == 200)
+    held = [socket.create_connection(("127.0.0.1", served.port), 5) for _ in range(20)]
+    for connection in held:
+        connection.sendall(LIVE)
+        assert status(receive(connection)) == 200
+    refused = served.raw(LIVE)
+    assert status(refused) == 503
+    assert b'"error"' in refused
+    for connection in held:
+        connection.close()
+    until(lambda: status(served.raw(LIVE)) == 200)
+
+
+def test_pipelined_requests_are_answered_in_order(served):
+    """Requests sent without waiting are answered one after the other, also when the last of them is broken."""
+    with socket.create_connection(("127.0.0.1", served.port), 5) as connection:
+        connection.sendall(POST + LIVE + POST + b"GET /v2/models/none HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+        content = _until_closed(connection)
+    assert [part[:3] for part in content.split(b"HTTP/1.1 ")[1:]] == [b"200", b"200", b"200", b"404"]
+    with socket.create_connection(("127.0.0.1", served.port), 5) as connection:
+        connection.sendall(POST + POST + b"nonsense\r\n\r\n")
+        content = _until_closed(connection)
+    assert content.count(b"HTTP/1.1 200") == 2
+
+
+def test_too_many_pipelined_requests_are_refused(served):
+    """A client cannot queue requests without bound; those before the bound are answered."""
+    with socket.create_connection(("127.0.0.1", served.port), 5) as connection:
+        connection.sendall(POST * 200)
+        content = _until_closed(connection)
+    assert 1 <= content.count(b"HTTP/1.1 200") <= 40
+
+
+def test_old_and_explicit_clients_are_closed_as_they_ask(served):
+    """HTTP/1.0 and `Connection: close` end with the answer; HEAD has no body; 100-continue is sent when asked for."""
+    for request in (b"GET /v2/health/live HTTP/1.0\r\n\r\n", LIVE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")):
+        with socket.create_connection(("127.0.0.1", served.port), 5) as connection:
+            connection.sendall(request)
+            content = _until_closed(connection)
+            assert b"connection: close" in content
+            assert content.endswith(b'{"live":true}')
+    with socket.create_connection(("127.0.0.1", served.port), 5) as connection:
+        connection.sendall(b"HEAD /v2/health/live HTTP/1.1\r\nConnection: close\r\n\r\n")
+        assert _until_closed(connection).endswith(b"\r\n\r\n")
+    with socket.create_connection(("127.0.0.1", served.port), 5) as connection:
+        connection.sendall(POST[: -len(BODY)].replace(b"Host: h", b"Expect: 100-continue"))
+        assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(BODY)
+        assert status(connection.recv(1000)) == 200
+
+
+def test_client_that_leaves_is_forgotten(served, until):
+    """A client that closes before its answer harms nothing; its prediction is still on record."""
+    for _ in range(20):
+        with socket.create_connection(("127.0.0.1", served.port), 5) as connection:
+            connection.sendall(POST)
+    until(lambda: len(served.predictions()) == 20)
+    assert status(served.raw(POST)) == 200
+
+
+def test_upgrade_is_answered_as_plain_http(served):
+    """Nobody is switched to a protocol that is not spoken here."""
+    request = b"GET /v2/health/live HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    answer = served.raw(request)
+    assert status(answer) == 200
+
+
+def test_drain_finishes_what_runs_and_closes_what_is_idle(make_worker, models, until, receive):
+    """While it drains a worker is live and not ready, answers with `Connection: close`, and loses no request."""
+    worker = make_worker(inline_us_max=0.0).start()
+    worker.register("m", "1", models.loop(), champion=True)
+    worker.until_served(until)
+    idle = socket.create_connection(("127.0.0.1", worker.port), 5)
+    idle.sendall(LIVE)
+    receive(idle)
+    answers: list[bytes] = []
+    running = threading.Thread(target=lambda: answers.append(worker.raw(_slow(300))))
+    running.start()
+    until(lambda: not worker.in_flight.is_empty())
+    worker.begin_stop()
+    until(lambda: _is_refused(worker.port))
+    idle.sendall(b"GET /v2/health/ready HTTP/1.1\r\nHost: h\r\n\r\n")
+    answer = receive(idle)
+    assert status(answer) == 503
+    assert b"connection: close" in answer
+    assert idle.recv(10) == b""
+    idle.close()
+    running.join()
+    assert status(answers[0]) == 200
+    assert b"connection: close" in answers[0]
+    worker.stop()
+    assert len(worker.predictions()) == 1
+
+
+def test_drain_ends_in_time(make_worker, models, until):
+    """What does not finish within the bound is cut off."""
+    worker = make_worker(inline_us_max=0.0, drain_s=0.3).start()
+    worker.register("m", "1", models.loop(), champion=True)
+    worker.until_served(until)
+    with socket.create_connection(("127.0.0.1", worker.port), 5) as connection:
+        connection.sendall(_slow(2_000))
+        until(lambda: not worker.in_flight.is_empty())
+        began_s = time.monotonic()
+        worker.begin_stop()
+        with contextlib.suppress(ConnectionResetError):
+            assert connection.recv(1000) == b""
+        assert time.monotonic() - began_s < 1.0
+
+
+def _slow(thousands: int) -> bytes:
+    body = json.dumps({"inputs": [{"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [thousands]}]}).encode()
+    return b"POST /v2/models/m/infer HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+
+
+def _is_refused(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def _until_closed(connection: socket.socket) -> bytes:
+    content = b""
+    while part := connection.recv(65536):
+        content += part
+    return content

@@ -1,0 +1,211 @@
+"""The Open Inference Protocol over REST: endpoints, metadata, data types, shapes. Names in brackets are its requirement ids."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import TensorProto
+
+from gateway.core.tensors import Datatype
+
+NAMES = {
+    TensorProto.BOOL: Datatype.BOOL,
+    TensorProto.INT8: Datatype.INT8,
+    TensorProto.INT32: Datatype.INT32,
+    TensorProto.INT64: Datatype.INT64,
+    TensorProto.UINT8: Datatype.UINT8,
+    TensorProto.UINT64: Datatype.UINT64,
+    TensorProto.FLOAT: Datatype.FP32,
+    TensorProto.DOUBLE: Datatype.FP64,
+    TensorProto.STRING: Datatype.BYTES,
+}
+EXTREMES = {
+    Datatype.BOOL: [True, False],
+    Datatype.INT8: [-128, 127],
+    Datatype.INT32: [-(2**31), 2**31 - 1],
+    Datatype.INT64: [-(2**63), 2**63 - 1],
+    Datatype.UINT8: [0, 255],
+    Datatype.UINT64: [0, 2**64 - 1],
+    Datatype.FP32: [-0.0, float(np.finfo(np.float32).max), float(np.float32(1e-45)), 0.1, None],
+    Datatype.FP64: [-0.0, 1.7976931348623157e308, 5e-324, 0.1, None],
+    Datatype.BYTES: ["", "\x00", "ä🙂", "x" * 2**20],
+}
+BEYOND = {
+    Datatype.BOOL: [[0], ["true"], [None]],
+    Datatype.INT8: [[128], [-129], [1.0], ["1"], [True], [None]],
+    Datatype.INT64: [[2**63], [1.5], [2**70]],
+    Datatype.UINT8: [[-1], [256]],
+    Datatype.UINT64: [[-1], [2**64]],
+    Datatype.FP32: [[1e39], [True], ["1"]],
+    Datatype.FP64: [[True], [[[]], 1]],
+    Datatype.BYTES: [[1], [None]],
+}
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory, models, until, start_worker):
+    """Return a worker with an identity model for each data type, of shape [n, m]."""
+    worker = start_worker(tmp_path_factory.mktemp("protocol"))
+    for type, datatype in NAMES.items():
+        worker.register(datatype.value, "1", models.identity(type), champion=True)
+    worker.register("free", "1", models.identity(TensorProto.FLOAT, ("a", "b", "c", "d")), champion=True)
+    worker.register("scalar", "1", models.identity(TensorProto.FLOAT, ()), champion=True)
+    worker.register("half", "1", models.identity(TensorProto.FLOAT16), champion=True)
+    worker.until_served(until)
+    return worker
+
+
+@pytest.mark.parametrize("path", ["/v2", "/v2/", "/v2?x=1"])
+def test_server_metadata(served, path):
+    """Name, version and exactly the extensions that work [OIP-4, 14, 17, 23]."""
+    body = served.client.get(path).json()
+    assert body.keys() == {"name", "version", "extensions"}
+    assert body["extensions"] == ["parameters"]
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/v2/health/live", 200),
+        ("/v2/health/ready", 200),
+        ("/v2/models/FP32/ready", 200),
+        ("/v2/models/FP32/versions/1/ready", 200),
+        ("/v2/models/FP32", 200),
+        ("/v2/models/FP32/versions/1", 200),
+        ("/v2/models/none", 404),
+        ("/v2/models/none/ready", 404),
+        ("/v2/models/FP32/versions/9", 404),
+        ("/v2/models/FP32/versions/9/ready", 404),
+        ("/v2/models/FP32/config", 404),
+        ("/v2/models/stats", 404),
+        ("/v2/nothing", 404),
+        ("/", 404),
+    ],
+)
+def test_endpoints_answer_and_refuse_as_json(served, path, status):
+    """Each path answers its status; what fails says `{"error": …}` [OIP-1..5, 13, 15, 50]."""
+    answer = served.client.get(path)
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/json"
+    assert (status == 200) or answer.json().keys() == {"error"}
+
+
+def test_other_methods_are_refused(served):
+    """A known path with another method is a 405 with an error [OIP-12]."""
+    for path in ("/v2", "/v2/health/live", "/v2/models/FP32", "/v2/models/FP32/infer"):
+        for method in ("PUT", "DELETE"):
+            answer = served.client.request(method, path)
+            assert (answer.status_code, answer.json().keys()) == (405, {"error"})
+
+
+def test_model_metadata(served):
+    """The signature with its variable dimensions, the warm versions, and what it is [OIP-5, 24..27]."""
+    body = served.client.get("/v2/models/FP32").json()
+    tensor = {"name": "x", "datatype": "FP32", "shape": [-1, -1]}
+    assert (body["name"], body["versions"], body["platform"]) == ("FP32", ["1"], "headgate_onnx")
+    assert (body["inputs"], body["outputs"]) == ([tensor], [{**tensor, "name": "y"}])
+    assert served.client.get("/v2/models/FP32/versions/1").json()["versions"] == ["1"]
+
+
+@pytest.mark.parametrize("datatype", EXTREMES, ids=str)
+def test_values_survive_to_the_bit(served, datatype):
+    """The extremes of each type come back as they went in [OIP-43]."""
+    values = EXTREMES[datatype]
+    answer = served.infer(datatype.value, values, shape=[1, len(values)], datatype=datatype.value)
+    assert answer.status_code == 200, answer.text
+    back = answer.json()["outputs"][0]
+    assert back["datatype"] == datatype.value
+    if datatype in (Datatype.FP32, Datatype.FP64):
+        dtype = np.float32 if datatype is Datatype.FP32 else np.float64
+        assert np.array(back["data"], dtype).tobytes() == np.array(values, dtype).tobytes()
+    else:
+        assert back["data"] == values
+
+
+@pytest.mark.parametrize(("datatype", "values"), [(datatype, values) for datatype, cases in BEYOND.items() for values in cases])
+def test_values_beyond_a_type_are_refused(served, datatype, values):
+    """No silent cast: out of range, of another kind, or null where that means nothing [OIP-39, 43a, 43b]."""
+    answer = served.infer(datatype.value, values, shape=[1, len(values)], datatype=datatype.value)
+    assert answer.status_code == 400
+    assert answer.json().keys() == {"error"}
+
+
+def test_types_without_a_json_form_are_refused(served):
+    """FP16 and BF16 are refused in JSON requests [OIP-43]."""
+    for datatype in ("FP16", "BF16"):
+        answer = served.infer("half", [[1.0]], datatype=datatype)
+        assert (answer.status_code, "JSON" in answer.json()["error"]) == (400, True)
+
+
+@pytest.mark.parametrize(
+    ("data", "shape"),
+    [
+        ([1, 2, 3, 4], [1, 2, 2, 1]),
+        ([[1, 2], [3, 4]], [2, 2, 1, 1]),
+        ([[[[1]], [[2]]], [[[3]], [[4]]]], [2, 2, 1, 1]),
+        ([1, [2, [3, [4]]]], [4, 1, 1, 1]),
+        ([], [0, 2, 2, 2]),
+        ([], [2, 0, 1, 1]),
+    ],
+)
+def test_only_order_and_count_of_the_data_matter(served, data, shape):
+    """Flat, nested to the shape or in any other way; a zero dimension is legal [OIP-34, 36]."""
+    answer = served.infer("free", data, shape=shape)
+    assert answer.status_code == 200, answer.text
+    output = answer.json()["outputs"][0]
+    assert (output["shape"], output["data"]) == (shape, [float(at + 1) for at in range(int(np.prod(shape)))])
+
+
+def test_nesting_is_bounded(served):
+    """Fifty levels pass, a hundred and twenty do not, and the server lives [OIP-37]."""
+    for depth, status in ((50, 200), (120, 400)):
+        data: object = 1.0
+        for _ in range(depth):
+            data = [data]
+        assert served.infer("FP32", data, shape=[1, 1]).status_code == status
+
+
+def test_scalar_is_one_element(served):
+    """The shape [] holds one element [OIP-34]."""
+    output = served.infer("scalar", [7], shape=[]).json()["outputs"][0]
+    assert (output["shape"], output["data"]) == ([], [7.0])
+
+
+def test_id_comes_back_and_is_not_invented(served):
+    """A caller's id is echoed; without one there is none [OIP-30, 45]."""
+    assert served.infer("FP32", [[1]], id="a b").json()["id"] == "a b"
+    assert "id" not in served.infer("FP32", [[1]]).json()
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"parameters": {"sequence_id": 7}},
+        {"parameters": {"priority": 1}},
+        {"parameters": {"binary_data_output": True}},
+        {"outputs": [{"name": "y", "parameters": {"binary_data": True}}]},
+        {"outputs": [{"name": "y", "parameters": {"classification": 2}}]},
+    ],
+)
+def test_what_is_not_offered_is_a_501(served, asked):
+    """A feature of the protocol that is not there is refused, never ignored [OIP-23, 51]."""
+    answer = served.infer("FP32", [[1]], **asked)
+    assert (answer.status_code, answer.json().keys()) == (501, {"error"})
+
+
+def test_binary_tensors_are_a_501(served):
+    """Binary inputs and bodies are refused as not offered; a header length that is the whole body's is plain JSON [OIP-61]."""
+    tensor = {"name": "x", "shape": [1, 1], "datatype": "FP32", "parameters": {"binary_data_size": 4}}
+    assert served.client.post("/v2/models/FP32/infer", json={"inputs": [tensor]}).status_code == 501
+    body = b'{"inputs":[{"name":"x","shape":[1,1],"datatype":"FP32","data":[1]}]}'
+    for extra, status in ((b"", 200), (b"1234", 501)):
+        headers = {"Inference-Header-Content-Length": str(len(body))}
+        assert served.client.post("/v2/models/FP32/infer", content=body + extra, headers=headers).status_code == status
+
+
+def test_harmless_parameters_and_members_pass(served):
+    """Unknown members and parameters of simple types are ignored [OIP-31, 41]."""
+    answer = served.infer(
+        "FP32", [[1]], model_name="x", parameters={"mine": "a", "n": 1, "f": 0.5, "b": True, "timeout": 5_000_000}
+    )
+    assert answer.status_code == 200

@@ -1,0 +1,171 @@
+"""A worker follows the registry: prepares, swaps, reports, and survives what it cannot load or read."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from gateway.core.changes import PutVersion, WorkerStatus
+from gateway.core.errors import StoreFailed
+from gateway.core.models import VersionState
+from gateway.core.records import Kind
+from gateway.core.routes import Revision
+from gateway.serving.pools import Pool
+
+A, B = {"name": "a", "version": "1"}, {"name": "b", "version": "2"}
+
+
+def test_worker_without_a_table_is_live_and_not_ready(make_worker, models, until):
+    """Before a model can answer, health says so; afterwards it is ready."""
+    worker = make_worker().start()
+    assert worker.client.get("/v2/health/live").json() == {"live": True}
+    until(worker.is_ready)  # nothing registered: nothing that should serve is missing
+    worker.register("m", "1", models.linear(), champion=True)
+    worker.until_served(until)
+    assert worker.client.get("/v2/models/m/ready").json() == {"name": "m", "ready": True}
+    assert worker.client.get("/v2/models/other/ready").status_code == 404
+
+
+def test_route_change_takes_effect_without_a_failed_request(worker, models, until):
+    """While the split goes back and forth every request is answered, by a version the table allows."""
+    worker.register("m", "1", models.linear())
+    worker.register("m", "2", models.linear(scale=2.0))
+    worker.route("r", {"model": "m", "variants": [{**A, "weight": 10_000}, {**B, "weight": 0}]})
+    worker.until_served(until)
+    stop = threading.Event()
+
+    def load() -> list[tuple[int, str]]:
+        found = []
+        while not stop.is_set():
+            answer = worker.infer("r", [[1, 2, 3, 4]])
+            found.append((answer.status_code, answer.json()["model_version"]))
+            assert answer.json()["outputs"][0]["data"] == [10.0 if answer.json()["model_version"] == "1" else 20.0]
+        return found
+
+    with ThreadPoolExecutor(4) as pool:
+        loads = [pool.submit(load) for _ in range(4)]
+        for weight in (5_000, 0, 10_000, 2_500, 10_000):
+            worker.route("r", {"model": "m", "variants": [{**A, "weight": weight}, {**B, "weight": 10_000 - weight}]})
+            worker.until_served(until)
+        stop.set()
+        answered = [each for future in loads for each in future.result()]
+    assert {status for status, _ in answered} == {200}
+    assert {version for _, version in answered} == {"1", "2"}
+    assert worker.infer("r", [[1, 2, 3, 4]]).json()["model_version"] == "1"
+    assert worker.predictions()[-1].revision == worker.registry.table().routes["r"].revision
+
+
+def test_proposal_is_prepared_before_it_is_committed(worker, models, until):
+    """A worker warms what a proposal needs and says so; the commit then finds it warm."""
+    worker.register("m", "1", models.linear(), champion=True)
+    worker.register("m", "2", models.linear(scale=2.0))
+    worker.until_served(until)
+    proposal = worker.registry.propose([("m", "2")])
+    until(lambda: worker.registry.workers()[0].prepared == proposal.id)
+    assert worker.registry.workers()[0].failure == ""
+    assert worker.client.get("/v2/models/m").json()["versions"] == ["1", "2"]
+
+
+def test_proposal_that_cannot_be_prepared_is_reported(worker, models, until):
+    """A version that does not load is named with the reason, and what serves goes on."""
+    worker.register("m", "1", models.linear(), champion=True)
+    broken = models.linear()
+    worker.register("m", "2", type(broken)(b"not an onnx file", broken.signature))
+    worker.until_served(until)
+    proposal = worker.registry.propose([("m", "1"), ("m", "2"), ("m", "unknown")])
+    until(lambda: worker.registry.workers()[0].prepared == proposal.id)
+    failure = worker.registry.workers()[0].failure
+    assert "m 2" in failure or "m unknown" in failure
+    assert worker.infer("m", [[1, 2, 3, 4]]).status_code == 200
+    assert worker.metric("gateway_load_failures_total", model="m", version="2") == 1
+
+
+def test_variant_that_does_not_load_fails_over(worker, models, until):
+    """A committed version that cannot be loaded never answers: its requests go to the fallback, and alone it is a 503."""
+    worker.register("m", "1", models.linear())
+    broken = models.linear()
+    worker.register("m", "2", type(broken)(b"not an onnx file", broken.signature))
+    worker.route("r", {"model": "m", "variants": [{**A, "weight": 0}, {**B, "weight": 10_000}], "fallback": "a"})
+    worker.route("alone", {"model": "m", "variants": [{**B, "weight": 10_000}]})
+    until(lambda: worker.infer("r", [[1, 2, 3, 4]]).status_code == 200)
+    [record] = worker.predictions()
+    assert (record.assigned, record.variant, len(record.attempts)) == ("b", "a", 1)
+    alone = worker.infer("alone", [[1, 2, 3, 4]])
+    assert (alone.status_code, alone.headers["retry-after"]) == (503, "1")
+    assert worker.client.get("/v2/models/alone/ready").status_code == 503
+    assert not worker.is_ready()
+    assert worker.infer("r", [[1, 2, 3, 4]], version="2").status_code == 500
+
+
+def test_retired_version_is_unknown_and_a_champion_serves_its_model(worker, models, until):
+    """A model without a route answers with its champion; a retired version cannot be named."""
+    worker.register("m", "1", models.linear(), champion=True)
+    retired = worker.register("m", "2", models.linear())
+    worker.commit(PutVersion(replace(retired, state=VersionState.RETIRED)))
+    worker.until_served(until)
+    assert worker.infer("m", [[1, 2, 3, 4]]).json()["parameters"]["variant"] == "champion"
+    assert worker.infer("m", [[1, 2, 3, 4]], version="2").status_code == 404
+
+
+def test_version_no_longer_needed_is_closed(worker, models, until):
+    """When no table needs a version its pool goes, and with it the memory."""
+    worker.register("m", "1", models.linear())
+    worker.register("m", "2", models.linear())
+    worker.route("r", {"model": "m", "variants": [{**A, "weight": 5_000}, {**B, "weight": 5_000}]})
+    worker.until_served(until)
+    found = [each for each in gc.get_objects() if isinstance(each, Pool) and each.version.version == "2"]
+    gone = weakref.ref(next(pool for pool in found if pool._turn.loop is worker._loop))
+    del found
+    worker.route("r", {"model": "m", "variants": [{**A, "weight": 10_000}]})
+    worker.until_served(until)
+    worker.infer("r", [[1, 2, 3, 4]])
+    until(lambda: gone() is None)
+    assert worker.metric("gateway_warm_versions") == 1
+
+
+def test_pinned_loads_are_shared_and_bounded(worker, models, until):
+    """Many callers of one version share one load; of many versions only the last few stay warm."""
+    worker.register("m", "0", models.linear(), champion=True)
+    for number in range(1, 21):
+        worker.register("m", str(number), models.linear(bias=float(number)))
+    worker.until_served(until)
+    with ThreadPoolExecutor(16) as pool:
+        same = list(pool.map(lambda _: worker.infer("m", [[0, 0, 0, 0]], version="1").json()["outputs"][0]["data"], range(32)))
+        each = list(pool.map(lambda n: worker.infer("m", [[0] * 4], version=str(n)).json()["outputs"][0]["data"], range(1, 21)))
+    assert same == [[1.0]] * 32
+    assert each == [[float(number)] for number in range(1, 21)]
+    assert {record.kind for record in worker.predictions()} == {Kind.PINNED}
+    assert len(worker.client.get("/v2/models/m").json()["versions"]) == 17
+
+
+def test_worker_serves_on_while_the_registry_fails(worker, models, until, monkeypatch):
+    """With the registry unreadable the last table serves, the failure is counted, and afterwards the worker follows again."""
+    worker.register("m", "1", models.linear(), champion=True)
+    worker.until_served(until)
+
+    def fail() -> object:
+        raise StoreFailed("the disk is gone")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(worker.registry, "table", fail)
+        worker.registry.propose([])
+        until(lambda: worker.metric("gateway_registry_failures_total") >= 1)
+        assert worker.infer("m", [[1, 2, 3, 4]]).status_code == 200
+    worker.register("n", "1", models.linear(), champion=True)
+    until(lambda: worker.infer("n", [[1, 2, 3, 4]]).status_code == 200)
+
+
+def test_reports_do_not_answer_each_other(worker, models, until):
+    """A report is news to every follower, and none of them answers it with another: the registry falls silent."""
+    worker.register("m", "1", models.linear(), champion=True)
+    worker.until_served(until)
+    worker.registry.report(WorkerStatus("w9", Revision(0), 0, "", 0.0))
+
+    def is_silent() -> bool:
+        number = worker.registry.follow(0, 0.0)
+        return worker.registry.follow(number, 0.3) == number
+
+    until(is_silent, within_s=5)
