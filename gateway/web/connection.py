@@ -334,7 +334,7 @@ class Connection(asyncio.Protocol):
         version = self._parser.get_http_version()
         if version not in ("1.1", "1.0"):
             raise _Refusal(HTTPStatus.BAD_REQUEST, f"HTTP/{version} is not spoken here")
-        if self._piece_bytes > _HEADER_BYTES_MAX:  # a shorter piece ends headers that `_watch` has counted
+        if self._header_bytes + self._piece_bytes > _HEADER_BYTES_MAX:  # a part of the piece may be body
             self._refuse_long_headers()
         path, _, query = _target(self._url)
         scope: Scope = {

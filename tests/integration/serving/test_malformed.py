@@ -185,6 +185,18 @@ def test_broken_http_is_refused(served, case):
     assert _is_right(served.raw(post(GOOD)))
 
 
+@pytest.mark.parametrize("first", [100, 1_000, 40_000, 60_000, 100_000])
+def test_long_headers_are_refused_however_they_arrive(served, receive, first):
+    """The bound on headers holds whatever pieces the network makes of them."""
+    request = FRAMING["header of 100 KB"]
+    with socket.create_connection(("127.0.0.1", served.port), 10) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.sendall(request[:first])
+        assert _is_right(served.raw(post(GOOD)))  # by now the first piece has been read
+        connection.sendall(request[first:])
+        assert _refused(receive(connection)) == 431
+
+
 def test_request_cut_short_is_refused(served):
     """A client that stops sending in the middle of its request is told so."""
     for part in (post(GOOD)[:40], post(GOOD)[:-10]):
