@@ -7,11 +7,15 @@ variant. Pure; the only place that hashes an assignment key.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Final
 
 SLOTS: Final = 10_000
 Owners = tuple[str, ...]  # the owner of each slot, by variant name; length SLOTS
+_KNOWN_MAX: Final = 16_384  # keys remembered; about 5 MB with…
+_KNOWN_LENGTH_MAX: Final = 64  # …characters at most; longer keys are hashed each time
 
 
 def slot_of(salt: str, key: str) -> int:
@@ -19,13 +23,27 @@ def slot_of(salt: str, key: str) -> int:
 
     The hash is 64 bits wide: the remainder's bias is below 1e-15.
     """
-    digest = blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8, key=salt.encode()[:64]).digest()
-    return int.from_bytes(digest, "big") % SLOTS
+    return _known_slot(salt, key) if len(key) <= _KNOWN_LENGTH_MAX else _slot(salt, key)
 
 
 def hashed_key(key: str) -> str:
     """Return what stands in a record instead of the assignment key: 16 hexadecimal digits, the same for every route and salt."""
+    return _known_hash(key) if len(key) <= _KNOWN_LENGTH_MAX else _hash(key)
+
+
+def _slot(salt: str, key: str) -> int:
+    digest = blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8, key=salt.encode()[:64]).digest()
+    return int.from_bytes(digest, "big") % SLOTS
+
+
+def _hash(key: str) -> str:
     return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+# Callers come back: a remembered key costs 0.1 µs instead of 1, a new one up to 1 µs more than without. Requests without a key
+# pay that for nothing; they are the fewer, since without keys there is no stickiness to speak of.
+_known_slot = lru_cache(_KNOWN_MAX)(_slot)
+_known_hash = lru_cache(_KNOWN_MAX)(_hash)
 
 
 def assign_slots(weights: Sequence[tuple[str, int]], before: Owners | None = None) -> Owners:
@@ -53,6 +71,11 @@ def weights_of(owners: Owners) -> Mapping[str, int]:
     for owner in owners:
         counts[owner] = counts.get(owner, 0) + 1
     return counts
+
+
+@lru_cache(4_096)
+def _salted(salt: str) -> blake2b:
+    return blake2b(digest_size=8, key=salt.encode()[:64])
 
 
 def _keep(owner: str, missing: dict[str, int]) -> str | None:
