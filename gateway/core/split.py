@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from functools import lru_cache
 from hashlib import blake2b
 from typing import Final
 
