@@ -1,6 +1,6 @@
 """Prediction ids: UUIDv7, so that they sort by time and need no coordination between workers.
 
-The layout is RFC 9562, section 5.7: 48 bits of milliseconds, version, 12 random bits, variant, 62 random bits. Random bytes are
+The layout is RFC 9562, section 5.7: 48 bits of milliseconds, version, 12 random bits, variant, 60 random bits. Random bytes are
 drawn for many ids at once, because a system call for each would cost more than the rest of the id.
 """
 
@@ -12,8 +12,7 @@ from typing import Final
 from gateway.ports import Clock
 
 _IDS_PER_DRAW: Final = 512
-_HEX_PER_ID: Final = 19  # 3 digits after the version, 1 for the variant's free bits, 15 more
-_VARIANTS: Final = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))  # the variant's two bits are 10
+_DIGITS: Final = 18  # hexadecimal, of an id; the two free bits of the variant's digit stay zero
 
 
 class PredictionIds:
@@ -21,16 +20,22 @@ class PredictionIds:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._digits = ""
+        self._random = ""
         self._at = 0
+        self._millisecond = -1
+        self._time = ""
 
     def next(self) -> str:
         """Return a new id in canonical text."""
-        if self._at >= len(self._digits):
-            self._digits = os.urandom(_IDS_PER_DRAW * _HEX_PER_ID // 2).hex()
-            self._at = 0
         at = self._at
-        self._at = at + _HEX_PER_ID
-        random = self._digits[at : self._at]
-        time = f"{int(self._clock.now_s() * 1000):012x}"
-        return f"{time[:8]}-{time[8:]}-7{random[:3]}-{_VARIANTS[random[3]]}{random[4:7]}-{random[7:]}"
+        if at >= len(self._random):
+            self._random = os.urandom(_IDS_PER_DRAW * _DIGITS // 2).hex()
+            at = 0
+        self._at = at + _DIGITS
+        millisecond = int(self._clock.now_s() * 1000)
+        if millisecond != self._millisecond:
+            self._millisecond = millisecond
+            time = f"{millisecond:012x}"
+            self._time = f"{time[:8]}-{time[8:]}-7"
+        random = self._random
+        return f"{self._time}{random[at : at + 3]}-8{random[at + 3 : at + 6]}-{random[at + 6 : at + 18]}"

@@ -34,6 +34,7 @@ _BODY_BUFFER_BYTES: Final = 64 * 1024  # of a body that nobody has read yet; bey
 _PIPELINE_MAX: Final = 32  # requests behind the one being answered; nobody needs more, and each costs memory
 _LINGER_S: Final = 10.0  # for the rest of a body whose answer has left; closing earlier could lose the answer
 _STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}".encode() for status in HTTPStatus}
+_LENGTHS: Final = frozenset({b"content-length", b"transfer-encoding"})
 _WITHOUT_BODY: Final = frozenset({204, 304})
 
 
@@ -200,18 +201,22 @@ class Exchange:
 
     def _head(self, start: Message, *, is_whole: bool, body_bytes: int) -> bytes:
         status: int = start["status"]
-        headers = dict(start["headers"])
         lines = [_STATUS_LINES[status]]
-        lines += [name + b": " + value for name, value in start["headers"]]
-        if b"content-length" not in headers and b"transfer-encoding" not in headers and status not in _WITHOUT_BODY:
-            if is_whole:
-                lines.append(b"content-length: %d" % body_bytes)
-            else:
-                self._is_chunked = self.scope["method"] != "HEAD"
-                lines.append(b"transfer-encoding: chunked")
-        if headers.get(b"connection") == b"close":
-            self.keep_alive = False
-        elif not self.keep_alive:
+        has_length = status in _WITHOUT_BODY
+        has_connection = False
+        for name, value in start["headers"]:
+            lines.append(name + b": " + value)
+            if name in _LENGTHS:
+                has_length = True
+            elif name == b"connection":
+                has_connection = True
+                self.keep_alive = self.keep_alive and value != b"close"
+        if not has_length and is_whole:
+            lines.append(b"content-length: %d" % body_bytes)
+        elif not has_length:
+            self._is_chunked = self.scope["method"] != "HEAD"
+            lines.append(b"transfer-encoding: chunked")
+        if not self.keep_alive and not has_connection:
             lines.append(b"connection: close")
         head = b"\r\n".join(lines)
         assert head.count(b"\n") == len(lines) - 1, "a header holds no line break"
