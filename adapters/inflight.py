@@ -21,11 +21,12 @@ from gateway.ports import Interrupted, Place
 
 _RUNS_MAX: Final = 64  # runs at once in one worker: threads of expensive versions and the loop's own
 _IDS_MAX: Final = 64  # ids kept of a run; equals the default batch bound
-_PLACES_BYTES: Final = 256 * 1024  # about 1,000 places; when full it starts over, since only the last table's matter
-_HEADER: Final = struct.Struct("=dBxxxI")  # when the loop last turned (monotonic s), killed as hung, bytes of places used
-_RUN: Final = struct.Struct("=II")  # 1 + index of the place (0: no run), number of ids
+_PLACES_MAX: Final = 4_096  # the newest are kept; a place that many route changes ago is no longer noted
+_PLACE_BYTES: Final = 1_280  # four names of 200 bytes, a digest and punctuation; only touched pages take memory
+_HEADER: Final = struct.Struct("=dBxxxxxxx")  # when the loop last turned (monotonic s), killed as hung
+_RUN: Final = struct.Struct("=II")  # 1 + slot of the place (0: no run), number of ids
 _RUN_BYTES: Final = _RUN.size + 16 * _IDS_MAX
-_RUNS_AT: Final = _HEADER.size + _PLACES_BYTES
+_RUNS_AT: Final = _HEADER.size + _PLACES_MAX * _PLACE_BYTES
 _SIZE: Final = _RUNS_AT + _RUNS_MAX * _RUN_BYTES
 
 
@@ -36,6 +37,7 @@ class MappedInFlight:
         self._map = _mapped(path)
         self._left = _left_behind(self._map)
         self._places: dict[Place, int] = {}
+        self._bound = 0  # places ever; a place's number, whose remainder is its slot
         self._free = list(range(_RUNS_MAX))
         self._map[:_SIZE] = bytes(_SIZE)
         self.turned()
@@ -49,25 +51,27 @@ class MappedInFlight:
         known = self._places.get(place)
         if known is not None:
             return known
-        line = json.dumps([getattr(place, name) for name in Place.__slots__]).encode() + b"\n"
-        used = _HEADER.unpack_from(self._map)[2]
-        if used + len(line) > _PLACES_BYTES:
-            raise StoreFailed("the in-flight file has no room for another place", hint="restart the worker")
-        at = _HEADER.size + used
+        line = json.dumps([getattr(place, name) for name in Place.__slots__], ensure_ascii=False).encode() + b"\n"
+        if len(line) > _PLACE_BYTES:
+            raise StoreFailed("a place's names are too long for the in-flight file")
+        number = self._bound
+        self._bound += 1
+        at = _HEADER.size + number % _PLACES_MAX * _PLACE_BYTES
         self._map[at : at + len(line)] = line
-        struct.pack_into("=I", self._map, _HEADER.size - 4, used + len(line))
-        self._places[place] = len(self._places)
-        return self._places[place]
+        self._places[place] = number
+        if len(self._places) > _PLACES_MAX:
+            del self._places[next(iter(self._places))]
+        return number
 
     def enter(self, place: int, prediction_ids: Sequence[bytes]) -> int:
         """Say that a run begins."""
-        if not self._free:
-            return _RUNS_MAX  # more runs at once than places to note them: this one goes unnoted
+        if not self._free or place < self._bound - _PLACES_MAX:
+            return _RUNS_MAX  # more runs at once than room to note them, or an overwritten place: this one goes unnoted
         run = self._free.pop()
         ids = b"".join(prediction_ids[:_IDS_MAX])
         at = _RUNS_AT + run * _RUN_BYTES
         self._map[at + _RUN.size : at + _RUN.size + len(ids)] = ids
-        _RUN.pack_into(self._map, at, place + 1, len(ids) // 16)
+        _RUN.pack_into(self._map, at, place % _PLACES_MAX + 1, len(ids) // 16)
         return run
 
     def leave(self, run: int) -> None:
@@ -109,17 +113,15 @@ def _mapped(path: Path) -> mmap.mmap:
 
 
 def _left_behind(content: mmap.mmap) -> list[Interrupted]:
-    _, was_hung, used = _HEADER.unpack_from(content)
-    lines = content[_HEADER.size : _HEADER.size + min(used, _PLACES_BYTES)].splitlines()
-    places = [Place(*json.loads(line)) for line in lines]
+    _, was_hung = _HEADER.unpack_from(content)
     found: list[Interrupted] = []
     for run in range(_RUNS_MAX):
         at = _RUNS_AT + run * _RUN_BYTES
         place, count = _RUN.unpack_from(content, at)
-        if not 0 < place <= len(places):
+        if not 0 < place <= _PLACES_MAX:
             continue
+        line = _HEADER.size + (place - 1) * _PLACE_BYTES
+        known = Place(*json.loads(content[line : line + _PLACE_BYTES].partition(b"\n")[0]))
         ids = content[at + _RUN.size : at + _RUN.size + 16 * min(count, _IDS_MAX)]
-        found.extend(
-            Interrupted(str(UUID(bytes=ids[i : i + 16])), places[place - 1], bool(was_hung)) for i in range(0, len(ids), 16)
-        )
+        found.extend(Interrupted(str(UUID(bytes=ids[i : i + 16])), known, bool(was_hung)) for i in range(0, len(ids), 16))
     return found

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from uuid import UUID, uuid4
 
 from adapters.inflight import InFlightWatch, MappedInFlight
@@ -65,3 +66,13 @@ def test_watch_sees_the_loop_turn(tmp_path):
     first = watch.last_turn_s()
     flight.turned()
     assert watch.last_turn_s() > first > 0
+
+
+def test_in_flight_keeps_the_newest_places(tmp_path):
+    """Places beyond the room replace the oldest; a run on an overwritten place is left out rather than blamed on another."""
+    flight = MappedInFlight(tmp_path / "w0")
+    numbers = [flight.bind(replace(PLACE, revision=revision)) for revision in range(5_000)]
+    flight.enter(numbers[0], [bytes(16)])
+    flight.enter(numbers[-1], [bytes(range(16))])
+    found = MappedInFlight(tmp_path / "w0").left_behind()
+    assert [(UUID(one.prediction_id).bytes, one.place.revision) for one in found] == [(bytes(range(16)), 4_999)]
