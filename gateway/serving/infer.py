@@ -17,7 +17,7 @@ import orjson
 from gateway.core.errors import Busy, DeadlineExceeded, MalformedRequest, NotReady, SignatureMismatch
 from gateway.core.records import Attempt, Kind, Outcome, PredictionRecord
 from gateway.core.routes import AssignmentSource
-from gateway.core.split import hashed_key
+from gateway.core.split import hashed_id, hashed_key
 from gateway.core.tensors import Tensor
 from gateway.ports import Clock
 from gateway.serving.batch import Ran
@@ -73,7 +73,7 @@ class Routed:
     Attributes:
         assigned: The variant that the split chose, or the one a caller named.
         candidates: What may run, in order; never empty.
-        key: The assignment key, or the prediction id.
+        key: The assignment key, or empty when the caller sent none.
     """
 
     route: ServedRoute
@@ -81,7 +81,6 @@ class Routed:
     assigned: ServedVariant
     candidates: Sequence[ServedVariant]
     key: str
-    is_keyed: bool
     deadline_s: float
 
 
@@ -115,11 +114,7 @@ class Inference:
         """
         prediction_id = self._ids.next()
         request = decode_rows(call.body) if call.is_rows else decode_infer(call.body)
-        routed = (
-            await self._routed_to_version(call, request, prediction_id)
-            if call.version
-            else self._routed(call, request, prediction_id)
-        )
+        routed = await self._routed_to_version(call, request) if call.version else self._routed(call, request, prediction_id)
         inputs, rows = routed.candidates[0].checker.checked(request)
         variant, ran, attempts = await self._run(routed, prediction_id, inputs, rows)
         record = self._record(call, routed, prediction_id, inputs, variant=variant, ran=ran, attempts=attempts)
@@ -132,11 +127,11 @@ class Inference:
         """Return where the split sends a request."""
         route = self._router.table.route(call.route)
         key = _assignment_key(route, call, request)
-        assigned = route.assigned(key or prediction_id)
+        assigned = route.assigned(key, prediction_id)
         candidates = self._candidates(assigned, route.fallback)
-        return Routed(route, Kind.LIVE, assigned, candidates, key or prediction_id, bool(key), _deadline_s(route, call, request))
+        return Routed(route, Kind.LIVE, assigned, candidates, key, _deadline_s(route, call, request))
 
-    async def _routed_to_version(self, call: Call, request: Request, prediction_id: str) -> Routed:
+    async def _routed_to_version(self, call: Call, request: Request) -> Routed:
         """Return the place of the version that the caller named, loading it if it is not warm."""
         route = self._router.table.route(call.route)
         deadline_s = _deadline_s(route, call, request)
@@ -147,7 +142,7 @@ class Inference:
             pool = await self._pinned.pool(model, call.version, within_s=within_s)
         variant = self._router.table.pinned(route, pool)
         key = _assignment_key(route, call, request)
-        return Routed(route, Kind.PINNED, variant, (variant,), key or prediction_id, bool(key), deadline_s)
+        return Routed(route, Kind.PINNED, variant, (variant,), key, deadline_s)
 
     def _candidates(self, assigned: ServedVariant, fallback: ServedVariant) -> Sequence[ServedVariant]:
         """Return what may run: the assigned variant unless it rests or is not warm, then the fallback.
@@ -236,8 +231,8 @@ class Inference:
             version=version.version,
             digest=version.digest,
             attempts=attempts,
-            assignment_key=hashed_key(routed.key),
-            is_keyed=routed.is_keyed,
+            assignment_key=hashed_key(routed.key) if routed.key else hashed_id(prediction_id),
+            is_keyed=bool(routed.key),
             inputs=inputs,
             outputs=ran.outputs,
             batch_rows=ran.batch_rows,

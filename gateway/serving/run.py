@@ -24,7 +24,7 @@ import uvloop
 from gateway.core.models import Runtime as RuntimeName
 from gateway.core.models import Version
 from gateway.core.records import Attempt, Kind, Outcome, PredictionRecord
-from gateway.core.split import hashed_key
+from gateway.core.split import hashed_id
 from gateway.metrics import LOOP_LAG, cell
 from gateway.ports import (
     ArtifactStore,
@@ -213,7 +213,7 @@ def _record_of(left: Interrupted, kind: Kind, time_s: float) -> PredictionRecord
         version=place.version,
         digest=place.digest,
         attempts=(Attempt(place.variant, place.version, outcome, 0),),
-        assignment_key=hashed_key(left.prediction_id),
+        assignment_key=hashed_id(left.prediction_id),
         is_keyed=False,
         inputs=(),
         outputs=(),

@@ -14,7 +14,7 @@ from typing import Final
 
 from gateway.core.errors import GatewayError
 from gateway.core.records import Attempt, Kind, Outcome, PredictionRecord
-from gateway.core.split import SLOTS, slot_of
+from gateway.core.split import SLOTS, slot_of_id
 from gateway.ports import Clock
 from gateway.serving.batch import Ran
 from gateway.serving.ids import PredictionIds
@@ -59,7 +59,7 @@ class ShadowQueue:
     def mirror(self, route: ServedRoute, live: PredictionRecord, rows: int) -> None:
         """Queue a copy of a live prediction's inputs for each of the route's shadows that its id falls to."""
         for shadow in route.shadows:
-            if shadow.slots < SLOTS and slot_of(shadow.variant.name, live.prediction_id) >= shadow.slots:
+            if shadow.slots < SLOTS and slot_of_id(shadow.variant.name, live.prediction_id) >= shadow.slots:
                 continue
             if shadow.variant.pool is None or len(self._copies) >= self._copies_max:
                 shadow.dropped.add(1.0)

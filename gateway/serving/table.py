@@ -16,7 +16,7 @@ from gateway.core.errors import StoreFailed, UnknownVersion
 from gateway.core.models import Version
 from gateway.core.records import Kind, Outcome
 from gateway.core.routes import Assignment, Route, RouteTable, Shadow, Variant
-from gateway.core.split import SLOTS, slot_of
+from gateway.core.split import SLOTS, slot_of, slot_of_id
 from gateway.metrics import FAILOVERS, PREDICTION_DURATION, PREDICTIONS, SHADOW_DROPPED, Histogram, cell, histogram
 from gateway.ports import Cell, InFlight, MetricsBank, Place
 from gateway.serving.checking import Checker
@@ -130,11 +130,12 @@ class ServedRoute:
             raise UnknownVersion(f"version {key[1]!r} of {key[0]!r} is not registered")
         return ServedVariant(self.route, place.name, version, pools.get(key), bench)
 
-    def assigned(self, key: str) -> ServedVariant:
-        """Return the variant that owns the slot of an assignment key."""
+    def assigned(self, key: str, prediction_id: str) -> ServedVariant:
+        """Return the variant that owns the slot of an assignment key, or of the prediction id where the caller sent none."""
         if self._sole is not None:
             return self._sole
-        return self.variants[self.route.owners[slot_of(self.route.salt, key)]]
+        slot = slot_of(self.route.salt, key) if key else slot_of_id(self.route.salt, prediction_id)
+        return self.variants[self.route.owners[slot]]
 
 
 class ServedTable:

@@ -1,0 +1,160 @@
+"""The JSON forms of requests and answers."""
+
+from __future__ import annotations
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core.errors import MalformedRequest, Rejected
+from gateway.core.records import Attempt, Kind, Outcome, PredictionRecord
+from gateway.core.tensors import NUMPY_DTYPES, Datatype, Tensor
+from gateway.serving.wire import Request, decode_infer, encode_infer, encode_rows
+
+ELEMENTS = {
+    Datatype.BOOL: st.booleans(),
+    Datatype.UINT8: st.integers(0, 255),
+    Datatype.UINT16: st.integers(0, 2**16 - 1),
+    Datatype.UINT32: st.integers(0, 2**32 - 1),
+    Datatype.UINT64: st.integers(0, 2**64 - 1),
+    Datatype.INT8: st.integers(-128, 127),
+    Datatype.INT16: st.integers(-(2**15), 2**15 - 1),
+    Datatype.INT32: st.integers(-(2**31), 2**31 - 1),
+    Datatype.INT64: st.integers(-(2**63), 2**63 - 1),
+    Datatype.FP32: st.one_of(st.none(), st.floats(width=32, allow_nan=False, allow_infinity=False)),
+    Datatype.FP64: st.one_of(st.none(), st.floats(allow_nan=False, allow_infinity=False)),
+    Datatype.BYTES: st.text(),
+}
+JSON = st.recursive(
+    st.one_of(
+        st.none(), st.booleans(), st.integers(-(2**63), 2**64 - 1), st.floats(allow_nan=False, allow_infinity=False), st.text()
+    ),
+    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=8), inner, max_size=4)),
+    max_leaves=20,
+)
+
+
+def record(*outputs: Tensor) -> PredictionRecord:
+    """Return a record with these outputs."""
+    return PredictionRecord(
+        prediction_id="01a1fd45-6800-7000-8000-000000000001",
+        time_s=0.0,
+        kind=Kind.LIVE,
+        model="m",
+        route='r"1',
+        revision=1,
+        assigned="a",
+        variant="ä",
+        version="1",
+        digest="",
+        attempts=(Attempt("a", "1", Outcome.OK, 1),),
+        assignment_key="",
+        is_keyed=False,
+        inputs=(),
+        outputs=outputs,
+        batch_rows=1,
+        batch_position=0,
+        runtime_version="",
+        outcome=Outcome.OK,
+        latency_us=1,
+    )
+
+
+def nested(flat: list[object], shape: list[int]) -> object:
+    """Return a flat list nested to a shape."""
+    if len(shape) == 1:
+        return flat
+    step = len(flat) // shape[0] if shape[0] else 0
+    return [nested(flat[at * step : (at + 1) * step], shape[1:]) for at in range(shape[0])]
+
+
+@given(st.data())
+def test_tensors_survive_the_way_in_and_out(data):
+    """Every JSON datatype, flat or nested, comes out of an answer as it went into a request, to the bit."""
+    datatype = data.draw(st.sampled_from(list(ELEMENTS)))
+    shape = data.draw(st.lists(st.integers(0, 3), min_size=1, max_size=3))
+    count = int(np.prod(shape))
+    flat = data.draw(st.lists(ELEMENTS[datatype], min_size=count, max_size=count))
+    sent = nested(flat, shape) if data.draw(st.booleans()) else flat
+    body = orjson.dumps({"inputs": [{"name": "x", "shape": shape, "datatype": datatype.value, "data": sent}]})
+    tensor = decode_infer(body).tensors["x"]
+    assert tensor.data.dtype == NUMPY_DTYPES[datatype]
+    assert tensor.data.shape == tuple(shape)
+    assert tensor.data.flags.c_contiguous
+    answer = orjson.loads(encode_infer(Request(), record(Tensor("y", datatype, tensor.data))))
+    [output] = answer["outputs"]
+    assert (output["name"], output["shape"], output["datatype"]) == ("y", shape, datatype.value)
+    again = orjson.dumps({"inputs": [{**output, "name": "x"}]})
+    back = decode_infer(again).tensors["x"].data
+    if datatype is Datatype.BYTES:
+        assert back.tolist() == tensor.data.tolist()
+    else:
+        assert back.tobytes() == tensor.data.tobytes()
+
+
+@given(JSON)
+def test_any_json_is_decoded_or_refused(body):
+    """Whatever JSON comes, decoding returns a request or raises what is the caller's fault."""
+    for content in (
+        body,
+        {"inputs": body},
+        {"inputs": [body]},
+        {"inputs": [{"name": "x", "shape": body, "datatype": "FP32", "data": body}]},
+    ):
+        try:
+            decode_infer(orjson.dumps(content))
+        except Rejected:
+            continue
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_refused_as_the_callers_fault(body):
+    """Bytes that are no request raise nothing but the caller's fault."""
+    with pytest.raises(Rejected):
+        decode_infer(body)
+
+
+def test_answer_names_route_version_variant_and_id_whatever_their_characters():
+    """An answer is JSON also with quotes and other alphabets in names."""
+    outputs = [Tensor("a", Datatype.FP32, np.array([[0.1]], np.float32)), Tensor("b", Datatype.INT64, np.array([1]))]
+    answer = orjson.loads(encode_infer(Request(id='"'), record(*outputs)))
+    assert answer == {
+        "model_name": 'r"1',
+        "model_version": "1",
+        "parameters": {"variant": "ä", "prediction_id": "01a1fd45-6800-7000-8000-000000000001"},
+        "id": '"',
+        "outputs": [
+            {"name": "a", "shape": [1, 1], "datatype": "FP32", "data": [0.1]},
+            {"name": "b", "shape": [1], "datatype": "INT64", "data": [1]},
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        Tensor("y", Datatype.FP32, np.array([np.inf], np.float32)),
+        Tensor("y", Datatype.FP64, np.array([np.nan, -np.inf])),
+        Tensor("y", Datatype.FP16, np.array([1], np.float16)),
+        Tensor("y", Datatype.BYTES, np.array([b"\xff"], object)),
+    ],
+)
+def test_what_json_cannot_hold_is_refused(tensor):
+    """An infinity, FP16 or bytes that are no text are refused in an answer rather than changed."""
+    with pytest.raises(MalformedRequest):
+        encode_infer(Request(), record(tensor))
+    with pytest.raises(MalformedRequest):
+        encode_rows(record(tensor))
+
+
+def test_nan_is_null_and_rows_keep_their_shape():
+    """NaN is answered as null; rows lose a last dimension of one, and no other."""
+    tensor = Tensor("y", Datatype.FP32, np.array([[np.nan], [0.1]], np.float32))
+    assert orjson.loads(encode_rows(record(tensor))) == {"predictions": [None, 0.1]}
+    wide = Tensor("p", Datatype.FP64, np.array([[0.5, 0.5], [1.0, 0.0]]))
+    label = Tensor("l", Datatype.BYTES, np.array([b"no", b"yes"], object))
+    assert orjson.loads(encode_rows(record(wide, label))) == {
+        "predictions": [{"p": [0.5, 0.5], "l": "no"}, {"p": [1.0, 0.0], "l": "yes"}]
+    }
