@@ -39,7 +39,8 @@ class MappedInFlight:
         self._places: dict[Place, int] = {}
         self._bound = 0  # places ever; a place's number, whose remainder is its slot
         self._free = list(range(_RUNS_MAX))
-        self._map[:_SIZE] = bytes(_SIZE)
+        self._map[: _HEADER.size] = bytes(_HEADER.size)
+        self._map[_RUNS_AT:] = bytes(_SIZE - _RUNS_AT)  # without runs, the places left there mean nothing
         self.turned()
 
     def turned(self) -> None:

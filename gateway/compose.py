@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
+import logging
 import os
 import signal
 import socket
@@ -23,12 +24,14 @@ from adapters.readings_file import ReadingsFile
 from adapters.stores.artifacts import DirectoryArtifacts
 from adapters.stores.checkpoints import SqliteCheckpoints
 from adapters.stores.registry import SqliteRegistry
+from gateway.core.errors import LogFull
 from gateway.core.models import Runtime
 from gateway.core.records import StreamEnd
 from gateway.journal import open_journal
 from gateway.ports import LoopWatch
 from gateway.settings import Settings, settings_from_body
 
+_log = logging.getLogger(__name__)
 SERVING, CONTROL, MONITOR, ARCHIVE = "serving", "control", "monitor", "archive"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -74,7 +77,10 @@ def prepare_data(settings: Settings) -> None:
     SegmentDirectory(data.log).repair()
     for stream in set(SegmentReader(data.log).streams()) - set(worker_names(settings)):
         writer = _log_writer(settings, stream)
-        writer.append([StreamEnd(SystemClock().now_s())])
+        try:
+            writer.append([StreamEnd(SystemClock().now_s())])
+        except LogFull as error:  # serving starts all the same; the monitor waits for this stream until there is room
+            _log.error("a stream's end could not be written", extra={"action": "end", "stream": stream, "reason": str(error)})
         writer.close()
 
 

@@ -240,11 +240,15 @@ def _publish(settings: Settings) -> None:
     _replace(
         data.addresses,
         {
-            "url": f"http://{settings.serving.host}:{settings.serving.port}",
-            "admin_url": f"http://{settings.control.host}:{settings.control.port}",
+            "url": _url(settings.serving.host, settings.serving.port),
+            "admin_url": _url(settings.control.host, settings.control.port),
             "pid": os.getpid(),
         },
     )
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _replace(path: Path, body: object) -> None:

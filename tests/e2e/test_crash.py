@@ -1,4 +1,4 @@
-"""Processes die under load, and the log still holds every answer exactly once."""
+"""Processes die under load, and the log still holds every answer exactly once, to the bit."""
 
 from __future__ import annotations
 
@@ -12,36 +12,37 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import pytest
 
 from adapters.logs.segments import SegmentReader
 from gateway.core.records import Kind, Offset, Outcome, PredictionRecord
+from gateway.demo.flights import Flights, load_flights
+from gateway.demo.training import INPUT, train_versions
 
 REQUESTS = 20_000
 THREADS = 16
-KEYS = 400
-FEATURES = 20
+ROUTE = "late-arrival"
 
 
-def test_every_answer_is_logged_once_while_processes_die(start_gateway, until, write_linear_model, tmp_path):
+@pytest.mark.timeout(300)
+def test_every_answer_is_logged_once_while_processes_die(start_gateway, until, tmp_path):
     """Two worker deaths and one of the monitor lose no answered prediction, repeat none, and move no key."""
     gateway = start_gateway("--workers", "2")
-    artifacts = {
-        str(number): write_linear_model(tmp_path / f"{number}.onnx", scale=scale)
-        for number, scale in ((1, 1.0), (2, 0.9), (3, 0.8))
-    }
-    for artifact in artifacts.values():
-        gateway.register("delays", artifact)
+    flights = load_flights()
+    candidates = train_versions(flights, tmp_path)
+    for candidate in candidates:
+        gateway.register(ROUTE, candidate.artifact, target=candidate.metadata["target"])
     gateway.put_route(
-        "delays",
+        ROUTE,
         {
-            "model": "delays",
+            "model": ROUTE,
             "variants": [{"name": "a", "version": "1", "weight": 9000}, {"name": "b", "version": "2", "weight": 1000}],
             "shadows": [{"name": "s", "version": "3", "fraction": 1.0}],
         },
     )
     answers: list[dict[str, object]] = []
     killing = threading.Thread(target=_kill_while, args=(gateway, answers, until))
-    callers = [threading.Thread(target=_call, args=(gateway.url, seed, answers)) for seed in range(THREADS)]
+    callers = [threading.Thread(target=_call, args=(gateway.url, seed, flights, answers)) for seed in range(THREADS)]
     for thread in (*callers, killing):
         thread.start()
     for thread in (*callers, killing):
@@ -61,28 +62,24 @@ def test_every_answer_is_logged_once_while_processes_die(start_gateway, until, w
     by_key: dict[str, set[str]] = {}
     for record in live.values():
         by_key.setdefault(record.assignment_key, set()).add(record.assigned)
-    assert len(by_key) == KEYS
+    assert len(by_key) > 1_000
     assert [key for key, assigned in by_key.items() if len(assigned) > 1] == []
-    assert len({record.batch_rows for record in live.values()}) > 3, "batches of different sizes were meant to be among them"
-    _check_bits(records, artifacts)
+    _check_bits(records, {str(number): candidate.artifact for number, candidate in enumerate(candidates, 1)})
 
 
-def _call(url: str, seed: int, answers: list[dict[str, object]]) -> None:
+def _call(url: str, seed: int, flights: Flights, answers: list[dict[str, object]]) -> None:
     """Send this thread's share of the requests over one connection, made anew when its worker dies."""
     random = np.random.default_rng(seed)
     host = url.removeprefix("http://")
     connection = http.client.HTTPConnection(host, timeout=30)
     done = 0
     while done < REQUESTS // THREADS:
-        rows = int(random.integers(1, 6))
-        values = random.normal(size=(rows, FEATURES)).astype(np.float32).tolist()
-        if random.random() < 0.1:
-            values[0][0] = None  # NaN, as other servers read it
-        body = json.dumps({"inputs": [{"name": "features", "shape": [rows, FEATURES], "datatype": "FP32", "data": values}]})
+        rows, first = int(random.integers(1, 6)), int(random.integers(len(flights) - 5))
+        values = [[None if np.isnan(v) else float(v) for v in row] for row in flights.features[first : first + rows]]
+        body = json.dumps({"inputs": [{"name": INPUT, "shape": [rows, len(values[0])], "datatype": "FP32", "data": values}]})
+        key = {"Gateway-Assignment-Key": str(flights.tails[first])}
         try:
-            connection.request(
-                "POST", "/v2/models/delays/infer", body, {"Gateway-Assignment-Key": f"key-{random.integers(KEYS)}"}
-            )
+            connection.request("POST", f"/v2/models/{ROUTE}/infer", body, key)
             answer = connection.getresponse()
             content = answer.read()
         except (OSError, http.client.HTTPException):
@@ -124,15 +121,17 @@ def _check_bits(records: list[PredictionRecord], artifacts: dict[str, Path]) -> 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     sessions = {version: onnxruntime.InferenceSession(path.read_bytes(), options) for version, path in artifacts.items()}
-    has_nan = False
+    has_nan, joined = False, 0
     for record in records:
         if record.outcome is not Outcome.OK:
             continue
-        rows = record.inputs[0].data
+        rows, at = record.inputs[0].data, record.batch_position
         has_nan = has_nan or bool(np.isnan(rows).any())
-        batch = np.zeros((record.batch_rows, FEATURES), np.float32)
-        batch[record.batch_position : record.batch_position + len(rows)] = rows
-        (again,) = sessions[record.version].run(["probability"], {"features": batch})
-        found = again[record.batch_position : record.batch_position + len(rows)]
-        assert found.tobytes() == record.outputs[0].data.tobytes(), record.prediction_id
+        joined += record.batch_rows > len(rows)
+        batch = np.zeros((record.batch_rows, rows.shape[1]), np.float32)
+        batch[at : at + len(rows)] = rows
+        again = sessions[record.version].run([output.name for output in record.outputs], {INPUT: batch})
+        for found, answered in zip(again, record.outputs, strict=True):
+            assert found[at : at + len(rows)].tobytes() == answered.data.tobytes(), record.prediction_id
     assert has_nan
+    assert joined > 1_000, "requests that ran together were meant to be among them"
