@@ -10,7 +10,8 @@ from typing import Final
 import orjson
 
 from gateway.core import errors
-from gateway.web.connection import Application, Limits, Message, Receive, Scope, Send
+from gateway.web.connection import Limits
+from gateway.web.exchange import Application, Message, Receive, Scope, Send
 from gateway.web.server import HttpServer
 
 __all__ = [

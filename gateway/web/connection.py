@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final, Protocol, cast
@@ -20,22 +18,14 @@ from urllib.parse import unquote
 import httptools
 import orjson
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+from gateway.web.exchange import STATUS_LINES, Application, Exchange, Scope
 
-_log = logging.getLogger(__name__)
 _ASGI: Final = {"version": "3.0", "spec_version": "2.3"}
 _HEADER_BYTES_MAX: Final = 64 * 1024  # of one request's line and headers; the parser itself has no bound
 _HEADERS_TOO_LARGE: Final = f"headers are over {_HEADER_BYTES_MAX:,} bytes"
-_BODY_BUFFER_BYTES: Final = 64 * 1024  # of a body that nobody has read yet; beyond it the connection is not read
+_BODY_BYTES_PER_S_MIN: Final = 16 * 1024  # of a whole body, beyond `body_timeout_s`; a slow mobile line, and no dripping tap
 _PIPELINE_MAX: Final = 32  # requests behind the one being answered; nobody needs more, and each costs memory
 _LINGER_S: Final = 10.0  # for the rest of a body whose answer has left; closing earlier could lose the answer
-_STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}".encode() for status in HTTPStatus}
-_LENGTHS: Final = frozenset({b"content-length", b"transfer-encoding"})
-_WITHOUT_BODY: Final = frozenset({204, 304})
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,153 +66,6 @@ class _Phase(enum.Enum):
     BODY = enum.auto()
 
 
-class Exchange:
-    """One request and its answer: the `receive` and `send` of ASGI.
-
-    Attributes:
-        scope: As ASGI defines it.
-        is_received: Whether the whole request is in.
-        keep_alive: Whether the connection stays open after the answer.
-    """
-
-    __slots__ = (
-        "_buffered",
-        "_connection",
-        "_expects_continue",
-        "_is_chunked",
-        "_is_delivered",
-        "_is_over",
-        "_parts",
-        "_start",
-        "_waiter",
-        "is_received",
-        "keep_alive",
-        "scope",
-    )
-
-    def __init__(self, connection: Connection, scope: Scope, *, keep_alive: bool, expects_continue: bool) -> None:
-        self.scope = scope
-        self.keep_alive = keep_alive
-        self.is_received = False
-        self._connection = connection
-        self._expects_continue = expects_continue
-        self._parts: list[bytes] = []
-        self._buffered = 0
-        self._is_delivered = False
-        self._is_over = False  # answered, or cut off
-        self._is_chunked = False
-        self._start: Message | None = None
-        self._waiter: asyncio.Future[None] | None = None
-
-    @property
-    def has_started(self) -> bool:
-        """Whether a part of the answer was written."""
-        return self._start is not None
-
-    async def run(self, app: Application) -> None:
-        """Let the application answer."""
-        try:
-            await app(self.scope, self.receive, self.send)
-        except Exception:  # noqa: BLE001 - the request loop's last stand; an application answers its own errors
-            _log.exception("an application failed unexpectedly", extra={"action": "close"})
-        if not self._is_over:
-            self._connection.fail(self)
-
-    async def receive(self) -> Message:
-        """Return the next part of the body, or that the client is gone or answered."""
-        if self._expects_continue:
-            self._expects_continue = False
-            self._connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        while not self._is_over and not self._parts and (self._is_delivered or not self.is_received):
-            self._connection.resume_reading()
-            self._waiter = self._connection.loop.create_future()
-            await self._waiter
-        if self._is_over:
-            return {"type": "http.disconnect"}
-        body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        self._parts.clear()
-        self._buffered = 0
-        self._is_delivered = self.is_received
-        return {"type": "http.request", "body": body, "more_body": not self.is_received}
-
-    async def send(self, message: Message) -> None:
-        """Write a part of the answer; its head goes with the first part of its body."""
-        if self._connection.is_write_paused:
-            await self._connection.writable()
-        if self._is_over:
-            return
-        body: bytes = message.get("body", b"")
-        more_body: bool = message.get("more_body", False)
-        if message["type"] == "http.response.start":
-            self._start = message
-            return
-        assert self._start is not None, "an answer starts with its status"
-        head = b""
-        if self._start:
-            head = self._head(self._start, is_whole=not more_body, body_bytes=len(body))
-            self._start = {}
-        if self.scope["method"] == "HEAD":
-            body = b""
-        elif self._is_chunked:
-            body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + (b"" if more_body else b"0\r\n\r\n")
-        self._connection.write(head + body)
-        if not more_body:
-            self._is_over = True
-            self._wake()
-            self._connection.answered(self)
-
-    def take(self, part: bytes) -> bool:
-        """Take a part of the body; return whether more is buffered than should be."""
-        if self._is_over:
-            return False
-        self._parts.append(part)
-        self._buffered += len(part)
-        if self._waiter is not None:
-            self._wake()
-        return self._buffered > _BODY_BUFFER_BYTES
-
-    def complete(self) -> None:
-        """Note that the whole request is in."""
-        self.is_received = True
-        if not self._parts:
-            self._parts.append(b"")
-        if self._waiter is not None:
-            self._wake()
-
-    def cut(self) -> None:
-        """Tell the application that there is nobody to answer any more."""
-        self._is_over = True
-        self._wake()
-
-    def _wake(self) -> None:
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
-
-    def _head(self, start: Message, *, is_whole: bool, body_bytes: int) -> bytes:
-        status: int = start["status"]
-        lines = [_STATUS_LINES[status]]
-        has_length = status in _WITHOUT_BODY
-        has_connection = False
-        for name, value in start["headers"]:
-            lines.append(name + b": " + value)
-            if name in _LENGTHS:
-                has_length = True
-            elif name == b"connection":
-                has_connection = True
-                self.keep_alive = self.keep_alive and value != b"close"
-        if not has_length and is_whole:
-            lines.append(b"content-length: %d" % body_bytes)
-        elif not has_length:
-            self._is_chunked = self.scope["method"] != "HEAD"
-            lines.append(b"transfer-encoding: chunked")
-        if not self.keep_alive and not has_connection:
-            lines.append(b"connection: close")
-        head = b"\r\n".join(lines)
-        assert head.count(b"\n") == len(lines) - 1, "a header holds no line break"
-        return head + b"\r\n\r\n"
-
-
 class Connection(asyncio.Protocol):
     """See the module's paragraph. Requests behind the one being answered wait, and the connection is not read meanwhile."""
 
@@ -248,6 +91,8 @@ class Connection(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._due_s: float | None = None
+        self._body_due_s: float | None = None  # for the whole body; grows with what has come and while reading is paused
+        self._paused_s = 0.0
 
     # What asyncio calls.
 
@@ -319,6 +164,7 @@ class Connection(asyncio.Protocol):
         self._url = b""
         self._headers = []
         self._header_bytes = 0
+        self._body_due_s = None
         self._expects_continue = False
 
     def on_url(self, url: bytes) -> None:
@@ -400,6 +246,10 @@ class Connection(asyncio.Protocol):
         if self._is_read_paused and self._transport is not None and not self._transport.is_closing():
             self._is_read_paused = False
             self._transport.resume_reading()
+            if self._body_due_s is not None:
+                self._body_due_s += self.loop.time() - self._paused_s
+            if self._phase is _Phase.BODY and self._receiving is self._answering:
+                self._expect_body()
 
     def answered(self, exchange: Exchange) -> None:
         """Go on after an answer: the next request, the rest of this one's body, or waiting for another."""
@@ -407,7 +257,10 @@ class Connection(asyncio.Protocol):
         if not exchange.keep_alive:
             self._close()
         elif self._pipeline:
-            self._answer(self._pipeline.popleft())
+            following = self._pipeline.popleft()
+            self._answer(following)
+            if not following.is_received:
+                self._expect_body()
         else:
             self.resume_reading()
             if exchange.is_received:
@@ -461,7 +314,14 @@ class Connection(asyncio.Protocol):
             elif self._header_bytes == self._piece_bytes:  # the first piece
                 self._expect_within(self._limits.header_timeout_s)
         elif self._receiving is self._answering:
-            self._expect_within(self._limits.body_timeout_s)
+            self._expect_body(self._piece_bytes)
+
+    def _expect_body(self, taken_bytes: int = 0) -> None:
+        """Expect the next piece of the body soon, and the whole of it at no less than the least pace."""
+        now_s, timeout_s = self.loop.time(), self._limits.body_timeout_s
+        due_s = now_s + timeout_s if self._body_due_s is None else self._body_due_s
+        self._body_due_s = due_s + taken_bytes / _BODY_BYTES_PER_S_MIN
+        self._expect_within(min(timeout_s, self._body_due_s - now_s))
 
     def _expect_within(self, within_s: float) -> None:
         """Call `_on_late` after so long, unless something else is expected by then, or nothing."""
@@ -482,7 +342,7 @@ class Connection(asyncio.Protocol):
             self._on_late()
 
     def _on_late(self) -> None:
-        if self._phase is _Phase.BODY and self._is_read_paused:  # the application is slow, not the client
+        if self._phase is not _Phase.IDLE and self._is_read_paused:  # the application is slow, not the client
             self._expect_within(self._limits.body_timeout_s)
         elif self._phase is _Phase.IDLE:
             self._close()
@@ -512,12 +372,13 @@ class Connection(asyncio.Protocol):
                 return
         body = orjson.dumps({"error": message})
         head = b"\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
-        self.write(_STATUS_LINES[status.value] + head + body)
+        self.write(STATUS_LINES[status.value] + head + body)
         self._close()
 
     def _pause_reading(self) -> None:
         if not self._is_read_paused and self._transport is not None and not self._transport.is_closing():
             self._is_read_paused = True
+            self._paused_s = self.loop.time()
             self._transport.pause_reading()
 
     def _close(self) -> None:

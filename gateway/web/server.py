@@ -7,7 +7,8 @@ import contextlib
 import socket
 from typing import Final
 
-from gateway.web.connection import Application, Connection, Limits
+from gateway.web.connection import Connection, Limits
+from gateway.web.exchange import Application
 
 _DRAIN_GRACE_S: Final = 0.5  # of `drain_s`, in which idle connections may still send one request and are told to close
 

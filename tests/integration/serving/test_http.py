@@ -63,6 +63,51 @@ def test_stalled_body_is_answered_408(served):
     assert served.predictions() == []
 
 
+def test_pipelined_request_whose_body_stalls_is_answered_408(served):
+    """A request that waited in part behind another is given the same time for its body, and not for ever."""
+    began_s = time.monotonic()
+    with socket.create_connection(("127.0.0.1", served.port), 5) as connection:
+        connection.sendall(POST + POST[:-10])
+        answers = b""
+        while more := connection.recv(65536):
+            answers += more
+    assert [int(part[:3]) for part in answers.split(b"HTTP/1.1 ")[1:]] == [200, 408]
+    assert time.monotonic() - began_s < 3
+
+
+def test_dripping_body_has_a_pace_to_keep(served):
+    """A body that comes byte by byte, each within its time, is given up: the whole has a deadline that bytes hardly move."""
+    began_s = time.monotonic()
+    with socket.create_connection(("127.0.0.1", served.port), 5) as connection:
+        connection.sendall(b"POST /v2/models/m/infer HTTP/1.1\r\nContent-Length: 1000\r\n\r\n{")
+        connection.settimeout(0.05)
+        answer = b""
+        for _ in range(60):
+            connection.sendall(b" ")
+            with contextlib.suppress(TimeoutError):
+                answer = connection.recv(1000)
+                break
+    assert status(answer) == 408
+    assert time.monotonic() - began_s < 2
+
+
+def test_large_body_at_a_fair_pace_outlasts_the_timeout(served):
+    """What has come prolongs a body's time: 60 kB at 50 kB a second take four times the time for one piece."""
+    size = 60_000
+    head = b"POST /v2/models/m/infer HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % size
+    with socket.create_connection(("127.0.0.1", served.port), 5) as connection:
+        connection.sendall(head)
+        connection.settimeout(0.1)
+        for _ in range(12):
+            connection.sendall(b" " * (size // 12))
+            with contextlib.suppress(TimeoutError):
+                assert status(connection.recv(1000)) == 400  # only once it is whole: white space is no JSON
+                break
+        else:
+            connection.settimeout(5)
+            assert status(connection.recv(1000)) == 400
+
+
 def test_body_that_comes_in_pieces_is_served(served, receive):
     """Pieces within their time are one request, chunked or not."""
     with socket.create_connection(("127.0.0.1", served.port), 5) as connection:
