@@ -143,6 +143,7 @@ def _prediction_line(record: PredictionRecord) -> bytes:
         "latency_us": record.latency_us,
         "shadow_of": record.shadow_of,
         "trace_id": record.trace_id,
+        "resting": record.resting,
     }
     place = _place_line(
         record.kind._value_,
@@ -262,6 +263,7 @@ def _read_prediction(body: Mapping[str, Any]) -> PredictionRecord:
         latency_us=body["latency_us"],
         shadow_of=body["shadow_of"],
         trace_id=body["trace_id"],
+        resting=tuple(body["resting"]),
     )
 
 

@@ -44,6 +44,7 @@ def prediction_body(record: PredictionRecord) -> Json:
         "latency_us": record.latency_us,
         "shadow_of": record.shadow_of,
         "trace_id": record.trace_id,
+        "resting": list(record.resting),
         "inputs": [tensor_body(tensor) for tensor in record.inputs],
         "outputs": [tensor_body(tensor) for tensor in record.outputs],
     }

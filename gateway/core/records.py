@@ -67,6 +67,8 @@ class PredictionRecord:
         latency_us: From the last byte of the request to the record.
         shadow_of: The live prediction that a shadow copies, else empty.
         trace_id: From `traceparent`, else empty.
+        resting: Variants that could not have run it, whichever the split chose: kept out of rotation by the worker's own rule
+            or not loaded. Only of live predictions that the split had a choice for.
     """
 
     prediction_id: str
@@ -91,6 +93,7 @@ class PredictionRecord:
     latency_us: int
     shadow_of: str = ""
     trace_id: str = ""
+    resting: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

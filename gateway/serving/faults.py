@@ -31,6 +31,10 @@ class FaultWindow:
         self._is_probing = True
         return True
 
+    def is_resting(self, now_s: float) -> bool:
+        """Return whether `admits` would refuse a request now; asking changes nothing."""
+        return self._rest_until_s is not None and now_s < self._rest_until_s
+
     def note(self, *, is_fault: bool, now_s: float) -> None:
         """Count an attempt's end; while the version rests only the probe's counts, the others began before."""
         if self._rest_until_s is not None:

@@ -74,6 +74,7 @@ class Routed:
         assigned: The variant that the split chose, or the one a caller named.
         candidates: What may run, in order; never empty.
         key: The assignment key, or empty when the caller sent none.
+        resting: Variants that could not have run it, whichever the split chose.
     """
 
     route: ServedRoute
@@ -82,6 +83,7 @@ class Routed:
     candidates: Sequence[ServedVariant]
     key: str
     deadline_s: float
+    resting: tuple[str, ...] = ()
 
 
 class Inference:
@@ -127,9 +129,10 @@ class Inference:
         """Return where the split sends a request."""
         route = self._router.table.route(call.route)
         key = _assignment_key(route, call, request)
+        resting = route.resting(self._clock.monotonic_s())  # before a probe is admitted, which ends this
         assigned = route.assigned(key, prediction_id)
         candidates = self._candidates(assigned, route.fallback)
-        return Routed(route, Kind.LIVE, assigned, candidates, key, _deadline_s(route, call, request))
+        return Routed(route, Kind.LIVE, assigned, candidates, key, _deadline_s(route, call, request), resting)
 
     async def _routed_to_version(self, call: Call, request: Request) -> Routed:
         """Return the place of the version that the caller named, loading it if it is not warm."""
@@ -241,6 +244,7 @@ class Inference:
             outcome=ran.outcome,
             latency_us=int(latency_s * 1e6),
             trace_id=_trace_id(traceparent) if traceparent is not None else "",
+            resting=routed.resting,
         )
 
 

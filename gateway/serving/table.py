@@ -137,6 +137,19 @@ class ServedRoute:
         slot = slot_of(self.route.salt, key) if key else slot_of_id(self.route.salt, prediction_id)
         return self.variants[self.route.owners[slot]]
 
+    def resting(self, now_s: float) -> tuple[str, ...]:
+        """Return the variants that would not run a request now, whichever the split chooses; none where it has no choice.
+
+        It depends on the past alone, so that what is left out of a comparison does not depend on what the split chooses.
+        """
+        if self._sole is not None:
+            return ()
+        return tuple([name for name, variant in self.variants.items() if self._is_resting(variant, now_s)])
+
+    def _is_resting(self, variant: ServedVariant, now_s: float) -> bool:
+        pool = variant.pool
+        return pool is None or (variant is not self.fallback and pool.faults.is_resting(now_s))
+
 
 class ServedTable:
     """All routes of one revision."""

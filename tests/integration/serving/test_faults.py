@@ -69,6 +69,23 @@ def test_worker_takes_a_failing_version_out_of_rotation(make_worker, models, unt
     assert worker.infer("r", [[9]]).json()["parameters"]["variant"] == "bad"
 
 
+def test_record_says_what_could_not_have_run_whichever_variant_was_chosen(make_worker, models, until):
+    """While a version rests, the records of both variants name it; those before it rested and with one variant name nothing."""
+    worker = make_worker(fault_window=10, faults_max=3, fault_rest_s=60.0).start()
+    worker.register("m", "1", models.identity_row(), cost_us=10)
+    worker.register("m", "2", models.root(), cost_us=10)
+    variants = [{"name": "good", "version": "1", "weight": 5_000}, {"name": "bad", "version": "2", "weight": 5_000}]
+    worker.route("r", {"model": "m", "variants": variants, "fallback": "good"})
+    worker.until_served(until)
+    for _ in range(60):
+        worker.infer("r", [[-1]])
+    records = worker.predictions()
+    third = [at for at, record in enumerate(records) if record.attempts[0].variant == "bad"][2]
+    assert {record.resting for record in records[: third + 1]} == {()}
+    after = {(record.assigned, record.resting) for record in records[third + 1 :]}
+    assert after == {("good", ("bad",)), ("bad", ("bad",))}
+
+
 def test_bad_member_of_a_batch_harms_no_neighbour(worker, models, until):
     """A row that makes the whole run raise fails alone; those it was joined with are answered."""
     worker.register("m", "1", models.lookup(4), champion=True)

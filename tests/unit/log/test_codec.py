@@ -68,6 +68,7 @@ predictions = st.builds(
     latency_us=COUNTS,
     shadow_of=TEXT,
     trace_id=TEXT,
+    resting=st.lists(TEXT, max_size=2).map(tuple),
 )
 truth_values = st.one_of(TEXT, st.floats(allow_nan=False, allow_infinity=False), st.booleans(), st.integers(-(2**63), 2**64 - 1))
 truths = st.builds(GroundTruthRecord, TEXT, TIMES, COUNTS, truth_values, TIMES, TEXT)
