@@ -48,7 +48,8 @@ class Control:
 
     Attributes:
         workers: Names of the serving workers that a change waits for.
-        preparing: Held while workers prepare for one change, since only the newest proposal stands. A rollback never takes it.
+        preparing: Held from a change's preparation until workers answer with it, since only the newest proposal stands. A
+            rollback never takes it.
         naming: Held while a version's name and the champion of a new model are settled.
         validations: As many validation processes as may run at once.
     """

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from gateway.control.calls import Control
@@ -14,22 +15,33 @@ SETTLE_S: Final = 5.0  # for workers to answer with a table that needs nothing n
 _LOOK_S: Final = 0.5  # the longest time between two looks, should a wake-up be lost
 
 
-def prepare(control: Control, needs: Sequence[tuple[str, str]]) -> None:
-    """Have every worker load and warm (model, version) pairs.
+@contextlib.contextmanager
+def prepared(control: Control, needs: Sequence[tuple[str, str]]) -> Iterator[None]:
+    """Have every worker hold (model, version) pairs warm for the block, which commits the table that needs them.
+
+    One change at a time, until the workers answer with what it committed: a worker drops what neither its table nor the newest
+    proposal needs.
 
     Raises:
-        NotReady: a worker could not, or did not in time; nothing has changed.
+        NotReady: a worker could not, or did not in time; the block did not run.
     """
     if not needs:
+        yield
         return
     timeout_s = control.settings.prepare_timeout_s
     if not control.preparing.acquire(timeout=timeout_s):
         raise NotReady("another change is being prepared", hint="try again when it is done")
     try:
-        proposal = control.registry.propose(needs)
-        statuses = _wait(control, timeout_s, lambda worker: worker.prepared >= proposal.id)
+        _prepare(control, needs, timeout_s)
+        yield
+        settled(control, control.registry.table().revision)
     finally:
         control.preparing.release()
+
+
+def _prepare(control: Control, needs: Sequence[tuple[str, str]], timeout_s: float) -> None:
+    proposal = control.registry.propose(needs)
+    statuses = _wait(control, timeout_s, lambda worker: worker.prepared >= proposal.id)
     wanted = ", ".join(f"{model}:{version}" for model, version in needs)
     for worker in control.workers:
         status = statuses.get(worker)
@@ -45,8 +57,8 @@ def prepare(control: Control, needs: Sequence[tuple[str, str]]) -> None:
 def settled(control: Control, table_revision: int, *, timeout_s: float = SETTLE_S) -> Json:
     """Wait until every worker answers with the table of that revision; return the revision each one runs, by worker.
 
-    A worker swaps tables at once and answers 503 for what it has not warmed; a change that brings versions is prepared first.
-    One that is slower, or down, stands there with the revision it reported last.
+    A worker swaps tables at once. What a change brings was prepared first; where a worker lost it since, the route's fallback
+    answers (docs/decisions/0006). A worker that is slower, or down, stands there with the revision it reported last.
     """
     statuses = _wait(control, timeout_s, lambda worker: worker.revision >= table_revision)
     return revisions(control, statuses)

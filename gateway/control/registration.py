@@ -12,7 +12,7 @@ from dataclasses import replace
 from urllib.parse import quote
 
 from gateway.control.calls import Answer, Call, Control, page_of
-from gateway.control.propagation import SETTLE_S, prepare, settled
+from gateway.control.propagation import SETTLE_S, prepared, settled
 from gateway.control.upload import Upload
 from gateway.core.changes import Change, PutChampion, PutVersion, Write
 from gateway.core.errors import Conflict, NotReady, UnknownSubject, UnknownVersion, VersionExists
@@ -120,10 +120,10 @@ def _validated(control: Control, upload: Upload, version: Version) -> Version:
 def _warmed(control: Control, version: Version) -> str:
     """Wait until every worker is warm for a version; return what stands against it, or nothing."""
     try:
-        prepare(control, [(version.model, version.version)])
+        with prepared(control, [(version.model, version.version)]):
+            return ""  # the table needs it already
     except NotReady as error:
         return error.message
-    return ""
 
 
 def _stated(model: str, metadata: Metadata, upload: Upload) -> Version:

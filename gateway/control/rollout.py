@@ -16,7 +16,7 @@ from uuid import UUID
 
 from gateway.control import monitored
 from gateway.control.calls import Answer, Call, Control, Reply, page_of
-from gateway.control.propagation import prepare
+from gateway.control.propagation import prepared
 from gateway.control.routing import (
     ATTEMPTS,
     check_versions,
@@ -51,13 +51,12 @@ def start(control: Control, call: Call) -> Answer:
     salt = new_salt()
     rollout, split = begun(route)
     check_versions(control, split, table, answering={rollout.champion})
-    prepare(control, [(split.model, challenger)] if challenger not in route.needs() else [])
-    if route.name not in table.routes:
-        rollout, split = begun(_made_real(control, route, call.principal.name))
-    change = Change(
-        call.principal.name, "rollout.start", f"rollout:{id}", reason, (PutRoute(split), PutRollout(rollout)), route=route.name
-    )
-    committed = control.registry.commit(change, expected_revision=split.revision)
+    with prepared(control, [(split.model, challenger)] if challenger not in route.needs() else []):
+        if route.name not in table.routes:
+            rollout, split = begun(_made_real(control, route, call.principal.name))
+        writes: tuple[Write, ...] = (PutRoute(split), PutRollout(rollout))
+        change = Change(call.principal.name, "rollout.start", f"rollout:{id}", reason, writes, route=route.name)
+        committed = control.registry.commit(change, expected_revision=split.revision)
     answer = route_answer(control, split, committed, more=rollout_body(rollout))
     location = {"Location": f"/api/v1/routes/{quote(route.name)}/rollouts/{id}"}
     return replace(answer, status=201, headers={**answer.headers, **location})

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Final
 
 from gateway.control.calls import Answer, Call, Control, page_of
-from gateway.control.propagation import prepare, settled
+from gateway.control.propagation import prepared, settled
 from gateway.core.changes import Change, Committed, DropRoute, PutChampion, PutRoute, Write
 from gateway.core.errors import (
     Conflict,
@@ -62,11 +62,11 @@ def put_route(control: Control, call: Call) -> Answer:
     check_versions(control, asked, table, answering=answering)
     after = _joined(before, asked)
     needs = [(after.model, version) for version in after.needs() if version not in _warm(table, before, after.model)]
-    prepare(control, needs)
     change = Change(
         call.principal.name, "route.put", f"route:{after.name}", call.asked("reason", str), (PutRoute(after),), route=after.name
     )
-    committed = control.registry.commit(change, expected_revision=Revision(call.if_match))
+    with prepared(control, needs):
+        committed = control.registry.commit(change, expected_revision=Revision(call.if_match))
     return route_answer(control, after, committed)
 
 

@@ -28,12 +28,18 @@ from gateway.settings import ControlSettings, Settings
 
 
 class Worker:
-    """Follows the registry as a serving worker does: loads what is proposed and what the table needs, and reports."""
+    """Follows the registry as a serving worker does: loads what is proposed, drops what is no longer needed, and reports.
+
+    Attributes:
+        cold: (model, version) that a route needed when its table arrived, and that was not warm.
+    """
 
     def __init__(self, name: str, registry: SqliteRegistry, artifacts: DirectoryArtifacts) -> None:
         self._name = name
         self._registry = registry
         self._artifacts = artifacts
+        self.cold: set[tuple[str, str]] = set()
+        self._warm: set[tuple[str, str]] = set()
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._is_over = threading.Event()
 
@@ -51,6 +57,10 @@ class Worker:
         while not self._is_over.is_set():
             seen = self._registry.follow(seen, 0.05)
             proposal, table = self._registry.proposal(), self._registry.table()
+            wanted = set() if proposal is None else set(proposal.needs)
+            needed = {(route.model, version) for route in table.routes.values() for version in route.needs()}
+            self._warm &= needed | wanted | set(table.champions.items())
+            self.cold |= needed - self._warm - set(table.champions.items())
             if proposal is not None and proposal.id > prepared:
                 prepared, failure = proposal.id, self._warmed(proposal.needs)
             if reported != (table.revision, prepared):
@@ -62,6 +72,7 @@ class Worker:
             for model, name in needs:
                 version = self._registry.version(model, name)
                 OnnxRuntime().load(self._artifacts.path(version.digest), version)
+                self._warm.add((model, name))
         except GatewayError as error:
             return str(error)
         return ""

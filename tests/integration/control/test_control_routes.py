@@ -5,13 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from adapters.clock import SystemClock
+from gateway.control.calls import Control
+from gateway.control.propagation import prepared
 from gateway.core.changes import Change, PutChampion, PutVersion, Quarantine
+from gateway.core.errors import NotReady
 from gateway.core.models import Digest, Runtime, Version
 from gateway.core.tensors import Datatype, Signature, TensorSpec
+from gateway.settings import ControlSettings
 
 FEATURES = 4
 
@@ -113,6 +118,40 @@ def test_if_match_that_is_no_revision_is_refused(settled, header):
     """If-Match names one revision."""
     answer = settled.admin.put("/api/v1/routes/delays", json={}, headers={"If-Match": header})
     assert answer.status_code == 400
+
+
+def test_changes_at_once_are_each_warm_when_they_are_active(control):
+    """Of two changes at the same time each finds its version warm on every worker, though only one proposal stands at a time."""
+
+    def bring(version):
+        answer = control.put_route(f"only-{version}", ("only", version, 10_000), if_match=0, model="delays")
+        assert answer.status_code == 200, answer.text
+
+    for _ in range(10):
+        with ThreadPoolExecutor(2) as threads:
+            list(threads.map(bring, ["2", "3"]))
+        for version in ("2", "3"):
+            assert control.admin.delete(f"/api/v1/routes/only-{version}").status_code == 200
+    assert [worker.cold for worker in control.workers] == [set(), set()]
+
+
+def test_change_is_prepared_only_when_the_one_before_is_committed(control):
+    """Between the preparation of a change and its commit no other proposal can take its versions from the workers."""
+    nobody: dict[str, object] = dict.fromkeys(("artifacts", "validator", "archive", "log", "readings", "snapshots"))
+    plane = Control(
+        settings=ControlSettings(prepare_timeout_s=1.0),
+        registry=control.registry,
+        workers=("w0", "w1"),
+        clock=SystemClock(),
+        validations=threading.BoundedSemaphore(),
+        **nobody,
+    )
+    with prepared(plane, [("delays", "2")]):
+        with pytest.raises(NotReady, match="another change"), prepared(plane, [("delays", "3")]):
+            pytest.fail("two changes were prepared at once")
+        assert control.registry.proposal().needs == (("delays", "2"),)
+    with prepared(plane, [("delays", "3")]):
+        assert control.registry.proposal().needs == (("delays", "3"),)
 
 
 def test_twenty_writers_of_one_revision_leave_one_winner(control):
