@@ -102,7 +102,6 @@ def run_plane(argv: Sequence[str]) -> int:
     parser.add_argument("--listener", type=int, default=-1)
     asked = parser.parse_args(argv)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # a plane does not outlive its supervisor
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD})
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor passes it on in order
     open_journal(asked.worker or asked.name)
     settings = settings_from_body(json.loads(asked.settings.read_text()))

@@ -12,6 +12,7 @@ import fcntl
 import json
 import logging
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -34,7 +35,6 @@ _START_S: Final = 60.0  # a worker may take so long to load its versions before 
 _STOP_S: Final = 10.0  # for the planes without requests of their own
 _CALM_S: Final = 60.0  # alive for so long, a process's earlier deaths are forgotten
 _BACKLOG: Final = 2_048
-_SIGNALS: Final = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT}
 
 
 @dataclass(slots=True)
@@ -59,17 +59,49 @@ class Child:
 def supervise(settings: Settings) -> int:
     """Run the gateway until SIGTERM or SIGINT; return the exit code."""
     open_journal("supervisor")
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
-        with _locked(DataDirectory(settings.data_dir)):
-            _run(settings)
+        with _locked(DataDirectory(settings.data_dir)), _Signals() as signals:
+            _run(settings, signals)
     except GatewayError as error:
         _log.error("the gateway cannot start", extra={"action": "start", "reason": str(error)})
         return 1
     return 0
 
 
-def _run(settings: Settings) -> None:
+class _Signals:
+    """The signals that end a wait: a child's death, and the wish to stop, which stands however often it is repeated.
+
+    Handlers and a socket rather than a mask: libraries have threads of their own by now, which no mask of ours reaches.
+    """
+
+    def __init__(self) -> None:
+        self.is_stopping = False
+        self._reader, self._writer = socket.socketpair()
+
+    def __enter__(self) -> _Signals:
+        for end in (self._reader, self._writer):
+            end.setblocking(False)
+        signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.set_wakeup_fd(-1)
+        self._reader.close()
+        self._writer.close()
+
+    def wait(self, timeout_s: float) -> None:
+        """Return when a signal came, or after `timeout_s`."""
+        if select.select([self._reader], [], [], timeout_s)[0]:
+            self._reader.recv(4_096)
+
+    def _stop(self, *_: object) -> None:
+        self.is_stopping = True
+
+
+def _run(settings: Settings, signals: _Signals) -> None:
     prepare_data(settings)
     serving, control = settings.serving, settings.control
     listeners = _shared_listeners(serving.host, serving.port, serving.workers)
@@ -90,21 +122,18 @@ def _run(settings: Settings) -> None:
         extra={"action": "start", "port": settings.serving.port, "admin_port": settings.control.port, "pid": os.getpid()},
     )
     try:
-        _keep_running(children, settings)
+        _keep_running(children, settings, signals)
     finally:
         _stop(children, settings)
 
 
-def _keep_running(children: list[Child], settings: Settings) -> None:
-    while True:
-        received = signal.sigtimedwait(_SIGNALS, _WATCH_S)
-        if received is not None and received.si_signo in (signal.SIGTERM, signal.SIGINT):
-            _log.info("stopping", extra={"action": "stop"})
-            return
+def _keep_running(children: list[Child], settings: Settings, signals: _Signals) -> None:
+    while not signals.is_stopping:
+        signals.wait(_WATCH_S)
         for child in children:
             _kill_if_hung(child, settings)
             _note_death(child, settings)
-            if child.process is None and time.monotonic() >= child.restart_at_s:
+            if child.process is None and time.monotonic() >= child.restart_at_s and not signals.is_stopping:
                 _start(child, settings)
 
 
@@ -164,6 +193,10 @@ def _kill_if_hung(child: Child, settings: Settings) -> None:
 
 def _stop(children: list[Child], settings: Settings) -> None:
     """Stop in the order of the loop: who writes records, who reads them, who shows them."""
+    _log.info("stopping", extra={"action": "stop"})
+    for child in children:
+        if child.listener is not None:
+            child.listener.close()  # so that a plane that stops listening is not listening, and callers are refused at once
     for plane, patience_s in (
         (SERVING, settings.serving.drain_s + _STOP_S),
         (ARCHIVE, _STOP_S),

@@ -69,6 +69,17 @@ def test_planes_end_with_their_supervisor(start_gateway, until):
     assert len(again.children()) == 4
 
 
+def test_second_wish_to_stop_changes_nothing(start_gateway, until):
+    """However often SIGTERM and SIGINT come, the stop goes on in order and ends with exit code 0."""
+    gateway = start_gateway()
+    children = gateway.children()
+    for _ in range(20):
+        gateway.process.send_signal(signal.SIGTERM)
+        gateway.process.send_signal(signal.SIGINT)
+    assert gateway.stop() == 0
+    assert not any(_runs(pid) for pid in children.values())
+
+
 def test_stop_answers_what_is_in_flight(start_gateway, write_linear_model, tmp_path):
     """SIGTERM ends with exit code 0, and every stream of the log is closed by its last record."""
     gateway = start_gateway("--workers", "2")
