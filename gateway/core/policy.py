@@ -21,8 +21,8 @@ from gateway.core.rollouts import Rollout, RolloutState
 INCREASE_GAP_S: Final = 900.0  # one automatic increase a route in 15 minutes, so that an oscillating fault cannot make it flap
 BURST_KEYS: Final = 10  # n: distinct keys of the challenger looked at
 BURST_FAULTS: Final = 9  # k of n: at a sound version's error rate of .2 once in 240,000 looks
-CALM_KEYS: Final = 50  # keys of the champion looked at beside it
-CALM_KEYS_MIN: Final = 10  # fewer say nothing
+CALM_KEYS: Final = 1_000  # keys of the champion remembered: what comes beside ten of a challenger at 1 %
+CALM_KEYS_MIN: Final = 10  # of the champion in the same time; fewer say nothing
 CALM_RATE_MAX: Final = 0.1  # above it the champion has trouble of its own and the two-sample evidence must tell
 QUARANTINE_S: Final = 1_800.0
 QUARANTINE_MAX_S: Final = 7 * 86_400.0
@@ -175,29 +175,40 @@ def _evidence(rollout: Rollout, findings: Sequence[Finding], facts: Facts) -> Js
 
 
 class BurstWatch:
-    """Hard faults in a row, told by key: one caller who always fails is one key, however often it calls."""
+    """Hard faults in a row, told by key: one caller who always fails is one key, however often it calls.
+
+    The champion is looked at over the very time in which the challenger's last n keys came, so that trouble which both share is
+    no burst, whether it has just begun or is long over.
+    """
 
     def __init__(self) -> None:
-        self._recent: dict[Side, dict[str, bool]] = {side: {} for side in Side}
+        self._recent: dict[Side, dict[str, tuple[float, bool]]] = {side: {} for side in Side}  # by key: (time, is fault)
 
-    def observe(self, side: Side, key: str, is_fault: bool) -> None:
-        """Take the assigned variant's own attempt; a key's last one stands."""
+    def observe(self, side: Side, key: str, time_s: float, *, is_fault: bool) -> None:
+        """Take the assigned variant's own attempt, in the log's order; a key's last one stands."""
         recent = self._recent[side]
         recent.pop(key, None)
-        recent[key] = is_fault
+        recent[key] = (time_s, is_fault)
         if len(recent) > (BURST_KEYS if side is Side.CHALLENGER else CALM_KEYS):
             del recent[next(iter(recent))]
 
     @property
     def is_burst(self) -> bool:
-        """Whether k of the challenger's last n keys failed while the champion's did not."""
-        challenger, champion = self._recent[Side.CHALLENGER], self._recent[Side.CHAMPION]
-        is_calm = len(champion) >= CALM_KEYS_MIN and sum(champion.values()) <= CALM_RATE_MAX * len(champion)
-        return is_calm and sum(challenger.values()) >= BURST_FAULTS
+        """Whether k of the challenger's last n keys failed while the champion's, in that time, did not."""
+        challenger = list(self._recent[Side.CHALLENGER].values())
+        return sum(is_fault for _, is_fault in challenger) >= BURST_FAULTS and self._was_calm(challenger[0][0], challenger[-1][0])
+
+    def _was_calm(self, since_s: float, until_s: float) -> bool:
+        """Return whether few of the champion's keys between two times failed, and there were enough to tell."""
+        champion = self._recent[Side.CHAMPION]
+        if len(champion) == CALM_KEYS and next(iter(champion.values()))[0] > since_s:
+            return False  # of a part of that time nothing is remembered
+        within = [is_fault for time_s, is_fault in champion.values() if since_s <= time_s <= until_s]
+        return len(within) >= CALM_KEYS_MIN and sum(within) <= CALM_RATE_MAX * len(within)
 
     def state(self) -> Json:
         """Return everything needed to go on exactly, as JSON."""
-        return {side.value: [[key, is_fault] for key, is_fault in recent.items()] for side, recent in self._recent.items()}
+        return {side.value: [[key, *last] for key, last in recent.items()] for side, recent in self._recent.items()}
 
     @classmethod
     def restored(cls, state: object) -> BurstWatch:
@@ -207,7 +218,7 @@ class BurstWatch:
         for side in Side:
             for item in fields.items(side.value, CALM_KEYS):
                 assert isinstance(item, list)
-                watch.observe(side, str(item[0]), bool(item[1]))
+                watch.observe(side, str(item[0]), float(item[1]), is_fault=bool(item[2]))
         return watch
 
 

@@ -32,12 +32,13 @@ class Outcome(enum.Enum):
     OK = "ok"
     FAILED = "failed"  # the runtime raised
     INVALID = "invalid"  # the outputs do not fit the signature, or a float output is NaN or infinite where input was not
-    TIMED_OUT = "timed_out"  # the deadline passed inside predict
+    TIMED_OUT = "timed_out"  # the deadline passed inside predict, which had most of the attempt's time
+    ABANDONED = "abandoned"  # it ran when the caller's own shorter timeout passed, or a deadline mostly spent in the queue
     CRASHED = "crashed"  # the worker died while it ran
     HUNG = "hung"  # the watchdog killed the worker while it ran
 
 
-FAULTS: Final = frozenset(set(Outcome) - {Outcome.OK})  # each counts against the version
+FAULTS: Final = frozenset(set(Outcome) - {Outcome.OK, Outcome.ABANDONED})  # each counts against the version
 
 
 @dataclass(slots=True)
@@ -61,7 +62,8 @@ class PredictionRecord:
         assigned: The variant the split chose; equals `variant` unless a failover answered.
         variant, version, digest: What really answered.
         attempts: At least one; a failover has two.
-        assignment_key: Hashed (see `core/split.py`), or of the prediction id when the caller sent none (`is_keyed` false).
+        assignment_key: Hashed (see `core/split.py`), or of the prediction id when the caller sent none (`is_keyed` false);
+            what was running when a worker died shares one.
         inputs, outputs: As received and as answered; outputs are empty unless `outcome` is ok.
         batch_rows, batch_position: Rows of the batch the runtime saw, and the index of this request's first row in it.
         latency_us: From the last byte of the request to the record.

@@ -112,10 +112,16 @@ def roll_back_for_drift(
 
 
 def _route(registry: RegistryStore, view: RouteView) -> Route:
-    """Return the present route, for what a view leaves out; that its revision fits is for the commit to say."""
+    """Return the present route, for what a view leaves out; that its revision fits is for the commit to say.
+
+    Raises:
+        RevisionConflict: the route is gone, or another rollout was begun on it.
+    """
     route = registry.table().routes.get(view.name)
     if route is None:
         raise RevisionConflict(f"route {view.name!r} is gone")
+    if view.rollout is not None and route.rollout not in {"", view.rollout.id}:
+        raise RevisionConflict(f"route {view.name!r} has another rollout")
     return route
 
 

@@ -18,7 +18,7 @@ from gateway.monitor.watch import RolloutWatch
 from gateway.ports import RegistryStore
 
 CONSUMER: Final = "monitor"
-FORMAT: Final = 1
+FORMAT: Final = 2
 _UNREADABLE: Final = (
     pickle.UnpicklingError,
     AttributeError,

@@ -26,10 +26,10 @@ from gateway.monitor.merge import Merged
 from gateway.monitor.rows import answer_tensor, row_count
 from gateway.monitor.truth import Joined, Place, TruthJoin, Waiting, packed, unpacked
 from gateway.monitor.views import RouteView
-from gateway.monitor.watch import SIDES, RolloutWatch
+from gateway.monitor.watch import SIDES, RolloutWatch, is_compared
 from gateway.ports import Detector
 
-VIEWS_MAX: Final = 20  # revisions of one route kept for records that come late
+VIEWS_MAX: Final = 20  # revisions of one route kept, those learned last; records of several come mixed
 VERSIONS_MAX: Final = 50  # of one route in the tallies, the least recently seen dropped first
 PLACES_MAX: Final = 1_000  # shared by waiting predictions; beyond it some are held twice
 WINDOW_S: Final = 60.0
@@ -69,7 +69,7 @@ class RouteState:
 
     Attributes:
         view: The newest revision seen in a record, or made by the monitor itself.
-        views: Older revisions, by number.
+        views: The revisions learned last, by number.
         tallies: By (variant, version, kind).
         decision: The last one on the rollout, as its body.
         drifted: The incident whose rollback is due, or 0.
@@ -90,9 +90,10 @@ class RouteState:
 
     def learn(self, view: RouteView) -> None:
         """Take a revision of the route; the newest becomes its view."""
+        self.views.pop(view.revision, None)
         self.views[view.revision] = view
         while len(self.views) > VIEWS_MAX:
-            del self.views[min(self.views)]
+            del self.views[next(iter(self.views))]  # not the oldest: a monitor that is behind needs just those
         if view.revision >= self.view.revision:
             self.view = view
 
@@ -225,10 +226,10 @@ class Fold:
         if answer is None or answer.data.ndim not in (1, 2) or not answer.data.size:
             return
         own = own_attempt(record)
-        is_own = rollout is not None and own is not None and own.outcome is Outcome.OK and record.variant == record.assigned
+        is_own = own is not None and own.outcome is Outcome.OK and record.variant == record.assigned and is_compared(record)
         rows = row_count(record)
         state.tally(record.variant, record.version, record.kind).rows += rows
-        place = self._place(record, answer, rollout if is_own and rollout else "", view.share)
+        place = self._place(record, answer, rollout if is_own and rollout is not None else "", view.share)
         for joined in self.truth.expect(record.prediction_id, Waiting(place, record.assignment_key, rows, packed(answer.data))):
             self._know(joined)
 

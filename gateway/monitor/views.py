@@ -117,8 +117,7 @@ def _rollout(registry: RegistryStore, id: str) -> Rollout | None:
 def unchanged_rollout(registry: RegistryStore, view: RouteView, rollout: Rollout) -> Rollout:
     """Return the rollout as it stands now if the route is still at the view's revision, else as it was known.
 
-    A person may hold or resume a rollout without a new revision; what happened at a later revision is learned from its records,
-    or from the conflict that acting on this one meets.
+    What happened at a later revision is learned from its records, or from the conflict that acting on this one meets.
     """
     present = present_view(registry, view.name)
     if present is None or present.revision != view.revision or present.rollout is None or present.rollout.id != rollout.id:

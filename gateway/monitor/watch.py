@@ -54,12 +54,14 @@ class RolloutWatch:
         """Take a record that `accepts` let through, and return whether a decision became urgent."""
         side = SIDES[record.assigned]
         self._share.observe(record.assignment_key, side, share)
+        if not is_compared(record):
+            return False
         if side is Side.CHALLENGER and len(self._step_keys) < STEP_KEYS_MAX:
             self._step_keys[record.assignment_key] = None
         value = error_value(record)
         if value is None:
             return False
-        self._burst.observe(side, record.assignment_key, value > 0.0)
+        self._burst.observe(side, record.assignment_key, time_s, is_fault=value > 0.0)
         return self.observe_value(Measure.ERRORS, Outcome(side, record.assignment_key, value, time_s, share))
 
     def observe_value(self, measure: Measure, outcome: Outcome) -> bool:
@@ -131,6 +133,15 @@ class RolloutWatch:
         is_urgent = self._burst.is_burst or any(self._failing.values())
         became, self._was_urgent = is_urgent and not self._was_urgent, is_urgent
         return became
+
+
+def is_compared(record: PredictionRecord) -> bool:
+    """Return whether either variant could have run the request.
+
+    While one rests, the other's answers say nothing either: they would count for it without a counterpart. That is known before
+    the split chooses, so leaving them out favours nobody.
+    """
+    return not any(variant in SIDES for variant in record.resting)
 
 
 def _has_failed(rail: Guardrail, evidence: TwoSample) -> bool:

@@ -147,7 +147,7 @@ async def serve(worker: str, listener: socket.socket, *, settings: Settings, por
             tasks.create_task(router.follow()),
             tasks.create_task(router.report()),
             tasks.create_task(_turn_regularly(in_flight, recorder, metrics)),
-            tasks.create_task(_record_left_behind(in_flight, router, recorder)),
+            tasks.create_task(_record_left_behind(in_flight, router, recorder, worker)),
         ]
         await _settled(router, stop)
         await server.start(listener)
@@ -160,6 +160,7 @@ async def serve(worker: str, listener: socket.socket, *, settings: Settings, por
     router.close()
     pinned.close()
     await recorder.close()
+    in_flight.close()  # what still runs in a thread was answered, or its connection was cut: no version is to blame
 
 
 async def _settled(router: Router, stop: asyncio.Event) -> None:
@@ -181,14 +182,18 @@ async def _turn_regularly(in_flight: InFlight, recorder: Recorder, metrics: Metr
         recorder.beat()
 
 
-async def _record_left_behind(in_flight: InFlight, router: Router, recorder: Recorder) -> None:
-    """Record what the worker before this one was running when it died, blamed on the version that ran."""
-    left_behind = in_flight.left_behind()
+async def _record_left_behind(in_flight: InFlight, router: Router, recorder: Recorder, worker: str) -> None:
+    """Record what the worker before this one was running when it died, blamed on the version that ran.
+
+    All of it shares one assignment key: requests that died together are one event, not so many failing callers.
+    """
+    left_behind = sorted(in_flight.left_behind(), key=lambda left: left.prediction_id)  # the first to come counts as evidence
+    death = hashed_id(f"{worker}:{left_behind[0].prediction_id}") if left_behind else ""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_TABLE_S):
             await router.has_read.wait()
     for left in left_behind:
-        recorder.add_unwaited(_record_of(left, _kind_of(left.place, router), recorder.time_s()))
+        recorder.add_unwaited(_record_of(left, _kind_of(left.place, router), recorder.time_s(), death))
 
 
 def _kind_of(place: Place, router: Router) -> Kind:
@@ -198,7 +203,7 @@ def _kind_of(place: Place, router: Router) -> Kind:
     return Kind.PINNED if place.variant == PINNED else Kind.LIVE
 
 
-def _record_of(left: Interrupted, kind: Kind, time_s: float) -> PredictionRecord:
+def _record_of(left: Interrupted, kind: Kind, time_s: float, death: str) -> PredictionRecord:
     place = left.place
     outcome = Outcome.HUNG if left.was_hung else Outcome.CRASHED
     return PredictionRecord(
@@ -213,7 +218,7 @@ def _record_of(left: Interrupted, kind: Kind, time_s: float) -> PredictionRecord
         version=place.version,
         digest=place.digest,
         attempts=(Attempt(place.variant, place.version, outcome, 0),),
-        assignment_key=hashed_id(left.prediction_id),
+        assignment_key=death,
         is_keyed=False,
         inputs=(),
         outputs=(),

@@ -110,10 +110,11 @@ def test_quarantine_grows_fourfold_to_seven_days() -> None:
 
 def burst(challenger: int, champion: int, *, champion_keys: int = 50) -> BurstWatch:
     watch = BurstWatch()
+    watch.observe(Side.CHALLENGER, "b0", 0.0, is_fault=challenger > 0)
     for key in range(champion_keys):
-        watch.observe(Side.CHAMPION, f"a{key}", key < champion)
-    for key in range(10):
-        watch.observe(Side.CHALLENGER, f"b{key}", key < challenger)
+        watch.observe(Side.CHAMPION, f"a{key}", 1.0, is_fault=key < champion)
+    for key in range(1, 10):
+        watch.observe(Side.CHALLENGER, f"b{key}", 2.0, is_fault=key < challenger)
     return watch
 
 
@@ -131,7 +132,27 @@ def test_burst_takes_one_failing_caller_for_one() -> None:
     """A caller who always fails and calls all the time is no burst."""
     watch = burst(1, 0)
     for _ in range(100):
-        watch.observe(Side.CHALLENGER, "b0", True)
+        watch.observe(Side.CHALLENGER, "b0", 3.0, is_fault=True)
+    assert not watch.is_burst
+
+
+def test_burst_compares_what_came_at_the_same_time() -> None:
+    """A champion that failed while the challenger did is not sound, however well it did before and has done since."""
+    watch = BurstWatch()
+    for at in range(200):
+        is_fault = 100 <= at < 120
+        watch.observe(Side.CHAMPION, f"a{at}", float(at), is_fault=is_fault)
+        if at < 120:
+            watch.observe(Side.CHALLENGER, f"b{at}", at + 0.5, is_fault=is_fault)
+        assert not watch.is_burst
+
+
+def test_burst_says_nothing_of_a_time_that_is_not_remembered() -> None:
+    """With more of the champion's keys than are kept, those left do not speak for the whole time."""
+    watch = burst(8, 0)
+    for key in range(1_000):
+        watch.observe(Side.CHAMPION, f"c{key}", 3.0, is_fault=False)
+    watch.observe(Side.CHALLENGER, "b8", 4.0, is_fault=True)
     assert not watch.is_burst
 
 
@@ -160,7 +181,7 @@ def test_restored_watches_go_on_exactly() -> None:
     watch = burst(8, 1)
     again = BurstWatch.restored(json.loads(json.dumps(watch.state())))
     for one in (watch, again):
-        one.observe(Side.CHALLENGER, "b9", True)
+        one.observe(Side.CHALLENGER, "b9", 3.0, is_fault=True)
     assert again.is_burst
     assert again.state() == watch.state()
     past = PastWatch()

@@ -5,8 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from uuid import UUID, uuid4
 
+from adapters.inflight import MappedInFlight
 from gateway.core.records import Outcome
+from gateway.ports import Place
 
 
 def challenged(worker, until, champion, challenger, **route: object):
@@ -86,6 +89,21 @@ def test_record_says_what_could_not_have_run_whichever_variant_was_chosen(make_w
     assert after == {("good", ("bad",)), ("bad", ("bad",))}
 
 
+def test_what_died_with_a_worker_shares_one_key(make_worker, until):
+    """The successor records each interrupted request under its own id and all under one key that no caller has."""
+    worker = make_worker()
+    before, ids = MappedInFlight(worker.directory / "in-flight"), sorted(uuid4().bytes for _ in range(3))
+    for variant, some in (("champion", ids[1:]), ("challenger", ids[:1])):
+        before.enter(before.bind(Place("m", "r", 3, variant, "2", "ab" * 32, "1.2.3")), some)
+    worker.in_flight = type(worker.in_flight)(worker.directory / "in-flight")
+    worker.start()
+    records = until(lambda: len(found := worker.predictions()) == 3 and found)
+    assert [UUID(record.prediction_id).bytes for record in records] == ids
+    assert [record.assigned for record in records] == ["challenger", "champion", "champion"]
+    assert {(record.outcome, record.is_keyed) for record in records} == {(Outcome.CRASHED, False)}
+    assert len({record.assignment_key for record in records}) == 1
+
+
 def test_bad_member_of_a_batch_harms_no_neighbour(worker, models, until):
     """A row that makes the whole run raise fails alone; those it was joined with are answered."""
     worker.register("m", "1", models.lookup(4), champion=True)
@@ -106,16 +124,16 @@ def test_bad_member_of_a_batch_harms_no_neighbour(worker, models, until):
 def test_version_that_runs_past_the_deadline_is_a_fault(make_worker, models, until):
     """A run past its share of the deadline is answered by the fallback; without one the caller gets a 504 with a record."""
     worker = make_worker(inline_us_max=0.0).start()
-    challenged(worker, until, models.identity_row(), models.loop(), deadline_ms=400)
-    answer = worker.infer("r", [[1500]])
+    challenged(worker, until, models.identity_row(), models.loop(), deadline_ms=800)
+    answer = worker.infer("r", [[2000]])
     assert answer.status_code == 200
     assert answer.json()["parameters"]["variant"] == "good"
     worker.register("m", "3", models.loop(), cost_us=10)
-    alone = worker.infer("r", [[1500]], version="3")
+    alone = worker.infer("r", [[2000]], version="3")
     assert alone.status_code == 504
     failed_over, timed_out = worker.predictions()
     assert [tried.outcome for tried in failed_over.attempts] == [Outcome.TIMED_OUT, Outcome.OK]
-    assert 280_000 <= failed_over.latency_us <= 1_500_000
+    assert 580_000 <= failed_over.latency_us <= 1_000_000
     assert (timed_out.outcome, timed_out.prediction_id) == (Outcome.TIMED_OUT, alone.headers["gateway-prediction-id"])
 
 
@@ -133,6 +151,16 @@ def test_deadline_passes_in_the_queue(make_worker, models, until):
     assert time.monotonic() - began_s < 1
     busy.join()
     assert len(worker.predictions()) == 1
+
+
+def test_deadline_passes_before_the_next_turn(worker, models, until):
+    """A deadline that is over when the turn comes is told so, and nothing runs."""
+    worker.register("m", "1", models.linear(), champion=True)
+    worker.until_served(until)
+    assert worker.infer("m", [[1, 2, 3, 4]], parameters={"timeout": 1}).status_code == 504
+    assert worker.predictions() == []
+    assert worker.metric("gateway_batch_rows_bucket", model="m") == 0
+    assert worker.metric("gateway_rejected_requests_total", reason="DeadlineExceeded") == 1
 
 
 def test_full_queue_is_busy(make_worker, models, until):

@@ -1,0 +1,61 @@
+"""What enters a rollout's evidence, and what is left out of it on both sides."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from gateway.core.policy import Attribution, Facts
+from gateway.core.records import Attempt, Kind, Outcome, PredictionRecord
+from gateway.core.rollouts import CHALLENGER, CHAMPION, Plan, Rollout, begin
+from gateway.core.routes import champion_route
+from gateway.monitor.watch import RolloutWatch
+
+RECORD = PredictionRecord(
+    prediction_id="p", time_s=0.0, kind=Kind.LIVE, model="delays", route="delays", revision=1, assigned=CHAMPION,
+    variant=CHAMPION, version="1", digest="", attempts=(), assignment_key="", is_keyed=True, inputs=(), outputs=(),
+    batch_rows=1, batch_position=0, runtime_version="", outcome=Outcome.OK, latency_us=500,
+)  # fmt: skip
+
+
+def new_watch() -> RolloutWatch:
+    rollout, _ = begin(champion_route("delays", "1"), id="r", challenger="2", plan=Plan(), salt="s", now_s=0.0)
+    assert isinstance(rollout, Rollout)
+    return RolloutWatch(rollout, epoch_s=600.0)
+
+
+def answered(assigned: str, key: str, outcome: Outcome = Outcome.OK, *, resting: tuple[str, ...] = ()) -> PredictionRecord:
+    variant = CHAMPION if CHALLENGER in resting else assigned
+    attempts = (Attempt(variant, "1", outcome, 400),)
+    return replace(RECORD, assigned=assigned, variant=variant, attempts=attempts, assignment_key=key, resting=resting)
+
+
+def facts(watch: RolloutWatch) -> Facts:
+    return watch.facts(now_s=1.0, frozen_by=Attribution.NONE, is_automation_on=True, last_increase_s=None)
+
+
+def test_answers_given_while_a_variant_rests_count_for_neither() -> None:
+    """While the challenger rests the champion's answers are no evidence either; the split is tested all the same."""
+    watch = new_watch()
+    for at in range(100):
+        assigned = CHALLENGER if at % 2 else CHAMPION
+        watch.observe(answered(assigned, f"k{at}", resting=(CHALLENGER,)), float(at), 0.5)
+    assert {finding.reading.keys for finding in watch.findings()} == {0}
+    assert facts(watch).challenger_keys == 0
+    assert (facts(watch).srm.keys, facts(watch).srm.challenger_keys) == (100, 50)
+    watch.observe(answered(CHAMPION, "k0"), 101.0, 0.5)
+    assert max(finding.reading.keys for finding in watch.findings()) == 1
+
+
+def test_one_death_of_a_worker_is_one_key() -> None:
+    """Nine requests that died together are one failing key: no burst, no evidence to speak of, and one key of the split."""
+    watch = new_watch()
+    for at in range(40):
+        watch.observe(answered(CHAMPION, f"a{at}"), float(at), 0.5)
+        if at >= 20:
+            watch.observe(answered(CHALLENGER, f"b{at}"), float(at), 0.5)
+    before = facts(watch).srm
+    urgent = [watch.observe(answered(CHALLENGER, "death", Outcome.CRASHED), 40.0, 0.5) for _ in range(9)]
+    assert not any(urgent)
+    assert not facts(watch).is_burst
+    assert facts(watch).srm.keys == before.keys + 1
+    assert facts(watch).srm.challenger_keys == before.challenger_keys + 1
