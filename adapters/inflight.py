@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import mmap
 import struct
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ _PLACE_BYTES: Final = 1_280  # four names of 200 bytes, a digest and punctuation
 _HEADER: Final = struct.Struct("=dBxxxxxxx")  # when the loop last turned (monotonic s), killed as hung
 _RUN: Final = struct.Struct("=II")  # 1 + slot of the place (0: no run), number of ids
 _RUN_BYTES: Final = _RUN.size + 16 * _IDS_MAX
+_BLANK: Final = bytes(16)  # an id that was forgotten; no prediction has it
 _RUNS_AT: Final = _HEADER.size + _PLACES_MAX * _PLACE_BYTES
 _SIZE: Final = _RUNS_AT + _RUNS_MAX * _RUN_BYTES
 
@@ -39,6 +41,8 @@ class MappedInFlight:
         self._places: dict[Place, int] = {}
         self._bound = 0  # places ever; a place's number, whose remainder is its slot
         self._free = list(range(_RUNS_MAX))
+        self._is_closed = False
+        self._lock = threading.Lock()  # of the runs: a loop forgets in what a thread leaves; held for a microsecond
         self._map[: _HEADER.size] = bytes(_HEADER.size)
         self._map[_RUNS_AT:] = bytes(_SIZE - _RUNS_AT)  # without runs, the places left there mean nothing
         self.turned()
@@ -66,21 +70,41 @@ class MappedInFlight:
 
     def enter(self, place: int, prediction_ids: Sequence[bytes]) -> int:
         """Say that a run begins."""
-        if not self._free or place < self._bound - _PLACES_MAX:
-            return _RUNS_MAX  # more runs at once than room to note them, or an overwritten place: this one goes unnoted
-        run = self._free.pop()
         ids = b"".join(prediction_ids[:_IDS_MAX])
-        at = _RUNS_AT + run * _RUN_BYTES
-        self._map[at + _RUN.size : at + _RUN.size + len(ids)] = ids
-        _RUN.pack_into(self._map, at, place % _PLACES_MAX + 1, len(ids) // 16)
+        with self._lock:
+            if not self._free or place < self._bound - _PLACES_MAX:
+                return _RUNS_MAX  # more runs at once than room to note them, or an overwritten place: this one goes unnoted
+            run = self._free.pop()
+            at = _RUNS_AT + run * _RUN_BYTES
+            self._map[at + _RUN.size : at + _RUN.size + len(ids)] = ids
+            _RUN.pack_into(self._map, at, place % _PLACES_MAX + 1, len(ids) // 16)
         return run
+
+    def forget(self, run: int, prediction_id: bytes) -> None:
+        """Blank one id of a run, if the run still has it."""
+        if run == _RUNS_MAX:
+            return
+        at = _RUNS_AT + run * _RUN_BYTES
+        with self._lock:
+            for place in range(at + _RUN.size, at + _RUN_BYTES, 16):
+                if self._map[place : place + 16] == prediction_id:
+                    self._map[place : place + 16] = _BLANK
 
     def leave(self, run: int) -> None:
         """Say that the run is over."""
         if run == _RUNS_MAX:
             return
-        _RUN.pack_into(self._map, _RUNS_AT + run * _RUN_BYTES, 0, 0)
-        self._free.append(run)
+        with self._lock:
+            _RUN.pack_into(self._map, _RUNS_AT + run * _RUN_BYTES, 0, 0)
+            if not self._is_closed:
+                self._free.append(run)
+
+    def close(self) -> None:
+        """Blank every run and note no other."""
+        with self._lock:
+            self._is_closed = True
+            self._free.clear()
+            self._map[_RUNS_AT:_SIZE] = bytes(_SIZE - _RUNS_AT)
 
     def left_behind(self) -> Sequence[Interrupted]:
         """Return what the worker before was running when it died, once."""
@@ -123,6 +147,7 @@ def _left_behind(content: mmap.mmap) -> list[Interrupted]:
             continue
         line = _HEADER.size + (place - 1) * _PLACE_BYTES
         known = Place(*json.loads(content[line : line + _PLACE_BYTES].partition(b"\n")[0]))
-        ids = content[at + _RUN.size : at + _RUN.size + 16 * min(count, _IDS_MAX)]
-        found.extend(Interrupted(str(UUID(bytes=ids[i : i + 16])), known, bool(was_hung)) for i in range(0, len(ids), 16))
+        end = at + _RUN.size + 16 * min(count, _IDS_MAX)
+        ids = [content[place : place + 16] for place in range(at + _RUN.size, end, 16)]
+        found.extend(Interrupted(str(UUID(bytes=id)), known, bool(was_hung)) for id in ids if id != _BLANK)
     return found

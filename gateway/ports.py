@@ -314,8 +314,14 @@ class InFlight(Protocol):
     def enter(self, place: int, prediction_ids: Sequence[bytes]) -> int:
         """Say that a run begins; each id is a UUID's 16 bytes, of which the first 64 are kept. Return the run's number."""
 
+    def forget(self, run: int, prediction_id: bytes) -> None:
+        """Say that one id of a run is answered otherwise: its record is no longer the successor's to write."""
+
     def leave(self, run: int) -> None:
-        """Say that the run is over and its records are written."""
+        """Say that the run is over; its records are written next, before any of its answers leaves."""
+
+    def close(self) -> None:
+        """Say that the worker stops in order: runs that still go on have nobody waiting, and none is noted any more."""
 
     def left_behind(self) -> Sequence[Interrupted]:
         """Return what the worker before this one was running when it died, once; empty after a clean stop."""

@@ -135,10 +135,11 @@ def own_attempt(record: PredictionRecord) -> Attempt | None:
 def error_value(record: PredictionRecord) -> float | None:
     """Return what a record contributes to ERRORS: 1 for a fault of the assigned variant's own attempt, 0 for none.
 
-    None when that variant was not tried for a caller: a shadow, a pin, a drill, or a variant that was out of rotation.
+    None when that variant was not tried for a caller (a shadow, a pin, a drill, or a variant that was out of rotation), or when
+    the attempt was abandoned, which says nothing about it.
     """
     attempt = own_attempt(record)
-    return None if attempt is None else float(attempt.outcome in FAULTS)
+    return None if attempt is None or attempt.outcome is Outcome.ABANDONED else float(attempt.outcome in FAULTS)
 
 
 def loss_value(target: Target, record: PredictionRecord, row: int, truth: Truth) -> float | None:

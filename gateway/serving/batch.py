@@ -10,7 +10,7 @@ import asyncio
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,8 @@ from gateway.core.records import Outcome
 from gateway.core.tensors import FLOATS, Array, Shape, Tensor
 from gateway.ports import Clock, Instance
 from gateway.serving.checking import Checker
+
+UNNOTED: Final = -1  # a place or a run that the in-flight file does not hold
 
 
 @dataclass(slots=True, eq=False)
@@ -31,7 +33,8 @@ class Job:
         shapes: What must be equal to join; empty when all tensors that fit can be joined.
         place: Number of the route, variant and version in the in-flight file.
         future: Gets a `Ran`, or `DeadlineExceeded` when it did not begin in time.
-        has_begun: Whether a thread took it for execution.
+        begun_s: When a thread took it for execution, on the clock's monotonic time; 0 before.
+        run: Its number in the in-flight file while it runs in a thread, or `UNNOTED`.
         is_counted: Whether the pool still counts its rows.
         timer: Ends it at its deadline; only in a thread's queue.
     """
@@ -44,7 +47,8 @@ class Job:
     deadline_s: float
     queued_s: float
     future: asyncio.Future[Ran]
-    has_begun: bool = False
+    begun_s: float = 0.0
+    run: int = UNNOTED
     is_counted: bool = True
     timer: asyncio.TimerHandle | None = None
 

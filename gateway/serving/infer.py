@@ -118,7 +118,7 @@ class Inference:
         request = decode_rows(call.body) if call.is_rows else decode_infer(call.body)
         routed = await self._routed_to_version(call, request) if call.version else self._routed(call, request, prediction_id)
         inputs, rows = routed.candidates[0].checker.checked(request)
-        variant, ran, attempts = await self._run(routed, prediction_id, inputs, rows)
+        variant, ran, attempts = await self._run(call, routed, prediction_id, inputs, rows)
         record = self._record(call, routed, prediction_id, inputs, variant=variant, ran=ran, attempts=attempts)
         if routed.route.shadows and routed.kind is Kind.LIVE:
             self._shadows.mirror(routed.route, record, rows)
@@ -165,7 +165,7 @@ class Inference:
         return found
 
     async def _run(
-        self, routed: Routed, prediction_id: str, inputs: tuple[Tensor, ...], rows: int
+        self, call: Call, routed: Routed, prediction_id: str, inputs: tuple[Tensor, ...], rows: int
     ) -> tuple[ServedVariant, Ran, tuple[Attempt, ...]]:
         """Run on the first candidate and, when that fails hard, on the next; return the last that ran and all attempts.
 
@@ -187,14 +187,17 @@ class Inference:
                 if is_last or not isinstance(busy, DeadlineExceeded):
                     raise
                 continue
-            is_fault = ran.outcome is not Outcome.OK
-            if is_fault and not rows:
+            if ran.outcome is Outcome.TIMED_OUT and routed.deadline_s < call.received_s + routed.route.deadline_s:
+                ran.outcome = Outcome.ABANDONED  # the caller's own timeout; else anybody could count faults against a version
+            is_answered = ran.outcome is Outcome.OK
+            if not is_answered and not rows:
                 raise SignatureMismatch(f"version {variant.version.version!r} does not run without rows")
             now_s = self._clock.monotonic_s()
-            pool.faults.note(is_fault=is_fault, now_s=now_s)
+            if routed.kind is Kind.LIVE and ran.outcome is not Outcome.ABANDONED:
+                pool.faults.note(is_fault=not is_answered, now_s=now_s)
             attempt = Attempt(variant.name, variant.version.version, ran.outcome, ran.duration_us)
             ended = (variant, ran, (attempt,) if ended is None else (*ended[2], attempt))
-            if not is_fault or now_s >= routed.deadline_s:
+            if is_answered or now_s >= routed.deadline_s:
                 return ended
         assert ended is not None, "the last candidate ran or raised"
         return ended
@@ -252,7 +255,7 @@ def _respond(call: Call, request: Request, record: PredictionRecord, *, variant:
     headers = [(b"gateway-prediction-id", record.prediction_id.encode()), *variant.headers]
     if ran.fault is None:
         return Answer(200, headers, encode_rows(record) if call.is_rows else encode_infer(request, record))
-    status = 504 if ran.outcome is Outcome.TIMED_OUT else 500
+    status = 504 if ran.outcome in (Outcome.TIMED_OUT, Outcome.ABANDONED) else 500
     return Answer(status, headers, orjson.dumps({"error": f"version {record.version!r} failed: {ran.fault}"}))
 
 

@@ -20,7 +20,7 @@ from gateway.core.records import Outcome
 from gateway.core.tensors import Shape, Tensor
 from gateway.metrics import BATCH_ROWS, QUEUE_WAIT, RESTS, UNEXPECTED_ERRORS, Histogram, cell, histogram
 from gateway.ports import Clock, InFlight, MetricsBank
-from gateway.serving.batch import Job, Ran, execute
+from gateway.serving.batch import UNNOTED, Job, Ran, execute
 from gateway.serving.checking import Checker
 from gateway.serving.faults import FaultWindow
 from gateway.serving.threads import PoolThread
@@ -29,7 +29,7 @@ from gateway.serving.warming import Warm
 from gateway.settings import ServingSettings
 
 _OVERRUNS_MAX: Final = 3  # runs over the turn's budget, less those within it, after which a version leaves the loop
-UNNOTED: Final = -1  # a place whose runs the in-flight file does not hold
+_OWN_SHARE: Final = 0.5  # of an attempt's time that must have passed inside predict for its end to be the version's fault
 
 
 class Pool:
@@ -134,8 +134,9 @@ class Pool:
 
     def _take_for_thread(self, queue: deque[Job]) -> list[Job]:
         batch = self._take(queue, math.inf, _leave_to_timer)
+        now_s = self._clock.monotonic_s()
         for job in batch:
-            job.has_begun = True
+            job.begun_s = now_s
         return batch
 
     def _take(self, queue: deque[Job], budget_us: float, drop: Callable[[Job], None]) -> list[Job]:
@@ -163,12 +164,20 @@ class Pool:
         )
 
     def _execute(self, batch: Sequence[Job]) -> list[Ran]:
-        runs = [self._in_flight.enter(place, ids) for place, ids in _by_place(batch).items() if place != UNNOTED]
+        runs = [self._enter(place, jobs) for place, jobs in _by_place(batch).items() if place != UNNOTED]
         try:
             return execute(self._instance, self.checker, batch, self._clock)
         finally:
             for run in runs:
                 self._in_flight.leave(run)
+
+    def _enter(self, place: int, jobs: Sequence[Job]) -> int:
+        run = self._in_flight.enter(place, [_id_bytes(job) for job in jobs])
+        for job in jobs:
+            job.run = run
+            if job.future.done():  # it expired before it had a run; `_expire` sets the future first and looks at the run then
+                self._in_flight.forget(run, _id_bytes(job))
+        return run
 
     def _deliver(self, batch: Sequence[Job], result: list[Ran] | BaseException) -> None:
         if isinstance(result, BaseException):
@@ -184,17 +193,24 @@ class Pool:
         self._queue_wait.observe(max(waited_s, 0.0))
 
     def _expire(self, job: Job) -> None:
-        """End a job whose deadline passed; if it is running, the run goes on and its result is dropped."""
-        if not job.has_begun:
+        """End a job whose deadline passed; if it is running, the run goes on and its result is dropped.
+
+        It counts against the version only when most of the attempt's time passed inside predict rather than in the queue.
+        """
+        if not job.begun_s:
             self._forget(job)
         if job.future.done():
             return
-        if job.has_begun:
-            fault = PredictFailed("the deadline passed while the version was running")
-            duration_us = round((self._clock.monotonic_s() - job.queued_s) * 1e6)
-            job.future.set_result(Ran(Outcome.TIMED_OUT, job.rows, 0, duration_us, fault=fault))
-        else:
+        if not job.begun_s:
             job.future.set_exception(DeadlineExceeded("the deadline passed before the request was executed"))
+            return
+        run_s = self._clock.monotonic_s() - job.begun_s
+        is_own = run_s >= (job.deadline_s - job.queued_s) * _OWN_SHARE
+        fault = PredictFailed("the deadline passed while the version was running")
+        outcome = Outcome.TIMED_OUT if is_own else Outcome.ABANDONED
+        job.future.set_result(Ran(outcome, job.rows, 0, int(run_s * 1e6), fault=fault))
+        if job.run != UNNOTED:
+            self._in_flight.forget(job.run, _id_bytes(job))
 
     def _forget(self, job: Job) -> None:
         """Stop counting a job; once."""
@@ -210,8 +226,12 @@ def _leave_to_timer(job: Job) -> None:
     """Drop nothing: a thread must not touch a future; the job's own timer ends it on the loop."""
 
 
-def _by_place(batch: Sequence[Job]) -> dict[int, list[bytes]]:
-    found: dict[int, list[bytes]] = {}
+def _by_place(batch: Sequence[Job]) -> dict[int, list[Job]]:
+    found: dict[int, list[Job]] = {}
     for job in batch:
-        found.setdefault(job.place, []).append(bytes.fromhex(job.prediction_id.replace("-", "")))
+        found.setdefault(job.place, []).append(job)
     return found
+
+
+def _id_bytes(job: Job) -> bytes:
+    return bytes.fromhex(job.prediction_id.replace("-", ""))

@@ -19,8 +19,9 @@ from gateway.core.routes import Assignment, Route, RouteTable, Shadow, Variant
 from gateway.core.split import SLOTS, slot_of, slot_of_id
 from gateway.metrics import FAILOVERS, PREDICTION_DURATION, PREDICTIONS, SHADOW_DROPPED, Histogram, cell, histogram
 from gateway.ports import Cell, InFlight, MetricsBank, Place
+from gateway.serving.batch import UNNOTED
 from gateway.serving.checking import Checker
-from gateway.serving.pools import UNNOTED, Pool
+from gateway.serving.pools import Pool
 
 PINNED: Final = "pinned"  # stands for the variant where a caller named the version
 Pools = Mapping[tuple[str, str], Pool]

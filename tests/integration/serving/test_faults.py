@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID, uuid4
 
 from adapters.inflight import MappedInFlight
+from gateway.core.guardrails import error_value
 from gateway.core.records import Outcome
 from gateway.ports import Place
 
@@ -213,3 +214,29 @@ def test_request_without_rows_is_answered_without_rows(worker, models, until):
     answer = worker.infer("m", [], shape=[0, 4])
     assert answer.status_code == 200
     assert answer.json()["outputs"][0] == {"name": "y", "shape": [0, 1], "datatype": "FP32", "data": []}
+
+
+def test_callers_own_timeout_is_no_fault_of_the_version(make_worker, models, until):
+    """A caller who asks for less time than the route gives gets a 504, and counts nothing against the version."""
+    worker = make_worker(inline_us_max=0.0, faults_max=1).start()
+    worker.register("m", "1", models.identity_row(), cost_us=10)
+    worker.register("m", "2", models.loop(), cost_us=10)
+    variants = [{"name": "good", "version": "1", "weight": 0}, {"name": "slow", "version": "2", "weight": 10_000}]
+    worker.route("r", {"model": "m", "variants": variants, "fallback": "slow", "deadline_ms": 5_000})
+    worker.until_served(until)
+    for _ in range(2):
+        assert worker.infer("r", [[300]], parameters={"timeout": 60_000}).status_code == 504
+        until(worker.in_flight.is_empty)
+    assert [record.outcome for record in worker.predictions()] == [Outcome.ABANDONED] * 2
+    assert worker.metric("gateway_version_rests_total") == 0
+    assert error_value(worker.predictions()[0]) is None
+
+
+def test_pinned_failures_do_not_rest_a_version(make_worker, models, until):
+    """Anybody may name a version; only what the split sends to it can take it out of rotation."""
+    worker = make_worker(faults_max=2).start()
+    challenged(worker, until, models.identity_row(), models.root())
+    for _ in range(5):
+        assert worker.infer("r", [[-1]], version="2").status_code == 500
+    assert worker.infer("r", [[9]]).json()["parameters"]["variant"] == "bad"
+    assert worker.metric("gateway_version_rests_total") == 0
