@@ -72,9 +72,13 @@ class ManualClock:
 
     def move(self, by_s: float) -> None:
         """Let time pass."""
-        assert by_s >= 0, "a step back is a matter of `now_s` alone"
+        assert by_s >= 0, "time passes forwards; see `step`"
         self._now_s += by_s
         self._monotonic_s += by_s
+
+    def step(self, by_s: float) -> None:
+        """Set wall time forward or back; no time passes."""
+        self._now_s += by_s
 
 
 @dataclass(slots=True)

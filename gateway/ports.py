@@ -195,6 +195,10 @@ class RegistryStore(Protocol):
 class PredictionLogWriter(Protocol):
     """One worker's end of the log. Used by one thread at a time; `append` is fast enough for an event loop."""
 
+    @property
+    def resumed_s(self) -> float:
+        """The time of the stream's last record when it was opened, which no later record may precede; 0 without one."""
+
     def append(self, records: Sequence[Record]) -> Offset:
         """Write records in order, all of them or none, and return the offset after the last.
 
@@ -261,6 +265,9 @@ class SegmentStore(Protocol):
 
     def remove(self, segment: Segment) -> None:
         """Remove a segment; removing it again changes nothing."""
+
+    def free_bytes(self) -> int:
+        """Return how much may still be written to the file system that holds the log."""
 
     def repair(self) -> Sequence[tuple[str, int]]:
         """Cut a torn last line off every stream; return (stream, bytes cut). Only while no writer is open."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
+from adapters.logs.times import resumed_s
 from gateway.core.errors import LogFailed, LogFull
 from gateway.core.records import Offset, Page, Record
 
@@ -74,6 +75,7 @@ class MemoryWriter:
     def __init__(self, log: MemoryLog, stream: str) -> None:
         self._log = log
         self._stream = stream
+        self.resumed_s = resumed_s(log, stream)
 
     def append(self, records: Sequence[Record]) -> Offset:
         """Write records, all of them or none."""

@@ -31,6 +31,7 @@ from adapters.logs.files import (
     streams_of,
     whole_bytes,
 )
+from adapters.logs.times import resumed_s
 from gateway.core.errors import LogFailed, LogFull
 from gateway.core.records import Offset, Page, Record
 from gateway.ports import Clock, Segment
@@ -67,7 +68,7 @@ class SegmentWriter:
         clock: Clock,
     ) -> None:
         self._directory = directory / stream
-        self._segment_bytes_max = segment_bytes_max
+        self._segment_bytes_max = min(segment_bytes_max, bytes_max // 4)  # a full log has closed segments to give up
         self._segment_age_s = segment_age_s
         self._bytes_max = bytes_max
         self._free_bytes_min = free_bytes_min
@@ -87,6 +88,7 @@ class SegmentWriter:
         self._size = 0
         self._is_new = True
         self._since_s = clock.monotonic_s()
+        self.resumed_s = resumed_s(SegmentReader(directory), stream)
 
     def append(self, records: Sequence[Record]) -> Offset:
         """Write records in one `write`; see `PredictionLogWriter.append`."""
@@ -291,6 +293,12 @@ class SegmentDirectory:
         """Remove a segment's file."""
         with log_errors(self._directory / segment.stream):
             Path(segment.path).unlink(missing_ok=True)
+
+    def free_bytes(self) -> int:
+        """Return what the file system has left for this user."""
+        with log_errors(self._directory):
+            disk = os.statvfs(self._directory)
+        return disk.f_bavail * disk.f_frsize
 
     def repair(self) -> Sequence[tuple[str, int]]:
         """Cut torn tails, empty the lines that a power loss took, and close every stream's last segment."""

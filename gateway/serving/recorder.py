@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
+from typing import Final
 
 from gateway.core.errors import LogFailed
 from gateway.core.records import Heartbeat, Record, StreamEnd
@@ -17,6 +18,7 @@ from gateway.metrics import LOG_RECORDS, LOG_WRITE_FAILURES, UNLOGGED, cell
 from gateway.ports import Clock, MetricsBank, PredictionLogWriter
 from gateway.settings import Durability, LogSettings, WhenFull
 
+_CATCH_UP: Final = 0.9  # of the real pace, while wall time lies behind; a step of a minute is made good in ten
 Waiter = asyncio.Future[None]
 
 
@@ -40,15 +42,22 @@ class Recorder:
         self._waiters: list[Waiter] = []
         self._is_scheduled = False
         self._is_syncing = False
-        self._last_time_s = 0.0
+        self._last_time_s = log.resumed_s
+        self._last_look_s = clock.monotonic_s()
         self._written_s = 0.0
         self._written = cell(metrics, LOG_RECORDS)
         self._failures = cell(metrics, LOG_WRITE_FAILURES)
         self._unlogged = cell(metrics, UNLOGGED)
 
     def time_s(self) -> float:
-        """Return the wall time for a record that is added at once; it never falls, whatever the clock does."""
-        self._last_time_s = max(self._last_time_s, self._clock.now_s())
+        """Return the time of a record that is added at once: wall time, but it never falls and never stands still.
+
+        When the clock is set back, records go on from where they were at `_CATCH_UP` of the real pace until it caught up, because
+        the merge of all streams, and so the monitor, moves by these times.
+        """
+        now_s = self._clock.monotonic_s()
+        least_s = self._last_time_s + _CATCH_UP * (now_s - self._last_look_s)
+        self._last_time_s, self._last_look_s = max(least_s, self._clock.now_s()), now_s
         return self._last_time_s
 
     def add(self, *records: Record) -> Waiter:

@@ -27,6 +27,8 @@ from gateway.settings import settings_from_body
 class NoLog:
     """A `PredictionLogWriter` that writes nothing."""
 
+    resumed_s = 0.0
+
     def append(self, records: Sequence[Record]) -> Offset:
         """Drop the records."""
         del records

@@ -209,3 +209,12 @@ def test_log_reopened_stream_goes_on(log):
     first.close()
     log.writer("w0").append(beats(3, 3))
     assert all_of(log.reader, "w0") == beats(0, 6)
+
+
+def test_log_writer_knows_the_time_it_resumes_at(log):
+    """A writer says when its stream's last record was, so that time goes on from there; 0 for a new stream."""
+    writer = log.writer("w0")
+    assert writer.resumed_s == 0.0
+    writer.append(beats(1_000, 3))
+    writer.close()
+    assert log.writer("w0").resumed_s == 1_002.0

@@ -23,6 +23,7 @@ class Watched:
         self.may_sync = threading.Event()
         self.may_sync.set()
         self._writer = self.log.writer("w0")
+        self.resumed_s = self._writer.resumed_s
 
     def append(self, records: Sequence[Record]) -> Offset:
         """Note the group and append it."""
