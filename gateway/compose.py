@@ -111,6 +111,7 @@ def run_plane(argv: Sequence[str]) -> int:
         case "control":
             _run_control(settings, socket.socket(fileno=asked.listener))
         case "monitor":
+            os.nice(settings.monitor.niceness)
             _run_monitor(settings, _stopped_by_signal())
         case _:
             os.nice(settings.archive.niceness)
