@@ -7,6 +7,7 @@ next turn: the log keeps a segment until the archive has it.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,8 +24,10 @@ from gateway.metrics import (
     cell,
 )
 from gateway.ports import Archive, CheckpointStore, Clock, MetricsBank, PredictionLogReader, Segment, SegmentStore
-from gateway.settings import ArchiveSettings, Settings
+from gateway.settings import ArchiveSettings, LogSettings, Settings
 
+KEPT_SHARE: Final = 0.5  # of `log.bytes_max` for what everybody has passed; the rest is room while one of them is behind
+FREE_SHARE: Final = 2  # times `log.free_bytes_min`: a file system with less gets back whatever was passed
 DROP_S: Final = 600.0  # between two looks for old Parquet; retention is counted in days
 MONITOR: Final = "monitor"  # the consumer whose checkpoint holds segments back
 _journal = logging.getLogger(__name__)
@@ -42,7 +45,7 @@ def run_keeper(
     stop: threading.Event,
 ) -> None:
     """Keep the archive until `stop` is set; a segment that is being copied is finished first."""
-    keeper = Keeper(settings.archive, log, segments, archive, checkpoints, metrics, clock)
+    keeper = Keeper(settings.archive, settings.log, log, segments, archive, checkpoints, metrics, clock)
     while not stop.is_set():
         keeper.turn(stop)
         stop.wait(settings.archive.poll_s)
@@ -53,6 +56,7 @@ class Keeper:
     """One turn after another of the archive's work."""
 
     settings: ArchiveSettings
+    bounds: LogSettings
     log: PredictionLogReader
     segments: SegmentStore
     archive: Archive
@@ -101,15 +105,14 @@ class Keeper:
         return ()
 
     def _remove(self, closed: Sequence[Segment]) -> Sequence[Segment]:
-        """Remove segments that are old enough and that archive and monitor have passed; return what stays."""
-        due_s = self.clock.now_s() - self.settings.keep_segments_s
-        old = [segment for segment in closed if segment.closed_at_s <= due_s]
-        if not old:
-            return closed
+        """Remove segments that archive and monitor have passed and that are old or in the way; return what stays."""
         try:
+            due = self._due(closed)
+            if not due:
+                return closed
             monitored = self.checkpoints.load(MONITOR)
-            passed = monitored[0].get(old[0].stream, 0) if monitored else 0
-            gone = {segment.next for segment in old if segment.next <= min(passed, self.archive.taken(segment.stream))}
+            passed = monitored[0].get(due[0].stream, 0) if monitored else 0
+            gone = {segment.next for segment in due if segment.next <= min(passed, self.archive.taken(segment.stream))}
             for segment in closed:
                 if segment.next in gone:
                     self.segments.remove(segment)
@@ -118,6 +121,19 @@ class Keeper:
             return closed
         cell(self.metrics, LOG_SEGMENTS_REMOVED).add(len(gone))
         return [segment for segment in closed if segment.next not in gone]
+
+    def _due(self, closed: Sequence[Segment]) -> Sequence[Segment]:
+        """Return what was kept for its time, and before it whatever a log or a file system that fills up needs back."""
+        due_s = self.clock.now_s() - self.settings.keep_segments_s
+        surplus: float = sum(segment.next - segment.first for segment in closed) - self.bounds.bytes_max * KEPT_SHARE
+        if self.segments.free_bytes() < FREE_SHARE * self.bounds.free_bytes_min:
+            surplus = math.inf
+        due: list[Segment] = []
+        for segment in closed:
+            if segment.closed_at_s <= due_s or surplus > 0:
+                due.append(segment)
+            surplus -= segment.next - segment.first
+        return due
 
     def _drop(self) -> None:
         now_s = self.clock.monotonic_s()

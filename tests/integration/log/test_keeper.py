@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from dataclasses import replace
 
 import pytest
 
+from adapters.logs.codec import encode
+from adapters.logs.segments import SegmentWriter
 from adapters.memory import ManualClock, MemoryBank, MemoryCheckpoints
 from gateway.archive.keeper import Keeper, run_keeper
-from gateway.core.errors import ArchiveFailed
+from gateway.core.errors import ArchiveFailed, LogFull
 from gateway.core.records import Offset
 from gateway.ports import Filter
-from gateway.settings import ArchiveSettings, Settings
+from gateway.settings import ArchiveSettings, LogSettings, Settings
 
 ALL = Filter(limit=1_000_000)
 
@@ -22,7 +25,16 @@ def kept(house):
     """Return a keeper of the house with its checkpoints, metrics and clock."""
     settings = ArchiveSettings(keep_segments_s=0.0, keep_s=1_000.0)
     clock = ManualClock(max(4e9, 0.0))
-    return Keeper(settings, house.reader, house.store, house.archive, MemoryCheckpoints(), MemoryBank(), clock)
+    return Keeper(
+        settings,
+        LogSettings(free_bytes_min=0),
+        house.reader,
+        house.store,
+        house.archive,
+        MemoryCheckpoints(),
+        MemoryBank(),
+        clock,
+    )
 
 
 def numbers(bank: MemoryBank) -> dict[str, float]:
@@ -70,6 +82,55 @@ def test_keeper_keeps_segments_for_their_time(house, prediction, kept):
     kept.settings = replace(kept.settings, keep_segments_s=kept.clock.now_s() - segment.closed_at_s + 1)
     kept.turn(threading.Event())
     assert len(house.store.closed("w0")) == 1
+
+
+@pytest.fixture
+def kept_long(kept):
+    """Return a keeper whose segments are all younger than the time for which they are kept."""
+    kept.settings = replace(kept.settings, keep_segments_s=1e12, keep_s=1e12)
+    return kept
+
+
+def test_full_log_takes_records_again_once_everybody_has_passed_it(house, prediction, kept_long):
+    """A small log fills up; a turn after monitor and archive have passed it there is room, whatever `keep_segments_s` says."""
+    size = len(encode([prediction(1)]))
+    kept_long.bounds = LogSettings(bytes_max=20 * size, free_bytes_min=0)
+    timer = ManualClock()
+    writer = SegmentWriter(
+        house.directory / "log",
+        "w0",
+        segment_bytes_max=1 << 30,
+        segment_age_s=1e9,
+        bytes_max=20 * size,
+        free_bytes_min=0,
+        clock=timer,
+    )
+    with contextlib.suppress(LogFull):
+        while True:
+            writer.append([prediction(1)])
+    kept_long.turn(threading.Event())
+    assert len(house.store.closed("w0")) > 2  # the monitor has passed nothing yet
+    kept_long.checkpoints.save("monitor", {"w0": house.reader.end("w0")}, b"")
+    kept_long.turn(threading.Event())
+    timer.move(1.0)  # it looks again
+    for number in range(9):
+        writer.append([prediction(number)])
+    writer.close()
+    assert sum(segment.next - segment.first for segment in house.store.closed("w0")) >= 5 * size  # no more went than had to
+
+
+def test_file_system_that_fills_up_gets_back_what_was_passed(house, prediction, kept_long):
+    """Near `log.free_bytes_min` every passed segment goes at once, and no other."""
+    for start in (0, 10):
+        house.write(*(prediction(number) for number in range(start, start + 10)))
+    house.store.repair()
+    first, second = house.store.closed("w0")
+    kept_long.checkpoints.save("monitor", {"w0": first.next}, b"")
+    kept_long.turn(threading.Event())
+    assert len(house.store.closed("w0")) == 2
+    kept_long.bounds = LogSettings(free_bytes_min=house.store.free_bytes())
+    kept_long.turn(threading.Event())
+    assert house.store.closed("w0") == [second]
 
 
 def test_keeper_drops_old_parquet(house, prediction, kept):
