@@ -28,6 +28,25 @@ RANGES = {  # of the integers that are not simply at least 1
     "archive.niceness": (0, 19),
     "monitor.niceness": (0, 19),
 }
+LEAST = {  # of the times and costs that must not be as little as nothing
+    "serving.body_timeout_s": 0.1,  # below it a body over a slow line is a stalled one
+    "serving.header_timeout_s": 0.1,
+    "serving.keep_alive_s": 0.1,  # below it a client's next request meets a closed connection
+    "control.body_timeout_s": 0.1,
+    "control.validation_timeout_s": 1.0,  # the validation process alone takes half of that to start
+    "control.prepare_timeout_s": 0.1,
+    "log.segment_age_s": 0.1,  # at nothing every append is a file of its own
+    "log.heartbeat_s": 0.01,  # at nothing an idle worker does nothing but write
+    "archive.poll_s": 0.01,  # at nothing an idle process takes a core
+    "monitor.poll_s": 0.001,
+    "monitor.checkpoint_s": 0.01,
+    "monitor.publish_s": 0.01,
+    "monitor.epoch_s": 1.0,  # no key counts twice within it
+    "monitor.false_alarm_events": 100.0,  # below it drift is a matter of chance
+    "supervisor.hang_s": 0.5,  # below it a worker that is well but waits for a core is killed
+    "supervisor.restart_backoff_s": 0.001,
+    "supervisor.restart_backoff_max_s": 0.1,
+}
 
 
 class Durability(enum.Enum):
@@ -221,7 +240,7 @@ def _converted(default: object, value: object, dotted: str, source: str) -> obje
         case int():
             return fields.integer(dotted, *RANGES.get(dotted, (1, 1 << 62)))
         case float():
-            return fields.number(dotted, 0.0, 1e12)
+            return fields.number(dotted, LEAST.get(dotted, 0.0), 1e12)
         case _:
             return fields.text(dotted)
 

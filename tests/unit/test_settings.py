@@ -87,6 +87,7 @@ def test_settings_leave_variables_of_others_alone():
         ("[archive]\nniceness = 20", "archive.niceness"),
         ("[serving]\ndrain_s = -1", "serving.drain_s"),
         ("[serving]\ndrain_s = nan", "serving.drain_s"),
+        ("[supervisor]\nhang_s = 0.01", "supervisor.hang_s"),
         ("[log]\ndurability = 'ram'", "log.durability"),
         ("[serving]\nhost = 3", "serving.host"),
         ("[serving", "headgate.toml"),
@@ -97,6 +98,24 @@ def test_settings_that_are_wrong_stop_the_start_by_name(tmp_path, text, named):
     with pytest.raises(MalformedRequest) as caught:
         load_settings(configured(tmp_path, text), {}, {})
     assert named in str(caught.value)
+
+
+@pytest.mark.parametrize("dotted", [name for name, default in every_setting() if isinstance(default, float)])
+def test_settings_of_nothing_are_for_what_may_be_left_out(dotted):
+    """A float is zero only where that means to do without: no drain, no rest, nothing kept, nothing inline."""
+    may_be_nothing = {
+        "serving.inline_us_max",
+        "serving.inline_turn_us_max",
+        "serving.fault_rest_s",
+        "serving.drain_s",
+        "archive.keep_segments_s",
+        "archive.keep_s",
+    }
+    if dotted in may_be_nothing:
+        load_settings(None, {}, {dotted: 0.0})
+    else:
+        with pytest.raises(MalformedRequest, match=dotted):
+            load_settings(None, {}, {dotted: 0.0})
 
 
 def test_settings_file_that_is_missing_stops_the_start(tmp_path):
