@@ -37,7 +37,8 @@ _EXTENSIONS: Final = ("parameters",)  # exactly what works
 _INFER: Final = re.compile(rb"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
 _ROWS: Final = re.compile(rb"/v1/models/([^/]+):predict")
 _TRUTH: Final = b"/api/v1/ground-truth"
-_TARGETS_MAX: Final = 4_096  # parsed paths kept; beyond it parsing starts over
+_TARGETS_MAX: Final = 4_096  # parsed prediction paths kept; beyond it parsing starts over
+_TARGET_LENGTH_MAX: Final = 512  # of a path that is kept
 _TRUTH_BYTES_MAX: Final = 4 * 2**20  # 10,000 records of 400 bytes
 _JSON: Final = (b"content-type", b"application/json")
 
@@ -72,14 +73,14 @@ class ServingApp:
         self._metrics = metrics
         self._clock = clock
         self._body_bytes_max = body_bytes_max
-        self._targets: dict[bytes, Target | None] = {}
+        self._targets: dict[bytes, Target] = {}
         self._rest = _rest(router, pinned, is_draining)
         self._unexpected = cell(metrics, UNEXPECTED_ERRORS, "request")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         path: bytes = scope["raw_path"]
-        target = self._targets[path] if path in self._targets else self._parsed(path)
+        target = self._targets.get(path) or self._parsed(path)
         if target is None and path != _TRUTH:
             await self._rest(scope, receive, send)
             return
@@ -115,15 +116,17 @@ class ServingApp:
         return await self._inference.infer(call)
 
     def _parsed(self, path: bytes) -> Target | None:
-        """Return what a path names, or None when it is no prediction path; remembered."""
-        if len(self._targets) >= _TARGETS_MAX:
-            self._targets.clear()
-        target = None
+        """Return what a path names, remembered, or None when it is no prediction path."""
         if found := _INFER.fullmatch(path):
             target = Target(_name(found[1]), _name(found[2] or b""), is_rows=False)
         elif found := _ROWS.fullmatch(path):
             target = Target(_name(found[1]), "", is_rows=True)
-        self._targets[path] = target
+        else:
+            return None
+        if len(path) <= _TARGET_LENGTH_MAX:
+            if len(self._targets) >= _TARGETS_MAX:
+                self._targets.clear()
+            self._targets[path] = target
         return target
 
 

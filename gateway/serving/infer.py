@@ -1,8 +1,9 @@
 """The path of a prediction, in seven verbs: decode, route, check, run, mirror, record, respond.
 
-A request that is refused before it ran leaves no record; one that ran leaves exactly one, written before its answer leaves,
-whatever the outcome. A hard fault of the assigned variant is answered by the fallback within the deadline, and the record keeps
-both attempts. Nothing here knows HTTP beyond the headers it is given and the status of an `Answer`.
+A request that did not run, because it was refused or its time or its place in the queue was gone, leaves no record and no
+evidence, only a metric. One that ran leaves exactly one record, written before its answer leaves, whatever the outcome. A hard
+fault of the assigned variant is answered by the fallback within the deadline, and the record keeps both attempts. Nothing here
+knows HTTP beyond the headers it is given and the status of an `Answer`.
 """
 
 from __future__ import annotations

@@ -50,7 +50,9 @@ class Loader:
         if task is None:
             retry_at_s, fault = self._failed.get(key, (0.0, None))
             if fault is not None and self._clock.monotonic_s() < retry_at_s:
-                raise fault
+                raise type(fault)(
+                    fault.message, hint=fault.hint
+                )  # one raised again and again would grow its traceback
             task = self._loading[key] = asyncio.get_running_loop().create_task(self._loaded(version))
             task.add_done_callback(lambda done: self._over(version, done))
         return await asyncio.shield(task)
@@ -70,7 +72,7 @@ class Loader:
         if fault is None:
             self._failed.pop(key, None)
         elif isinstance(fault, ModelFault):
-            self._failed[key] = (self._clock.monotonic_s() + _RETRY_S, fault)
+            self._failed[key] = (self._clock.monotonic_s() + _RETRY_S, type(fault)(fault.message, hint=fault.hint))
             self._metrics.cell(LOAD_FAILURES.name, (("model", key[0]), ("version", key[1]))).add(1.0)
             facts = {"action": "load", "model": key[0], "version": key[1], "reason": str(fault)}
             _log.error("a version did not load", extra=facts)

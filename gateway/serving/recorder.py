@@ -63,7 +63,8 @@ class Recorder:
     def add(self, *records: Record) -> Waiter:
         """Queue records for this turn's append and return a future that is done when they are as durable as configured.
 
-        It ends with `LogFull` or `LogFailed` when nothing of them was written and answers need a record.
+        It ends with `LogFull` or `LogFailed` when answers need a record and these could not be written, or not be made durable;
+        after a sync that failed they may be in the log all the same.
         """
         waiter: Waiter = self._loop.create_future()
         self._records.extend(records)

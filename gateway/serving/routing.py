@@ -64,7 +64,7 @@ class Router:
         self._loads: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._proposal: Proposal | None = None
         self._prepared = 0
-        self._failure = ""
+        self._failed: dict[tuple[str, str], str] = {}  # of the proposal's needs: why the last load failed
         self._reported: tuple[int, int, str] | None = None
         self._report_due = asyncio.Event()
         self.has_read = asyncio.Event()
@@ -114,7 +114,7 @@ class Router:
         self._loader.close()
 
     def _status(self) -> tuple[Revision, int, str]:
-        return self.table.table.revision, self._prepared, self._failure
+        return self.table.table.revision, self._prepared, next(iter(self._failed.values()), "")
 
     def _read(self, last: _Picture | None) -> _Picture:
         """Wait for news and read everything, in a thread; return what was read last when there is nothing new."""
@@ -138,7 +138,7 @@ class Router:
         proposal = picture.proposal
         if proposal is not None and (self._proposal is None or proposal.id != self._proposal.id):
             self._proposal = proposal
-            self._failure = ""
+            self._failed = {}
         needed = needed_versions(picture.table) | set(self._proposal.needs if self._proposal else ())
         unneeded = self._pools.keys() - needed
         for key in unneeded:
@@ -169,9 +169,10 @@ class Router:
         finally:
             del self._loads[key]
         if not failure:
+            self._failed.pop(key, None)
             self._swap(self.table.table)
         elif self._proposal is not None and key in self._proposal.needs:
-            self._failure = failure
+            self._failed[key] = failure
         self._look_at_loads()
         self._report_due.set()
 

@@ -7,12 +7,17 @@ import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
+import pytest
+
+from adapters.runtimes.onnx import OnnxRuntime
 from gateway.core.changes import PutVersion, WorkerStatus
-from gateway.core.errors import StoreFailed
-from gateway.core.models import VersionState
+from gateway.core.errors import LoadFailed, StoreFailed
+from gateway.core.models import Version, VersionState
 from gateway.core.records import Kind
 from gateway.core.routes import Revision
+from gateway.ports import Instance
 from gateway.serving.pools import Pool
 
 A, B = {"name": "a", "version": "1"}, {"name": "b", "version": "2"}
@@ -169,3 +174,78 @@ def test_reports_do_not_answer_each_other(worker, models, until):
         return worker.registry.follow(number, 0.3) == number
 
     until(is_silent, within_s=5)
+
+
+@pytest.fixture
+def held_loads(monkeypatch):
+    """Hold every load of a version `2` until it is let go; return what tells that one began, and what lets it go."""
+    began, may_load = threading.Event(), threading.Event()
+    load = OnnxRuntime.load
+
+    def held(runtime: OnnxRuntime, path: Path, version: Version) -> Instance:
+        if version.version == "2":
+            began.set()
+            assert may_load.wait(20)
+        return load(runtime, path, version)
+
+    monkeypatch.setattr(OnnxRuntime, "load", held)
+    yield began, may_load
+    may_load.set()
+
+
+def test_worker_is_prepared_only_once_everything_is_warm(worker, models, until, held_loads):
+    """While a proposal's version loads, the worker answers with the old table and does not claim to be prepared."""
+    began, may_load = held_loads
+    worker.register("m", "1", models.linear(), champion=True)
+    worker.register("m", "2", models.linear(scale=2.0))
+    worker.until_served(until)
+    proposal = worker.registry.propose([("m", "2")])
+    assert began.wait(10)
+    worker.route("r", {"model": "m", "variants": [{**A, "weight": 10_000}]})  # makes the worker report again
+    worker.until_served(until)
+    assert worker.registry.workers()[0].prepared != proposal.id
+    assert worker.infer("r", [[1, 2, 3, 4]]).json()["model_version"] == "1"
+    may_load.set()
+    until(lambda: worker.registry.workers()[0].prepared == proposal.id)
+    worker.route("r", {"model": "m", "variants": [{**B, "weight": 10_000}]})
+    worker.until_served(until)
+    assert worker.infer("r", [[1, 2, 3, 4]]).json()["model_version"] == "2"
+
+
+def test_variant_that_still_loads_is_answered_by_the_fallback(worker, models, until, held_loads):
+    """A table that was committed before its version was warm delays nobody and refuses nobody."""
+    began, may_load = held_loads
+    worker.register("m", "1", models.linear())
+    worker.register("m", "2", models.linear(scale=2.0))
+    worker.route("r", {"model": "m", "variants": [{**A, "weight": 10_000}]})
+    worker.until_served(until)
+    worker.route("r", {"model": "m", "variants": [{**A, "weight": 0}, {**B, "weight": 10_000}], "fallback": "a"})
+    assert began.wait(10)
+    until(lambda: worker.infer("r", [[1, 2, 3, 4]]).status_code == 200 and worker.predictions()[-1].assigned == "b")
+    assert worker.predictions()[-1].variant == "a"
+    assert max(record.latency_us for record in worker.predictions()) < 1_000_000
+    may_load.set()
+    until(lambda: worker.infer("r", [[1, 2, 3, 4]]).json()["model_version"] == "2")
+
+
+def test_failure_of_a_proposal_ends_with_a_load_that_succeeds(worker, models, until, monkeypatch):
+    """What failed to load and loads later is no failure any more."""
+    load = OnnxRuntime.load
+    is_broken = threading.Event()
+    is_broken.set()
+
+    def sometimes(runtime: OnnxRuntime, path: Path, version: Version) -> Instance:
+        if version.version == "2" and is_broken.is_set():
+            raise LoadFailed("the disk is slow today")
+        return load(runtime, path, version)
+
+    monkeypatch.setattr(OnnxRuntime, "load", sometimes)
+    monkeypatch.setattr("gateway.serving.loader._RETRY_S", 0.0)
+    worker.register("m", "1", models.linear(), champion=True)
+    worker.register("m", "2", models.linear())
+    worker.until_served(until)
+    worker.registry.propose([("m", "2")])
+    until(lambda: "slow today" in worker.registry.workers()[0].failure)
+    is_broken.clear()
+    until(lambda: worker.registry.workers()[0].failure == "")
+    assert worker.client.get("/v2/models/m/versions/2/ready").status_code == 200
