@@ -28,6 +28,9 @@ TRIAL_ROWS_MAX: Final = 2_000  # of the reference that are run; enough to meet w
 BATCH_ROWS: Final = 64  # as serving batches by default
 COST_RUNS: Final = 51  # of one row; the median is then known to a few percent
 COST_BUDGET_S: Final = 2.0  # whatever the model costs
+VARIED_ROWS: Final = 8  # any two rows that depend on each other show it
+JOIN_ROUNDING: Final = 1e-4  # of the largest answer: FP32 sums in another order differ by less, through some hundred layers too
+JOIN_ROUNDING_FP16: Final = 1e-2  # its numbers have three digits
 ROUNDING: Final = 1e-6  # by which a probability in FP32 may leave [0, 1]
 MADE_UP_SIZE: Final = 1  # of a variable dimension that is not the row count, when nothing says more
 
@@ -51,6 +54,7 @@ def validated(artifact: Path, reference: Path | None, version: Version) -> Versi
         rows = _rows_of(signature, columns, values)
         outputs = _run(instance, signature, rows)
         cost_us = _cost_us(instance, _first_row(rows))
+        is_joinable = not signature.is_batched or _answers_alike(instance, signature, rows, has_reference=values is not None)
     except ModelFault as error:
         raise NotValid(f"the model does not run: {error.message}", hint=_hint(reference)) from error
     _refuse_odd_answers(target, outputs)
@@ -60,7 +64,8 @@ def validated(artifact: Path, reference: Path | None, version: Version) -> Versi
         profile=None if values is None or not columns else profile_body(build_profile(columns, values)),
         runtime_version=instance.runtime_version,
         cost_us_per_row=cost_us,
-        warnings=tuple(_warnings(signature, outputs, has_reference=values is not None)),
+        warnings=tuple(_warnings(signature, outputs, has_reference=values is not None, is_joinable=is_joinable)),
+        is_joinable=is_joinable,
     )
 
 
@@ -197,6 +202,58 @@ def _cost_us(instance: Instance, row: Inputs) -> float:
     return round(median(spent), 1)
 
 
+def _answers_alike(instance: Instance, signature: Signature, rows: Inputs, *, has_reference: bool) -> bool:
+    """Return whether rows are answered alike alone and in a batch, but for rounding.
+
+    Rows that are all the same would hide that answers depend on one another, so that without a reference others are made up; a
+    model that takes no such values shows nothing.
+    """
+    batch = _spread(rows) if has_reference and len(next(iter(rows.values()))) > 1 else _varied(signature)
+    try:
+        together = instance.predict(batch)
+        end_s = time.perf_counter() + COST_BUDGET_S
+        for at in range(len(next(iter(batch.values())))):
+            alone = instance.predict({name: np.ascontiguousarray(data[at : at + 1]) for name, data in batch.items()})
+            if not all(_is_alike(together[spec.name], at, alone[spec.name], spec.datatype) for spec in signature.outputs):
+                return False
+            if time.perf_counter() > end_s:
+                break
+    except ModelFault:
+        if has_reference:
+            raise
+    return True
+
+
+def _spread(rows: Inputs) -> Inputs:
+    """Return rows of one batch from all over the reference, which may be sorted."""
+    count = len(next(iter(rows.values())))
+    chosen = np.unique(np.linspace(0, count - 1, min(count, BATCH_ROWS)).astype(np.int64))
+    return {name: np.ascontiguousarray(data[chosen]) for name, data in rows.items()}
+
+
+def _varied(signature: Signature) -> Inputs:
+    """Return made-up rows that differ; floats in [0, 1), integers 0 or 1, which an index or a code may be."""
+    made = {spec.name: _made_up(replace(spec, shape=(VARIED_ROWS, *spec.shape[1:]))) for spec in signature.inputs}
+    numbers = np.random.default_rng(1)
+    for name, data in made.items():
+        if data.dtype.kind != "O":
+            high = 1.0 if data.dtype.kind == "f" else 2.0
+            made[name] = (numbers.random(data.shape) * high).astype(data.dtype)
+    return made
+
+
+def _is_alike(together: Array, at: int, alone: Array, datatype: Datatype) -> bool:
+    if at >= len(together) or alone.shape != (1, *together.shape[1:]):
+        return False
+    if datatype not in FLOATS:
+        return bool(np.array_equal(together[at], alone[0]))
+    of_batch, of_one = together[at].astype(np.float64), alone[0].astype(np.float64)
+    sizes = np.abs(together.astype(np.float64))
+    tolerance = JOIN_ROUNDING_FP16 if datatype is Datatype.FP16 else JOIN_ROUNDING
+    bound = tolerance * float(sizes[np.isfinite(sizes)].max(initial=0.0))
+    return bool(np.isclose(of_batch, of_one, rtol=tolerance, atol=bound, equal_nan=True).all())
+
+
 def _checked_target(target: Target, signature: Signature) -> Target:
     """Return the target with its output named.
 
@@ -236,7 +293,9 @@ def _refuse_odd_answers(target: Target, outputs: Mapping[str, Array]) -> None:
         )
 
 
-def _warnings(signature: Signature, outputs: Mapping[str, Array], *, has_reference: bool) -> Iterator[str]:
+def _warnings(signature: Signature, outputs: Mapping[str, Array], *, has_reference: bool, is_joinable: bool) -> Iterator[str]:
+    if not is_joinable:
+        yield "rows are answered differently alone and in a batch: requests are not joined into one run"
     if not has_reference:
         yield "no reference sample was sent: drift against training cannot be seen"
         return

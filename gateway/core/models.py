@@ -87,6 +87,7 @@ class Version:
         runtime_version: Of the library that validated it, e.g. `1.31.1`.
         registered_at_s: Seconds since the epoch.
         warnings: What validation found odd but not wrong, one sentence each.
+        is_joinable: Whether a row is answered alike alone and in a batch, so that rows of different requests may be joined.
     """
 
     model: str
@@ -105,6 +106,7 @@ class Version:
     state: VersionState = VersionState.REGISTERED
     registered_at_s: float = 0.0
     warnings: tuple[str, ...] = ()
+    is_joinable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,7 @@ def metadata_from_body(body: object) -> Metadata:
     """Read the `metadata` part of a registration.
 
     Raises:
-        MalformedRequest: a field is unknown, missing or of the wrong type.
+        MalformedRequest: a field is unknown, missing or of the wrong type, or the labels do not fit the task.
     """
     fields = Fields(body, "metadata")
     metadata = Metadata(
@@ -140,6 +142,11 @@ def metadata_from_body(body: object) -> Metadata:
     names = [column.name for column in metadata.columns]
     if len(set(names)) != len(names):
         raise MalformedRequest("metadata.columns: two columns have the same name")
+    if metadata.target.task is Task.BINARY and len(metadata.target.labels) not in (0, 2):
+        raise MalformedRequest(
+            f"metadata.target.labels: a binary target has two labels or none named, not {len(metadata.target.labels)}",
+            hint="declare the task multiclass for more",
+        )
     return metadata
 
 
@@ -202,6 +209,7 @@ def version_body(version: Version) -> Json:
         "state": version.state.value,
         "registered_at_s": version.registered_at_s,
         "warnings": list(version.warnings),
+        "is_joinable": version.is_joinable,
     }
 
 
@@ -225,6 +233,7 @@ def version_from_body(body: object) -> Version:
         state=fields.choice("state", VersionState),
         registered_at_s=fields.number("registered_at_s", 0.0, 1e12),
         warnings=tuple(str(warning) for warning in fields.items("warnings", 100, ())),
+        is_joinable=fields.boolean("is_joinable", True),
     )
 
 

@@ -23,26 +23,27 @@ class Checker:
     Attributes:
         inputs, outputs: The signature's, in its order.
         columns: Names of the features in order; for many named inputs without declared columns the inputs' own.
-        is_batched: Whether rows of different requests may be joined.
+        is_batched: Whether rows of different requests may be joined: they are counted, and answered alike alone and in a batch.
         has_open_shapes: Whether tensors that fit may still differ in a trailing dimension, so that they cannot be joined.
     """
 
     def __init__(self, version: Version) -> None:
         signature = version.signature
-        self.is_batched = signature.is_batched
+        self._has_rows = signature.is_batched
+        self.is_batched = self._has_rows and version.is_joinable
         self.has_open_shapes = any(VARIABLE in spec.shape[1:] for spec in signature.inputs)
         self.inputs = signature.inputs
         self.outputs = signature.outputs
         self._dtypes = [NUMPY_DTYPES[spec.datatype] for spec in signature.outputs]
         self._output_names = frozenset(spec.name for spec in signature.outputs)
         self._is_wide = len(signature.inputs) == 1
-        self._is_columnar = all(len(spec.shape) == 1 or spec.shape[1:] == (1,) for spec in signature.inputs) and self.is_batched
+        self._is_columnar = all(len(spec.shape) == 1 or spec.shape[1:] == (1,) for spec in signature.inputs) and self._has_rows
         declared = tuple(column.name for column in version.columns)
         named = tuple(spec.name for spec in signature.inputs)
         self.columns = declared if self._is_wide or set(declared) == set(named) else named
 
     def checked(self, request: Request) -> tuple[tuple[Tensor, ...], int]:
-        """Return the inputs in the signature's order and the number of rows (1 for a version that does not batch).
+        """Return the inputs in the signature's order and the number of rows (1 for a version without rows).
 
         Raises:
             SignatureMismatch: an input is missing, unknown, or of another datatype or shape; an output asked for is unknown.
@@ -64,7 +65,7 @@ class Checker:
         """Return the outputs in the signature's order.
 
         Args:
-            rows: Of the inputs; not looked at when the signature does not batch.
+            rows: Of the inputs; not looked at when the signature has none.
 
         Raises:
             OutputMismatch: one is missing, no tensor, or of another datatype or shape.
@@ -76,13 +77,13 @@ class Checker:
                 raise OutputMismatch(f"output {spec.name!r} is not a tensor")
             if data.dtype != dtype:
                 raise OutputMismatch(f"output {spec.name!r} is {data.dtype}, the signature says {spec.datatype.value}")
-            if not _has_shape(spec, data.shape) or (self.is_batched and data.shape[0] != rows):
+            if not _has_shape(spec, data.shape) or (self._has_rows and data.shape[0] != rows):
                 raise OutputMismatch(f"output {spec.name!r} has shape {list(data.shape)}, which does not fit {list(spec.shape)}")
             found.append(data)
         return found
 
     def _rows(self, tensors: Sequence[Tensor]) -> int:
-        if not self.is_batched:
+        if not self._has_rows:
             return 1
         rows: int = tensors[0].data.shape[0]
         for tensor in tensors:
@@ -97,7 +98,7 @@ class Checker:
                 raise SignatureMismatch(f"input {name[:200]!r} is not one of the version's: {', '.join(sorted(known))}")
 
     def _from_rows(self, rows: list[Any]) -> dict[str, Tensor]:
-        if not self.is_batched or not (self._is_wide or self._is_columnar):
+        if not self._has_rows or not (self._is_wide or self._is_columnar):
             raise SignatureMismatch("this version does not take rows; use the Open Inference Protocol under /v2")
         if type(rows[0]) is dict:
             rows = [self._by_position(row, at) for at, row in enumerate(rows)]

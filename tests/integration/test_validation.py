@@ -322,6 +322,37 @@ def test_same_answer_to_every_row_is_a_warning(tmp_path, sample):
     assert "same on every row" in warning
 
 
+@pytest.mark.parametrize("has_reference", [True, False])
+def test_rows_that_depend_on_each_other_are_not_joined(tmp_path, sample, has_reference):
+    """A version whose answer to a row depends on the rows beside it is accepted, its requests are not joined, and it says so."""
+    nodes = [helper.make_node("ReduceMean", ["x"], ["mean"], axes=[0], keepdims=1), helper.make_node("Sub", ["x", "mean"], ["y"])]
+    path = _save(tmp_path / "centred.onnx", nodes, [_value("x")], [_value("y")])
+    found = _apart(path, sample if has_reference else None)
+    assert not found.is_joinable
+    assert "not joined" in found.warnings[0]
+
+
+@pytest.mark.parametrize("has_reference", [True, False])
+def test_rows_that_differ_by_rounding_alone_are_joined(tmp_path, sample, has_reference):
+    """Sums of another order in a batch, and labels beside them, do not keep requests apart."""
+    numbers = np.random.default_rng(5)
+    weights = [
+        numpy_helper.from_array(numbers.normal(size=size).astype(np.float32), name)
+        for name, size in (("a", (FEATURES, 512)), ("b", (512, 512)), ("c", (512, 4)))
+    ]
+    nodes = [
+        helper.make_node("MatMul", ["x", "a"], ["one"]),
+        helper.make_node("Tanh", ["one"], ["two"]),
+        helper.make_node("MatMul", ["two", "b"], ["three"]),
+        helper.make_node("Tanh", ["three"], ["four"]),
+        helper.make_node("MatMul", ["four", "c"], ["y"]),
+        helper.make_node("ArgMax", ["y"], ["label"], axis=1, keepdims=0),
+    ]
+    outputs = [_value("y", FLOAT, ["n", 4]), _value("label", INT64, ["n"])]
+    path = _save(tmp_path / "deep.onnx", nodes, [_value("x")], outputs, weights)
+    assert _validate(path, sample if has_reference else None).is_joinable
+
+
 def test_missing_reference_is_a_warning(linear):
     """Without a sample a version is accepted, and what is lost is said."""
     found = _validate(linear)

@@ -56,6 +56,7 @@ VERSIONS = st.builds(
     state=st.sampled_from(VersionState),
     registered_at_s=st.floats(0, 1e12),
     warnings=st.lists(TEXT, max_size=2).map(tuple),
+    is_joinable=st.booleans(),
 )
 
 
@@ -108,6 +109,8 @@ def deep(levels: int) -> object:
         ({"version": "."}, "metadata.version"),
         ({"runtime": "pickle"}, "metadata.runtime"),
         ({"target": {}}, "metadata.target.task"),
+        ({"target": {"task": "binary", "labels": ["a", "b", "c"]}}, "metadata.target.labels"),
+        ({"target": {"task": "binary", "labels": ["a"]}}, "metadata.target.labels"),
         ({"target": {"task": "ranking"}}, "metadata.target.task"),
         ({"target": {"task": "binary", "labels": "01"}}, "metadata.target.labels"),
         ({"target": {"task": "binary", "labels": [0, None]}}, "metadata.target.labels"),

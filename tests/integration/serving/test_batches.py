@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import orjson
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from adapters.runtimes.onnx import OnnxRuntime
+from gateway.core.changes import PutChampion, PutVersion
 from gateway.core.tensors import Tensor
 
 NUMBERS = st.one_of(st.none(), st.floats(-1e6, 1e6, width=32))
@@ -45,7 +47,7 @@ def _sent_together(worker, bodies: list[bytes], receive) -> list[dict[str, objec
     """Send every request on a connection of its own before reading any answer."""
     connections = [socket.create_connection(("127.0.0.1", worker.port), 10) for _ in bodies]
     for connection, body in zip(connections, bodies, strict=True):
-        connection.sendall(b"POST /v2/models/m/infer HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        connection.sendall(b"POST /v2/models/m/infer HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
     answers = []
     for connection in connections:
         with connection:
@@ -124,6 +126,18 @@ def test_batches_of_a_thread_are_joined_too(make_worker, models, until):
         answers = list(pool.map(lambda at: worker.infer("m", [[at % 5]]), range(96)))
     assert [answer.json()["outputs"][0]["data"] for answer in answers] == [[at % 5] for at in range(96)]
     assert max(record.batch_rows for record in worker.predictions()) > 1
+
+
+def test_version_whose_rows_depend_on_each_other_runs_each_request_alone(make_worker, models, until):
+    """What validation found not to be joinable is not joined, however much waits; a request's own rows stay together."""
+    worker = make_worker(inline_us_max=0.0).start()
+    made = worker.register("m", "1", models.loop())
+    worker.commit(PutVersion(replace(made, version="2", is_joinable=False)), PutChampion("m", "2"))
+    worker.until_served(until)
+    with ThreadPoolExecutor(32) as pool:
+        answers = list(pool.map(lambda at: worker.infer("m", [[at % 5], [at % 3]]), range(64)))
+    assert [answer.json()["outputs"][0]["data"] for answer in answers] == [[at % 5, at % 3] for at in range(64)]
+    assert {(record.batch_rows, record.batch_position) for record in worker.predictions()} == {(2, 0)}
 
 
 def test_tensors_of_a_batch_are_views_of_their_own_rows(served):
