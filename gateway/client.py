@@ -108,10 +108,6 @@ class AdminClient(_Client):
         """Return whether the gateway serves with the table it should serve."""
         return self._reply("/health/ready")
 
-    def is_live(self) -> bool:
-        """Return whether the control plane answers."""
-        return self._reply("/health/live")
-
     def metrics(self) -> str:
         """Return every process's metrics in Prometheus' text form."""
         return self._send("GET", "/metrics").text

@@ -83,11 +83,6 @@ def record_from_body(body: Json) -> Record:
         raise LogFailed(f"not a record of log format {FORMAT}: {type(error).__name__}: {error}") from error
 
 
-def record_body(record: Record) -> Json:
-    """Return what the record's line says, as plain values."""
-    return line_body(_line(record) + b"}")
-
-
 def tensor_from_body(body: Mapping[str, Any]) -> Tensor:
     """Return the tensor of its written form, to the bit."""
     datatype = _DATATYPES[body["datatype"]]

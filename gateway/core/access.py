@@ -51,7 +51,6 @@ class Principal:
 
 
 MONITOR: Final = Principal("monitor", frozenset({Scope.OPERATE}))
-SUPERVISOR: Final = Principal("supervisor", frozenset({Scope.OPERATE}))
 
 
 def key_body(key: Key) -> Json:

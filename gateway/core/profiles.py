@@ -64,11 +64,6 @@ class FeatureProfile:
     edges: tuple[float, ...] = ()
     categories: tuple[str, ...] = ()
 
-    @property
-    def missing_rate(self) -> float:
-        """The share of rows without a value."""
-        return self.rates[len(self.rates) - len(APART) + APART.index(Apart.MISSING)]
-
 
 @dataclass(frozen=True, slots=True)
 class ReferenceProfile:

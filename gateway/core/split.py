@@ -6,7 +6,7 @@ variant. Pure; the only place that hashes an assignment key.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Final
@@ -63,14 +63,6 @@ def assign_slots(weights: Sequence[tuple[str, int]], before: Owners | None = Non
     owners: list[str | None] = [_keep(owner, missing) for owner in before]
     heirs = iter([name for name, weight in missing.items() for _ in range(weight)])
     return tuple(next(heirs) if owner is None else owner for owner in owners)
-
-
-def weights_of(owners: Owners) -> Mapping[str, int]:
-    """Return how many slots each variant owns."""
-    counts: dict[str, int] = {}
-    for owner in owners:
-        counts[owner] = counts.get(owner, 0) + 1
-    return counts
 
 
 def _keep(owner: str, missing: dict[str, int]) -> str | None:

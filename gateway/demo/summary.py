@@ -234,10 +234,10 @@ def _keeping_claims(entries: Sequence[AuditEntry], ledger: Ledger, log: LogView,
 
 
 def _conviction(entries: Sequence[AuditEntry]) -> AuditEntry | None:
-    """Return the last entry in which the monitor itself changed a rollout."""
+    """Return the last entry in which the monitor itself rolled a version back."""
     return next(
-        (entry for entry in reversed(entries) if entry.principal == "monitor" and "convict" in entry.action), None
-    ) or next((entry for entry in reversed(entries) if entry.principal == "monitor" and "rollback" in entry.action), None)
+        (entry for entry in reversed(entries) if entry.principal == "monitor" and entry.action == "rollout.rollback"), None
+    )
 
 
 def _quality(version: str, flights: Flights, ledger: Ledger, log: LogView) -> Quality:

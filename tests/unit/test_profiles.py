@@ -111,7 +111,7 @@ def test_categories_are_the_same_in_every_spelling_and_strangers_are_apart() -> 
     feature = categorical([b"UA", "UA", "AA", None])
     placed = probability_integral_transform(feature, objects(["UA", b"AA", "XX", None, math.nan]))
     assert feature.categories == ("UA", "AA")
-    assert feature.missing_rate == 0.25
+    assert feature.rates[-len(Apart) + list(Apart).index(Apart.MISSING)] == 0.25
     assert placed.u == pytest.approx([1 / 3, 5 / 6])
     assert apart_counts(feature, placed.cells)[Apart.UNSEEN] == 1
     assert apart_counts(feature, placed.cells)[Apart.MISSING] == 2

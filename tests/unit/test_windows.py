@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from functools import reduce
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.windows import Window, counted, merge, of_cells, of_prediction, of_truth, window_body, window_from_body
+from gateway.core.windows import Window, merge, of_prediction, of_truth
 
 times = st.floats(0.0, 1e9)
 one = st.one_of(
     st.builds(lambda t, f, us: of_prediction(t, is_fault=f, latency_us=us), times, st.booleans(), st.integers(0, 10**9)),
     st.builds(of_truth, times, st.floats(0.0, 1.0)),
-    st.builds(lambda t, a, b: of_cells(t, {"x": (a, b), "y": (b,)}), times, st.integers(0, 9), st.integers(0, 9)),
 )
 windows = st.lists(one, max_size=6).map(lambda parts: reduce(merge, parts, Window()))
 
@@ -27,12 +24,6 @@ def test_merge_is_associative_and_commutative_and_the_empty_window_changes_nothi
     assert merge(merge(a, b), c) == merge(a, merge(b, c))
     assert merge(a, b) == merge(b, a)
     assert merge(a, Window()) == a == merge(Window(), a)
-
-
-@given(windows)
-def test_window_survives_json(window: Window) -> None:
-    """The body, written and read back, is the same window."""
-    assert window_from_body(json.loads(json.dumps(window_body(window), allow_nan=False))) == window
 
 
 def test_window_tells_no_data_from_zero() -> None:
@@ -49,14 +40,3 @@ def test_window_refuses_a_loss_that_is_none() -> None:
     """A NaN never enters a sum."""
     with pytest.raises(AssertionError):
         of_truth(0.0, float("nan"))
-
-
-def test_cells_of_different_profiles_do_not_merge() -> None:
-    """Counts over other cells are another measure."""
-    with pytest.raises(ValueError, match="zip"):
-        merge(of_cells(0.0, {"x": (1, 2)}), of_cells(0.0, {"x": (1, 2, 3)}))
-
-
-def test_counted_counts_each_cell() -> None:
-    """Cells nobody fell into count 0."""
-    assert counted(np.asarray([0, 2, 2], np.int64), 4) == (1, 0, 2, 0)
