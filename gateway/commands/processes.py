@@ -57,6 +57,9 @@ def demo(
     *,
     data_dir: DataDirOption = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the gateway running at the end, for looking around.")] = False,
+    seconds: Annotated[
+        float, typer.Option(min=30, max=3_600, help="Of the replay; below 60 the versions may answer too little to tell.")
+    ] = 150.0,
 ) -> None:
     """Replay real flights through a gateway: a sound version is promoted, a faulty one rolled back by itself.
 
@@ -67,7 +70,7 @@ def demo(
     except ModuleNotFoundError as error:
         fail(f"the demo needs the package {error.name}", "pip install 'headgate[demo]'")
     chosen = _data_dir(context, data_dir)
-    raise typer.Exit(run_demo(Path(chosen) if chosen is not None else None, keep=keep))
+    raise typer.Exit(run_demo(Path(chosen) if chosen is not None else None, keep=keep, seconds=seconds))
 
 
 def _serve(config: Path | None, overrides: dict[str, object]) -> None:
