@@ -138,6 +138,9 @@ MONITOR_RECORDS: Final = Metric("gateway_monitor_records_total", Type.COUNTER, "
 MONITOR_TURN_FAILURES: Final = Metric(
     "gateway_monitor_turn_failures_total", Type.COUNTER, "Turns of the monitor that failed and were tried again."
 )
+MONITOR_POSITIONS_MOVED: Final = Metric(
+    "gateway_monitor_positions_moved_total", Type.COUNTER, "Streams taken up elsewhere, because power loss took the log's end."
+)
 MONITOR_CHANGES: Final = Metric(
     "gateway_monitor_changes_total", Type.COUNTER, "Route changes that the monitor made by itself.", ("route", "event")
 )

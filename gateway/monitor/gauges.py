@@ -9,6 +9,7 @@ from gateway.metrics import (
     DRIFT_SAMPLED_RATE,
     MONITOR_CHANGES,
     MONITOR_LAG,
+    MONITOR_POSITIONS_MOVED,
     MONITOR_RECORDS,
     MONITOR_TURN_FAILURES,
     QUALITY_COVERAGE,
@@ -30,12 +31,17 @@ class Gauges:
         self._bank = bank
         self._lag = cell(bank, MONITOR_LAG)
         self._records = cell(bank, MONITOR_RECORDS)
+        self._moved = cell(bank, MONITOR_POSITIONS_MOVED)
         self._failures = cell(bank, MONITOR_TURN_FAILURES)
         self._waiting = cell(bank, TRUTH_WAITING)
 
     def turn_failed(self) -> None:
         """Count a turn that failed."""
         self._failures.add(1.0)
+
+    def positions_moved(self, count: int) -> None:
+        """Count streams that were taken up elsewhere than where they were left."""
+        self._moved.add(float(count))
 
     def count(self, fold: Fold, *, lag_s: float) -> None:
         """Show how far the monitor is; after each turn."""

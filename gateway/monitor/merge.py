@@ -9,17 +9,20 @@ Keeps positions and unmerged records only; it relies on times that never fall wi
 from __future__ import annotations
 
 import heapq
+import logging
 import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from gateway.core.errors import LogFailed
 from gateway.core.records import Cursor, Offset, Page, Record, StreamEnd
 from gateway.ports import PredictionLogReader
 
 SETTLE_S: Final = 0.05  # from a record's time to its line being readable; one turn of a worker's loop takes a few ms
 _NOTHING: Final = (-math.inf, "")
+_journal = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,12 @@ class _Stream:
 
 
 class Merge:
-    """The merge's position in every stream, and what was read but not merged."""
+    """The merge's position in every stream, and what was read but not merged.
+
+    Attributes:
+        late_count: Records that came out after one that sorts behind them.
+        moved_count: Streams whose position was lost and found anew.
+    """
 
     def __init__(self, positions: Mapping[str, Position] | None = None) -> None:
         self._streams = {name: _Stream(position, position) for name, position in (positions or {}).items()}
@@ -72,6 +80,7 @@ class Merge:
         self._bound = _NOTHING
         self._last = (-math.inf, "", Offset(0))
         self.late_count = 0
+        self.moved_count = 0
 
     @classmethod
     def after(cls, cursor: Cursor) -> Merge:
@@ -104,6 +113,12 @@ class Merge:
         stream = self._streams[name]
         if oldest > stream.read.next:
             stream.merged = stream.read = replace(stream.merged, next=oldest)
+
+    def move_to(self, name: str, offset: Offset) -> None:
+        """Go on from another offset, because no line begins at the present one; only before the stream is first read."""
+        stream = self._streams[name]
+        stream.merged = stream.read = replace(stream.merged, next=offset)
+        self.moved_count += 1
 
     def forget(self, name: str) -> None:
         """Drop a stream that is no longer in the log, unless records of it wait."""
@@ -205,4 +220,31 @@ def _read(merge: Merge, log: PredictionLogReader, name: str, limit: int) -> int:
         return 0
     if not merge.was_read(name):
         merge.skip_to(name, log.oldest(name))
+        _find_place(merge, log, name, limit)
     return merge.take(name, log.read(name, merge.next_offset(name), limit))
+
+
+def _find_place(merge: Merge, log: PredictionLogReader, name: str, limit: int) -> None:
+    """Move to the next line where none begins at the position: a power loss took what a checkpoint had already counted."""
+    lost = merge.next_offset(name)
+    try:
+        log.read(name, lost, 1)
+    except LogFailed as error:
+        found = _line_start(log, name, lost, limit)
+        if found == lost:
+            raise  # a line does begin there, and cannot be read
+        merge.move_to(name, found)
+        facts = {"action": "go on", "stream": name, "from": lost, "to": found, "reason": str(error)}
+        _journal.warning("The log no longer has the place where the monitor was", extra=facts)
+
+
+def _line_start(log: PredictionLogReader, name: str, after: Offset, limit: int) -> Offset:
+    """Return where the first line at or behind an offset begins, or the stream's end."""
+    found = before = log.end(name)
+    while before > after:
+        page = log.read_before(name, before, limit)
+        found = min([found, *(offset for offset, _ in page.records if offset >= after)])
+        if page.next == before:
+            break
+        before = page.next
+    return found

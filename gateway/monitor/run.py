@@ -130,8 +130,11 @@ class Monitor:
         Raises:
             PortFault: a port failed; nothing is lost, the next turn goes on where this one stopped.
         """
-        before = self.fold.records
-        count = refill(self._merge, self._log, self._settings.page_records)
+        before, moved = self.fold.records, self._merge.moved_count
+        try:
+            count = refill(self._merge, self._log, self._settings.page_records)
+        finally:
+            self._gauges.positions_moved(self._merge.moved_count - moved)
         self._decide_due()
         while (merged := self._merge.peek()) is not None and not stop.is_set():
             if isinstance(merged.record, PredictionRecord):
