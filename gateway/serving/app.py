@@ -40,6 +40,7 @@ _TRUTH: Final = b"/api/v1/ground-truth"
 _TARGETS_MAX: Final = 4_096  # parsed prediction paths kept; beyond it parsing starts over
 _TARGET_LENGTH_MAX: Final = 512  # of a path that is kept
 _TRUTH_BYTES_MAX: Final = 4 * 2**20  # 10,000 records of 400 bytes
+_LENGTH_DIGITS_MAX: Final = 18  # of a length in a header; more is no length of anything, and slow to read
 _JSON: Final = (b"content-type", b"application/json")
 
 
@@ -135,7 +136,10 @@ def _name(quoted: bytes) -> str:
 
 
 def _refuse_by_headers(headers: Mapping[bytes, bytes], bytes_max: int) -> None:
-    if int(headers.get(b"content-length", 0)) > bytes_max:
+    length = headers.get(b"content-length", b"0")
+    if len(length) > _LENGTH_DIGITS_MAX:
+        raise MalformedRequest(f"Content-Length: expected at most {_LENGTH_DIGITS_MAX} digits")
+    if int(length) > bytes_max:
         raise PayloadTooLarge(f"the body is over {bytes_max:,} bytes")
     encoding = headers.get(b"content-encoding")
     if encoding and encoding.lower() != b"identity":
@@ -144,7 +148,7 @@ def _refuse_by_headers(headers: Mapping[bytes, bytes], bytes_max: int) -> None:
 
 def _refuse_binary(length: bytes, body_bytes: int) -> None:
     """Refuse a binary body; a header length that is the whole body's is plain JSON."""
-    if not length.isdigit() or int(length) > body_bytes:
+    if not length.isdigit() or len(length) > _LENGTH_DIGITS_MAX or int(length) > body_bytes:
         raise MalformedRequest("Inference-Header-Content-Length: expected a length within the body")
     if int(length) != body_bytes:
         raise NotOffered("binary tensors are not offered; send JSON")

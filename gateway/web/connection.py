@@ -1,8 +1,8 @@
 """One HTTP/1.1 connection: bytes → ASGI requests, in order, and their answers → bytes.
 
 Parsing is llhttp's (through httptools). What is here is what an edge of its own must add: broken HTTP answered as JSON, bounds on
-headers, pipelining and the time that headers and bodies take, answers in one write. A request that arrives in one piece sets no
-timer: each connection has one that looks, when it fires, whether what it waited for has come.
+headers, framing, pipelining and the time that headers and bodies take, answers in one write. A request that arrives in one piece
+sets no timer: each connection has one that looks, when it fires, whether what it waited for has come.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from gateway.web.exchange import STATUS_LINES, Application, Exchange, Scope
 _ASGI: Final = {"version": "3.0", "spec_version": "2.3"}
 _HEADER_BYTES_MAX: Final = 64 * 1024  # of one request's line and headers; the parser itself has no bound
 _HEADERS_TOO_LARGE: Final = f"headers are over {_HEADER_BYTES_MAX:,} bytes"
+_FRAMING_BYTES_MAX: Final = _HEADER_BYTES_MAX  # of chunk sizes, extensions and trailers, beyond a byte for each of the body
+_FRAMING_TOO_LARGE: Final = f"chunk extensions and trailers are over {_FRAMING_BYTES_MAX:,} bytes"
+_READ_HERE: Final = frozenset({b"expect", b"host", b"transfer-encoding"})
 _BODY_BYTES_PER_S_MIN: Final = 16 * 1024  # of a whole body, beyond `body_timeout_s`; a slow mobile line, and no dripping tap
 _PIPELINE_MAX: Final = 32  # requests behind the one being answered; nobody needs more, and each costs memory
 _LINGER_S: Final = 10.0  # for the rest of a body whose answer has left; closing earlier could lose the answer
@@ -83,8 +86,13 @@ class Connection(asyncio.Protocol):
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._expects_continue = False
+        self._hosts = 0
+        self._coding = b""
         self._header_bytes = 0
         self._piece_bytes = 0
+        self._wire_bytes = 0  # received since the piece that ended the headers
+        self._body_bytes = 0  # the body's own among them, and among that piece
+        self._refusal: tuple[HTTPStatus, str] | None = None  # to be answered after the requests before it
         self._receiving: Exchange | None = None
         self._answering: Exchange | None = None
         self._pipeline: deque[Exchange] = deque()
@@ -120,11 +128,16 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse; requests that are complete begin to be answered meanwhile."""
+        if self._refusal is not None:
+            return
         self._piece_bytes = len(data)
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self.close_after_answers()  # answered as plain HTTP; what follows is in a protocol nobody agreed on
+            while True:
+                try:
+                    self._parser.feed_data(data)
+                    break
+                except httptools.HttpParserUpgrade as upgrade:
+                    data = self._head_without_upgrade() + data[upgrade.args[0] :]
         except httptools.HttpParserError as error:
             cause = error.__context__
             status = cause.status if isinstance(cause, _Refusal) else HTTPStatus.BAD_REQUEST
@@ -139,7 +152,8 @@ class Connection(asyncio.Protocol):
         """Answer what is complete before closing; what is not is broken."""
         if self._phase is not _Phase.IDLE:
             self._on_broken("the request ended before it was complete")
-        self.close_after_answers()
+        if self._refusal is None:
+            self.close_after_answers()
         return self._answering is not None
 
     def pause_writing(self) -> None:
@@ -166,6 +180,8 @@ class Connection(asyncio.Protocol):
         self._header_bytes = 0
         self._body_due_s = None
         self._expects_continue = False
+        self._hosts = 0
+        self._coding = b""
 
     def on_url(self, url: bytes) -> None:
         """Take a part of the target."""
@@ -175,18 +191,19 @@ class Connection(asyncio.Protocol):
         """Take a header; trailers after a chunked body are dropped."""
         if self._phase is _Phase.HEADERS:
             name = name.lower()
-            if name == b"expect":
-                self._expects_continue = value.lower() == b"100-continue"
+            if name in _READ_HERE:
+                self._read_header(name, value)
             self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Begin to answer, unless an earlier request is being answered."""
-        self._phase = _Phase.BODY
+        if self._parser.should_upgrade():  # the parser skips the body, and `data_received` lets it parse the request again
+            if self._parser.get_method() == b"CONNECT":
+                raise _Refusal(HTTPStatus.BAD_REQUEST, "no tunnel is offered here")
+            self._receiving = None
+            return
         version = self._parser.get_http_version()
-        if version not in ("1.1", "1.0"):
-            raise _Refusal(HTTPStatus.BAD_REQUEST, f"HTTP/{version} is not spoken here")
-        if self._header_bytes + self._piece_bytes > _HEADER_BYTES_MAX:  # a part of the piece may be body
-            self._refuse_long_headers()
+        self._refuse_by_head(version)
         path, _, query = _target(self._url)
         scope: Scope = {
             "type": "http",
@@ -194,7 +211,7 @@ class Connection(asyncio.Protocol):
             "http_version": version,
             "method": self._parser.get_method().decode("latin-1"),
             "scheme": "http",
-            "path": unquote(path.decode("latin-1")) if b"%" in path else path.decode("latin-1"),
+            "path": _unquoted(path),
             "raw_path": path,
             "query_string": query,
             "root_path": "",
@@ -203,26 +220,26 @@ class Connection(asyncio.Protocol):
         }
         keep_alive = version == "1.1" and not self._server.is_draining and self._parser.should_keep_alive()
         exchange = Exchange(self, scope, keep_alive=keep_alive, expects_continue=self._expects_continue)
+        self._phase = _Phase.BODY
+        self._wire_bytes, self._body_bytes = -self._piece_bytes, 0  # where in this piece the body begins is not known
         self._receiving = exchange
         if self._answering is None:
             self._answer(exchange)
         else:
             self._pipeline.append(exchange)
 
-    def _refuse_long_headers(self) -> None:
-        if len(self._url) + sum(len(name) + len(value) for name, value in self._headers) > _HEADER_BYTES_MAX:
-            raise _Refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, _HEADERS_TOO_LARGE)
-
     def on_body(self, part: bytes) -> None:
         """Take a part of the body."""
         assert self._receiving is not None, "a body follows headers"
+        self._body_bytes += len(part)
         if self._receiving.take(part):
             self._pause_reading()
 
     def on_message_complete(self) -> None:
         """End a request."""
         self._phase = _Phase.IDLE
-        assert self._receiving is not None, "a message ends after its headers"
+        if self._receiving is None:  # it offers an upgrade, and is parsed again
+            return
         self._receiving.complete()
         self._due_s = None
         if self._answering is None:  # answered before it was complete
@@ -261,6 +278,8 @@ class Connection(asyncio.Protocol):
             self._answer(following)
             if not following.is_received:
                 self._expect_body()
+        elif self._refusal is not None:
+            self._refuse(*self._refusal)
         else:
             self.resume_reading()
             if exchange.is_received:
@@ -296,6 +315,36 @@ class Connection(asyncio.Protocol):
 
     # Its own.
 
+    def _read_header(self, name: bytes, value: bytes) -> None:
+        """Note what decides on a request's framing, or whether it is one."""
+        if name == b"expect":
+            self._expects_continue = value.lower() == b"100-continue"
+        elif name == b"host":
+            self._hosts += 1
+        else:
+            self._coding += value.strip().lower() + b","
+
+    def _refuse_by_head(self, version: str) -> None:
+        """Refuse a request whose line and headers are well formed and not answered all the same."""
+        if version not in ("1.1", "1.0"):
+            raise _Refusal(HTTPStatus.BAD_REQUEST, f"HTTP/{version} is not spoken here")
+        if self._hosts != 1 and (self._hosts or version == "1.1"):
+            raise _Refusal(HTTPStatus.BAD_REQUEST, "expected one Host header")
+        if self._coding and version == "1.0":
+            raise _Refusal(HTTPStatus.BAD_REQUEST, "HTTP/1.0 has no transfer coding")
+        if self._coding not in (b"", b"chunked,"):
+            raise _Refusal(HTTPStatus.NOT_IMPLEMENTED, "the only transfer coding read here is chunked")
+        is_long = self._header_bytes + self._piece_bytes > _HEADER_BYTES_MAX  # or a part of the piece is body
+        if is_long and len(self._url) + sum(len(name) + len(value) for name, value in self._headers) > _HEADER_BYTES_MAX:
+            raise _Refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, _HEADERS_TOO_LARGE)
+
+    def _head_without_upgrade(self) -> bytes:
+        """Return the head just parsed without its offer of another protocol, which a server may ignore (RFC 9110, 7.8)."""
+        method = self._parser.get_method()
+        version = self._parser.get_http_version().encode()
+        lines = [name + b": " + value for name, value in self._headers if name != b"upgrade"]
+        return b"\r\n".join([method + b" " + self._url + b" HTTP/" + version, *lines]) + b"\r\n\r\n"
+
     def _answer(self, exchange: Exchange) -> None:
         self._answering = exchange
         self._task = self.loop.create_task(exchange.run(self._server.app))
@@ -313,6 +362,10 @@ class Connection(asyncio.Protocol):
                 self._on_broken(_HEADERS_TOO_LARGE, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
             elif self._header_bytes == self._piece_bytes:  # the first piece
                 self._expect_within(self._limits.header_timeout_s)
+            return
+        self._wire_bytes += self._piece_bytes
+        if self._wire_bytes - 2 * self._body_bytes > _FRAMING_BYTES_MAX:
+            self._on_broken(_FRAMING_TOO_LARGE, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
         elif self._receiving is self._answering:
             self._expect_body(self._piece_bytes)
 
@@ -355,10 +408,15 @@ class Connection(asyncio.Protocol):
     def _on_broken(self, reason: str, status: HTTPStatus = HTTPStatus.BAD_REQUEST) -> None:
         """Answer for a request that cannot be completed, after the earlier ones."""
         self._due_s = None
-        if self._answering is None or (self._answering is self._receiving and self._phase is _Phase.BODY):
+        is_body = self._phase is _Phase.BODY
+        if self._answering is None and is_body:
+            self.abort()  # it has its answer
+        elif self._answering is None or (is_body and self._answering is self._receiving):
             self._refuse(status, reason)
         else:
-            self.close_after_answers()
+            if is_body:
+                self._pipeline.pop()
+            self._refusal = (status, reason)
             self._pause_reading()
 
     def _refuse(self, status: HTTPStatus, message: str) -> None:
@@ -393,3 +451,12 @@ def _target(url: bytes) -> tuple[bytes, bytes, bytes]:
         parsed = httptools.parse_url(url)
         return parsed.path or b"/", b"?", parsed.query or b""
     return url.partition(b"?")
+
+
+def _unquoted(path: bytes) -> str:
+    """Return a path as text; two that are not the same bytes never become the same text, as replacing would make them."""
+    try:
+        text = path.decode("ascii")
+        return unquote(text, errors="strict") if "%" in text else text
+    except UnicodeDecodeError:
+        raise _Refusal(HTTPStatus.BAD_REQUEST, "the path is not percent-encoded UTF-8") from None

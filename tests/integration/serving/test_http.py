@@ -12,6 +12,7 @@ import pytest
 
 BODY = json.dumps({"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}]}).encode()
 POST = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
+CHUNK = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
 LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: h\r\n\r\n"
 
 
@@ -42,7 +43,7 @@ def test_dripping_headers_do_not_prolong_their_time(served, receive):
     """Headers have one deadline, however many pieces they come in."""
     began_s = time.monotonic()
     with socket.create_connection(("127.0.0.1", served.port), 5) as connection:
-        connection.sendall(b"GET /v2 HTTP/1.1\r\n")
+        connection.sendall(b"GET /v2 HTTP/1.1\r\nHost: h\r\n")
         connection.settimeout(0.05)
         for at in range(100):
             connection.sendall(b"X-%d: y\r\n" % at)
@@ -79,7 +80,7 @@ def test_dripping_body_has_a_pace_to_keep(served):
     """A body that comes byte by byte, each within its time, is given up: the whole has a deadline that bytes hardly move."""
     began_s = time.monotonic()
     with socket.create_connection(("127.0.0.1", served.port), 5) as connection:
-        connection.sendall(b"POST /v2/models/m/infer HTTP/1.1\r\nContent-Length: 1000\r\n\r\n{")
+        connection.sendall(b"POST /v2/models/m/infer HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\n{")
         connection.settimeout(0.05)
         answer = b""
         for _ in range(60):
@@ -94,7 +95,7 @@ def test_dripping_body_has_a_pace_to_keep(served):
 def test_large_body_at_a_fair_pace_outlasts_the_timeout(served):
     """What has come prolongs a body's time: 60 kB at 50 kB a second take four times the time for one piece."""
     size = 60_000
-    head = b"POST /v2/models/m/infer HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % size
+    head = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % size
     with socket.create_connection(("127.0.0.1", served.port), 5) as connection:
         connection.sendall(head)
         connection.settimeout(0.1)
@@ -115,20 +116,23 @@ def test_body_that_comes_in_pieces_is_served(served, receive):
             connection.sendall(POST[at : at + 40])
         assert status(receive(connection)) == 200
         chunks = b"".join(b"%x\r\n%b\r\n" % (len(BODY[at : at + 30]), BODY[at : at + 30]) for at in range(0, len(BODY), 30))
-        connection.sendall(b"POST /v2/models/m/infer HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n")
+        connection.sendall(
+            b"POST /v2/models/m/infer HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
+        )
         assert json.loads(receive(connection).partition(b"\r\n\r\n")[2])["outputs"][0]["data"] == [10.0]
 
 
 def test_body_over_the_bound_is_413_and_the_connection_goes_on(served, receive):
     """The answer does not wait for the body; when the body has passed, the connection serves the next request."""
-    big = b"POST /v2/models/m/infer HTTP/1.1\r\nContent-Length: 200000\r\n\r\n"
+    big = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: h\r\nContent-Length: 200000\r\n\r\n"
     with socket.create_connection(("127.0.0.1", served.port), 5) as connection:
         connection.sendall(big)
         assert status(receive(connection)) == 413
         connection.sendall(b" " * 200_000 + POST)
         assert status(receive(connection)) == 200
     chunked = (
-        b"POST /v2/models/m/infer HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + (b"10000\r\n" + b" " * 65_536 + b"\r\n") * 2
+        b"POST /v2/models/m/infer HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+        + (b"10000\r\n" + b" " * 65_536 + b"\r\n") * 2
     )
     assert status(served.raw(chunked)) == 413
 
@@ -169,7 +173,29 @@ def test_pipelined_requests_are_answered_in_order(served):
     with socket.create_connection(("127.0.0.1", served.port), 5) as connection:
         connection.sendall(POST + POST + b"nonsense\r\n\r\n")
         content = _until_closed(connection)
-    assert content.count(b"HTTP/1.1 200") == 2
+    assert [part[:3] for part in content.split(b"HTTP/1.1 ")[1:]] == [b"200", b"200", b"400"]
+    assert json.loads(content.rpartition(b"\r\n\r\n")[2]).keys() == {"error"}
+
+
+@pytest.mark.parametrize("broken", [POST[:-10], b"POST /v2 HTTP/1.1\r\nHost", CHUNK + b"zz\r\n", b"GET /v2 HTTP/3.0\r\n\r\n"])
+def test_what_is_broken_behind_a_request_is_answered_after_it(served, broken):
+    """A request that cannot be completed costs those before it nothing, and is told so itself."""
+    with socket.create_connection(("127.0.0.1", served.port), 5) as connection:
+        connection.sendall(POST + POST + broken)
+        connection.shutdown(socket.SHUT_WR)
+        content = _until_closed(connection)
+    assert [part[:3] for part in content.split(b"HTTP/1.1 ")[1:]] == [b"200", b"200", b"400"]
+    assert json.loads(content.rpartition(b"\r\n\r\n")[2]).keys() == {"error"}
+
+
+def test_body_that_breaks_after_its_answer_gets_no_second_one(served, receive):
+    """A client refused before its body was in reads one answer, whatever follows."""
+    with socket.create_connection(("127.0.0.1", served.port), 5) as connection:
+        connection.sendall(CHUNK.replace(b"/v2", b"/v3") + b"20000\r\n" + b" " * 0x20000)
+        assert status(receive(connection)) == 404
+        connection.sendall(b"zz\r\n")
+        with contextlib.suppress(ConnectionResetError):
+            assert connection.recv(1000) == b""
 
 
 def test_too_many_pipelined_requests_are_refused(served):
@@ -178,6 +204,8 @@ def test_too_many_pipelined_requests_are_refused(served):
         connection.sendall(POST * 200)
         content = _until_closed(connection)
     assert 1 <= content.count(b"HTTP/1.1 200") <= 40
+    assert content.count(b"HTTP/1.1 400") == 1
+    assert json.loads(content.rpartition(b"\r\n\r\n")[2]) == {"error": "invalid HTTP: too many pipelined requests"}
 
 
 def test_old_and_explicit_clients_are_closed_as_they_ask(served):
@@ -189,10 +217,10 @@ def test_old_and_explicit_clients_are_closed_as_they_ask(served):
             assert b"connection: close" in content
             assert content.endswith(b'{"live":true}')
     with socket.create_connection(("127.0.0.1", served.port), 5) as connection:
-        connection.sendall(b"HEAD /v2/health/live HTTP/1.1\r\nConnection: close\r\n\r\n")
+        connection.sendall(b"HEAD /v2/health/live HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
         assert _until_closed(connection).endswith(b"\r\n\r\n")
     with socket.create_connection(("127.0.0.1", served.port), 5) as connection:
-        connection.sendall(POST[: -len(BODY)].replace(b"Host: h", b"Expect: 100-continue"))
+        connection.sendall(POST[: -len(BODY)].replace(b"Host: h", b"Host: h\r\nExpect: 100-continue"))
         assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
         connection.sendall(BODY)
         assert status(connection.recv(1000)) == 200
@@ -258,7 +286,7 @@ def test_drain_ends_in_time(make_worker, models, until):
 
 def _slow(thousands: int) -> bytes:
     body = json.dumps({"inputs": [{"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [thousands]}]}).encode()
-    return b"POST /v2/models/m/infer HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    return b"POST /v2/models/m/infer HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
 
 
 def _is_refused(port: int) -> bool:

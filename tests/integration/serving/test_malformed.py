@@ -9,6 +9,8 @@ import pytest
 
 GOOD = {"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}]}
 INFER = "/v2/models/m/infer"
+HEAD = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: h\r\n"
+CHUNKED = b"%x\r\n%b\r\n0\r\n\r\n" % (len(json.dumps(GOOD)), json.dumps(GOOD).encode())
 
 
 def tensor(**changes: object) -> dict[str, object]:
@@ -113,7 +115,9 @@ CONTENT = {
     "header length of letters": post(GOOD, Inference_Header_Content_Length="abc"),
     "negative header length": post(GOOD, Inference_Header_Content_Length="-1"),
     "header length beyond the body": post(GOOD, Inference_Header_Content_Length="99999999999"),
-    "chunked truncated JSON": b'POST /v2/models/m/infer HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n{"i\r\n0\r\n\r\n',
+    "header length of 5,000 digits": post(GOOD, Inference_Header_Content_Length="9" * 5_000),
+    "header length of 5,000 zeros": post(GOOD, Inference_Header_Content_Length="0" * 5_000),
+    "chunked truncated JSON": HEAD + b'Transfer-Encoding: chunked\r\n\r\n3\r\n{"i\r\n0\r\n\r\n',
     "a form": post(b"inputs=1", Content_Type="application/x-www-form-urlencoded"),
     "ground truth without a token": post({"records": []}, "/api/v1/ground-truth"),
     "ground truth with a wrong token": post({"records": []}, "/api/v1/ground-truth", Authorization="Bearer wrong"),
@@ -128,16 +132,26 @@ FRAMING = {
     "a binary hello": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     "header without a colon": b"GET /v2 HTTP/1.1\r\nHost h\r\n\r\n",
     "space before the colon": b"GET /v2 HTTP/1.1\r\nHost : h\r\n\r\n",
-    "length of letters": b"POST /v2/models/m/infer HTTP/1.1\r\nContent-Length: ten\r\n\r\n",
-    "negative length": b"POST /v2/models/m/infer HTTP/1.1\r\nContent-Length: -5\r\n\r\n",
-    "length of 30 digits": b"POST /v2/models/m/infer HTTP/1.1\r\nContent-Length: 999999999999999999999999999999\r\n\r\n",
-    "two lengths": b"POST /v2/models/m/infer HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
-    "length and chunks": b"POST /v2/models/m/infer HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    "chunk size of letters": b"POST /v2/models/m/infer HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\nhello\r\n0\r\n\r\n",
-    "chunk longer than said": b"POST /v2/models/m/infer HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhello\r\n0\r\n\r\n",
-    "header of 100 KB": b"GET /v2 HTTP/1.1\r\nX: " + b"x" * 100_000 + b"\r\n\r\n",
-    "a control character in a header": b"GET /v2 HTTP/1.1\r\nX: a\x00b\r\n\r\n",
-    "a body over the bound": b"POST /v2/models/m/infer HTTP/1.1\r\nContent-Length: 1000000000\r\n\r\n{",
+    "length of letters": HEAD + b"Content-Length: ten\r\n\r\n",
+    "negative length": HEAD + b"Content-Length: -5\r\n\r\n",
+    "length of 30 digits": HEAD + b"Content-Length: 999999999999999999999999999999\r\n\r\n",
+    "length of 5,000 zeros": HEAD + b"Content-Length: " + b"0" * 5_000 + b"\r\n\r\n",
+    "two lengths": HEAD + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+    "length and chunks": HEAD + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "chunks in HTTP/1.0": b"POST /v2/models/m/infer HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n" + CHUNKED,
+    "chunked twice": HEAD + b"Transfer-Encoding: chunked\r\n" * 2 + b"\r\n" + CHUNKED,
+    "no host": b"GET /v2 HTTP/1.1\r\n\r\n",
+    "two hosts": b"GET /v2 HTTP/1.1\r\nHost: h\r\nHost: h\r\n\r\n",
+    "two hosts in HTTP/1.0": b"GET /v2 HTTP/1.0\r\nHost: h\r\nHost: h\r\n\r\n",
+    "a path that is no UTF-8": post(GOOD, "/v2/models/%ff/infer"),
+    "a surrogate in the path": post(GOOD, "/v2/models/%ed%a0%80/infer"),
+    "a path that is not quoted": post(GOOD).replace(b"models/m/", b"models/\xc3\xa9/"),
+    "a tunnel": b"CONNECT h:443 HTTP/1.1\r\nHost: h:443\r\n\r\n",
+    "chunk size of letters": HEAD + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\nhello\r\n0\r\n\r\n",
+    "chunk longer than said": HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\nhello\r\n0\r\n\r\n",
+    "header of 100 KB": b"GET /v2 HTTP/1.1\r\nHost: h\r\nX: " + b"x" * 100_000 + b"\r\n\r\n",
+    "a control character in a header": b"GET /v2 HTTP/1.1\r\nHost: h\r\nX: a\x00b\r\n\r\n",
+    "a body over the bound": HEAD + b"Content-Length: 1000000000\r\n\r\n{",
 }
 
 
@@ -197,6 +211,78 @@ def test_long_headers_are_refused_however_they_arrive(served, receive, first):
         assert _refused(receive(connection)) == 431
 
 
+@pytest.mark.parametrize(
+    ("frame", "endless"),
+    [
+        (b"1\r\n{\r\n0\r\nX: ", b"a"),  # one trailer
+        (b"1\r\n{\r\n0\r\n", b"X: y\r\n"),  # trailers
+        (b"1;", b"a"),  # one extension
+        (b"", b"1;" + b"a" * 500 + b"\r\n{\r\n"),  # extensions
+        (b"0" * 100, b"0"),  # a chunk's size
+    ],
+    ids=["long trailer", "many trailers", "long extension", "many extensions", "long size"],
+)
+def test_endless_framing_of_a_body_is_refused(served, frame, endless):
+    """What comes with a chunked body and is not the body is bounded as headers are, and the worker serves on meanwhile."""
+    head = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+    piece = endless * (8_192 // len(endless))
+    with socket.create_connection(("127.0.0.1", served.port), 10) as connection:
+        connection.sendall(head + frame)
+        connection.settimeout(0.02)
+        answer, sent = b"", 0
+        while not answer and sent < 2**21:
+            try:
+                sent += connection.send(piece)
+                answer = connection.recv(65536)
+            except TimeoutError:
+                continue
+    assert _refused(answer) == 431
+    assert sent < 2**18
+    assert _is_right(served.raw(post(GOOD)))
+
+
+def test_small_chunks_and_a_few_trailers_are_served(served):
+    """The bound on framing leaves room for chunks of a few bytes and for trailers, which are dropped."""
+    content = b" " * 40_000 + json.dumps(GOOD).encode()
+    chunks = b"".join(b"8\r\n%b\r\n" % content[at : at + 8].ljust(8) for at in range(0, len(content), 8))
+    head = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+    assert _is_right(served.raw(head, chunks, b"0\r\nX: y\r\nHost: other\r\n\r\n"))
+
+
+@pytest.mark.parametrize("protocol", ["h2c", "websocket"])
+def test_offer_to_upgrade_is_ignored(served, receive, protocol):
+    """A request that offers another protocol is answered as it is, whole, in pieces, chunked or pipelined, and others follow."""
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: %b\r\nHTTP2-Settings: AAMAAABk\r\n" % protocol.encode()
+    whole = post(GOOD).replace(b"Host: h\r\n", b"Host: h\r\n" + offer)
+    chunked = HEAD + offer + b"Transfer-Encoding: chunked\r\n\r\n" + CHUNKED
+    with socket.create_connection(("127.0.0.1", served.port), 10) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for request in (whole, chunked, whole, post(GOOD)):
+            for cut in (len(request), len(request) - 10, 30):
+                connection.sendall(request[:cut])
+                assert served.is_ready()  # by now the first piece has been read
+                connection.sendall(request[cut:])
+                assert _is_right(receive(connection))
+        connection.sendall(whole + chunked + whole)
+        connection.shutdown(socket.SHUT_WR)
+        answers = b""
+        while more := connection.recv(65536):
+            answers += more
+    assert answers.count(b"HTTP/1.1 200") == 3
+    assert answers.count(b"10.0") == 3
+
+
+def test_transfer_coding_other_than_chunked_is_501(served):
+    """A body that would have to be decompressed is not taken for plain JSON."""
+    head = HEAD + b"Transfer-Encoding: "
+    assert served.raw(head + b"Chunked\r\n\r\n" + CHUNKED).startswith(b"HTTP/1.1 200")
+    for coding in (b"gzip, chunked", b"gzip\r\nTransfer-Encoding: chunked", b"chunked, chunked"):
+        answer = served.raw(head + coding + b"\r\n\r\n" + CHUNKED)
+        assert int(answer.split()[1]) in (400, 501), answer
+        assert json.loads(answer.partition(b"\r\n\r\n")[2]).keys() == {"error"}
+    assert served.raw(head + b"gzip, chunked\r\n\r\n" + CHUNKED).startswith(b"HTTP/1.1 501")
+
+
 def test_request_cut_short_is_refused(served):
     """A client that stops sending in the middle of its request is told so."""
     for part in (post(GOOD)[:40], post(GOOD)[:-10]):
@@ -218,6 +304,7 @@ def test_statuses_are_the_documented_ones(served):
         "ground truth without a token": 401,
     }
     assert {case: _refused(served.raw(CONTENT[case])) for case in wanted} == wanted
+    assert {_refused(served.raw(FRAMING[case])) for case in FRAMING if "path" in case} == {400}
     assert _refused(served.raw(FRAMING["a body over the bound"])) == 413
     assert _refused(served.raw(FRAMING["header of 100 KB"])) == 431
     assert b"Request for unknown model" in served.raw(CONTENT["unknown model"])
