@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Final
 
+from adapters.stores.durability import flush
 from gateway.core.errors import ArtifactCorrupt, StoreFailed
 from gateway.core.models import Digest
 
@@ -40,9 +41,9 @@ class DirectoryArtifacts:
         with _writing(path):
             _refuse_other_bytes(path, digest)
             path.chmod(READ_ONLY)
-            _sync(path)
+            flush(path)
             path.replace(self._directory / _checked(digest))  # the same bytes may be there already
-            _sync(self._directory)
+            flush(self._directory)
 
     def staging(self) -> PurePath:
         """Make a file in `staging/`, and remove what was abandoned there."""
@@ -89,14 +90,6 @@ def _refuse_other_bytes(path: Path, digest: Digest) -> None:
 def _identity(path: Path) -> Identity:
     status = path.stat()
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from adapters.stores.durability import flush
 from gateway.core.errors import StoreFailed
 
 BUSY_TIMEOUT_S: Final = 10.0  # for another process's transaction; the longest known is a checkpoint of the log, under 1 s
@@ -106,9 +107,9 @@ class Database:
             to.parent.mkdir(parents=True, exist_ok=True)
             partial.unlink(missing_ok=True)
             self._copy(partial)
-            _sync(partial)
+            flush(partial)
             os.link(partial, to)  # unlike a rename, it refuses to replace
-            _sync(to.parent)
+            flush(to.parent)
         except OSError as error:
             raise StoreFailed(f"{to}: {error.strerror}", hint="name a new file on a file system with room") from error
         finally:
@@ -229,11 +230,3 @@ def _hint(error: sqlite3.Error) -> str | None:
             return "check that the user of the gateway may write to this directory"
         case _:
             return None
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from gateway.commands import output
-from gateway.commands.session import Gateway, JsonOption, ReasonOption, examples, fail, reaches
+from gateway.commands.session import Gateway, JsonOption, ReasonOption, RouteArgument, examples, fail, reaches
 from gateway.core.fields import Json
 
 if TYPE_CHECKING:
     from gateway.client import AdminClient
 
 group = typer.Typer(help="Moving a route from champion to challenger, over time.", no_args_is_help=True)
-RouteArgument = Annotated[str, typer.Argument(help="The route's name.")]
 IdArgument = Annotated[str, typer.Argument(help="The rollout; the route's newest by default.")]
 _EVENTS: Final = {  # command → its help; each is an event of the rollout's state machine
     "advance": "Raise the challenger to the next step now.",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gateway.commands import output
-from gateway.commands.session import Gateway, JsonOption, ReasonOption, examples, fail, reaches
+from gateway.commands.session import Gateway, JsonOption, ReasonOption, RouteArgument, examples, fail, reaches
 from gateway.core.fields import Json
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 group = typer.Typer(help="Public names, and the versions that answer under them.", no_args_is_help=True)
 _NOT_FOUND = 404
-RouteArgument = Annotated[str, typer.Argument(help="The route's name.")]
 RevisionOption = Annotated[
     int | None,
     typer.Option(min=0, help="Change it only while it has this revision (0: must not exist); the present one by default."),

@@ -179,6 +179,7 @@ DataDirOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table.")]
+RouteArgument = Annotated[str, typer.Argument(help="The route's name.")]
 ReasonOption = Annotated[str, typer.Option("--reason", "-m", metavar="TEXT", help="Why; stands in the audit log.")]
 
 

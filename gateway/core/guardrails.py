@@ -142,17 +142,6 @@ def error_value(record: PredictionRecord) -> float | None:
     return None if attempt is None or attempt.outcome is Outcome.ABANDONED else float(attempt.outcome in FAULTS)
 
 
-def loss_value(target: Target, record: PredictionRecord, row: int, truth: Truth) -> float | None:
-    """Return what ground truth for one row of a record contributes to LOSS, in [0, 1].
-
-    None when the answer is not the assigned variant's own, or when prediction and truth cannot be compared.
-    """
-    attempt = own_attempt(record)
-    if attempt is None or attempt.outcome is not Outcome.OK or record.variant != record.assigned:
-        return None
-    return loss(target, record.outputs, row, truth)
-
-
 def loss(target: Target, outputs: Sequence[Tensor], row: int, truth: Truth) -> float | None:
     """Return how wrong one row of an answer is: 0 or 1 for classes, min(|error| / loss_max, 1) for numbers.
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gateway.core.evidence import EvidencePlan, EvidenceReading, Side, TwoSample
 from gateway.core.evidence import Outcome as Contribution
-from gateway.core.guardrails import DEFAULT_GUARDRAILS, Truth, Verdict, error_value, judge, loss, loss_value
+from gateway.core.guardrails import DEFAULT_GUARDRAILS, Truth, Verdict, error_value, judge, loss
 from gateway.core.models import Target, Task
 from gateway.core.records import FAULTS, Attempt, Kind, Outcome, PredictionRecord
 from gateway.core.tensors import Datatype, Tensor
@@ -71,15 +71,6 @@ def test_error_value_leaves_out_what_the_split_did_not_send_to_a_caller() -> Non
     for kind in (Kind.SHADOW, Kind.PINNED, Kind.DRILL):
         assert error_value(record(Outcome.FAILED, kind=kind)) is None
     assert error_value(record(Outcome.FAILED, assigned="challenger", first="champion")) is None
-
-
-def test_loss_value_leaves_out_answers_of_another_variant() -> None:
-    """Ground truth of a failover's answer says nothing of the assigned version."""
-    target = Target(task=Task.BINARY)
-    assert loss_value(target, record(Outcome.OK), 0, 1) == 0.0
-    assert loss_value(target, record(Outcome.OK), 0, 0) == 1.0
-    assert loss_value(target, record(Outcome.FAILED, Outcome.OK), 0, 0) is None
-    assert loss_value(target, record(Outcome.OK, kind=Kind.SHADOW), 0, 0) is None
 
 
 BINARY = Target(task=Task.BINARY, labels=("on time", "late"), positive="late", threshold=0.4)
