@@ -227,7 +227,8 @@ class PredictionLogReader(Protocol):
 
         Raises:
             LogFailed: the offset is before the oldest segment kept, beyond the end or inside a line (a power loss can take
-                records that a consumer has seen; it goes on from the next line, or from `end`), or a line in the middle cannot be read.
+                records that a consumer has seen; it goes on from the next line, or from `end`), or a line in the middle cannot
+                be read.
         """
 
     def read_before(self, stream: str, before: Offset, limit: int = 1000) -> Page:

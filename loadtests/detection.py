@@ -1,8 +1,9 @@
 """How often a sound version is rolled back, and how fast a harmful one is: `python -m loadtests.detection [--runs N]`.
 
-Everything between a record and a decision is the build's own: the monitor's fold of a rollout, its guardrails, the policy and the
-split. Only the traffic is made up, from printed seeds. Beside it stand a dummy that alarms every k requests of the challenger and
-a one-sided z-test at 5 % that is looked at again and again, because a score means little without them.
+Everything between a record and a decision is the build's own: the monitor's fold of a rollout, its guardrails, the policy, the
+split and, where both versions fail for a while, the workers' rule. Only the traffic is made up, from printed seeds. Beside it
+stand a dummy that alarms every k requests of the challenger and a one-sided z-test at 5 % that is looked at again and again,
+because a score means little without them.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from gateway.core.rollouts import CHALLENGER, CHAMPION, Event, Plan, Rollout, ap
 from gateway.core.routes import Route, champion_route
 from gateway.core.split import SLOTS, hashed_key, slot_of
 from gateway.monitor.watch import RolloutWatch
+from gateway.serving.faults import FaultWindow
+from gateway.settings import ServingSettings
 
 EPOCH_S = 600.0
 REQUESTS = 6_000  # of one A/A rollout…
@@ -37,6 +40,12 @@ KEYS_MAX = 5_000
 LOOK_EVERY = 100  # requests between two looks of the peeked z-test: 60 looks a rollout
 DUMMY_EVERY = 100  # requests of the challenger
 HARMS = ((0.10, 0.20, 200, None), (0.10, 0.40, 30, 35), (0.001, 0.01, 550, None), (0.001, 0.05, 80, None))
+OUTAGE_RATE = 100.0  # requests a second, a key each
+OUTAGE_AFTER_S = 45.0  # looked at after it: the workers' rest of 30 s and what comes then
+OUTAGE_WORKERS = (1, 2, 4)
+OUTAGE_SPANS_S = (0.2, 1.0, 3.0)
+OUTAGE_BEGINS_S = (0.5, 100.0)  # early in the epoch, where few keys are known, and late
+OUTAGE_WEIGHTS = (1_000, 5_000)
 DETECTION_REQUESTS = 40_000
 DETECTION_RATE = 50.0
 
@@ -157,6 +166,65 @@ def record(assigned: str, key: str, is_fault: bool) -> PredictionRecord:
     )
 
 
+@dataclass(frozen=True)
+class Outage:
+    """A short time in which everything fails, whatever the version: a feature store away, a full disk, an overloaded machine.
+
+    Attributes:
+        weight: The challenger's slots of 10,000.
+        begins_s: Since the rollout began.
+        challenger_errors: The challenger's own rate of faults at all times; 0 for one like the champion.
+    """
+
+    workers: int
+    weight: int
+    begins_s: float = 0.0
+    span_s: float = 0.0
+    challenger_errors: float = 0.0
+
+
+def outage_rollout(outage: Outage, seed: int, after_s: float = OUTAGE_AFTER_S) -> float | None:
+    """Run one rollout through an outage and return when it was rolled back, seconds since it began, or None."""
+    rng = np.random.default_rng([seed, outage.workers, outage.weight, int(outage.begins_s * 10), int(outage.span_s * 10)])
+    rollout, route = started(f"salt-{seed}", Plan(steps=(outage.weight,), advances_itself=False))
+    watch = RolloutWatch(rollout, epoch_s=EPOCH_S)
+    windows, share, next_s = rested_windows(outage.workers), outage.weight / SLOTS, 0.0
+    ends_s = outage.begins_s + outage.span_s
+    for at in range(int((ends_s + after_s) * OUTAGE_RATE)):
+        now_s, key, window = at / OUTAGE_RATE, f"{seed}-{at}", windows[rng.integers(outage.workers)]
+        assigned = route.owners[slot_of(route.salt, key)]
+        chance = 1.0 if outage.begins_s <= now_s < ends_s else 0.001
+        if assigned == CHALLENGER:
+            chance = max(chance, outage.challenger_errors)
+        made = routed(window, assigned, key, is_fault=bool(rng.random() < chance), now_s=now_s)
+        if not watch.observe(made, now_s, share) and now_s < next_s:
+            continue
+        next_s = now_s + 1.0
+        facts = watch.facts(now_s=now_s, frozen_by=Attribution.NONE, is_automation_on=True, last_increase_s=None)
+        if isinstance(decide(rollout, watch.findings(), facts), Rollback):
+            return now_s
+    return None
+
+
+def rested_windows(workers: int) -> list[FaultWindow]:
+    """Return the challenger's fault window on each worker, with the default settings."""
+    rule = ServingSettings()
+    return [
+        FaultWindow(window=rule.fault_window, faults_max=rule.faults_max, rest_s=rule.fault_rest_s, rested=lambda: None)
+        for _ in range(workers)
+    ]
+
+
+def routed(window: FaultWindow, assigned: str, key: str, *, is_fault: bool, now_s: float) -> PredictionRecord:
+    """Return the record that a worker writes: while the challenger rests there the champion answers, and the record says so."""
+    resting = (CHALLENGER,) if window.is_resting(now_s) else ()
+    if assigned == CHALLENGER and not window.admits(now_s):
+        return replace(record(CHAMPION, key, is_fault), assigned=CHALLENGER, resting=resting)
+    if assigned == CHALLENGER:
+        window.note(is_fault=is_fault, now_s=now_s)
+    return replace(record(assigned, key, is_fault), resting=resting)
+
+
 def z_score(tallies: Sequence[Sequence[int]]) -> float:
     """Return the one-sided two-sample z of (count, bad) for champion and challenger."""
     (n_a, bad_a), (n_b, bad_b) = tallies
@@ -241,6 +309,40 @@ def report_sound(runs: int, seed: int, pool: ProcessPoolExecutor) -> bool:
     return sum(verdict.is_rolled_back for verdict in verdicts) <= 0.01 * runs
 
 
+def report_outages(runs: int, seed: int, pool: ProcessPoolExecutor) -> bool:
+    """Print the table of sound versions that fail together for a while and return whether the target is met."""
+    kinds = [
+        Outage(workers, weight, begins_s, span_s)
+        for weight in OUTAGE_WEIGHTS
+        for begins_s in OUTAGE_BEGINS_S
+        for workers in OUTAGE_WORKERS
+        for span_s in OUTAGE_SPANS_S
+    ]
+    each = max(runs // len(kinds), 2)
+    outages = kinds * each
+    began = range(seed, seed + len(outages))
+    ended = list(pool.map(outage_rollout, outages, began, chunksize=5))
+    spans = "/".join(f"{span_s:g}" for span_s in OUTAGE_SPANS_S)
+    print(f"\nSound versions that both fail for {spans} s, {OUTAGE_RATE:g} requests a second, {OUTAGE_AFTER_S:g} s after it")
+    print(f"{'challenger':<12}{'begins':>8}{'workers':>9}{'rollouts':>10}{'rolled back':>13}{'≤ (95 %)':>10}")
+    for weight in OUTAGE_WEIGHTS:
+        for begins_s in OUTAGE_BEGINS_S:
+            for workers in OUTAGE_WORKERS:
+                place = (weight, begins_s, workers)
+                chosen = [
+                    end for one, end in zip(outages, ended, strict=True) if (one.weight, one.begins_s, one.workers) == place
+                ]
+                print_outages(f"{weight / SLOTS:<12.0%}{begins_s:>6g} s{workers:>9}", chosen)
+    print_outages(f"{'all':<12}{'':>8}{'':>9}", ended)
+    return sum(end is not None for end in ended) <= 0.01 * len(ended)
+
+
+def print_outages(head: str, ended: Sequence[float | None]) -> None:
+    """Print one row."""
+    count, back = len(ended), sum(end is not None for end in ended)
+    print(f"{head}{count:>10}{back / count:>13.2%}{upper_limit(back, count):>10.2%}", flush=True)
+
+
 def report_harmful(runs: int, seed: int, pool: ProcessPoolExecutor) -> bool:
     """Print the table of harmful versions and return whether the targets are met."""
     most = f"{runs} rollouts a row, at most {DETECTION_REQUESTS:,} requests"
@@ -264,7 +366,7 @@ def report_harmful(runs: int, seed: int, pool: ProcessPoolExecutor) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run both tables; exit 1 when a target is missed."""
+    """Run the tables; exit 1 when a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--runs", type=int, default=300, help="rollouts of sound versions; a third as many a row of harmful ones")
     parser.add_argument("--seed", type=int, default=1)
@@ -272,7 +374,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     began = time.monotonic()
     with ProcessPoolExecutor(options.processes) as pool:
-        met = [report_sound(options.runs, options.seed, pool), report_harmful(max(options.runs // 3, 20), options.seed, pool)]
+        met = [
+            report_sound(options.runs, options.seed, pool),
+            report_outages(options.runs, options.seed, pool),
+            report_harmful(max(options.runs // 3, 20), options.seed, pool),
+        ]
     print(
         f"\nThe dummy alarms at every {DUMMY_EVERY}th request of the challenger, sound or not. {time.monotonic() - began:.0f} s."
     )
