@@ -52,10 +52,18 @@ def answer_to(order: Mapping[str, Any]) -> dict[str, object]:
             Path(order["artifact"]), None if reference is None else Path(reference), version_from_body(order["version"])
         )
     except GatewayError as error:
-        return {"error": error.message[:REASON_LENGTH_MAX], "hint": error.hint}
+        return {"error": _without_paths(error.message, order)[:REASON_LENGTH_MAX], "hint": error.hint}
     except MemoryError:
         return {"error": f"validation needs more than its {order['memory_bytes'] / 2**30:.1f} GiB of memory", "hint": None}
     return {"version": version_body(version)}
+
+
+def _without_paths(message: str, order: Mapping[str, Any]) -> str:
+    """Return a library's message with the files named as their sender knows them, not by where they lie."""
+    for part in ("artifact", "reference"):
+        if order[part] is not None:
+            message = message.replace(str(order[part]), f"the {part}")
+    return message
 
 
 if __name__ == "__main__":

@@ -18,6 +18,10 @@ from gateway.core.tensors import INTEGERS, NUMPY_DTYPES, Array, Datatype
 
 ROWS_MAX: Final = 50_000  # kept of a sample; a quantile's error is then under 0.5 % of rank, for 40 MB at 100 columns
 _READERS: Final = {".parquet": "read_parquet", ".csv": "read_csv", ".jsonl": "read_json"}
+_OPTIONS: Final = {
+    ".csv": ", auto_type_candidates = ['BOOLEAN', 'BIGINT', 'DOUBLE', 'VARCHAR']",  # inf would be a date
+    ".jsonl": ", format = 'newline_delimited'",
+}
 
 
 class Sample:
@@ -34,7 +38,7 @@ class Sample:
             literal = str(path).replace("'", "''")
             self._database.execute(f"SET allowed_paths = ['{literal}']")
             self._database.execute("SET enable_external_access = false")
-            more = ", format = 'newline_delimited'" if path.suffix == ".jsonl" else ""
+            more = _OPTIONS.get(path.suffix, "")
             self._rows = f"(SELECT * FROM {_READERS[path.suffix]}('{literal}'{more}))"  # noqa: S608  # quoted above
             described = self._database.execute(f"SELECT * FROM {self._rows} LIMIT 0").description  # noqa: S608
         except duckdb.Error as error:

@@ -353,6 +353,51 @@ def test_rows_that_differ_by_rounding_alone_are_joined(tmp_path, sample, has_ref
     assert _validate(path, sample if has_reference else None).is_joinable
 
 
+@pytest.mark.parametrize("side", ["input", "output"])
+def test_model_that_no_json_request_could_use_is_refused(tmp_path, side):
+    """An input in FP16, or no output but FP16, is refused with the way out."""
+    half = TensorProto.FLOAT16
+    kinds = (half, FLOAT) if side == "input" else (FLOAT, half)
+    node = helper.make_node("Cast", ["x"], ["y"], to=kinds[1])
+    path = _save(tmp_path / "half.onnx", [node], [_value("x", kinds[0])], [_value("y", kinds[1])])
+    with pytest.raises(NotValid, match="FP16") as refused:
+        _validate(path)
+    assert "FP32" in str(refused.value.hint)
+
+
+def test_fp16_output_beside_others_is_a_warning(tmp_path):
+    """Where other outputs can be asked for, the version is accepted, and the way to use it is said."""
+    nodes = [helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT16), helper.make_node("Identity", ["x"], ["z"])]
+    path = _save(tmp_path / "half.onnx", nodes, [_value("x")], [_value("y", TensorProto.FLOAT16), _value("z")])
+    assert any("'y' is FP16" in warning for warning in _validate(path).warnings)
+
+
+@pytest.mark.parametrize("text", ["2024-05-01", "x"])
+def test_value_that_is_no_number_is_named_with_its_column(linear, tmp_path, text):
+    """A reference with something else than numbers is refused with the column and the value, as it stands in the file."""
+    reference = _csv(tmp_path / "odd.csv", {"a": [1, 2], "b": ["inf", text], "c": [3, 4]})
+    with pytest.raises(NotValid, match=rf"'{text}'.* column b"):
+        _validate(linear, reference)
+
+
+def test_infinities_of_a_reference_are_numbers(linear, tmp_path):
+    """Infinities, and what overflows to them, are read as the numbers they are, not as dates."""
+    reference = _csv(tmp_path / "odd.csv", {"a": [1, 2, 3], "b": ["inf", "-inf", "1e400"], "c": [3, 4, 5]})
+    assert _validate(linear, reference).profile["rows"] == 3
+
+
+def test_refusal_names_no_path_of_the_server(linear, tmp_path):
+    """What a library says of a file names the part that was sent, not where it lies."""
+    reference = tmp_path / "staged.parquet"
+    reference.write_bytes(b"no parquet")
+    odd = _save(tmp_path / "staged.onnx", [helper.make_node("Elu", ["x"], ["y"])], [_value("x", INT64)], [_value("y", INT64)])
+    for artifact, sample, named in ((linear, reference, "the reference"), (odd, None, "the artifact")):
+        with pytest.raises(NotValid) as refused:
+            _apart(artifact, sample)
+        assert str(tmp_path) not in refused.value.message
+        assert named in refused.value.message
+
+
 def test_missing_reference_is_a_warning(linear):
     """Without a sample a version is accepted, and what is lost is said."""
     found = _validate(linear)
