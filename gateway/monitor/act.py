@@ -120,7 +120,7 @@ def _route(registry: RegistryStore, view: RouteView) -> Route:
     route = registry.table().routes.get(view.name)
     if route is None:
         raise RevisionConflict(f"route {view.name!r} is gone")
-    if view.rollout is not None and route.rollout not in {"", view.rollout.id}:
+    if route.rollout not in {"", view.rollout.id if view.rollout is not None else ""}:
         raise RevisionConflict(f"route {view.name!r} has another rollout")
     return route
 

@@ -248,6 +248,23 @@ def test_retried_challenger_starts_with_no_evidence():
     assert shown["rollout"]["findings"][0]["keys"] == 2_000
 
 
+def test_log_read_again_leaves_a_later_rollout_alone():
+    """A monitor that comes to an old decision anew, while a person has begun another rollout, meets a conflict and goes on."""
+    scene = Scene()
+    scene.write(records(scene.registry, BAD_ERRORS, 2_000))
+    scene.run()
+    before = scene.decisions()
+    later = begin_rollout(scene.registry, "2", plan=replace(PLAN, advances_itself=False), id="r2")
+    scene.checkpoints = MemoryCheckpoints()
+    scene.monitor = scene.begun()
+
+    scene.run()
+
+    assert scene.decisions() == before
+    assert scene.registry.rollout("r2") == later
+    assert scene.registry.rollout("r1").state is RolloutState.QUARANTINED
+
+
 def test_only_the_assigned_variants_own_live_attempts_are_evidence():
     """Failing shadows, pinned requests, drills and fallbacks count for the tallies and never against the challenger."""
     scene = Scene()

@@ -8,6 +8,8 @@ from gateway.core.policy import Attribution, Facts
 from gateway.core.records import Attempt, Kind, Outcome, PredictionRecord
 from gateway.core.rollouts import CHALLENGER, CHAMPION, Plan, Rollout, begin
 from gateway.core.routes import champion_route
+from gateway.monitor.fold import VIEWS_MAX, RouteState
+from gateway.monitor.views import RouteView
 from gateway.monitor.watch import RolloutWatch
 
 RECORD = PredictionRecord(
@@ -59,3 +61,15 @@ def test_one_death_of_a_worker_is_one_key() -> None:
     assert not facts(watch).is_burst
     assert facts(watch).srm.keys == before.keys + 1
     assert facts(watch).srm.challenger_keys == before.challenger_keys + 1
+
+
+def test_revisions_of_long_ago_are_kept_while_they_are_read() -> None:
+    """A monitor that is far behind learns each old revision once, and the newest stays the route's view."""
+    state = RouteState(RouteView("delays", "delays", 100))
+    for revision in range(60, 101):
+        state.learn(RouteView("delays", "delays", revision))
+    state.learn(RouteView("delays", "delays", 3))
+    state.learn(RouteView("delays", "delays", 4))
+    assert {3, 4} <= set(state.views)
+    assert len(state.views) == VIEWS_MAX
+    assert state.view.revision == 100
