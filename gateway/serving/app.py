@@ -21,7 +21,19 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Route as Path
 
-from gateway.core.errors import GatewayError, MalformedRequest, NotOffered, NotReady, PayloadTooLarge, UnsupportedEncoding
+from gateway.core.errors import (
+    ArtifactCorrupt,
+    GatewayError,
+    LoadFailed,
+    LogFailed,
+    LogFull,
+    MalformedRequest,
+    NotOffered,
+    NotReady,
+    PayloadTooLarge,
+    PortFault,
+    UnsupportedEncoding,
+)
 from gateway.core.models import Version, signature_body
 from gateway.metrics import REJECTED, UNEXPECTED_ERRORS, cell
 from gateway.ports import Clock, MetricsBank
@@ -41,6 +53,7 @@ _TARGETS_MAX: Final = 4_096  # parsed prediction paths kept; beyond it parsing s
 _TARGET_LENGTH_MAX: Final = 512  # of a path that is kept
 _TRUTH_BYTES_MAX: Final = 4 * 2**20  # 10,000 records of 400 bytes
 _LENGTH_DIGITS_MAX: Final = 18  # of a length in a header; more is no length of anything, and slow to read
+_TELL_S: Final = 10.0  # between two lines about failures outside; they come with every request
 _JSON: Final = (b"content-type", b"application/json")
 
 
@@ -75,7 +88,8 @@ class ServingApp:
         self._clock = clock
         self._body_bytes_max = body_bytes_max
         self._targets: dict[bytes, Target] = {}
-        self._rest = _rest(router, pinned, is_draining)
+        self._rest = _rest(router, pinned, recorder, is_draining, self._refused)
+        self._told_s = -_TELL_S
         self._unexpected = cell(metrics, UNEXPECTED_ERRORS, "request")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -91,7 +105,7 @@ class ServingApp:
             return
         except GatewayError as error:
             cell(self._metrics, REJECTED, type(error).__name__).add(1.0)
-            answer = Answer(status_of(error), error_headers(error), error_body(error))
+            answer = self._refused(error)
         except Exception:  # noqa: BLE001 - the request loop; counted
             self._unexpected.add(1.0)
             _log.exception("a request failed unexpectedly", extra={"action": "answer"})
@@ -116,6 +130,14 @@ class ServingApp:
         call = Call(target.route, target.version, target.is_rows, headers, body, self._clock.monotonic_s())
         return await self._inference.infer(call)
 
+    def _refused(self, error: GatewayError) -> Answer:
+        """Return the answer of an error; what it tells of this machine goes to the operator's log instead."""
+        told = _told(error)
+        if told is not error and (now_s := self._clock.monotonic_s()) - self._told_s >= _TELL_S:
+            self._told_s = now_s
+            _log.error("requests are refused", extra={"action": "answer", "reason": str(error)})
+        return Answer(status_of(error), error_headers(error), error_body(told))
+
     def _parsed(self, path: bytes) -> Target | None:
         """Return what a path names, remembered, or None when it is no prediction path."""
         if found := _INFER.fullmatch(path):
@@ -129,6 +151,21 @@ class ServingApp:
                 self._targets.clear()
             self._targets[path] = target
         return target
+
+
+def _told(error: GatewayError) -> GatewayError:
+    """Return an error as callers read it: reasons from outside the program name files, which are no business of theirs."""
+    match error:
+        case LogFull():
+            return LogFull("the prediction log is full")
+        case LogFailed():
+            return LogFailed("the prediction log cannot be written")
+        case PortFault():
+            return PortFault("the gateway's storage cannot be read or written")
+        case LoadFailed() | ArtifactCorrupt():
+            return LoadFailed("the version does not load")
+        case _:
+            return error
 
 
 def _name(quoted: bytes) -> str:
@@ -154,7 +191,13 @@ def _refuse_binary(length: bytes, body_bytes: int) -> None:
         raise NotOffered("binary tensors are not offered; send JSON")
 
 
-def _rest(router: Router, pinned: PinnedPools, is_draining: Callable[[], bool]) -> Starlette:
+def _rest(
+    router: Router,
+    pinned: PinnedPools,
+    recorder: Recorder,
+    is_draining: Callable[[], bool],
+    refused: Callable[[GatewayError], Answer],
+) -> Starlette:
     """Return the application for health and metadata."""
 
     async def live(_: HttpRequest) -> Response:
@@ -165,6 +208,8 @@ def _rest(router: Router, pinned: PinnedPools, is_draining: Callable[[], bool]) 
             raise NotReady("draining")
         if not router.is_ready:
             raise NotReady("not every model that should serve is loaded")
+        if recorder.is_refusing:
+            raise NotReady("the prediction log cannot be written")
         return _json(200, {"ready": True})
 
     async def server(_: HttpRequest) -> Response:
@@ -198,6 +243,12 @@ def _rest(router: Router, pinned: PinnedPools, is_draining: Callable[[], bool]) 
         body = {"name": name, "versions": versions, "platform": f"headgate_{described.runtime.value}"}
         return _json(200, {**body, **signature_body(described.signature), "properties": {"digest": described.digest}})
 
+    def on_gateway_error(_: HttpRequest, error: Exception) -> Response:
+        assert isinstance(error, GatewayError)
+        answer = refused(error)
+        headers = {name.decode(): value.decode() for name, value in answer.headers}
+        return Response(answer.body, answer.status, headers, "application/json")
+
     paths: list[tuple[str, Callable[[HttpRequest], Awaitable[Response]]]] = [
         ("/v2/health/live", live),
         ("/v2/health/ready", ready),
@@ -208,7 +259,7 @@ def _rest(router: Router, pinned: PinnedPools, is_draining: Callable[[], bool]) 
         ("/v2/models/{model}", model),
         ("/v2/models/{model}/versions/{version}", model),
     ]
-    handlers = {GatewayError: _on_gateway_error, HTTPException: _on_http_exception, Exception: _on_unexpected}
+    handlers = {GatewayError: on_gateway_error, HTTPException: _on_http_exception, Exception: _on_unexpected}
     app = Starlette(routes=[Path(path, endpoint, methods=["GET"]) for path, endpoint in paths], exception_handlers=handlers)
     app.router.redirect_slashes = False
     return app
@@ -223,12 +274,6 @@ async def _version(router: Router, pinned: PinnedPools, name: str, version: str)
 
 def _json(status: int, body: object, headers: Mapping[str, str] | None = None) -> Response:
     return Response(orjson.dumps(body), status, dict(headers or {}), "application/json")
-
-
-def _on_gateway_error(_: HttpRequest, error: Exception) -> Response:
-    assert isinstance(error, GatewayError)
-    headers = {name.decode(): value.decode() for name, value in error_headers(error)}
-    return Response(error_body(error), status_of(error), headers, "application/json")
 
 
 def _on_http_exception(_: HttpRequest, error: Exception) -> Response:

@@ -23,7 +23,11 @@ Waiter = asyncio.Future[None]
 
 
 class Recorder:
-    """One worker's end of the log."""
+    """One worker's end of the log.
+
+    Attributes:
+        is_refusing: Whether the last write failed and answers need a record; an idle stream's heartbeats try again.
+    """
 
     def __init__(
         self,
@@ -34,6 +38,7 @@ class Recorder:
         clock: Clock,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
+        self.is_refusing = False
         self._log = log
         self._settings = settings
         self._clock = clock
@@ -113,6 +118,7 @@ class Recorder:
             self._failures.add(1.0)
             return self._unless_continued(error, len(records))
         self._written.add(len(records))
+        self.is_refusing = False
         self._written_s = self._clock.monotonic_s()
         return None
 
@@ -135,6 +141,7 @@ class Recorder:
 
     def _unless_continued(self, error: LogFailed, count: int) -> LogFailed | None:
         if self._settings.when_full is WhenFull.REJECT:
+            self.is_refusing = True
             return error
         self._unlogged.add(count)
         return None

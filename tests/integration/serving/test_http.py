@@ -7,13 +7,43 @@ import json
 import socket
 import threading
 import time
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
+
+from adapters.logs.memory import MemoryLog
+from gateway.core.errors import LogFull
+from gateway.core.records import Offset, Record
+from gateway.settings import LogSettings, Settings
 
 BODY = json.dumps({"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}]}).encode()
 POST = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
 CHUNK = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
 LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+class Jammed:
+    """A writer that has no room when told so, and says where."""
+
+    def __init__(self, directory: Path) -> None:
+        self.is_jammed = False
+        self._directory = directory
+        self._writer = MemoryLog().writer("w0")
+        self.resumed_s = self._writer.resumed_s
+
+    def append(self, records: Sequence[Record]) -> Offset:
+        """Append, or not."""
+        if self.is_jammed:
+            raise LogFull("the disk of the prediction log is full", hint=f"free space for {self._directory}")
+        return self._writer.append(records)
+
+    def sync(self) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Close."""
+        self._writer.close()
 
 
 @pytest.fixture
@@ -240,6 +270,26 @@ def test_upgrade_is_answered_as_plain_http(served):
     request = b"GET /v2/health/live HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
     answer = served.raw(request)
     assert status(answer) == 200
+
+
+def test_answers_tell_nothing_of_the_machine_and_a_log_that_refuses_is_not_ready(make_worker, models, until, tmp_path):
+    """Without room for records predictions and readiness are 503, with no path of the server, until there is room again."""
+    writer = Jammed(tmp_path)
+    worker = make_worker(writer=writer, settings=Settings(log=LogSettings(heartbeat_s=0.05))).start()
+    worker.register("m", "1", models.linear(), champion=True)
+    broken = models.linear()
+    worker.register("m", "2", type(broken)(b"not an onnx file", broken.signature))
+    worker.until_served(until)
+    writer.is_jammed = True
+    until(lambda: not worker.is_ready())
+    refused = worker.infer("m", [[1, 2, 3, 4]])
+    unloaded = worker.infer("m", [[1, 2, 3, 4]], version="2")
+    assert (refused.status_code, unloaded.status_code) == (503, 500)
+    for answer in (refused, unloaded, worker.client.get("/v2/health/ready")):
+        assert str(tmp_path) not in answer.text
+    writer.is_jammed = False
+    until(worker.is_ready)
+    assert worker.infer("m", [[1, 2, 3, 4]]).status_code == 200
 
 
 def test_drain_finishes_what_runs_and_closes_what_is_idle(make_worker, models, until, receive):
