@@ -10,6 +10,11 @@ import typer
 
 from gateway.commands.session import Connection, DataDirOption, examples, fail, with_failures_shown
 
+DemoDirOption = Annotated[
+    Path | None,
+    typer.Option("--data-dir", metavar="DIR", help="An empty or new directory, which stays; a temporary one by default."),
+]
+
 
 def add_to(app: typer.Typer) -> None:
     """Add this module's commands."""
@@ -55,15 +60,15 @@ def serve(
 def demo(
     context: typer.Context,
     *,
-    data_dir: DataDirOption = None,
+    data_dir: DemoDirOption = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the gateway running at the end, for looking around.")] = False,
     seconds: Annotated[
         float, typer.Option(min=30, max=3_600, help="Of the replay; below 60 the versions may answer too little to tell.")
     ] = 150.0,
 ) -> None:
-    """Replay real flights through a gateway: a sound version is promoted, a faulty one rolled back by itself.
+    r"""Replay real flights through a gateway: a sound version is promoted, a faulty one rolled back by itself.
 
-    Needs the demo extra: pip install 'headgate[demo]'.
+    Needs the demo extra: pip install 'headgate\[demo]'.
     """
     try:
         from gateway.demo.run import run_demo

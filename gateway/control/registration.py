@@ -16,15 +16,15 @@ from gateway.control.propagation import SETTLE_S, prepared, settled
 from gateway.control.upload import Upload
 from gateway.core.changes import Change, PutChampion, PutVersion, Write
 from gateway.core.errors import Conflict, NotReady, UnknownSubject, UnknownVersion, VersionExists
-from gateway.core.fields import Json, checked_name
-from gateway.core.models import Metadata, Version, VersionState, metadata_from_body, version_body
+from gateway.core.fields import Json
+from gateway.core.models import Metadata, Version, VersionState, checked_public_name, metadata_from_body, version_body
 from gateway.core.tensors import Signature
 
 
 def register(control: Control, call: Call) -> Answer:
     """Validate and register an uploaded version."""
     assert call.upload is not None
-    model = checked_name(call.path["model"], "model")
+    model = checked_public_name(call.path["model"], "model")
     metadata = metadata_from_body(call.upload.metadata)
     if metadata.version is not None and _is_taken(control, model, metadata.version):  # early; the commit checks again
         raise VersionExists(

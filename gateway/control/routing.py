@@ -24,9 +24,9 @@ from gateway.core.errors import (
     SignatureMismatch,
     UnknownRoute,
 )
-from gateway.core.fields import Json, checked_name
-from gateway.core.models import Version, VersionState
-from gateway.core.routes import Revision, Route, RouteTable, Variant, route_body, route_from_body, with_weights
+from gateway.core.fields import Json
+from gateway.core.models import Version, VersionState, checked_public_name
+from gateway.core.routes import AssignmentSource, Revision, Route, RouteTable, Variant, route_body, route_from_body, with_weights
 from gateway.core.split import SLOTS
 from gateway.core.tensors import TensorSpec
 
@@ -52,7 +52,7 @@ def put_route(control: Control, call: Call) -> Answer:
         raise MalformedRequest(
             "If-Match is missing: it names the revision that this replaces", hint='If-Match: "0" creates; GET shows the revision'
         )
-    asked = route_from_body(checked_name(call.path["route"], "route"), call.body)
+    asked = route_from_body(checked_public_name(call.path["route"], "route"), call.body)
     table = control.registry.table()
     before = table.routes.get(asked.name)
     refuse_stale(before, call.if_match)
@@ -160,7 +160,7 @@ def check_versions(control: Control, route: Route, table: RouteTable, *, answeri
         UnknownVersion: the model has no such version.
         Conflict: a version is retired.
         Quarantined: a version's digest is in quarantine.
-        SignatureMismatch: the variants' signatures differ, or a shadow's inputs do.
+        SignatureMismatch: the variants' signatures differ, a shadow's inputs do, or the assignment key's input is none.
     """
     names = [*(variant.version for variant in route.variants), *(shadow.version for shadow in route.shadows)]
     versions = {name: _version(control, table, route.model, name) for name in names}
@@ -173,6 +173,8 @@ def check_versions(control: Control, route: Route, table: RouteTable, *, answeri
         refuse_different(first, versions[variant.version], also_outputs=True)
     for shadow in route.shadows:
         refuse_different(first, versions[shadow.version], also_outputs=False)
+    fallback = route.variant(route.fallback) or route.variants[0]
+    _refuse_unread_key(route, versions[fallback.version])
 
 
 def refuse_quarantined(control: Control, versions: Iterable[Version]) -> None:
@@ -198,6 +200,18 @@ def refuse_different(one: Version, other: Version, *, also_outputs: bool) -> Non
         if mine != theirs:
             names = f"versions {one.version} and {other.version} of {one.model}"
             raise SignatureMismatch(f"{names} cannot stand on one route: {_difference(side, mine, theirs)}")
+
+
+def _refuse_unread_key(route: Route, version: Version) -> None:
+    """Raise `SignatureMismatch` if the route's assignment key is read from an input or column that requests do not have."""
+    if route.assignment.source is not AssignmentSource.INPUT:
+        return
+    known = [*(spec.name for spec in version.signature.inputs), *(column.name for column in version.columns)]
+    if route.assignment.name not in known:
+        raise SignatureMismatch(
+            f"route.assignment.input: {version.model} has no input or column {route.assignment.name!r}",
+            hint=f"it has {', '.join(dict.fromkeys(known[:20]))}",
+        )
 
 
 def etag(revision: int) -> dict[str, str]:

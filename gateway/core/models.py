@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import NewType
 
 from gateway.core.errors import MalformedRequest
-from gateway.core.fields import Fields, Json
+from gateway.core.fields import Fields, Json, checked_name
 from gateway.core.tensors import VARIABLE, Datatype, Signature, TensorSpec
 
 Digest = NewType("Digest", str)  # sha256 of an artifact, 64 hexadecimal digits
@@ -17,6 +17,7 @@ LABELS_MAX = 10_000
 LABEL_LENGTH_MAX = 1_000
 LINEAGE_CHARACTERS_MAX = 100_000  # as JSON: where a version comes from, not what it was made of
 DIMENSIONS_MAX = 64  # of a tensor; NumPy's own bound
+RESERVED_NAMES = frozenset({"stats"})  # `/v2/models/stats` asks for the statistics of all models
 
 
 class Runtime(enum.Enum):
@@ -119,6 +120,19 @@ class Metadata:
     columns: tuple[Column, ...] = ()
     lineage: Json = field(default_factory=dict)
     description: str = ""
+
+
+def checked_public_name(name: str, where: str) -> str:
+    """Return the name of a new model or route if callers can ask for it unmistakably.
+
+    Raises:
+        MalformedRequest: it is not safe (see `checked_name`), reserved by the protocol, or lost characters on its way.
+    """
+    if name in RESERVED_NAMES:
+        raise MalformedRequest(f"{where}: {name!r} is reserved by the protocol", hint="choose another name")
+    if "\ufffd" in name:
+        raise MalformedRequest(f"{where}: a name has no U+FFFD, which stands for what could not be read")
+    return checked_name(name, where)
 
 
 def metadata_from_body(body: object) -> Metadata:

@@ -6,6 +6,7 @@ A route's body is what the admin API reads and shows; the rest of a `Route` (rev
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, NewType
@@ -19,6 +20,7 @@ Revision = NewType("Revision", int)
 VARIANTS_MAX: Final = 20  # more versions at once than anyone compares; bounds label sets
 SHADOWS_MAX: Final = 5  # each shadow costs a full prediction
 DEADLINE_MS_MAX: Final = 600_000
+_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2; no request can carry another
 
 
 class AssignmentSource(enum.Enum):
@@ -160,8 +162,16 @@ def route_from_body(name: str, body: object) -> Route:
     """Read a route's body as `PUT` sends it; revision, salt and owners are left empty.
 
     Raises:
-        MalformedRequest: a field is unknown, missing or wrong; names repeat; weights do not sum to 10,000.
+        MalformedRequest: a field is unknown, missing or wrong; names repeat; weights do not sum to 10,000; no request
+            can carry the assignment's header.
     """
+    route = _read(name, body)
+    if route.assignment.source is AssignmentSource.HEADER and not _HEADER_NAME.fullmatch(route.assignment.name):
+        raise MalformedRequest("route.assignment.header: expected a header's name: ASCII letters, digits and hyphens")
+    return route
+
+
+def _read(name: str, body: object) -> Route:
     fields = Fields(body, "route")
     variants = checked_variants(tuple(_variant(item, at) for at, item in enumerate(fields.items("variants", VARIANTS_MAX))))
     route = Route(
@@ -202,11 +212,11 @@ def route_body(route: Route) -> Json:
 
 
 def stored_route(body: object, owners: Owners) -> Route:
-    """Read back what the registry stored: `route_body` and the owners of the slots."""
+    """Read back what the registry stored: `route_body` and the owners of the slots; what was taken once is taken again."""
     fields = Fields(body, "route")
     public = {k: v for k, v in fields_of(body).items() if k not in ("revision", "salt", "rollout", "last_good")}
     return replace(
-        route_from_body(fields.text("name"), public),
+        _read(fields.text("name"), public),
         rollout=fields.text("rollout", ""),
         salt=fields.text("salt", ""),
         last_good=tuple(_variant(item, at) for at, item in enumerate(fields.items("last_good", VARIANTS_MAX, ()))),

@@ -43,10 +43,15 @@ def run_demo(data_dir: Path | None = None, *, keep: bool = False, seconds: float
     """
     console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
     directory = Path(tempfile.mkdtemp(prefix="headgate-demo-")) if data_dir is None else data_dir
-    if (directory / "registry.db").exists():
-        console.print(f"[red]{directory} holds a gateway's data already; give the demonstration a new directory[/red]")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        is_empty = not any(directory.iterdir())
+    except OSError as error:
+        console.print(f"[red]the demonstration cannot use its directory: {error}[/red]")
         return 2
-    directory.mkdir(parents=True, exist_ok=True)
+    if not is_empty:
+        console.print(f"[red]{directory} is not empty; give the demonstration a new directory[/red]")
+        return 2
     signal.signal(signal.SIGTERM, _interrupt)  # the gateway is stopped in order, whoever ends the demonstration
     signal.signal(signal.SIGINT, _interrupt)
     try:

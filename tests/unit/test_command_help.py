@@ -71,6 +71,13 @@ def test_examples_are_of_their_command_and_parse(words, line, tmp_path, monkeypa
     command.make_context(" ".join(words), parts[1 + len(words) :])  # raises on wrong usage; runs nothing
 
 
+def test_help_of_the_demo_says_what_it_needs():
+    """The extra to install is shown with its brackets, and the directory is said to be an empty one."""
+    shown = CliRunner().invoke(app, ["demo", "--help"], env={"COLUMNS": "200", "TERMINAL_WIDTH": "200"}).stdout
+    assert "pip install 'headgate[demo]'" in shown
+    assert "HEADGATE_DATA_DIR" not in shown
+
+
 def test_listings_and_shows_have_json():
     """Whatever shows something can show it to a program."""
     for words, command in COMMANDS.items():

@@ -28,6 +28,7 @@ from gateway.core.routes import (
 from gateway.core.split import SLOTS
 
 SAFE = st.text("abcdefgäöü0123456789-_. ", min_size=1, max_size=12).filter(lambda text: text == text.strip() and text[0] != ".")
+HEADERS = st.text("abcdef0123456789-_.", min_size=1, max_size=12)
 
 
 @st.composite
@@ -40,14 +41,14 @@ def routes(draw):
     variants = tuple(Variant(names[at], draw(SAFE), edges[at + 1] - edges[at]) for at in range(count))
     fractions = st.floats(1e-6, 1.0)
     source = draw(st.sampled_from(AssignmentSource))
-    name = draw(SAFE)
+    name = draw(HEADERS if source is AssignmentSource.HEADER else SAFE)
     return with_weights(
         Route(
             name=draw(SAFE),
             model=draw(SAFE),
             variants=(),
             shadows=tuple(Shadow(name, draw(SAFE), draw(fractions)) for name in names[count:][:5]),
-            assignment=Assignment(source, name.lower() if source is AssignmentSource.HEADER else name),
+            assignment=Assignment(source, name),
             fallback=draw(st.sampled_from(names[:count])),
             deadline_ms=draw(st.integers(1, 600_000)),
             drift_action=draw(st.sampled_from(DriftAction)),
@@ -138,6 +139,9 @@ def variant(**fields):
         ({"assignment": {}}, "route.assignment"),
         ({"assignment": {"header": "a", "input": "b"}}, "route.assignment"),
         ({"assignment": {"header": ""}}, "route.assignment.header"),
+        ({"assignment": {"header": "a\r\nb: c"}}, "route.assignment.header"),
+        ({"assignment": {"header": "ключ"}}, "route.assignment.header"),
+        ({"assignment": {"header": "a b"}}, "route.assignment.header"),
         ({"assignment": {"input": 3}}, "route.assignment.input"),
         ({"assignment": "header"}, "route.assignment"),
         ({"assignment": {"header": "a", "cookie": "b"}}, "cookie"),

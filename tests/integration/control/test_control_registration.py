@@ -170,7 +170,7 @@ def test_wrong_metadata_is_refused(control, artifact, metadata, word):
     assert _staged(control) == []
 
 
-@pytest.mark.parametrize("model", ["a%2Fb", "..", ".hidden", "a:b", "%20a"])
+@pytest.mark.parametrize("model", ["a%2Fb", "..", ".hidden", "a:b", "%20a", "stats", "%ff", "%ed%a0%80", "%EF%BF%BD"])
 def test_unsafe_model_name_is_refused(control, artifact, model):
     """A model's name that could leave its place is never registered."""
     answer = control.admin.post(f"/api/v1/models/{model}/versions", files={"artifact": ("m", artifact.read_bytes())})

@@ -213,6 +213,26 @@ def test_variants_with_other_signatures_are_refused(control, write_linear_model,
     assert control.put_route("delays", ("champion", "1", 10_000), if_match=0, shadows=shadows).status_code == 400
 
 
+@pytest.mark.parametrize("name", ["stats", "%ff", "%EF%BF%BD"])
+def test_route_that_callers_could_not_name_is_refused(settled, name):
+    """A route is not called as the protocol calls something else, nor by what could not be read."""
+    assert settled.put_route(name, ("champion", "1", 10_000), if_match=0, model="delays").status_code == 400
+
+
+def test_assignment_input_that_requests_lack_is_refused(settled):
+    """An assignment key that could never be read is refused with the inputs that there are."""
+    answer = settled.put_route("r", ("champion", "1", 10_000), if_match=0, model="delays", assignment={"input": "nope"})
+    assert answer.status_code == 400
+    assert "'nope'" in answer.json()["error"]
+    assert "features" in answer.json()["hint"]
+
+
+def test_assignment_input_that_requests_have_is_taken(control):
+    """The key may be read from an input of the version."""
+    answer = control.put_route("r", ("champion", "1", 10_000), if_match=0, model="delays", assignment={"input": "features"})
+    assert answer.status_code == 200, answer.text
+
+
 def test_quarantined_version_is_refused_until_released(control):
     """A digest in quarantine is refused on a route and in a rollout until a person releases it."""
     control.put_route("delays", ("champion", "1", 10_000), if_match=0)
