@@ -76,3 +76,29 @@ def test_in_flight_keeps_the_newest_places(tmp_path):
     flight.enter(numbers[-1], [bytes(range(16))])
     found = MappedInFlight(tmp_path / "w0").left_behind()
     assert [(UUID(one.prediction_id).bytes, one.place.revision) for one in found] == [(bytes(range(16)), 4_999)]
+
+
+def test_in_flight_forgets_what_was_answered_otherwise(tmp_path):
+    """An id that is forgotten is not the successor's to record; the rest of its run, and a run that took its place, are."""
+    flight = MappedInFlight(tmp_path / "w0")
+    place, ids = flight.bind(PLACE), [uuid4().bytes for _ in range(4)]
+    over = flight.enter(place, ids[:2])
+    flight.leave(over)
+    run = flight.enter(place, ids[2:])
+    assert run == over
+    flight.forget(over, ids[0])  # of a run that ended meanwhile
+    flight.forget(run, ids[2])
+    assert [UUID(left.prediction_id).bytes for left in MappedInFlight(tmp_path / "w0").left_behind()] == [ids[3]]
+
+
+def test_in_flight_holds_nothing_after_a_clean_stop(tmp_path):
+    """A worker that stopped in order leaves nothing behind, whatever its threads still run or begin."""
+    flight = MappedInFlight(tmp_path / "w0")
+    place = flight.bind(PLACE)
+    running = flight.enter(place, [uuid4().bytes])
+    flight.close()
+    flight.leave(flight.enter(place, [uuid4().bytes]))
+    flight.enter(place, [uuid4().bytes])
+    flight.leave(running)
+    flight.enter(place, [uuid4().bytes])
+    assert list(MappedInFlight(tmp_path / "w0").left_behind()) == []

@@ -240,3 +240,19 @@ def test_pinned_failures_do_not_rest_a_version(make_worker, models, until):
         assert worker.infer("r", [[-1]], version="2").status_code == 500
     assert worker.infer("r", [[9]]).json()["parameters"]["variant"] == "bad"
     assert worker.metric("gateway_version_rests_total") == 0
+
+
+def test_request_that_was_answered_is_not_recorded_again_by_a_successor(make_worker, models, until, tmp_path):
+    """A worker that dies while it still runs what timed out leaves its successor nothing to record: one answer, one record."""
+    worker = make_worker(inline_us_max=0.0).start()
+    worker.register("m", "1", models.loop(), cost_us=10, champion=True)
+    worker.until_served(until)
+    answer = worker.infer("m", [[600]], parameters={"timeout": 100_000})
+    assert answer.status_code == 504
+    assert not worker.in_flight.is_empty()
+    (tmp_path / "pages").write_bytes((tmp_path / "in-flight").read_bytes())  # what the kernel keeps of a killed process
+    assert list(MappedInFlight(tmp_path / "pages").left_behind()) == []
+    [record] = worker.predictions()
+    assert record.prediction_id == answer.headers["gateway-prediction-id"]
+    worker.stop()
+    assert list(MappedInFlight(tmp_path / "in-flight").left_behind()) == []
