@@ -145,6 +145,12 @@ MONITOR_CHANGES: Final = Metric(
     "gateway_monitor_changes_total", Type.COUNTER, "Route changes that the monitor made by itself.", ("route", "event")
 )
 TRUTH_WAITING: Final = Metric("gateway_ground_truth_waiting_rows", Type.GAUGE, "Answered rows that wait for their ground truth.")
+TRUTH_UNCOUNTED: Final = Metric(
+    "gateway_ground_truth_uncounted_total",
+    Type.COUNTER,
+    "Ground truth that was accepted and counts for nothing: unknown prediction, no such row, repeated, or not comparable.",
+    ("reason",),
+)
 ROLLOUT_LOG_E: Final = Metric(
     "gateway_rollout_log_e", Type.GAUGE, "Highest natural log e-value against the challenger.", ("route", "guardrail")
 )

@@ -18,7 +18,7 @@ from gateway.monitor.watch import RolloutWatch
 from gateway.ports import RegistryStore
 
 CONSUMER: Final = "monitor"
-FORMAT: Final = 2
+FORMAT: Final = 3
 _UNREADABLE: Final = (
     pickle.UnpicklingError,
     AttributeError,

@@ -17,6 +17,7 @@ from gateway.metrics import (
     ROLLOUT_BOUND,
     ROLLOUT_ESTIMATE,
     ROLLOUT_LOG_E,
+    TRUTH_UNCOUNTED,
     TRUTH_WAITING,
     cell,
 )
@@ -51,6 +52,9 @@ class Gauges:
     def show(self, fold: Fold) -> None:
         """Show every route; with each picture."""
         self._waiting.set(float(fold.truth.rows_waiting))
+        for reason, count in fold.truth.uncounted.items():
+            cell(self._bank, TRUTH_UNCOUNTED, reason.value).set(float(count))
+        cell(self._bank, TRUTH_UNCOUNTED, "not_comparable").set(float(fold.unscored))
         for name, state in fold.routes.items():
             self._show_rollout(name, state)
             self._show_drift(name, state)

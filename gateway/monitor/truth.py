@@ -6,6 +6,7 @@ the merge delivers before its prediction waits too. The first value of a row cou
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,6 +17,18 @@ from gateway.core.tensors import NUMPY_DTYPES, Array, Datatype, Tensor
 
 Packed = bytes | list[bytes]  # of numbers; of BYTES
 EARLY_MAX: Final = 10_000  # values that wait for their prediction; workers' clocks differ by far less than that takes
+
+
+class Uncounted(enum.Enum):
+    """Why a value of ground truth was dropped.
+
+    `UNKNOWN`: its prediction never came, or was known in full or dropped before. `NO_ROW`: the prediction has no such row.
+    `REPEATED`: the row was known already, whether or not by the same value.
+    """
+
+    UNKNOWN = "unknown"
+    NO_ROW = "no_row"
+    REPEATED = "repeated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +99,7 @@ class TruthJoin:
 
     Attributes:
         dropped_count: Predictions that waited too long.
-        unmatched_count: Values dropped because their prediction never came: unknown, too old, or already known.
+        uncounted: Values dropped, by reason.
     """
 
     def __init__(self, rows_max: int) -> None:
@@ -96,7 +109,12 @@ class TruthJoin:
         self._early: dict[tuple[str, int], Truth] = {}
         self._early_rows: dict[str, list[int]] = {}
         self.dropped_count = 0
-        self.unmatched_count = 0
+        self.uncounted = dict.fromkeys(Uncounted, 0)
+
+    @property
+    def unmatched_count(self) -> int:
+        """Values dropped, for whatever reason."""
+        return sum(self.uncounted.values())
 
     @property
     def rows_waiting(self) -> int:
@@ -124,7 +142,7 @@ class TruthJoin:
             return None
         place, key, rows, answer, known = entry
         if not 0 <= row < rows or known >> row & 1:
-            self.unmatched_count += 1
+            self.uncounted[Uncounted.REPEATED if 0 <= row < rows else Uncounted.NO_ROW] += 1
             return None
         known |= 1 << row
         if known == (1 << rows) - 1:
@@ -136,7 +154,7 @@ class TruthJoin:
 
     def _keep_early(self, prediction_id: str, row: int, value: Truth) -> None:
         if (prediction_id, row) in self._early:
-            self.unmatched_count += 1
+            self.uncounted[Uncounted.REPEATED] += 1
             return
         self._early[prediction_id, row] = value
         self._early_rows.setdefault(prediction_id, []).append(row)
@@ -147,4 +165,4 @@ class TruthJoin:
             rows.remove(oldest[1])
             if not rows:
                 del self._early_rows[oldest[0]]
-            self.unmatched_count += 1
+            self.uncounted[Uncounted.UNKNOWN] += 1

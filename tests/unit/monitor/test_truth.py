@@ -7,8 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adapters.detectors.river import AdwinDetector
+from adapters.memory import MemoryBank
 from gateway.core.tensors import Datatype, Tensor
-from gateway.monitor.truth import EARLY_MAX, Joined, Place, TruthJoin, Waiting, packed, unpacked
+from gateway.metrics import TRUTH_UNCOUNTED
+from gateway.monitor.fold import Fold
+from gateway.monitor.gauges import Gauges
+from gateway.monitor.truth import EARLY_MAX, Joined, Place, TruthJoin, Uncounted, Waiting, packed, unpacked
 
 
 def _waiting(rows: int = 1, tensor: Tensor | None = None) -> Waiting:
@@ -66,6 +71,33 @@ def test_truth_join_bounds_what_came_early():
     assert join.unmatched_count == 5
     assert join.expect("p-4", _waiting()) == []
     assert len(join.expect("p-5", _waiting())) == 1
+
+
+def test_truth_join_counts_what_it_drops_by_reason():
+    """A row that does not exist, a value that contradicts, and a prediction that never came are told apart."""
+    join = TruthJoin(10)
+    join.expect("p", _waiting(2))
+    for row, value in ((5, "yes"), (-1, "yes"), (0, "yes"), (0, "no")):
+        join.learn("p", row, value)
+    for number in range(EARLY_MAX + 1):
+        join.learn(f"q-{number}", 0, 1)
+
+    assert join.uncounted == {Uncounted.NO_ROW: 2, Uncounted.REPEATED: 1, Uncounted.UNKNOWN: 1}
+    assert join.unmatched_count == 4
+
+
+def test_what_counts_for_nothing_is_shown_by_reason():
+    """Each reason has its own series, values that fit no label among them."""
+    fold = Fold(AdwinDetector, epoch_s=60.0, truth_rows_max=10, false_alarm_events=1e6)
+    fold.truth.expect("p", _waiting(2))
+    fold.truth.learn("p", 5, "yes")
+    fold.unscored = 3
+    bank = MemoryBank()
+
+    Gauges(bank).show(fold)
+
+    shown = {dict(sample.labels)["reason"]: sample.value for sample in bank.samples() if sample.name == TRUTH_UNCOUNTED.name}
+    assert shown == {"unknown": 0, "no_row": 1, "repeated": 0, "not_comparable": 3}
 
 
 @pytest.mark.parametrize(
