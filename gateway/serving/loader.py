@@ -50,9 +50,7 @@ class Loader:
         if task is None:
             retry_at_s, fault = self._failed.get(key, (0.0, None))
             if fault is not None and self._clock.monotonic_s() < retry_at_s:
-                raise type(fault)(
-                    fault.message, hint=fault.hint
-                )  # one raised again and again would grow its traceback
+                raise type(fault)(fault.message, hint=fault.hint)  # one raised again and again would grow its traceback
             task = self._loading[key] = asyncio.get_running_loop().create_task(self._loaded(version))
             task.add_done_callback(lambda done: self._over(version, done))
         return await asyncio.shield(task)
