@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import onnxruntime
 from onnx import TensorProto, helper, numpy_helper, save
 
 FEATURES = 20
@@ -52,11 +53,20 @@ def _slow_model(path: Path, turns: int) -> Path:
     return path
 
 
+def _turns_of(run_s: float, path: Path) -> int:
+    """Return how many turns make one run take about so long on this machine."""
+    turns = 20_000
+    session = onnxruntime.InferenceSession(_slow_model(path, turns))
+    began_s = time.perf_counter()
+    session.run(None, {"features": np.zeros((1, FEATURES), np.float32)})
+    return round(turns * run_s / (time.perf_counter() - began_s))
+
+
 def test_change_to_a_version_that_warms_slowly_refuses_nobody(start_gateway, write_linear_model, tmp_path):
     """Until it is warm everywhere the old table answers: no request is refused, and none meets a version that still loads."""
     gateway = start_gateway("--workers", "2")
     gateway.register("delays", write_linear_model(tmp_path / "one.onnx"))
-    gateway.register("delays", _slow_model(tmp_path / "two.onnx", 20_000))
+    gateway.register("delays", _slow_model(tmp_path / "two.onnx", _turns_of(0.2, tmp_path / "probe.onnx")))
     gateway.put_route("delays", {"model": "delays", "variants": [{"name": "a", "version": "1", "weight": 10_000}]})
     tensor = {"name": "features", "shape": [1, FEATURES], "datatype": "FP32", "data": [0.1] * FEATURES}
     stop, answers = threading.Event(), []
