@@ -25,7 +25,7 @@ from gateway.ports import (
     Validator,
 )
 from gateway.settings import Settings
-from gateway.web import HttpServer, Limits
+from gateway.web import HttpServer, Limits, asgi
 
 ADMIN_TOKEN_FILE: Final = "admin.token"  # noqa: S105  # a file's name
 DRAIN_S: Final = 5.0  # after SIGTERM; what is longer in flight, an upload, is sent again
@@ -74,7 +74,7 @@ def run_control(
 async def _serve(control: Control, settings: Settings, listener: socket.socket, stop: threading.Event | None) -> None:
     serving = settings.serving
     limits = Limits(serving.header_timeout_s, settings.control.body_timeout_s, serving.keep_alive_s, CONNECTIONS_MAX)
-    server = HttpServer(Edge(control).application(), limits)
+    server = HttpServer(asgi(Edge(control).application()), limits)
     await server.start(listener)
     await _stopped(stop)
     await server.drain(DRAIN_S)

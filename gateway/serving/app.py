@@ -1,6 +1,6 @@
 """The table of HTTP paths of a serving worker.
 
-Prediction paths are raw ASGI, dispatched ahead of a Starlette application that answers the rest: a framework's request and
+Prediction paths answer an exchange themselves, ahead of a Starlette application that answers the rest: a framework's request and
 response objects cost as much as the whole path of a small model. Every failure is `{"error": …}`.
 """
 
@@ -42,7 +42,7 @@ from gateway.serving.pinned import PinnedPools
 from gateway.serving.recorder import Recorder
 from gateway.serving.routing import Router
 from gateway.serving.truth import authenticated, record_truth
-from gateway.web import ClientGone, Receive, Scope, Send, error_body, error_headers, read_body, status_of
+from gateway.web import ClientGone, Exchange, Handler, asgi, error_body, error_headers, status_of
 
 _log = logging.getLogger(__name__)
 _EXTENSIONS: Final = ("parameters",)  # exactly what works
@@ -67,7 +67,7 @@ class Target:
 
 
 class ServingApp:
-    """The ASGI application of one worker."""
+    """What one worker answers."""
 
     def __init__(
         self,
@@ -92,15 +92,15 @@ class ServingApp:
         self._told_s = -_TELL_S
         self._unexpected = cell(metrics, UNEXPECTED_ERRORS, "request")
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, exchange: Exchange) -> None:
         """Answer one request."""
-        path: bytes = scope["raw_path"]
+        path = exchange.target.path
         target = self._targets.get(path) or self._parsed(path)
         if target is None and path != _TRUTH:
-            await self._rest(scope, receive, send)
+            await self._rest(exchange)
             return
         try:
-            answer = await self._answer(target, scope, receive)
+            answer = await self._answer(target, exchange)
         except ClientGone:
             return
         except GatewayError as error:
@@ -110,21 +110,19 @@ class ServingApp:
             self._unexpected.add(1.0)
             _log.exception("a request failed unexpectedly", extra={"action": "answer"})
             answer = Answer(500, [], b'{"error":"internal error"}')
-        headers = [_JSON, (b"content-length", b"%d" % len(answer.body)), *answer.headers]
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        await send({"type": "http.response.body", "body": answer.body})
+        await exchange.answer(answer.status, [_JSON, *answer.headers], answer.body)
 
-    async def _answer(self, target: Target | None, scope: Scope, receive: Receive) -> Answer:
-        if scope["method"] != "POST":
+    async def _answer(self, target: Target | None, exchange: Exchange) -> Answer:
+        if exchange.method != "POST":
             return Answer(405, [(b"allow", b"POST")], b'{"error":"Method Not Allowed"}')
-        headers: Mapping[bytes, bytes] = dict(scope["headers"])
+        headers: Mapping[bytes, bytes] = dict(exchange.headers)
         bytes_max = self._body_bytes_max if target is not None else min(self._body_bytes_max, _TRUTH_BYTES_MAX)
         _refuse_by_headers(headers, bytes_max)
         if target is None:
             principal = authenticated(headers.get(b"authorization"), self._router.keys)
-            body = await read_body(receive, bytes_max=bytes_max)
+            body = await exchange.body(bytes_max)
             return Answer(200, [], await record_truth(body, principal, self._recorder, self._metrics))
-        body = await read_body(receive, bytes_max=bytes_max)
+        body = await exchange.body(bytes_max)
         if (length := headers.get(b"inference-header-content-length")) is not None:
             _refuse_binary(length, len(body))
         call = Call(target.route, target.version, target.is_rows, headers, body, self._clock.monotonic_s())
@@ -197,8 +195,8 @@ def _rest(
     recorder: Recorder,
     is_draining: Callable[[], bool],
     refused: Callable[[GatewayError], Answer],
-) -> Starlette:
-    """Return the application for health and metadata."""
+) -> Handler:
+    """Return what answers for health and metadata."""
 
     async def live(_: HttpRequest) -> Response:
         return _json(200, {"live": True})
@@ -262,7 +260,7 @@ def _rest(
     handlers = {GatewayError: on_gateway_error, HTTPException: _on_http_exception, Exception: _on_unexpected}
     app = Starlette(routes=[Path(path, endpoint, methods=["GET"]) for path, endpoint in paths], exception_handlers=handlers)
     app.router.redirect_slashes = False
-    return app
+    return asgi(app)
 
 
 async def _version(router: Router, pinned: PinnedPools, name: str, version: str) -> Version:

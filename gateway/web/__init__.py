@@ -10,19 +10,23 @@ from typing import Final
 import orjson
 
 from gateway.core import errors
+from gateway.web.asgi import Application, Message, Receive, Scope, Send, asgi, read_body
 from gateway.web.connection import Limits
-from gateway.web.exchange import Application, Message, Receive, Scope, Send
+from gateway.web.exchange import ClientGone, Exchange, Handler
 from gateway.web.server import HttpServer
 
 __all__ = [
     "Application",
     "ClientGone",
+    "Exchange",
+    "Handler",
     "HttpServer",
     "Limits",
     "Message",
     "Receive",
     "Scope",
     "Send",
+    "asgi",
     "error_body",
     "error_headers",
     "read_body",
@@ -76,32 +80,3 @@ def error_headers(error: errors.GatewayError) -> list[tuple[bytes, bytes]]:
             return [(b"accept-encoding", b"identity")]
         case _:
             return []
-
-
-class ClientGone(Exception):
-    """The client closed its connection, or was cut off, before its request was complete; there is nobody to answer."""
-
-
-async def read_body(receive: Receive, *, bytes_max: int) -> bytes:
-    """Return a request's whole body.
-
-    Raises:
-        PayloadTooLarge: it is over `bytes_max`; the rest is not read.
-        ClientGone: the connection ended, or its body stalled and the server has answered 408.
-    """
-    message = await receive()
-    if message["type"] == "http.disconnect":
-        raise ClientGone
-    body: bytes = message["body"]
-    if message["more_body"]:
-        pieces, count = [body], len(body)
-        while message["more_body"] and count <= bytes_max:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise ClientGone
-            pieces.append(message["body"])
-            count += len(message["body"])
-        body = b"".join(pieces)
-    if len(body) > bytes_max:
-        raise errors.PayloadTooLarge(f"the body is over {bytes_max:,} bytes")
-    return body

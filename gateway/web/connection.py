@@ -1,4 +1,4 @@
-"""One HTTP/1.1 connection: bytes → ASGI requests, in order, and their answers → bytes.
+"""One HTTP/1.1 connection: bytes → exchanges, in order, and their answers → bytes.
 
 Parsing is llhttp's (through httptools). What is here is what an edge of its own must add: broken HTTP answered as JSON, bounds on
 headers, framing, pipelining and the time that headers and bodies take, answers in one write. A request that arrives in one piece
@@ -18,9 +18,8 @@ from urllib.parse import unquote
 import httptools
 import orjson
 
-from gateway.web.exchange import STATUS_LINES, Application, Exchange, Scope
+from gateway.web.exchange import STATUS_LINES, Exchange, Handler, Target
 
-_ASGI: Final = {"version": "3.0", "spec_version": "2.3"}
 _HEADER_BYTES_MAX: Final = 64 * 1024  # of one request's line and headers; the parser itself has no bound
 _HEADERS_TOO_LARGE: Final = f"headers are over {_HEADER_BYTES_MAX:,} bytes"
 _FRAMING_BYTES_MAX: Final = _HEADER_BYTES_MAX  # of chunk sizes, extensions and trailers, beyond a byte for each of the body
@@ -44,7 +43,7 @@ class Limits:
 class Owner(Protocol):
     """The server of a connection."""
 
-    app: Application
+    handler: Handler
     limits: Limits
     connections: set[Connection]
     is_draining: bool
@@ -69,6 +68,10 @@ class _Phase(enum.Enum):
     BODY = enum.auto()
 
 
+_IDLE, _HEADERS, _BODY = _Phase
+_ROOT: Final = Target(b"/", b"", "/")
+
+
 class Connection(asyncio.Protocol):
     """See the module's paragraph. Requests behind the one being answered wait, and the connection is not read meanwhile."""
 
@@ -79,11 +82,13 @@ class Connection(asyncio.Protocol):
         self._limits = server.limits
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
-        self._peer: dict[str, Any] = {}
+        self.peer: dict[str, Any] = {}
         self._is_read_paused = False
         self._writers: list[asyncio.Future[None]] = []
-        self._phase = _Phase.IDLE
+        self._phase = _IDLE
         self._url = b""
+        self._target_url = b""  # as sent; mostly the same for all requests of a connection
+        self._target = _ROOT
         self._headers: list[tuple[bytes, bytes]] = []
         self._expects_continue = False
         self._hosts = 0
@@ -108,7 +113,7 @@ class Connection(asyncio.Protocol):
         """Begin, or refuse one connection too many."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's own class, with the same methods
         client, server = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
-        self._peer = {"client": tuple(client[:2]) if client else None, "server": tuple(server[:2]) if server else None}
+        self.peer = {"client": tuple(client[:2]) if client else None, "server": tuple(server[:2]) if server else None}
         self._server.connections.add(self)
         if len(self._server.connections) > self._limits.connections_max:
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, f"over {self._limits.connections_max:,} connections")
@@ -143,14 +148,14 @@ class Connection(asyncio.Protocol):
             status = cause.status if isinstance(cause, _Refusal) else HTTPStatus.BAD_REQUEST
             self._on_broken(f"invalid HTTP: {cause or error}", status)
             return
-        if self._phase is not _Phase.IDLE:
+        if self._phase is not _IDLE:
             self._watch()
         if self._pipeline:
             self._pause_reading()
 
     def eof_received(self) -> bool:
         """Answer what is complete before closing; what is not is broken."""
-        if self._phase is not _Phase.IDLE:
+        if self._phase is not _IDLE:
             self._on_broken("the request ended before it was complete")
         if self._refusal is None:
             self.close_after_answers()
@@ -174,13 +179,12 @@ class Connection(asyncio.Protocol):
         """Begin a request."""
         if len(self._pipeline) >= _PIPELINE_MAX:
             raise _Refusal(HTTPStatus.BAD_REQUEST, "too many pipelined requests")
-        self._phase = _Phase.HEADERS
+        self._phase = _HEADERS
         self._url = b""
         self._headers = []
-        self._header_bytes = 0
+        self._header_bytes = self._hosts = 0
         self._body_due_s = None
         self._expects_continue = False
-        self._hosts = 0
         self._coding = b""
 
     def on_url(self, url: bytes) -> None:
@@ -189,7 +193,7 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header; trailers after a chunked body are dropped."""
-        if self._phase is _Phase.HEADERS:
+        if self._phase is _HEADERS:
             name = name.lower()
             if name in _READ_HERE:
                 self._read_header(name, value)
@@ -204,23 +208,20 @@ class Connection(asyncio.Protocol):
             return
         version = self._parser.get_http_version()
         self._refuse_by_head(version)
-        path, _, query = _target(self._url)
-        scope: Scope = {
-            "type": "http",
-            "asgi": _ASGI,
-            "http_version": version,
-            "method": self._parser.get_method().decode("latin-1"),
-            "scheme": "http",
-            "path": _unquoted(path),
-            "raw_path": path,
-            "query_string": query,
-            "root_path": "",
-            "headers": self._headers,
-            **self._peer,
-        }
-        keep_alive = version == "1.1" and not self._server.is_draining and self._parser.should_keep_alive()
-        exchange = Exchange(self, scope, keep_alive=keep_alive, expects_continue=self._expects_continue)
-        self._phase = _Phase.BODY
+        if self._url != self._target_url:
+            self._target = _target(self._url)
+            self._target_url = self._url
+        parser = self._parser
+        exchange = Exchange(
+            self,
+            parser.get_method().decode("latin-1"),
+            self._target,
+            version,
+            self._headers,
+            version == "1.1" and not self._server.is_draining and parser.should_keep_alive(),
+            self._expects_continue,
+        )
+        self._phase = _BODY
         self._wire_bytes, self._body_bytes = -self._piece_bytes, 0  # where in this piece the body begins is not known
         self._receiving = exchange
         if self._answering is None:
@@ -237,7 +238,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """End a request."""
-        self._phase = _Phase.IDLE
+        self._phase = _IDLE
         if self._receiving is None:  # it offers an upgrade, and is parsed again
             return
         self._receiving.complete()
@@ -265,7 +266,7 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
             if self._body_due_s is not None:
                 self._body_due_s += self.loop.time() - self._paused_s
-            if self._phase is _Phase.BODY and self._receiving is self._answering:
+            if self._phase is _BODY and self._receiving is self._answering:
                 self._expect_body()
 
     def answered(self, exchange: Exchange) -> None:
@@ -305,7 +306,7 @@ class Connection(asyncio.Protocol):
 
     def close_if_idle(self) -> None:
         """Close, unless a request is being received or answered."""
-        if self._answering is None and self._phase is _Phase.IDLE:
+        if self._answering is None and self._phase is _IDLE:
             self._close()
 
     def abort(self) -> None:
@@ -347,16 +348,16 @@ class Connection(asyncio.Protocol):
 
     def _answer(self, exchange: Exchange) -> None:
         self._answering = exchange
-        self._task = self.loop.create_task(exchange.run(self._server.app))
+        self._task = self.loop.create_task(exchange.run(self._server.handler))
 
     def _rest(self) -> None:
         """Wait for the next request."""
-        if self._phase is _Phase.IDLE:
+        if self._phase is _IDLE:
             self._expect_within(self._limits.keep_alive_s)
 
     def _watch(self) -> None:
         """Expect the rest of a request that came in part."""
-        if self._phase is _Phase.HEADERS:
+        if self._phase is _HEADERS:
             self._header_bytes += self._piece_bytes
             if self._header_bytes > _HEADER_BYTES_MAX:
                 self._on_broken(_HEADERS_TOO_LARGE, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
@@ -395,20 +396,20 @@ class Connection(asyncio.Protocol):
             self._on_late()
 
     def _on_late(self) -> None:
-        if self._phase is not _Phase.IDLE and self._is_read_paused:  # the application is slow, not the client
+        if self._phase is not _IDLE and self._is_read_paused:  # the application is slow, not the client
             self._expect_within(self._limits.body_timeout_s)
-        elif self._phase is _Phase.IDLE:
+        elif self._phase is _IDLE:
             self._close()
-        elif self._phase is _Phase.BODY and self._answering is None:
+        elif self._phase is _BODY and self._answering is None:
             self.abort()  # answered long ago, and the body still comes
         else:
-            part = "headers" if self._phase is _Phase.HEADERS else "body"
+            part = "headers" if self._phase is _HEADERS else "body"
             self._on_broken(f"the request's {part} did not arrive in time", HTTPStatus.REQUEST_TIMEOUT)
 
     def _on_broken(self, reason: str, status: HTTPStatus = HTTPStatus.BAD_REQUEST) -> None:
         """Answer for a request that cannot be completed, after the earlier ones."""
         self._due_s = None
-        is_body = self._phase is _Phase.BODY
+        is_body = self._phase is _BODY
         if self._answering is None and is_body:
             self.abort()  # it has its answer
         elif self._answering is None or (is_body and self._answering is self._receiving):
@@ -445,12 +446,14 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
 
-def _target(url: bytes) -> tuple[bytes, bytes, bytes]:
-    """Return path, separator and query of a request's target; the origin of an absolute one is dropped."""
-    if not url.startswith(b"/"):
+def _target(url: bytes) -> Target:
+    """Return what a request line names; the origin of an absolute one is dropped."""
+    if url.startswith(b"/"):
+        path, _, query = url.partition(b"?")
+    else:
         parsed = httptools.parse_url(url)
-        return parsed.path or b"/", b"?", parsed.query or b""
-    return url.partition(b"?")
+        path, query = parsed.path or b"/", parsed.query or b""
+    return Target(path, query, _unquoted(path))
 
 
 def _unquoted(path: bytes) -> str:

@@ -1,18 +1,17 @@
-"""One request and its answer: what the application receives, and the bytes of what it sends."""
+"""One request and its answer: what a handler reads, and the bytes of what it writes."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final, Protocol
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+from gateway.core.errors import PayloadTooLarge
+
+Headers = Sequence[tuple[bytes, bytes]]
 
 _log = logging.getLogger(__name__)
 STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}".encode() for status in HTTPStatus}
@@ -21,10 +20,29 @@ _LENGTHS: Final = frozenset({b"content-length", b"transfer-encoding"})
 _WITHOUT_BODY: Final = frozenset({204, 304})
 
 
+class ClientGone(Exception):
+    """The client closed its connection, or was cut off, before its request was complete; there is nobody to answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a request line names.
+
+    Attributes:
+        path: As sent, without the query.
+        text: The path decoded.
+    """
+
+    path: bytes
+    query: bytes
+    text: str
+
+
 class Line(Protocol):
     """What an exchange asks of its connection."""
 
     loop: asyncio.AbstractEventLoop
+    peer: dict[str, Any]
     is_write_paused: bool
 
     def write(self, content: bytes) -> None:
@@ -40,103 +58,152 @@ class Line(Protocol):
         """Go on after an answer."""
 
     def fail(self, exchange: Exchange) -> None:
-        """Answer for an application that did not."""
+        """Answer for a handler that did not."""
 
 
 class Exchange:
-    """One request and its answer: the `receive` and `send` of ASGI.
+    """One request and its answer.
 
     Attributes:
-        scope: As ASGI defines it.
+        version: Of HTTP, `1.0` or `1.1`.
+        headers: In the order sent, with lower-case names.
         is_received: Whether the whole request is in.
         keep_alive: Whether the connection stays open after the answer.
+        has_started: Whether an answer has begun.
     """
 
     __slots__ = (
         "_buffered",
-        "_connection",
         "_expects_continue",
+        "_head",
         "_is_chunked",
-        "_is_delivered",
         "_is_over",
         "_parts",
-        "_start",
         "_waiter",
+        "connection",
+        "has_started",
+        "headers",
         "is_received",
         "keep_alive",
-        "scope",
+        "method",
+        "target",
+        "version",
     )
 
-    def __init__(self, connection: Line, scope: Scope, *, keep_alive: bool, expects_continue: bool) -> None:
-        self.scope = scope
+    def __init__(  # noqa: PLR0917 - one place makes them, for every request
+        self,
+        connection: Line,
+        method: str,
+        target: Target,
+        version: str,
+        headers: list[tuple[bytes, bytes]],
+        keep_alive: bool,
+        expects_continue: bool,
+    ) -> None:
+        self.connection = connection
+        self.method = method
+        self.target = target
+        self.version = version
+        self.headers = headers
         self.keep_alive = keep_alive
-        self.is_received = False
-        self._connection = connection
+        self.is_received = self.has_started = False
         self._expects_continue = expects_continue
         self._parts: list[bytes] = []
         self._buffered = 0
-        self._is_delivered = False
-        self._is_over = False  # answered, or cut off
-        self._is_chunked = False
-        self._start: Message | None = None
+        self._is_over = self._is_chunked = False  # over: answered, or cut off
+        self._head = b""  # of an answer in parts, until the first of them leaves
         self._waiter: asyncio.Future[None] | None = None
 
     @property
-    def has_started(self) -> bool:
-        """Whether a part of the answer was written."""
-        return self._start is not None
+    def is_read(self) -> bool:
+        """Whether the whole body was read."""
+        return self.is_received and not self._parts
 
-    async def run(self, app: Application) -> None:
-        """Let the application answer."""
+    async def run(self, handler: Handler) -> None:
+        """Let a handler answer."""
         try:
-            await app(self.scope, self.receive, self.send)
-        except Exception:  # noqa: BLE001 - the request loop's last stand; an application answers its own errors
-            _log.exception("an application failed unexpectedly", extra={"action": "close"})
+            await handler(self)
+        except Exception:  # noqa: BLE001 - the request loop's last stand; a handler answers its own errors
+            _log.exception("a handler failed unexpectedly", extra={"action": "close"})
         if not self._is_over:
-            self._connection.fail(self)
+            self.connection.fail(self)
 
-    async def receive(self) -> Message:
-        """Return the next part of the body, or that the client is gone or answered."""
+    async def body(self, bytes_max: int) -> bytes:
+        """Return the whole body.
+
+        Raises:
+            PayloadTooLarge: it is over `bytes_max`; the rest is not read.
+            ClientGone: the connection ended, or the body stalled and the connection has answered 408.
+        """
+        if self.is_received and not self._is_over and len(self._parts) == 1 and not self._expects_continue:
+            body = self._parts.pop()  # all of it came at once, as a small one does
+        else:
+            pieces, count = [], 0
+            while count <= bytes_max and (piece := await self.read()) is not None:
+                pieces.append(piece)
+                count += len(piece)
+            body = b"".join(pieces)
+        if len(body) > bytes_max:
+            raise PayloadTooLarge(f"the body is over {bytes_max:,} bytes")
+        return body
+
+    async def read(self) -> bytes | None:
+        """Return what has come of the body since the last call, waiting for some; None after its end.
+
+        Raises:
+            ClientGone: see `body`.
+        """
         if self._expects_continue:
             self._expects_continue = False
-            self._connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        while not self._is_over and not self._parts and (self._is_delivered or not self.is_received):
-            self._connection.resume_reading()
-            self._waiter = self._connection.loop.create_future()
-            await self._waiter
+            self.connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        while not self._is_over and not self._parts and not self.is_received:
+            self.connection.resume_reading()
+            await self._woken()
         if self._is_over:
-            return {"type": "http.disconnect"}
+            raise ClientGone
+        if not self._parts:
+            return None
         body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         self._parts.clear()
         self._buffered = 0
-        self._is_delivered = self.is_received
-        return {"type": "http.request", "body": body, "more_body": not self.is_received}
+        return body
 
-    async def send(self, message: Message) -> None:
-        """Write a part of the answer; its head goes with the first part of its body."""
-        if self._connection.is_write_paused:
-            await self._connection.writable()
+    async def over(self) -> None:
+        """Wait until the answer has left or the client is gone."""
+        while not self._is_over:
+            self.connection.resume_reading()
+            await self._woken()
+
+    async def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """Write a whole answer; its length is added, unless `headers` has one."""
+        if self.connection.is_write_paused:
+            await self.connection.writable()
         if self._is_over:
             return
-        body: bytes = message.get("body", b"")
-        more_body: bool = message.get("more_body", False)
-        if message["type"] == "http.response.start":
-            self._start = message
+        head = self._headed(status, headers, len(body))
+        self.has_started = True
+        self.connection.write(head if self.method == "HEAD" else head + body)
+        self._finish()
+
+    async def begin(self, status: int, headers: Headers) -> None:
+        """Begin an answer in parts; nothing leaves before the first of them."""
+        self._head = self._headed(status, headers, None)
+        self.has_started = True
+
+    async def write(self, part: bytes, *, is_last: bool) -> None:
+        """Write a part of an answer that has begun."""
+        if self.connection.is_write_paused:
+            await self.connection.writable()
+        if self._is_over:
             return
-        assert self._start is not None, "an answer starts with its status"
-        head = b""
-        if self._start:
-            head = self._head(self._start, is_whole=not more_body, body_bytes=len(body))
-            self._start = {}
-        if self.scope["method"] == "HEAD":
-            body = b""
+        head, self._head = self._head, b""
+        if self.method == "HEAD":
+            part = b""
         elif self._is_chunked:
-            body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + (b"" if more_body else b"0\r\n\r\n")
-        self._connection.write(head + body)
-        if not more_body:
-            self._is_over = True
-            self._wake()
-            self._connection.answered(self)
+            part = (b"%x\r\n%b\r\n" % (len(part), part) if part else b"") + (b"0\r\n\r\n" if is_last else b"")
+        self.connection.write(head + part)
+        if is_last:
+            self._finish()
 
     def take(self, part: bytes) -> bool:
         """Take a part of the body; return whether more is buffered than should be."""
@@ -151,40 +218,47 @@ class Exchange:
     def complete(self) -> None:
         """Note that the whole request is in."""
         self.is_received = True
-        if not self._parts:
-            self._parts.append(b"")
         if self._waiter is not None:
             self._wake()
 
     def cut(self) -> None:
-        """Tell the application that there is nobody to answer any more."""
+        """Tell the handler that there is nobody to answer any more."""
         self._is_over = True
         self._wake()
+
+    def _finish(self) -> None:
+        self._is_over = True
+        if self._waiter is not None:
+            self._wake()
+        self.connection.answered(self)
+
+    async def _woken(self) -> None:
+        self._waiter = self.connection.loop.create_future()
+        await self._waiter
 
     def _wake(self) -> None:
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    def _head(self, start: Message, *, is_whole: bool, body_bytes: int) -> bytes:
-        status: int = start["status"]
+    def _headed(self, status: int, headers: Headers, body_bytes: int | None) -> bytes:
+        """Return the head of an answer, of unknown length where `body_bytes` is None."""
         lines = [STATUS_LINES[status]]
-        has_length = status in _WITHOUT_BODY
-        has_connection = False
-        for name, value in start["headers"]:
-            lines.append(name + b": " + value)
-            if name in _LENGTHS:
-                has_length = True
-            elif name == b"connection":
-                has_connection = True
-                self.keep_alive = self.keep_alive and value != b"close"
-        if not has_length and is_whole:
-            lines.append(b"content-length: %d" % body_bytes)
-        elif not has_length:
-            self._is_chunked = self.scope["method"] != "HEAD"
-            lines.append(b"transfer-encoding: chunked")
-        if not self.keep_alive and not has_connection:
+        lines += [name + b": " + value for name, value in headers]
+        fields = dict(headers)
+        if _LENGTHS.isdisjoint(fields) and status not in _WITHOUT_BODY:
+            if body_bytes is not None:
+                lines.append(b"content-length: %d" % body_bytes)
+            else:
+                self._is_chunked = self.method != "HEAD"
+                lines.append(b"transfer-encoding: chunked")
+        if (connection := fields.get(b"connection")) is not None:
+            self.keep_alive = self.keep_alive and connection != b"close"
+        elif not self.keep_alive:
             lines.append(b"connection: close")
         head = b"\r\n".join(lines)
         assert head.count(b"\n") == len(lines) - 1, "a header holds no line break"
         return head + b"\r\n\r\n"
+
+
+Handler = Callable[[Exchange], Awaitable[None]]

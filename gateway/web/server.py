@@ -8,7 +8,7 @@ import socket
 from typing import Final
 
 from gateway.web.connection import Connection, Limits
-from gateway.web.exchange import Application
+from gateway.web.exchange import Handler
 
 _DRAIN_GRACE_S: Final = 0.5  # of `drain_s`, in which idle connections may still send one request and are told to close
 
@@ -16,8 +16,8 @@ _DRAIN_GRACE_S: Final = 0.5  # of `drain_s`, in which idle connections may still
 class HttpServer:
     """The connections of one event loop."""
 
-    def __init__(self, app: Application, limits: Limits) -> None:
-        self.app = app
+    def __init__(self, handler: Handler, limits: Limits) -> None:
+        self.handler = handler
         self.limits = limits
         self.connections: set[Connection] = set()
         self.is_draining = False  # then the plane is not ready, and every answer closes its connection
