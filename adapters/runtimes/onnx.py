@@ -6,8 +6,7 @@ otherwise start a thousand threads. Strings cross as BYTES: UTF-8 in, UTF-8 out.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Final
 
@@ -37,8 +36,10 @@ class OnnxRuntime:
         options.inter_op_num_threads = 1
         options.log_severity_level = _SILENT
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        with _faults(LoadFailed):
+        try:
             session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its own errors share no base class
+            raise _fault(LoadFailed, error) from error
         _refuse_other_names(session, version)
         return _OnnxInstance(session, version)
 
@@ -70,9 +71,11 @@ class _OnnxInstance:
         """
         if self._session is None:
             raise PredictFailed("the instance was closed")
-        with _faults(PredictFailed):
+        try:
             feed = {name: _texts(data) for name, data in inputs.items()} if self._text_inputs else inputs
             outputs = self._session.run(self._outputs, feed)
+        except Exception as error:  # its own errors share no base class
+            raise _fault(PredictFailed, error) from error
         found = dict(zip(self._outputs, outputs, strict=True))
         return {name: _bytes(data) for name, data in found.items()} if self._has_text_outputs else found
 
@@ -81,12 +84,8 @@ class _OnnxInstance:
         self._session = None
 
 
-@contextlib.contextmanager
-def _faults(kind: type[ModelFault]) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # ONNX Runtime's own errors share no base class
-        raise kind(f"ONNX Runtime: {error}") from error
+def _fault(kind: type[ModelFault], error: Exception) -> ModelFault:
+    return kind(f"ONNX Runtime: {error}")
 
 
 def _refuse_other_names(session: onnxruntime.InferenceSession, version: Version) -> None:

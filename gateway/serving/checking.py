@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from gateway.core.errors import MalformedRequest, OutputMismatch, SignatureMisma
 from gateway.core.models import Version
 from gateway.core.tensors import NUMPY_DTYPES, VARIABLE, Array, Shape, Tensor, TensorSpec
 from gateway.serving.wire import ELEMENTS, Element, Request, array_of, flattened
+
+_ROWS: Final = (VARIABLE,)  # the first dimension of what has rows
 
 
 class Checker:
@@ -59,7 +61,7 @@ class Checker:
         if len(tensors) != len(self.inputs):
             self._refuse_names(tensors.keys())
         found = tuple([_fitting(tensors, spec) for spec in self.inputs])
-        return found, self._rows(found)
+        return found, self._rows(found) if self._has_rows else 1
 
     def checked_outputs(self, outputs: Mapping[str, object], rows: int) -> list[Array]:
         """Return the outputs in the signature's order.
@@ -83,10 +85,8 @@ class Checker:
         return found
 
     def _rows(self, tensors: Sequence[Tensor]) -> int:
-        if not self._has_rows:
-            return 1
         rows: int = tensors[0].data.shape[0]
-        for tensor in tensors:
+        for tensor in tensors[1:]:
             if tensor.data.shape[0] != rows:
                 raise SignatureMismatch(f"input {tensor.name!r} has {tensor.data.shape[0]} rows, {tensors[0].name!r} has {rows}")
         return rows
@@ -164,6 +164,6 @@ def _fitting(tensors: dict[str, Tensor], spec: TensorSpec) -> Tensor:
 
 def _has_shape(spec: TensorSpec, have: Shape) -> bool:
     want = spec.shape
-    if len(want) > 0 and want[0] == VARIABLE and len(want) == len(have) and want[1:] == have[1:]:
+    if have and want[:1] == _ROWS and want[1:] == have[1:]:
         return True  # the common case, rows of a fixed shape, at a third of the cost
     return spec.accepts(have)

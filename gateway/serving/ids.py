@@ -9,10 +9,15 @@ from __future__ import annotations
 import os
 from typing import Final
 
+import numpy as np
+
 from gateway.ports import Clock
 
 _IDS_PER_DRAW: Final = 512
 _DIGITS: Final = 18  # hexadecimal, of an id; the two free bits of the variant's digit stay zero
+_MARKS_AT: Final = (3, 3, 6)  # of those digits: before the fourth and before the seventh…
+_MARKS: Final = tuple(b"-8-")  # …begin the last groups; 8 is the variant
+_TAIL: Final = _DIGITS + len(_MARKS)
 
 
 class PredictionIds:
@@ -20,22 +25,24 @@ class PredictionIds:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._random = ""
-        self._at = 0
+        self._tails: list[str] = []
         self._millisecond = -1
         self._time = ""
 
     def next(self) -> str:
         """Return a new id in canonical text."""
-        at = self._at
-        if at >= len(self._random):
-            self._random = os.urandom(_IDS_PER_DRAW * _DIGITS // 2).hex()
-            at = 0
-        self._at = at + _DIGITS
         millisecond = int(self._clock.now_s() * 1000)
         if millisecond != self._millisecond:
             self._millisecond = millisecond
             time = f"{millisecond:012x}"
             self._time = f"{time[:8]}-{time[8:]}-7"
-        random = self._random
-        return f"{self._time}{random[at : at + 3]}-8{random[at + 3 : at + 6]}-{random[at + 6 : at + 18]}"
+        if not self._tails:
+            self._tails = _drawn()
+        return self._time + self._tails.pop()
+
+
+def _drawn() -> list[str]:
+    """Return what follows the time and the version in many ids."""
+    digits = np.frombuffer(os.urandom(_IDS_PER_DRAW * _DIGITS // 2).hex().encode(), np.uint8)
+    text = np.insert(digits.reshape(-1, _DIGITS), _MARKS_AT, _MARKS, axis=1).tobytes().decode()
+    return [text[at : at + _TAIL] for at in range(0, len(text), _TAIL)]

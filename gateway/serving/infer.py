@@ -34,6 +34,7 @@ _KEY_HEADER: Final = b"gateway-assignment-key"
 _KEY_PARAMETER: Final = "assignment_key"
 _FIRST_SHARE: Final = 0.75  # of the deadline for an attempt that has a fallback behind it; the rest is the fallback's
 _TRACE_LENGTH: Final = 32
+_OK: Final = Outcome.OK  # a name of the module is found faster than one of a class
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -175,10 +176,11 @@ class Inference:
             SignatureMismatch: a request without rows failed, which is no fault of the version.
         """
         ended: tuple[ServedVariant, Ran, tuple[Attempt, ...]] | None = None
+        last = routed.candidates[-1]
         for variant in routed.candidates:
             pool = variant.pool
             assert pool is not None, "a candidate is warm"
-            is_last = variant is routed.candidates[-1]
+            is_last = variant is last
             deadline_s = routed.deadline_s if is_last else self._first_deadline_s(routed.deadline_s)
             try:
                 ran = await pool.submit(prediction_id, variant.place, inputs, rows, deadline_s=deadline_s)
@@ -188,11 +190,12 @@ class Inference:
                 if is_last or not isinstance(busy, DeadlineExceeded):
                     raise
                 continue
-            if ran.outcome is Outcome.TIMED_OUT and routed.deadline_s < call.received_s + routed.route.deadline_s:
-                ran.outcome = Outcome.ABANDONED  # the caller's own timeout; else anybody could count faults against a version
-            is_answered = ran.outcome is Outcome.OK
-            if not is_answered and not rows:
-                raise SignatureMismatch(f"version {variant.version.version!r} does not run without rows")
+            is_answered = ran.outcome is _OK
+            if not is_answered:
+                if not rows:
+                    raise SignatureMismatch(f"version {variant.version.version!r} does not run without rows")
+                if ran.outcome is Outcome.TIMED_OUT and routed.deadline_s < call.received_s + routed.route.deadline_s:
+                    ran.outcome = Outcome.ABANDONED  # the caller's own timeout; else anybody could count faults against a version
             now_s = self._clock.monotonic_s()
             if routed.kind is Kind.LIVE and ran.outcome is not Outcome.ABANDONED:
                 pool.faults.note(is_fault=not is_answered, now_s=now_s)

@@ -142,26 +142,21 @@ class Pool:
     def _take(self, queue: deque[Job], budget_us: float, drop: Callable[[Job], None]) -> list[Job]:
         """Remove from a queue what one run may hold: living jobs with rows of equal shapes, in order, within the bounds."""
         batch: list[Job] = []
-        rows, now_s = 0, self._clock.monotonic_s()
+        now_s, left = self._clock.monotonic_s(), self._rows_at_once(budget_us)
         while queue:
             job = queue[0]
             if job.future.done() or now_s > job.deadline_s:
                 drop(queue.popleft())
                 continue
-            if batch and not self._may_join(batch[0], job, rows + job.rows, budget_us):
+            if batch and not (0 < job.rows <= left and job.shapes == batch[0].shapes):
                 break
             batch.append(queue.popleft())
-            rows += job.rows
+            left = left - job.rows if job.rows else 0  # a job without rows runs alone: a runtime may refuse it
         return batch
 
-    def _may_join(self, first: Job, job: Job, rows: int, budget_us: float) -> bool:
-        return (
-            self.checker.is_batched
-            and rows <= self._settings.batch_rows_max
-            and job.shapes == first.shapes
-            and 0 < job.rows < rows  # a job without rows runs alone: a runtime may refuse it
-            and self._cost.of(rows) <= budget_us
-        )
+    def _rows_at_once(self, budget_us: float) -> float:
+        """Return how many rows may be joined; the first job runs whatever it has."""
+        return min(self._settings.batch_rows_max, self._cost.rows_within(budget_us)) if self.checker.is_batched else 0
 
     def _execute(self, batch: Sequence[Job]) -> list[Ran]:
         runs = [self._enter(place, jobs) for place, jobs in _by_place(batch).items() if place != UNNOTED]
@@ -186,8 +181,8 @@ class Pool:
             result = [Ran(Outcome.FAILED, job.rows, 0, 0, fault=fault) for job in batch]
         for job, ran in zip(batch, result, strict=True):
             self._forget(job)
-            if not job.future.done():
-                job.future.set_result(ran)
+            if not (future := job.future).done():
+                future.set_result(ran)
         self._batch_rows.observe(result[0].batch_rows)
         waited_s = self._clock.monotonic_s() - batch[0].queued_s - result[0].duration_us / 1e6
         self._queue_wait.observe(max(waited_s, 0.0))

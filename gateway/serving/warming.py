@@ -6,6 +6,7 @@ rows may refuse them (an unknown category, a number out of its domain), and then
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,6 +34,12 @@ class Cost:
     def of(self, rows: int) -> float:
         """Return the expected duration of a run, in µs."""
         return self.first_us + self.further_us * max(rows - 1, 0)
+
+    def rows_within(self, budget_us: float) -> float:
+        """Return how many rows a run may have to be expected within a budget; may be none, and without bound."""
+        if budget_us < self.first_us:
+            return 0.0
+        return 1.0 + (budget_us - self.first_us) / self.further_us if self.further_us > 0.0 else math.inf
 
 
 @dataclass(frozen=True, slots=True)
