@@ -133,6 +133,7 @@ def _run_serving(settings: Settings, worker: str, listener: socket.socket) -> No
         runtimes={Runtime.ONNX: OnnxRuntime()},
         log=_log_writer(settings, worker),
         metrics=MetricsFile(data.metrics / f"{worker}.bin"),
+        snapshots=MetricsDirectory(data.metrics),
         in_flight=MappedInFlight(data.in_flight(worker)),
         clock=clock,
     )

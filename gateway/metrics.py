@@ -54,6 +54,12 @@ PREDICTION_DURATION: Final = Metric(
     _PLACE,
     _SECONDS,
 )
+FAILED_DURATION: Final = Metric(
+    "gateway_failed_predictions_seconds_total",
+    Type.COUNTER,
+    "The part of gateway_prediction_duration_seconds that belongs to predictions that failed.",
+    _PLACE,
+)
 FAILOVERS: Final = Metric(
     "gateway_failovers_total", Type.COUNTER, "Requests answered by the fallback in place of the assigned variant.", _PLACE
 )
@@ -64,6 +70,15 @@ QUEUE_WAIT: Final = Metric(
     "From a request's arrival at a version to its run.",
     ("model", "version"),
     _SECONDS,
+)
+RUN_DURATION: Final = Metric(
+    "gateway_run_seconds_total",
+    Type.COUNTER,
+    "Time of runs, joining their rows included.",
+    ("model", "version"),
+)
+LAST_RUN: Final = Metric(
+    "gateway_last_run_timestamp_seconds", Type.GAUGE, "When a version last ran, to the second before.", ("model", "version")
 )
 SHADOW_DROPPED: Final = Metric(
     "gateway_shadow_dropped_total", Type.COUNTER, "Copies for a shadow that were not run.", ("route", "variant")

@@ -5,7 +5,7 @@ The first level says whose fault it is, because a caller's bad tensor must never
 GatewayError
 ├─ Rejected      the caller's fault    MalformedRequest, SignatureMismatch, PayloadTooLarge, Unknown…, NotValid
 ├─ Denied        the caller's rights   NotAuthenticated, NotPermitted
-├─ Conflict      someone was first     RevisionConflict, VersionExists, IllegalTransition, Quarantined
+├─ Conflict      someone was first     RevisionConflict, VersionExists, VersionNeeded, IllegalTransition, Quarantined
 ├─ Busy          ours, for now         PoolSaturated, NotReady, DeadlineExceeded
 ├─ ModelFault    the version's         LoadFailed, PredictFailed, OutputMismatch, ArtifactCorrupt
 └─ PortFault     the outside's         StoreFailed, LogFailed, LogFull, ArchiveFailed
@@ -98,6 +98,10 @@ class VersionExists(Conflict):
 
 class IllegalTransition(Conflict):
     """The rollout's state does not allow this event."""
+
+
+class VersionNeeded(Conflict):
+    """A route or a model answers with the version; it cannot be unloaded."""
 
 
 class Quarantined(Conflict):

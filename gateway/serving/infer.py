@@ -259,6 +259,7 @@ def _respond(call: Call, request: Request, record: PredictionRecord, *, variant:
     headers = [(b"gateway-prediction-id", record.prediction_id.encode()), *variant.headers]
     if ran.fault is None:
         return Answer(200, headers, encode_rows(record) if call.is_rows else encode_infer(request, record))
+    variant.failed_duration.add(record.latency_us / 1e6)  # here, where answers that succeed do not pass
     status = 504 if ran.outcome in (Outcome.TIMED_OUT, Outcome.ABANDONED) else 500
     return Answer(status, headers, orjson.dumps({"error": f"version {record.version!r} failed: {ran.fault}"}))
 

@@ -55,6 +55,18 @@ class Loader:
             task.add_done_callback(lambda done: self._over(version, done))
         return await asyncio.shield(task)
 
+    def forgive(self, model: str, version: str) -> None:
+        """Try a version that did not load again with the next call: a person says that it may now."""
+        self._failed.pop((model, version), None)
+
+    def is_loading(self, model: str, version: str) -> bool:
+        """Return whether a load of the version is under way or waits."""
+        return (model, version) in self._loading
+
+    def has_failed(self, model: str, version: str) -> bool:
+        """Return whether the version's last load failed."""
+        return (model, version) in self._failed
+
     def close(self) -> None:
         """Start no further load."""
         self._thread.shutdown(wait=False, cancel_futures=True)

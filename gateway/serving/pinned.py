@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -20,9 +21,15 @@ _LOOKUPS_MAX: Final = 64  # at once; bounds what callers can ask of the registry
 class PinnedPools:
     """The pools of one worker that only callers need."""
 
-    def __init__(self, registry: RegistryStore, loader: Loader) -> None:
+    def __init__(self, registry: RegistryStore, loader: Loader, *, dropped: Callable[[Pool], None]) -> None:
+        """Begin with none.
+
+        Args:
+            dropped: Told of each pool that is no longer kept, so that nothing else keeps its memory.
+        """
         self._registry = registry
         self._loader = loader
+        self._dropped = dropped
         self._pools: OrderedDict[tuple[str, str], Pool] = OrderedDict()
         self._thread = ThreadPoolExecutor(1, "lookup")
         self._lookups = 0
@@ -56,8 +63,15 @@ class PinnedPools:
             raise DeadlineExceeded(f"version {version!r} of {model!r} did not load within the deadline") from None
         self._pools[model, version] = found
         while len(self._pools) > _POOLS_MAX:
-            self._pools.popitem(last=False)
+            self.drop(*next(iter(self._pools)))
         return found
+
+    def drop(self, model: str, version: str) -> bool:
+        """Keep a version warm no longer; return whether it was."""
+        pool = self._pools.pop((model, version), None)
+        if pool is not None:
+            self._dropped(pool)
+        return pool is not None
 
     async def version(self, model: str, version: str) -> Version:
         """Return what the registry knows of a version.

@@ -18,8 +18,18 @@ from typing import Final
 from gateway.core.errors import DeadlineExceeded, PoolSaturated, PredictFailed
 from gateway.core.records import Outcome
 from gateway.core.tensors import Shape, Tensor
-from gateway.metrics import BATCH_ROWS, QUEUE_WAIT, RESTS, UNEXPECTED_ERRORS, Histogram, cell, histogram
-from gateway.ports import Clock, InFlight, MetricsBank
+from gateway.metrics import (
+    BATCH_ROWS,
+    LAST_RUN,
+    QUEUE_WAIT,
+    RESTS,
+    RUN_DURATION,
+    UNEXPECTED_ERRORS,
+    Histogram,
+    cell,
+    histogram,
+)
+from gateway.ports import Cell, Clock, InFlight, MetricsBank
 from gateway.serving.batch import UNNOTED, Job, Ran, execute
 from gateway.serving.checking import Checker
 from gateway.serving.faults import FaultWindow
@@ -29,6 +39,7 @@ from gateway.serving.warming import Warm
 from gateway.settings import ServingSettings
 
 _OVERRUNS_MAX: Final = 3  # runs over the turn's budget, less those within it, after which a version leaves the loop
+_LAST_RUN_S: Final = 1.0  # between two notes of when a version last ran; statistics ask for no more
 _OWN_SHARE: Final = 0.5  # of an attempt's time that must have passed inside predict for its end to be the version's fault
 
 
@@ -61,6 +72,7 @@ class Pool:
         self._jobs_in_thread = 0
         self._thread = PoolThread(f"pool {version.model} {version.version}", turn.loop)
         self._metrics = metrics
+        self._last_run_s = -math.inf  # as last noted, on the clock's monotonic time
         self._unexpected = cell(metrics, UNEXPECTED_ERRORS, "queue")
         weakref.finalize(self, warm.instance.close)
 
@@ -101,6 +113,14 @@ class Pool:
     @cached_property
     def _queue_wait(self) -> Histogram:
         return histogram(self._metrics, QUEUE_WAIT, self.version.model, self.version.version)
+
+    @cached_property
+    def _run_duration(self) -> Cell:
+        return cell(self._metrics, RUN_DURATION, self.version.model, self.version.version)
+
+    @cached_property
+    def _last_run(self) -> Cell:
+        return cell(self._metrics, LAST_RUN, self.version.model, self.version.version)
 
     def run_inline(self, budget_us: float) -> tuple[float, bool]:
         """Run one batch of what waits; return its cost by measure, in µs, and whether more is waiting.
@@ -184,8 +204,12 @@ class Pool:
             if not (future := job.future).done():
                 future.set_result(ran)
         self._batch_rows.observe(result[0].batch_rows)
-        waited_s = self._clock.monotonic_s() - batch[0].queued_s - result[0].duration_us / 1e6
-        self._queue_wait.observe(max(waited_s, 0.0))
+        now_s, run_s = self._clock.monotonic_s(), result[0].duration_us / 1e6
+        self._queue_wait.observe(max(now_s - batch[0].queued_s - run_s, 0.0))
+        self._run_duration.add(run_s)
+        if now_s - self._last_run_s >= _LAST_RUN_S:
+            self._last_run_s = now_s
+            self._last_run.set(self._clock.now_s())
 
     def _expire(self, job: Job) -> None:
         """End a job whose deadline passed; if it is running, the run goes on and its result is dropped.

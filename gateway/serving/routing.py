@@ -79,6 +79,26 @@ class Router:
         """Whether a table was read and each of its routes can answer."""
         return self.has_read.is_set() and self.table.is_ready()
 
+    @property
+    def needed(self) -> set[tuple[str, str]]:
+        """(model, version) of all that the table and the newest proposal need."""
+        return needed_versions(self.table.table) | set(self._proposal.needs if self._proposal else ())
+
+    def adopt(self, pool: Pool) -> bool:
+        """Take a pool that was loaded elsewhere into the table if that needs it; return whether it does."""
+        key = (pool.version.model, pool.version.version)
+        is_needed = key in self.needed
+        if is_needed and key not in self._pools:
+            self._pools[key] = pool
+            self._failed.pop(key, None)
+            self._swap(self.table.table)
+            self._report_due.set()
+        return is_needed
+
+    def forget(self, pool: Pool) -> None:
+        """Hold a pool no longer that only callers needed."""
+        self.table.forget(pool)
+
     async def follow(self) -> None:
         """Follow until cancelled."""
         loop = asyncio.get_running_loop()

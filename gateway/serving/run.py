@@ -32,20 +32,26 @@ from gateway.ports import (
     InFlight,
     Interrupted,
     MetricsBank,
+    MetricsSnapshots,
     Place,
     PredictionLogWriter,
     RegistryStore,
     Runtime,
 )
 from gateway.serving.app import ServingApp
+from gateway.serving.describe import Description
 from gateway.serving.ids import PredictionIds
 from gateway.serving.infer import Inference
 from gateway.serving.loader import Loader
 from gateway.serving.pinned import PinnedPools
 from gateway.serving.pools import Pool
 from gateway.serving.recorder import Recorder
+from gateway.serving.refusals import Refusals
+from gateway.serving.repository import Repository
 from gateway.serving.routing import Router
 from gateway.serving.shadow import ShadowQueue
+from gateway.serving.shared import Shared
+from gateway.serving.statistics import totals
 from gateway.serving.table import PINNED, Bench
 from gateway.serving.turn import Turn
 from gateway.serving.warming import Warm, warmed
@@ -57,6 +63,7 @@ _RUNTIME_THREADS: Final = ("pool ", "loader")
 _GC_OBJECTS: Final = 20_000  # new containers between collections of the youngest: some 500 requests
 _TURN_S: Final = 0.1  # between signs of life; the watchdog waits 10 s
 _ACCEPT_S: Final = 10.0  # then connections are accepted although not everything is warm, and health says so
+_STATISTICS_S: Final = 0.1  # between two readings of all workers' cells, which take 1 ms for a few routes
 _TABLE_S: Final = 5.0  # for the table, which tells a shadow's run from a live one; then every run counts as live
 
 
@@ -69,6 +76,7 @@ class Ports:
     runtimes: Mapping[RuntimeName, Runtime]
     log: PredictionLogWriter
     metrics: MetricsBank
+    snapshots: MetricsSnapshots
     in_flight: InFlight
     clock: Clock
 
@@ -83,11 +91,12 @@ def run_worker(
     runtimes: Mapping[RuntimeName, Runtime],
     log: PredictionLogWriter,
     metrics: MetricsBank,
+    snapshots: MetricsSnapshots,
     in_flight: InFlight,
     clock: Clock,
 ) -> None:
     """Serve until SIGTERM, then drain; blocks."""
-    ports = Ports(registry, artifacts, runtimes, log, metrics, in_flight, clock)
+    ports = Ports(registry, artifacts, runtimes, log, metrics, snapshots, in_flight, clock)
     gc.freeze()  # what was imported is never garbage; collections look only at what requests make,
     gc.set_threshold(_GC_OBJECTS, 10, 10)  # and seldom, because nothing on the path is part of a cycle
 
@@ -120,18 +129,32 @@ async def serve(worker: str, listener: socket.socket, *, settings: Settings, por
     recorder = Recorder(ports.log, settings=settings.log, metrics=metrics, clock=clock, loop=loop)
     loader = Loader(warm=warm, pool=pool, metrics=metrics, clock=clock)
     router = Router(worker=worker, registry=ports.registry, loader=loader, bench=bench, metrics=metrics, clock=clock)
-    pinned = PinnedPools(ports.registry, loader)
+    pinned = PinnedPools(ports.registry, loader, dropped=router.forget)
+    repository = Repository(registry=ports.registry, router=router, pinned=pinned, loader=loader, clock=clock)
+    statistics = Shared("statistics", lambda: totals(ports.snapshots), fresh_s=_STATISTICS_S, clock=clock)
     shadows = ShadowQueue(ids=ids, recorder=recorder, turn=turn, copies_max=serving.shadow_queue_max, clock=clock)
     inference = Inference(router=router, pinned=pinned, shadows=shadows, recorder=recorder, ids=ids, clock=clock)
+    refusals = Refusals(clock)
+    description = Description(
+        router=router,
+        pinned=pinned,
+        repository=repository,
+        statistics=statistics,
+        recorder=recorder,
+        metrics=metrics,
+        batch_rows_max=serving.batch_rows_max,
+        is_draining=lambda: server.is_draining,
+        refused=refusals.answer,
+    )
     app = ServingApp(
         inference=inference,
         router=router,
-        pinned=pinned,
         recorder=recorder,
         metrics=metrics,
         clock=clock,
         body_bytes_max=serving.body_bytes_max,
-        is_draining=lambda: server.is_draining,
+        rest=description,
+        refused=refusals.answer,
     )
     server = HttpServer(
         app,
@@ -159,6 +182,8 @@ async def serve(worker: str, listener: socket.socket, *, settings: Settings, por
     ports.registry.close()  # a waiting reader returns
     router.close()
     pinned.close()
+    repository.close()
+    statistics.close()
     await recorder.close()
     in_flight.close()  # what still runs in a thread was answered, or its connection was cut: no version is to blame
 

@@ -17,7 +17,16 @@ from gateway.core.models import Version
 from gateway.core.records import Kind, Outcome
 from gateway.core.routes import Assignment, Route, RouteTable, Shadow, Variant
 from gateway.core.split import SLOTS, slot_of, slot_of_id
-from gateway.metrics import FAILOVERS, PREDICTION_DURATION, PREDICTIONS, SHADOW_DROPPED, Histogram, cell, histogram
+from gateway.metrics import (
+    FAILED_DURATION,
+    FAILOVERS,
+    PREDICTION_DURATION,
+    PREDICTIONS,
+    SHADOW_DROPPED,
+    Histogram,
+    cell,
+    histogram,
+)
 from gateway.ports import Cell, InFlight, MetricsBank, Place
 from gateway.serving.batch import UNNOTED
 from gateway.serving.checking import Checker
@@ -77,6 +86,11 @@ class ServedVariant:
     def duration(self) -> Histogram:
         """Of its predictions."""
         return histogram(self._bench.metrics, PREDICTION_DURATION, self.route.name, self.name, self.version.version)
+
+    @cached_property
+    def failed_duration(self) -> Cell:
+        """Of those among them that failed."""
+        return cell(self._bench.metrics, FAILED_DURATION, self.route.name, self.name, self.version.version)
 
     @cached_property
     def failovers(self) -> Cell:
@@ -180,6 +194,11 @@ class ServedTable:
         if found is None or found.pool is not pool:
             found = self._pinned[key] = ServedVariant(route.route, PINNED, pool.version, pool, self._bench)
         return found
+
+    def forget(self, pool: Pool) -> None:
+        """Hold a pool no longer that only callers needed; requests that have it finish."""
+        for key in [key for key, variant in self._pinned.items() if variant.pool is pool]:
+            del self._pinned[key]
 
     def is_ready(self) -> bool:
         """Return whether every route, and every model without one, has its fallback warm and so can answer."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from adapters.clock import SystemClock
 from adapters.inflight import MappedInFlight
-from adapters.metrics_file import MetricsFile
+from adapters.metrics_file import MetricsDirectory, MetricsFile
 from adapters.runtimes.onnx import OnnxRuntime
 from adapters.stores.artifacts import DirectoryArtifacts
 from adapters.stores.registry import SqliteRegistry
@@ -59,6 +59,7 @@ def main(data_dir: Path) -> None:
             runtimes={Runtime.ONNX: OnnxRuntime()},
             log=NoLog(),
             metrics=MetricsFile(scratch / "metrics.bin"),
+            snapshots=MetricsDirectory(scratch),
             in_flight=MappedInFlight(scratch / "in-flight"),
             clock=clock,
         )

@@ -21,7 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 from adapters.clock import SystemClock
 from adapters.inflight import MappedInFlight
 from adapters.logs.memory import MemoryLog
-from adapters.memory import MemoryBank, MemoryRegistry
+from adapters.memory import MemoryMetrics, MemoryRegistry
 from adapters.runtimes.onnx import OnnxRuntime
 from adapters.stores.artifacts import DirectoryArtifacts
 from gateway.core.changes import Change, PutChampion, PutRoute, PutVersion, Write
@@ -192,11 +192,12 @@ class Worker:
     log: MemoryLog = field(default_factory=MemoryLog)
     writer: PredictionLogWriter | None = None
     registry: MemoryRegistry = field(default_factory=lambda: MemoryRegistry(clock=SystemClock()))
-    metrics: MemoryBank = field(default_factory=MemoryBank)
+    snapshots: MemoryMetrics = field(default_factory=MemoryMetrics)
     url: str = ""
     port: int = 0
 
     def __post_init__(self) -> None:
+        self.metrics = self.snapshots.bank("w0")
         self.artifacts = DirectoryArtifacts(self.directory / "artifacts")
         self.client = httpx.Client(timeout=30)
         self.in_flight = Runs(self.directory / "in-flight")
@@ -237,6 +238,7 @@ class Worker:
                 runtimes={Runtime.ONNX: OnnxRuntime()},
                 log=self.writer or self.log.writer("w0"),
                 metrics=self.metrics,
+                snapshots=self.snapshots,
                 in_flight=self.in_flight,
                 clock=SystemClock(),
             )

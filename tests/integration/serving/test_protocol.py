@@ -60,7 +60,7 @@ def test_server_metadata(served, path):
     """Name, version and exactly the extensions that work [OIP-4, 14, 17, 23]."""
     body = served.client.get(path).json()
     assert body.keys() == {"name", "version", "extensions"}
-    assert body["extensions"] == ["parameters"]
+    assert body["extensions"] == ["model_configuration", "model_repository", "parameters", "statistics"]
 
 
 @pytest.mark.parametrize(
@@ -76,8 +76,15 @@ def test_server_metadata(served, path):
         ("/v2/models/none/ready", 404),
         ("/v2/models/FP32/versions/9", 404),
         ("/v2/models/FP32/versions/9/ready", 404),
-        ("/v2/models/FP32/config", 404),
-        ("/v2/models/stats", 404),
+        ("/v2/models/FP32/config", 200),
+        ("/v2/models/FP32/versions/1/config", 200),
+        ("/v2/models/FP32/stats", 200),
+        ("/v2/models/FP32/versions/1/stats", 200),
+        ("/v2/models/none/config", 404),
+        ("/v2/models/FP32/versions/9/config", 404),
+        ("/v2/models/none/stats", 404),
+        ("/v2/trace/setting", 404),
+        ("/v2/models/stats", 200),
         ("/v2/nothing", 404),
         ("/", 404),
     ],
@@ -90,12 +97,52 @@ def test_endpoints_answer_and_refuse_as_json(served, path, status):
     assert (status == 200) or answer.json().keys() == {"error"}
 
 
-def test_other_methods_are_refused(served):
-    """A known path with another method is a 405 with an error [OIP-12]."""
-    for path in ("/v2", "/v2/health/live", "/v2/models/FP32", "/v2/models/FP32/infer"):
-        for method in ("PUT", "DELETE"):
-            answer = served.client.request(method, path)
-            assert (answer.status_code, answer.json().keys()) == (405, {"error"})
+GETS = ("/v2", "/v2/health/live", "/v2/models/stats", "/v2/models/FP32", "/v2/models/FP32/versions/1/config")
+POSTS = ("/v2/models/FP32/infer", "/v2/repository/index", "/v2/repository/models/FP32/load")
+
+
+@pytest.mark.parametrize("path", [*GETS, *POSTS])
+def test_other_methods_are_refused(served, path):
+    """A known path with another method is a 405 with an error and the methods that it takes [OIP-12]."""
+    is_post = path in POSTS
+    for method in ("PUT", "DELETE", "PATCH", "OPTIONS", "GET" if is_post else "POST"):
+        answer = served.client.request(method, path)
+        assert (answer.status_code, answer.json().keys()) == (405, {"error"})
+        assert answer.headers["allow"] == ("POST" if is_post else "GET, HEAD")
+
+
+@pytest.mark.parametrize("path", GETS)
+def test_head_answers_as_get_without_a_body(served, path):
+    """What can be looked at can be asked for its headers alone, and the connection goes on."""
+    got, asked = served.client.get(path), served.client.head(path)
+    assert (asked.status_code, asked.content) == (200, b"")
+    assert asked.headers["content-length"] == got.headers["content-length"]
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/v2/models/F%5032", 200),
+        ("/v2/models/%46%50%33%32/versions/%31/config", 200),
+        ("/v2/models/FP32%2Fready", 404),
+        ("/v2/models/FP32%2Fversions%2F1", 404),
+        ("/v2/models/FP32/versions/%2e%2e%2f1", 404),
+        ("/v2/models/%2546P32", 404),
+        ("/v2/models/FP32/", 404),
+        ("/v2/models/FP32/ready/", 404),
+        ("/v2/models//ready", 404),
+        ("/v2/models/", 404),
+        ("/v2//", 404),
+        ("/V2", 404),
+        ("/v2/models/FP32/versions/", 404),
+        ("/v2/models/FP32?version=9", 200),
+    ],
+)
+def test_paths_are_matched_as_they_were_sent(served, path, status):
+    """A name is decoded once and an encoded slash belongs to it; a slash at the end names nothing [OIP-13, 14, 17]."""
+    answer = served.raw(b"GET " + path.encode() + b" HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 %d " % status), answer
+    assert (status == 200) or answer.partition(b"\r\n\r\n")[2].startswith(b'{"error":')
 
 
 def test_model_metadata(served):
@@ -105,6 +152,18 @@ def test_model_metadata(served):
     assert (body["name"], body["versions"], body["platform"]) == ("FP32", ["1"], "headgate_onnx")
     assert (body["inputs"], body["outputs"]) == ([tensor], [{**tensor, "name": "y"}])
     assert served.client.get("/v2/models/FP32/versions/1").json()["versions"] == ["1"]
+
+
+def test_model_configuration(served):
+    """Rows stand in `max_batch_size` and not in `dims`; a model without rows has all its dimensions and no batches [OIP-10]."""
+    body = served.client.get("/v2/models/BYTES/config").json()
+    assert (body["name"], body["backend"], body["max_batch_size"]) == ("BYTES", "onnx", 64)
+    assert body["input"] == [{"name": "x", "data_type": "TYPE_STRING", "dims": [-1]}]
+    assert body["output"] == [{"name": "y", "data_type": "TYPE_STRING", "dims": [-1]}]
+    assert body["parameters"]["version"] == {"string_value": "1"}
+    assert "dynamic_batching" in body
+    scalar = served.client.get("/v2/models/scalar/versions/1/config").json()
+    assert (scalar["max_batch_size"], scalar["input"][0]["dims"], "dynamic_batching" in scalar) == (0, [], False)
 
 
 @pytest.mark.parametrize("datatype", EXTREMES, ids=str)

@@ -1,0 +1,46 @@
+"""A version in the form of Triton's model configuration, which is what the protocol's extension shows.
+
+The leading dimension that counts rows stands in no `dims`. What is a route's, such as its split, has no place in that form.
+"""
+
+from __future__ import annotations
+
+from gateway.core.fields import Json
+from gateway.core.models import Version
+from gateway.core.tensors import Datatype, TensorSpec
+
+
+def configuration(name: str, version: Version, batch_rows_max: int) -> Json:
+    """Return a version's configuration under the name that it was asked by.
+
+    Args:
+        batch_rows_max: Rows that one run joins; a request may hold more, and then runs alone.
+    """
+    has_rows = version.signature.is_batched
+    found: Json = {
+        "name": name,
+        "platform": platform(version),
+        "backend": version.runtime.value,
+        "max_batch_size": batch_rows_max if has_rows else 0,
+        "input": [_configured(spec, has_rows) for spec in version.signature.inputs],
+        "output": [_configured(spec, has_rows) for spec in version.signature.outputs],
+        "instance_group": [{"name": name, "kind": "KIND_CPU", "count": 1}],
+        "parameters": {
+            "version": {"string_value": version.version},
+            "digest": {"string_value": version.digest},
+            "runtime_version": {"string_value": version.runtime_version},
+        },
+    }
+    if has_rows and version.is_joinable:
+        found["dynamic_batching"] = {"max_queue_delay_microseconds": 0}
+    return found
+
+
+def platform(version: Version) -> str:
+    """Return what a version runs on, `<project>_<format>` as the protocol has it."""
+    return f"headgate_{version.runtime.value}"
+
+
+def _configured(spec: TensorSpec, has_rows: bool) -> Json:
+    kind = "STRING" if spec.datatype is Datatype.BYTES else spec.datatype.value
+    return {"name": spec.name, "data_type": f"TYPE_{kind}", "dims": list(spec.shape[1:] if has_rows else spec.shape)}
