@@ -63,7 +63,7 @@ _RUNTIME_THREADS: Final = ("pool ", "loader")
 _GC_OBJECTS: Final = 20_000  # new containers between collections of the youngest: some 500 requests
 _TURN_S: Final = 0.1  # between signs of life; the watchdog waits 10 s
 _ACCEPT_S: Final = 10.0  # then connections are accepted although not everything is warm, and health says so
-_STATISTICS_S: Final = 0.1  # between two readings of all workers' cells, which take 1 ms for a few routes
+_STATISTICS_S: Final = 0.1  # between two readings of all workers' cells; 0.4 ms for 5 routes and 2 workers, 8 ms for 100
 _TABLE_S: Final = 5.0  # for the table, which tells a shadow's run from a live one; then every run counts as live
 
 
