@@ -69,8 +69,11 @@ class House:
             return self.process.wait()
 
 
-def start_house(data_dir: Path, *, workers: int = WORKERS) -> House:
+def start_house(data_dir: Path, *, workers: int = WORKERS, has_own_session: bool = True) -> House:
     """Start a gateway on `data_dir` and return once it is ready; its journal goes to `gateway.log` in that directory.
+
+    Args:
+        has_own_session: Ctrl-C in the terminal does not reach it, so that its owner can stop it last.
 
     Raises:
         NotStarted: it ended or was not ready in time.
@@ -85,7 +88,7 @@ def start_house(data_dir: Path, *, workers: int = WORKERS) -> House:
             stdout=file,
             stderr=file,
             env={**os.environ, **ENVIRONMENT},
-            start_new_session=True,  # Ctrl-C is the demonstration's to handle: it stops the gateway last
+            start_new_session=has_own_session,
         )
     deadline_s = time.monotonic() + START_S
     while time.monotonic() < deadline_s and process.poll() is None:
