@@ -14,10 +14,10 @@ from adapters.stores.checkpoints import SqliteCheckpoints
 from gateway.core.records import Cursor
 from gateway.core.split import SLOTS
 from gateway.demo.house import House, start_house
-from loadtests import model
+from loadtests import load, model
 from loadtests.processes import Server, pin_gateway, planes
 
-ROUTE, SHADOWED = "small", "small-shadowed"
+ROUTE, SHADOWED, NAMED = "small", "small-shadowed", "small-named"
 CATCH_UP_S = 300.0  # for a monitor that fell behind while the load was closed; more would be no catching up
 
 
@@ -28,9 +28,9 @@ class Measured:
     house: House
     planes: dict[str, int]
 
-    def server(self, name: str) -> Server:
+    def server(self) -> Server:
         """Return the one worker as something to load."""
-        return Server(name, self.planes["w0"], self.house.url)
+        return Server(self.planes["w0"], self.house.url)
 
     def records(self) -> int:
         """Return how many records the worker has written since it first started."""
@@ -61,8 +61,9 @@ class Measured:
 
 @contextlib.contextmanager
 def measured_gateway(directory: Path, *, workers: int = 1, is_pinned: bool = True) -> Iterator[Measured]:
-    """Run a gateway with everything on, two versions of the small model, and a route with and one without a shadow."""
-    house = start_house(directory, workers=workers)
+    """Run a gateway with everything on: a route with and one without a shadow, and one to a model with many named inputs."""
+    # In this session, because priorities of different sessions are not compared where the kernel groups tasks by session.
+    house = start_house(directory, workers=workers, has_own_session=False)
     try:
         with house.admin() as admin:
             reference = model.write_reference(directory / "reference.csv")
@@ -73,6 +74,9 @@ def measured_gateway(directory: Path, *, workers: int = 1, is_pinned: bool = Tru
             admin.put_route(ROUTE, plain, if_match=0)
             shadows = [{"name": "candidate", "version": "2", "fraction": 1.0}]
             admin.put_route(SHADOWED, {**plain, "shadows": shadows}, if_match=0)
+            named = model.write_model(directory / "named.onnx", inputs=load.Inputs.NAMED)
+            admin.register(NAMED, named, metadata=model.metadata(), reference_path=reference)
+            admin.put_route(NAMED, {**plain, "model": NAMED}, if_match=0)
         yield Measured(house, pin_gateway(house.process.pid) if is_pinned else planes(house.process.pid))
     finally:
         code = house.stop()

@@ -1,27 +1,24 @@
-"""Two ways to put load on a server: closed (wrk: as fast as the answers come) and open (a fixed rate, whatever the answers do).
+"""What callers send, and closed load on a server: as fast as the answers come, by wrk.
 
-Throughput is measured closed. Latency is measured open, from the moment a request was due, so that a server which stalls
-cannot hide the requests that would have been sent meanwhile.
+Throughput is measured closed. Latency is measured open (`loadtests.open_loop`), because callers that wait for their answers hide
+the requests that they would have sent to a server which stalls.
 """
 
 from __future__ import annotations
 
-import asyncio
+import enum
 import json
 import subprocess
 import tempfile
-import time
 from dataclasses import dataclass
 
 import numpy as np
-import uvloop
 
-from gateway.demo.wire import Connection, post
+from gateway.demo.wire import post
 from loadtests.processes import OTHER_CORE
 
 FEATURES = 20
 KEYS = 1_000  # assignment keys in turn, so that the split has something to hash
-OPEN_RATE_MAX = 6_000.0  # what this generator sends on time from one core; above it would measure itself
 INFER = "/v2/models/{route}/infer"
 
 _SCRIPT = """
@@ -63,15 +60,42 @@ class Burst:
         return self.requests / self.seconds
 
 
-def body(seed: int = 11) -> bytes:
-    """Return a request of one row of 20 floats in one wide tensor, with the digits that real numbers have."""
+class Inputs(enum.Enum):
+    """The two common forms of one row of `FEATURES` floats."""
+
+    WIDE = "one wide tensor"
+    NAMED = f"{FEATURES} named inputs"
+
+
+def columns() -> list[str]:
+    """Return the features' names, which are the named inputs' too."""
+    return [f"f{number}" for number in range(FEATURES)]
+
+
+def body(inputs: Inputs = Inputs.WIDE, *, seed: int = 11) -> bytes:
+    """Return a request of one row, with the digits that real numbers have."""
     row = [round(float(value), 6) for value in np.random.default_rng(seed).normal(size=FEATURES)]
-    return json.dumps({"inputs": [{"name": "features", "shape": [1, FEATURES], "datatype": "FP32", "data": row}]}).encode()
+    match inputs:
+        case Inputs.WIDE:
+            tensors = [_tensor("features", row)]
+        case Inputs.NAMED:
+            tensors = [_tensor(name, [value]) for name, value in zip(columns(), row, strict=True)]
+    return json.dumps({"inputs": tensors}).encode()
 
 
-def closed(url: str, *, route: str, connections: int, seconds: float) -> Burst:
+def _tensor(name: str, data: list[float]) -> dict[str, object]:
+    return {"name": name, "shape": [1, len(data)], "datatype": "FP32", "data": data}
+
+
+def requests(route: str, inputs: Inputs = Inputs.WIDE, *, host: str) -> list[bytes]:
+    """Return whole requests, one for each assignment key."""
+    keys = (f"Gateway-Assignment-Key: key-{key}\r\n" for key in range(KEYS))
+    return [post(INFER.format(route=route), body(inputs), host=host, headers=key) for key in keys]
+
+
+def closed(url: str, *, route: str, connections: int, seconds: float, inputs: Inputs = Inputs.WIDE) -> Burst:
     """Load a server with `connections` callers that each wait for their answer."""
-    script = _SCRIPT.format(keys=KEYS, path=INFER.format(route=route), body=body().decode())
+    script = _SCRIPT.format(keys=KEYS, path=INFER.format(route=route), body=body(inputs).decode())
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
         file.write(script)
         file.flush()
@@ -85,37 +109,3 @@ def closed(url: str, *, route: str, connections: int, seconds: float) -> Burst:
         p99_us=found["p99_us"],
         errors=found["errors"],
     )
-
-
-def opened(url: str, *, route: str, requests_per_s: float, seconds: float, connections: int = 64) -> Burst:
-    """Load a server at a fixed rate; latency counts from when a request was due."""
-    return uvloop.run(_opened(url, route=route, requests_per_s=requests_per_s, seconds=seconds, connections=connections))
-
-
-async def _opened(url: str, *, route: str, requests_per_s: float, seconds: float, connections: int) -> Burst:
-    host, _, port = url.removeprefix("http://").rpartition(":")
-    requests = [
-        post(INFER.format(route=route), body(), host=host, headers=f"Gateway-Assignment-Key: key-{key}\r\n")
-        for key in range(KEYS)
-    ]
-    latencies_us: list[float] = []
-    errors = 0
-    start_s = time.perf_counter() + 0.1
-    count = int(requests_per_s * seconds)
-    turns = iter(range(count))
-
-    async def call() -> None:
-        nonlocal errors
-        connection = Connection(host, int(port))
-        for turn in turns:
-            due_s = start_s + turn / requests_per_s
-            if (wait_s := due_s - time.perf_counter()) > 0:
-                await asyncio.sleep(wait_s)
-            answer = await connection.ask(requests[turn % KEYS])
-            latencies_us.append((time.perf_counter() - due_s) * 1e6)
-            errors += answer.status != 200
-        connection.close()
-
-    await asyncio.gather(*(call() for _ in range(connections)))
-    p50_us, p99_us = np.percentile(latencies_us, [50, 99])
-    return Burst(count, time.perf_counter() - start_s, float(p50_us), float(p99_us), errors)

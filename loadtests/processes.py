@@ -18,7 +18,6 @@ _TICK_S = 1.0 / os.sysconf("SC_CLK_TCK")
 class Server:
     """Something that answers predictions: the process whose CPU time counts, and where it listens."""
 
-    name: str
     pid: int
     url: str
 
@@ -39,10 +38,10 @@ def pin(pid: int, core: int) -> None:
         os.sched_setaffinity(int(task.name), {core})
 
 
-def renice(pid: int, niceness: int = 19) -> None:
-    """Let every thread of a process step back behind others on its core."""
+def step_back(pid: int) -> None:
+    """Let a process run only when nothing else on its core wants to, for good: going back would need a privilege."""
     for task in Path(f"/proc/{pid}/task").iterdir():
-        os.setpriority(os.PRIO_PROCESS, int(task.name), niceness)
+        os.sched_setscheduler(int(task.name), os.SCHED_IDLE, os.sched_param(0))
 
 
 def planes(supervisor: int) -> dict[str, int]:
@@ -67,7 +66,7 @@ def pin_gateway(supervisor: int) -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def baseline(module: str, *arguments: str, name: str) -> Iterator[Server]:
+def baseline(module: str, *arguments: str) -> Iterator[Server]:
     """Run `python -m loadtests.servers.<module>` on the server's core until the block ends."""
     command: Sequence[str] = ["taskset", "-c", str(SERVER_CORE), sys.executable, "-m", f"loadtests.servers.{module}", *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -76,7 +75,7 @@ def baseline(module: str, *arguments: str, name: str) -> Iterator[Server]:
         port = process.stdout.readline().strip()
         if not port:
             raise RuntimeError(f"{module} did not start")
-        yield Server(name, process.pid, f"http://127.0.0.1:{port}")
+        yield Server(process.pid, f"http://127.0.0.1:{port}")
     finally:
         process.terminate()
         process.wait(30)

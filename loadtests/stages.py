@@ -1,6 +1,7 @@
 """The stages of one prediction, each timed by itself: the same functions that the worker calls, in a loop, with warm caches.
 
-`one` is a request alone, `of 16` a request among sixteen that arrived in one turn of the event loop, as most do under load.
+The first figure of a form is a request alone, `of 16` one among sixteen that arrived in one turn of the event loop, as most do
+under load.
 """
 
 from __future__ import annotations
@@ -28,36 +29,33 @@ from gateway.serving.checking import Checker
 from gateway.serving.ids import PredictionIds
 from gateway.serving.wire import decode_infer, encode_infer
 from gateway.settings import LogSettings
-from loadtests import load
+from loadtests import load, model
 
 GROUP = 16
 RUNS, REPEATS = 2_000, 7
 
-SIGNATURE = Signature(
-    inputs=(TensorSpec("features", Datatype.FP32, (VARIABLE, load.FEATURES)),),
-    outputs=(TensorSpec("probability", Datatype.FP32, (VARIABLE, 1)),),
-)
 
-
-def print_stages(console: Console, artifact: Path) -> None:
-    """Time every stage and print µs a request."""
+def print_stages(console: Console) -> None:
+    """Time every stage for both forms of a row and print µs a request."""
     table = Table(title="Stages of the path, µs a request, alone in a loop", title_justify="left")
-    for column in ("stage", "one", f"of {GROUP}"):
+    for column in ("stage", *(heading for form in load.Inputs for heading in (form.value, f"of {GROUP}"))):
         table.add_column(column, justify="left" if column == "stage" else "right")
     with tempfile.TemporaryDirectory() as directory:
-        measured = asyncio.run(_measured(artifact, Path(directory)))
-    for stage, (one, grouped) in measured.items():
-        table.add_row(stage, f"{one:.1f}", f"{grouped:.1f}")
-    table.add_row("together", *(f"{sum(column):.1f}" for column in zip(*measured.values(), strict=True)))
+        artifacts = {form: model.write_model(Path(directory) / f"{form.name}.onnx", inputs=form) for form in load.Inputs}
+        wide, named = (asyncio.run(_measured(form, path, Path(directory) / form.name)) for form, path in artifacts.items())
+    for stage in wide:
+        table.add_row(stage, *(f"{cost:.1f}" for cost in (*wide[stage], *named[stage])))
+    together = zip(*((*wide[stage], *named[stage]) for stage in wide), strict=True)
+    table.add_row("together", *(f"{sum(costs):.1f}" for costs in together))
     console.print(table)
 
 
-async def _measured(artifact: Path, directory: Path) -> dict[str, tuple[float, float]]:
+async def _measured(form: load.Inputs, artifact: Path, directory: Path) -> dict[str, tuple[float, float]]:
     """Return µs a request of each stage, alone and in a group. Runs in a loop because jobs hold futures."""
     clock, loop = SystemClock(), asyncio.get_running_loop()
-    version = Version("small", "1", Digest("0" * 64), 0, Runtime.ONNX, "", SIGNATURE)
+    version = Version("small", "1", Digest("0" * 64), 0, Runtime.ONNX, "", _signature(form))
     checker, instance = Checker(version), OnnxRuntime().load(artifact, version)
-    ids, route, body = PredictionIds(clock), champion_route("small", "1"), load.body()
+    ids, route, body = PredictionIds(clock), champion_route("small", "1"), load.body(form)
     request = decode_infer(body)
     inputs, rows = checker.checked(request)
     prediction_id = ids.next()
@@ -94,6 +92,14 @@ async def _measured(artifact: Path, directory: Path) -> dict[str, tuple[float, f
     }
     log.close()
     return found
+
+
+def _signature(form: load.Inputs) -> Signature:
+    widths = {"features": load.FEATURES} if form is load.Inputs.WIDE else dict.fromkeys(load.columns(), 1)
+    return Signature(
+        inputs=tuple(TensorSpec(name, Datatype.FP32, (VARIABLE, width)) for name, width in widths.items()),
+        outputs=(TensorSpec("probability", Datatype.FP32, (VARIABLE, 1)),),
+    )
 
 
 def _record(prediction_id: str, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], time_s: float) -> PredictionRecord:
