@@ -9,7 +9,7 @@ from statistics import median
 from rich.console import Console
 from rich.table import Table
 
-from loadtests.bench import Bench, in_turn, requests_per_s, taken
+from loadtests.bench import Bench, in_turn, requests_per_s
 from loadtests.open_loop import Paced, opened
 from loadtests.processes import step_back
 from loadtests.throughput import CONNECTIONS
@@ -20,7 +20,7 @@ KEPT = 0.99  # of the rate; a generator or server that sends less was overloaded
 
 def measure_latency(console: Console, bench: Bench, *, rounds: int, seconds: float) -> bool:
     """Measure twice `rounds` bursts of each server and print; return whether rate and requests were kept."""
-    full = median(requests_per_s(taken(bench.served, CONNECTIONS[-1], seconds)) for _ in range(FULL_ROUNDS))
+    full = median(requests_per_s(bench.taken(bench.served, CONNECTIONS[-1], seconds)) for _ in range(FULL_ROUNDS))
     # They share the generator's core, and their turns would be measured as the server's latency.
     for plane in ("monitor", "control", "archive"):
         step_back(bench.gateway.planes[plane])
@@ -28,6 +28,7 @@ def measure_latency(console: Console, bench: Bench, *, rounds: int, seconds: flo
     for number in range(2 * rounds):
         with console.status(f"latency: round {number + 1} of {2 * rounds}"):
             for contender in in_turn((bench.served, bench.unlogged), number):
+                bench.gateway.caught_up_s()
                 bursts[contender.name].append(
                     opened(contender.server.url, route=contender.route, requests_per_s=full / 2, seconds=seconds)
                 )

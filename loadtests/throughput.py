@@ -7,7 +7,7 @@ from statistics import median
 from rich.console import Console
 from rich.table import Table
 
-from loadtests.bench import Bench, Contender, Samples, cpu_us, in_turn, middle, ratios, requests_per_s, taken
+from loadtests.bench import Bench, Contender, Samples, cpu_us, in_turn, middle, ratios, requests_per_s
 
 CONNECTIONS = (1, 16, 64)
 
@@ -19,7 +19,7 @@ def measure_path(console: Console, bench: Bench, *, rounds: int, seconds: float)
         with console.status(f"path: round {number + 1} of {rounds}"):
             for connections, contenders, _ in sections:
                 for contender in in_turn(contenders, number):
-                    samples[contender.name, connections].append(taken(contender, connections, seconds))
+                    samples[contender.name, connections].append(bench.taken(contender, connections, seconds))
     table = Table(title=f"One row of 20 floats, one core, medians of {rounds} rounds", title_justify="left")
     for column in ("server", "callers", "requests/s", "× by hand", "min–max", "CPU µs", "× by CPU", "p50 ms", "p99 ms"):
         table.add_column(column, justify="left" if column == "server" else "right")
@@ -37,7 +37,7 @@ def measure_pairs(console: Console, bench: Bench, *, rounds: int, seconds: float
     for number in range(rounds):
         with console.status(f"pairs: round {number + 1} of {rounds}"):
             for contender in in_turn((bench.unlogged, bench.served, bench.shadowed), number):
-                samples[contender.name, connections].append(taken(contender, connections, seconds))
+                samples[contender.name, connections].append(bench.taken(contender, connections, seconds))
     table = Table(title=f"Paired, {connections} callers, medians of {rounds} rounds", title_justify="left")
     for column in ("what", "requests/s", "throughput lost", "min–max", "CPU µs more"):
         table.add_column(column, justify="left" if column == "what" else "right")
