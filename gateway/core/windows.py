@@ -19,7 +19,7 @@ class Window:
 
     Attributes:
         since_s, until_s: Of the first and the last record; inf and -inf when there is none.
-        predictions, faults: Own attempts of the version, and those that failed.
+        predictions, faults: Own attempts of the version but for abandoned ones, and those that failed.
         latency_us: Summed.
         truths, loss_units: Rows with ground truth, and their summed loss in units of 2⁻³².
     """

@@ -202,6 +202,8 @@ class Fold:
 
     def _count(self, state: RouteState, record: PredictionRecord) -> None:
         for attempt in record.attempts:
+            if attempt.outcome is Outcome.ABANDONED:
+                continue  # it says nothing of the version: neither sound nor failed
             window = of_prediction(record.time_s, is_fault=attempt.outcome in FAULTS, latency_us=attempt.duration_us)
             state.tally(attempt.variant, attempt.version, record.kind).add(window)
 
