@@ -351,18 +351,18 @@ class Reading:
 
     Attributes:
         value: The detector's estimate of its signal now.
-        has_drifted: Whether this update raised the alarm.
+        alarm_count: How many of the update's values raised the alarm.
     """
 
     value: float
-    has_drifted: bool
+    alarm_count: int
 
 
 class Detector(Protocol):
     """A change detector over one signal in [0, 1]. Never sees NaN; the caller maps and counts what is missing."""
 
-    def update(self, value: float) -> Reading:
-        """Take one value and return the reading."""
+    def update(self, values: Sequence[float]) -> Reading:
+        """Take values in order, at least one, and return the reading; the same as one by one, at a fraction of the cost."""
 
     def state(self) -> bytes:
         """Return everything needed to go on exactly."""

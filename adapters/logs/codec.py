@@ -37,7 +37,7 @@ _HEADS_MAX: Final = 4_096  # of the kept beginnings of tensors: names × shapes;
 _LENGTH: Final = np.dtype("<u4")  # before each element of raw BYTES, as in the protocol's binary form
 _KINDS: Final = {kind.value: kind for kind in Kind}
 _OUTCOMES: Final = {outcome.value: outcome for outcome in Outcome}
-_DATATYPES: Final = {datatype.value: datatype for datatype in Datatype}
+_DATATYPES: Final = {datatype.value: (datatype, dtype) for datatype, dtype in NUMPY_DTYPES.items()}
 
 
 def encode(records: Sequence[Record]) -> bytes:
@@ -85,13 +85,13 @@ def record_from_body(body: Json) -> Record:
 
 def tensor_from_body(body: Mapping[str, Any]) -> Tensor:
     """Return the tensor of its written form, to the bit."""
-    datatype = _DATATYPES[body["datatype"]]
+    datatype, dtype = _DATATYPES[body["datatype"]]
     if (raw := body.get("raw")) is not None:
         flat = _from_raw(datatype, b64decode(raw, validate=True))
     elif datatype is Datatype.BYTES:
         flat = np.array([text.encode() for text in body["data"]], np.object_)
     else:
-        flat = np.array(body["data"], NUMPY_DTYPES[datatype])
+        flat = np.array(body["data"], dtype)
     return Tensor(body["name"], datatype, flat.reshape(body["shape"]))
 
 

@@ -6,9 +6,9 @@ None of this blames a version: a drift says that something moved. A detector ans
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -16,7 +16,7 @@ from scipy.special import chdtri
 
 from gateway.core.fields import Fields, Json
 from gateway.core.policy import Attribution
-from gateway.core.profiles import FloatArray
+from gateway.core.profiles import FloatArray, IntArray
 
 PSI_BOUND: Final = 0.1  # the usual "moderate change"
 PSI_ALPHA: Final = 0.005  # of a false breach by chance alone; the chi-square is only its limit, and n = 100 must stay under 1 %
@@ -26,7 +26,9 @@ BLOCK_MAX: Final = 128  # neighbours alike at .97; beyond that a block would hid
 MERGE_S: Final = 600.0  # alarms of one route closer than this are one incident
 
 
-def population_stability_index(reference: Sequence[float], current: Sequence[int], *, reference_rows: int) -> float:
+def population_stability_index(
+    reference: Sequence[float] | FloatArray, current: Sequence[int] | IntArray, *, reference_rows: int
+) -> float:
     """Return how far current counts lie from the reference, in nats, in [0, inf).
 
     Args:
@@ -41,8 +43,8 @@ def population_stability_index(reference: Sequence[float], current: Sequence[int
     cells = len(current)
     was = (np.asarray(reference) * reference_rows + 0.5) / (reference_rows + 0.5 * cells)
     counts = np.asarray(current, dtype=np.float64)
-    now = (counts + 0.5) / (counts.sum() + 0.5 * cells)
-    return float(np.sum((now - was) * np.log(now / was)))
+    now = (counts + 0.5) / (np.add.reduce(counts) + 0.5 * cells)
+    return float(np.add.reduce((now - was) * np.log(now / was)))
 
 
 def psi_bound(cells: int, *, rows: int, reference_rows: int, alpha: float = PSI_ALPHA) -> float:
@@ -50,7 +52,13 @@ def psi_bound(cells: int, *, rows: int, reference_rows: int, alpha: float = PSI_
 
     Without drift the index is about (1/n + 1/m) times a chi-square with cells − 1 degrees of freedom.
     """
-    return max(PSI_BOUND, (1.0 / rows + 1.0 / reference_rows) * float(chdtri(cells - 1, alpha)))
+    return max(PSI_BOUND, (1.0 / rows + 1.0 / reference_rows) * _chi_square(cells - 1, alpha))
+
+
+@lru_cache(1_000)
+def _chi_square(freedom: int, alpha: float) -> float:
+    """Return what a chi-square exceeds with that chance; kept, because every batch asks for the same few."""
+    return float(chdtri(freedom, alpha))
 
 
 def has_drifted(reference: Sequence[float], current: Sequence[int], *, reference_rows: int) -> bool:
@@ -80,7 +88,7 @@ class BlockAverage:
     COUNT_MIN: Final = 200  # differences before the estimate is believed
 
     def __init__(self) -> None:
-        self._past: deque[float] = deque(maxlen=self.FAR)
+        self._past: FloatArray = np.empty(0)  # the last `FAR` values
         self._near = 0.0
         self._far = 0.0
         self._count = 0
@@ -90,7 +98,7 @@ class BlockAverage:
 
     def push(self, value: float) -> float | None:
         """Take a value in [0, 1]; return the block's mean when one is full, else None."""
-        self._learn(value)
+        self._learn(np.asarray([value]))
         if self._filled == 0:
             self._length = block_length(self.correlation)
         self._sum += value
@@ -106,7 +114,7 @@ class BlockAverage:
 
         As `push` one by one at a tenth of its cost, but that the correlation is learned from the run as a whole, and first.
         """
-        self._learn_all(values)
+        self._learn(values)
         length = block_length(self.correlation)
         if self._filled == 0 and length == 1:
             return values
@@ -133,7 +141,7 @@ class BlockAverage:
     def state(self) -> Json:
         """Return everything needed to go on exactly, as JSON."""
         return {
-            "past": list(self._past),
+            "past": self._past.tolist(),
             "near": self._near,
             "far": self._far,
             "count": self._count,
@@ -147,32 +155,24 @@ class BlockAverage:
         """Go on from what `state` returned."""
         fields = Fields(state, "blocks")
         blocks = cls()
-        for item in fields.items("past", cls.FAR):
-            blocks._past.append(Fields({"v": item}, "blocks").number("v", 0.0, 1.0))
+        past = [Fields({"v": item}, "blocks").number("v", 0.0, 1.0) for item in fields.items("past", cls.FAR)]
+        blocks._past = np.asarray(past, dtype=np.float64)
         blocks._near, blocks._far = fields.number("near", 0.0, 1e9), fields.number("far", 0.0, 1e9)
         blocks._count, blocks._sum = fields.integer("count", 0, 1 << 62), fields.number("sum", 0.0, 1e9)
         blocks._filled, blocks._length = fields.integer("filled", 0, BLOCK_MAX), fields.integer("length", 1, BLOCK_MAX)
         return blocks
 
-    def _learn(self, value: float) -> None:
-        if len(self._past) == self.FAR:
-            self._count += 1
-            weight = max(self.MEMORY, 1.0 / self._count)
-            self._near += weight * ((value - self._past[-1]) ** 2 - self._near)
-            self._far += weight * ((value - self._past[0]) ** 2 - self._far)
-        self._past.append(value)
-
-    def _learn_all(self, values: FloatArray) -> None:
-        before = len(self._past)
-        joined = np.concatenate([np.asarray(self._past), values])
-        first = max(before, self.FAR)
-        if count := max(0, len(joined) - first):
+    def _learn(self, values: FloatArray) -> None:
+        joined = np.concatenate((self._past, values))
+        first = max(len(self._past), self.FAR)
+        if (count := len(joined) - first) > 0:
             now = joined[first:]
-            weight = max(1.0 - (1.0 - self.MEMORY) ** count, count / (self._count + count))
-            self._near += weight * (float(np.mean((now - joined[first - 1 : -1]) ** 2)) - self._near)
-            self._far += weight * (float(np.mean((now - joined[first - self.FAR : -self.FAR]) ** 2)) - self._far)
+            near, far = now - joined[first - 1 : -1], now - joined[first - self.FAR : -self.FAR]
             self._count += count
-        self._past.extend(values[-self.FAR :].tolist())
+            weight = max(1.0 - (1.0 - self.MEMORY) ** count, count / self._count)
+            self._near += weight * (float(np.add.reduce(near * near)) / count - self._near)  # no BLAS: its last bit is its own
+            self._far += weight * (float(np.add.reduce(far * far)) / count - self._far)
+        self._past = joined[-self.FAR :]
 
 
 def block_length(correlation: float) -> int:

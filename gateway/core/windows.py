@@ -13,9 +13,9 @@ from typing import Final
 UNIT: Final = 1 << 32  # of summed losses: 2e-10 of rounding a row
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Window:
-    """What happened to one version over a span.
+    """What happened to one version over a span. Grows in place, because every record of the log is counted in one.
 
     Attributes:
         since_s, until_s: Of the first and the last record; inf and -inf when there is none.
@@ -32,6 +32,26 @@ class Window:
     truths: int = 0
     loss_units: int = 0
 
+    def count_prediction(self, time_s: float, *, is_fault: bool, latency_us: int) -> None:
+        """Count one attempt."""
+        self._stretch(time_s)
+        self.predictions += 1
+        self.faults += is_fault
+        self.latency_us += latency_us
+
+    def count_truth(self, time_s: float, loss: float) -> None:
+        """Count one row's ground truth; the loss is in [0, 1]."""
+        assert 0.0 <= loss <= 1.0, "a loss lies in [0, 1]"
+        self._stretch(time_s)
+        self.truths += 1
+        self.loss_units += round(loss * UNIT)
+
+    def _stretch(self, time_s: float) -> None:
+        if time_s < self.since_s:
+            self.since_s = time_s
+        if time_s > self.until_s:
+            self.until_s = time_s
+
     @property
     def error_rate(self) -> float | None:
         """Faults a prediction; None without predictions."""
@@ -41,17 +61,6 @@ class Window:
     def mean_loss(self) -> float | None:
         """In [0, 1]; None without ground truth."""
         return self.loss_units / UNIT / self.truths if self.truths else None
-
-
-def of_prediction(time_s: float, *, is_fault: bool, latency_us: int) -> Window:
-    """Return the window of one prediction."""
-    return Window(time_s, time_s, predictions=1, faults=int(is_fault), latency_us=latency_us)
-
-
-def of_truth(time_s: float, loss: float) -> Window:
-    """Return the window of one row's ground truth; the loss is in [0, 1]."""
-    assert 0.0 <= loss <= 1.0, "a loss lies in [0, 1]"
-    return Window(time_s, time_s, truths=1, loss_units=round(loss * UNIT))
 
 
 def merge(one: Window, other: Window) -> Window:

@@ -30,20 +30,21 @@ from gateway.core.models import Column, ColumnKind, Version
 from gateway.core.policy import Attribution
 from gateway.core.profiles import (
     APART,
+    FeatureMap,
     FeatureProfile,
     FloatArray,
     IntArray,
+    Placed,
     ReferenceProfile,
     apart_counts,
     build_profile,
     cell_count,
-    probability_integral_transform,
     profile_body,
     profile_from_body,
 )
 from gateway.core.records import PredictionRecord
 from gateway.core.tensors import Array
-from gateway.monitor.rows import ANSWER, answer_column, feature_columns
+from gateway.monitor.rows import ANSWER, Features, answer_column, feature_values, joined_columns
 from gateway.ports import Detector
 
 BATCH_ROWS: Final = 128  # mapping a batch costs 0.3 µs a value, a single row 30
@@ -65,18 +66,21 @@ class Signal:
 
     def feed(self, values: FloatArray) -> bool:
         """Take values in [0, 1] and return whether the detector raised an alarm among them."""
-        before = self.alarms
-        reading = None
-        for mean in self.blocks.push_all(values).tolist():
-            reading = self.detector.update(mean)
-            self.alarms += reading.has_drifted
-        if reading is not None:
-            self.value = reading.value
-        return self.alarms > before
+        means = self.blocks.push_all(values).tolist()
+        if not means:
+            return False
+        reading = self.detector.update(means)
+        self.value = reading.value
+        self.alarms += reading.alarm_count
+        return reading.alarm_count > 0
 
 
 class FeatureWatch:
-    """One feature: two signals, and the cells of the last rows."""
+    """One feature: two signals, and the cells of the last rows.
+
+    Attributes:
+        rows: In the window.
+    """
 
     def __init__(
         self, profile: FeatureProfile, reference_rows: int, detector: Callable[[], Detector], *, psi_alpha: float
@@ -86,33 +90,29 @@ class FeatureWatch:
         self.place = Signal(BlockAverage(), detector())
         self.spread = Signal(BlockAverage(), detector())
         self._psi_alpha = psi_alpha
-        self._window: deque[IntArray] = deque()
+        self._rates = np.asarray(profile.rates)
+        self._window: deque[tuple[int, IntArray]] = deque()  # a batch's rows and their cells' counts
         self._counts = np.zeros(cell_count(profile), dtype=np.int64)
+        self.rows = 0
         self.is_breached = False
 
-    def feed(self, values: Array) -> tuple[Attribution, ...]:
+    def feed(self, placed: Placed) -> tuple[Attribution, ...]:
         """Take a batch of values and return what it raised alarms of, without repeats."""
-        placed = probability_integral_transform(self.profile, values)
         alarms = []
         if self.place.feed(placed.u) | self.spread.feed(spread(placed.u)):
             alarms.append(Attribution.WORLD)
-        self._slide(np.bincount(placed.cells, minlength=cell_count(self.profile)))
+        self._slide(len(placed.cells), np.bincount(placed.cells, minlength=len(self._counts)))
         was_breached, self.is_breached = self.is_breached, self.psi > self.psi_bound
         if self.is_breached and not was_breached:
             alarms.append(self._breach_of())
         return tuple(dict.fromkeys(alarms))
 
     @property
-    def rows(self) -> int:
-        """Rows in the window."""
-        return int(self._counts.sum())
-
-    @property
     def psi(self) -> float:
         """The stability index of the window; 0 while it says nothing."""
         if self.rows < PSI_ROWS_MIN:
             return 0.0
-        return population_stability_index(self.profile.rates, self._counts.tolist(), reference_rows=self.reference_rows)
+        return population_stability_index(self._rates, self._counts, reference_rows=self.reference_rows)
 
     @property
     def psi_bound(self) -> float:
@@ -146,7 +146,7 @@ class FeatureWatch:
                 (signal.blocks.state(), signal.detector.state(), signal.value, signal.alarms)
                 for signal in (self.place, self.spread)
             ],
-            "window": np.array(self._window, dtype=np.int32),  # one array is a quarter of many small ones
+            "window": np.array([counts for _, counts in self._window], dtype=np.int32),  # one array is a quarter of many small ones
             "is_breached": self.is_breached,
         }
 
@@ -157,14 +157,17 @@ class FeatureWatch:
             signal.detector.restore(detector)
             signal.value, signal.alarms = value, alarms
         for counts in state["window"]:
-            self._slide(counts.astype(np.int64))
+            self._slide(int(counts.sum()), counts.astype(np.int64))
         self.is_breached = state["is_breached"]
 
-    def _slide(self, counts: IntArray) -> None:
-        self._window.append(counts)
+    def _slide(self, rows: int, counts: IntArray) -> None:
+        self._window.append((rows, counts))
         self._counts += counts
-        while self.rows - int(self._window[0].sum()) >= WINDOW_ROWS or len(self._window) > WINDOW_BATCHES_MAX:
-            self._counts -= self._window.popleft()
+        self.rows += rows
+        while self.rows - self._window[0][0] >= WINDOW_ROWS or len(self._window) > WINDOW_BATCHES_MAX:
+            gone, their_counts = self._window.popleft()
+            self._counts -= their_counts
+            self.rows -= gone
 
     def _breach_of(self) -> Attribution:
         """Return DATA when the values that have a place lie as they did in training, so that those without one are the breach."""
@@ -205,7 +208,7 @@ class _Batch:
 
     since_s: float = 0.0
     rows: int = 0
-    features: list[list[Array]] = field(default_factory=list)  # of each record, one array a column
+    features: list[Features] = field(default_factory=list)  # of each record
     answers: list[Array] = field(default_factory=list)
 
 
@@ -228,7 +231,9 @@ class DriftWatch:
         self._psi_alpha = WINDOW_ROWS / false_alarm_events / (1 + len(features))
         self._columns = tuple(Column(feature.name, feature.kind) for feature in features)
         self.features = [self._watch(feature, profile.rows) for feature in features] if profile else []
+        self._map = FeatureMap(features)
         self.answer: FeatureWatch | None = None
+        self._answer_map = FeatureMap(())
         self._answer_column = Column(ANSWER)
         self._first_answers: list[Array] = []
         self._batch = _Batch()
@@ -256,11 +261,11 @@ class DriftWatch:
             self._answer_column = answer[0]
             batch.answers.append(answer[1])
         if self._columns:
-            columns = feature_columns(self._columns, record.inputs)
-            if columns is None:
+            values = feature_values(self._columns, record.inputs)
+            if values is None:
                 self.unreadable += 1
             else:
-                batch.features.append(columns)
+                batch.features.append(values)
         if batch.rows >= BATCH_ROWS or time_s - batch.since_s >= BATCH_S:
             return self._fold(time_s)
         return False
@@ -295,9 +300,7 @@ class DriftWatch:
             watch.restore(saved)
         if state["answer"] is not None:
             body, saved = state["answer"]
-            profile = profile_from_body(body)
-            self.answer = self._watch(profile.features[0], profile.rows)
-            self.answer.restore(saved)
+            self._compare_answers(profile_from_body(body)).restore(saved)
         self._answer_column = Column(ANSWER, ColumnKind(state["answer_kind"]))
         self._first_answers = state["first_answers"]
         self._batch = _Batch(*state["batch"])
@@ -311,9 +314,9 @@ class DriftWatch:
     def _fold(self, time_s: float) -> bool:
         batch, self._batch = self._batch, _Batch()
         alarms: list[Alarm] = []
-        for at, watch in enumerate(self.features if batch.features else ()):
-            found = watch.feed(np.concatenate([columns[at] for columns in batch.features]))
-            alarms += [Alarm(watch.profile.name, attribution, time_s) for attribution in found]
+        placed = self._map.place(joined_columns(batch.features)) if batch.features else ()
+        for watch, values in zip(self.features if placed else (), placed, strict=True):
+            alarms += [Alarm(watch.profile.name, attribution, time_s) for attribution in watch.feed(values)]
         if batch.answers:
             alarms += [Alarm(ANSWER, found, time_s) for found in self._feed_answers(np.concatenate(batch.answers))]
         for alarm in alarms:
@@ -323,14 +326,19 @@ class DriftWatch:
 
     def _feed_answers(self, values: Array) -> tuple[Attribution, ...]:
         if self.answer is not None:
-            return self.answer.feed(values)
+            return self.answer.feed(self._answer_map.place((values,))[0])
         self._first_answers.append(values)
         if sum(map(len, self._first_answers)) >= LEARN_ROWS:
             reference = np.concatenate(self._first_answers)
             self._first_answers = []
-            profile = build_profile([self._answer_column], {ANSWER: reference})
-            self.answer = self._watch(profile.features[0], profile.rows)
+            self._compare_answers(build_profile([self._answer_column], {ANSWER: reference}))
         return ()
+
+    def _compare_answers(self, reference: ReferenceProfile) -> FeatureWatch:
+        """Watch the answers against those of a reference from now on."""
+        self._answer_map = FeatureMap(reference.features)
+        self.answer = self._watch(reference.features[0], reference.rows)
+        return self.answer
 
 
 def _alone(watch: FeatureWatch) -> Json:

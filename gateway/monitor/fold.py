@@ -20,7 +20,7 @@ from gateway.core.records import FAULTS, GroundTruthRecord, Kind, Outcome, Predi
 from gateway.core.rollouts import Event, Rollout
 from gateway.core.routes import DriftAction
 from gateway.core.tensors import Tensor
-from gateway.core.windows import Window, merge, of_prediction, of_truth
+from gateway.core.windows import Window, merge
 from gateway.monitor.drifting import DriftWatch
 from gateway.monitor.merge import Merged
 from gateway.monitor.rows import answer_tensor, row_count
@@ -44,16 +44,15 @@ class VersionTally:
     rows: int = 0
     rows_known: int = 0
 
-    def add(self, window: Window) -> None:
-        """Merge a record's window into its minute."""
-        minute = int(window.since_s // WINDOW_S)
-        before = self.windows.get(minute)
-        if before is not None:
-            self.windows[minute] = merge(before, window)
-            return
-        self.windows[minute] = window
-        for old in [one for one in self.windows if max(self.windows) - one >= WINDOWS_MAX]:
-            del self.windows[old]
+    def window(self, time_s: float) -> Window:
+        """Return the window of a time's minute."""
+        minute = int(time_s // WINDOW_S)
+        found = self.windows.get(minute)
+        if found is None:
+            found = self.windows[minute] = Window()
+            for old in [one for one in self.windows if max(self.windows) - one >= WINDOWS_MAX]:
+                del self.windows[old]
+        return found
 
     def hour(self) -> Window:
         """Return the last hour's window."""
@@ -99,7 +98,7 @@ class RouteState:
 
     def tally(self, variant: str, version: str, kind: Kind) -> VersionTally:
         """Return the tally of a version, making room for a new one."""
-        key = (variant, version, kind.value)
+        key = (variant, version, kind._value_)  # as `value`, ten times as fast
         found = self.tallies.pop(key, None) or VersionTally()
         self.tallies[key] = found
         if len(self.tallies) > VERSIONS_MAX:
@@ -138,7 +137,7 @@ class Fold:
         self.records = 0
         self.unscored = 0
         self.unplaced = 0
-        self._places: dict[Place, Place] = {}  # so that waiting predictions share them
+        self._places: dict[tuple[object, ...], Place] = {}  # so that waiting predictions share them
 
     def lacks_view(self, record: PredictionRecord) -> bool:
         """Return whether the route at the record's revision must be learned before it is folded."""
@@ -204,8 +203,9 @@ class Fold:
         for attempt in record.attempts:
             if attempt.outcome is Outcome.ABANDONED:
                 continue  # it says nothing of the version: neither sound nor failed
-            window = of_prediction(record.time_s, is_fault=attempt.outcome in FAULTS, latency_us=attempt.duration_us)
-            state.tally(attempt.variant, attempt.version, record.kind).add(window)
+            is_fault = attempt.outcome is not Outcome.OK and attempt.outcome in FAULTS
+            window = state.tally(attempt.variant, attempt.version, record.kind).window(record.time_s)
+            window.count_prediction(record.time_s, is_fault=is_fault, latency_us=attempt.duration_us)
 
     def _judged_by(self, state: RouteState, view: RouteView, record: PredictionRecord) -> str | None:
         """Return the id of the rollout whose evidence a live record is."""
@@ -227,28 +227,30 @@ class Fold:
         answer = answer_tensor(version.target, record.outputs)
         if answer is None or answer.data.ndim not in (1, 2) or not answer.data.size:
             return
-        own = own_attempt(record)
-        is_own = own is not None and own.outcome is Outcome.OK and record.variant == record.assigned and is_compared(record)
         rows = row_count(record)
         state.tally(record.variant, record.version, record.kind).rows += rows
-        place = self._place(record, answer, rollout if is_own and rollout is not None else "", view.share)
+        place = self._place(record, answer, rollout if rollout is not None and _is_own(record) else "", view.share)
         for joined in self.truth.expect(record.prediction_id, Waiting(place, record.assignment_key, rows, packed(answer.data))):
             self._know(joined)
 
     def _place(self, record: PredictionRecord, answer: Tensor, rollout: str, share: float) -> Place:
-        place = Place(
-            route=record.route,
-            model=record.model,
-            version=record.version,
-            variant=record.variant,
-            rollout=rollout,
-            share=share if rollout else 0.0,
-            datatype=answer.datatype,
-            row_shape=answer.shape[1:],
-        )
-        if len(self._places) >= PLACES_MAX:
-            self._places = {}
-        return self._places.setdefault(place, place)
+        share = share if rollout else 0.0
+        key = (record.route, record.model, record.version, record.variant, rollout, share, answer.datatype._value_, answer.data.shape[1:])
+        place = self._places.get(key)
+        if place is None:
+            if len(self._places) >= PLACES_MAX:
+                self._places = {}
+            place = self._places[key] = Place(
+                route=record.route,
+                model=record.model,
+                version=record.version,
+                variant=record.variant,
+                rollout=rollout,
+                share=share,
+                datatype=answer.datatype,
+                row_shape=answer.data.shape[1:],
+            )
+        return place
 
     def _know(self, joined: Joined) -> None:
         """Score one row of an answer against its ground truth."""
@@ -264,7 +266,7 @@ class Fold:
             return
         tally = state.tally(place.variant, place.version, Kind.LIVE)
         tally.rows_known += 1
-        tally.add(of_truth(self.now_s, value))
+        tally.window(self.now_s).count_truth(self.now_s, value)
         watch = state.watch
         if place.rollout and watch is not None and watch.rollout.id == place.rollout and watch.rollout.is_open:
             outcome = EvidenceOutcome(SIDES[place.variant], joined.waiting.key, value, self.now_s, place.share)
@@ -289,3 +291,9 @@ class Fold:
     def drift_watch(self, version: Version) -> DriftWatch:
         """Return a watch over a version's features and answers that has seen nothing."""
         return DriftWatch(version, self._detector, false_alarm_events=self._false_alarm_events)
+
+
+def _is_own(record: PredictionRecord) -> bool:
+    """Return whether the assigned variant itself answered a request that either variant could have run."""
+    own = own_attempt(record)
+    return own is not None and own.outcome is Outcome.OK and record.variant == record.assigned and is_compared(record)

@@ -40,9 +40,9 @@ class Position:
     is_closed: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Merged:
-    """A record in its place.
+    """A record in its place. Never changed; not frozen, because every record of the log is one, and freezing triples its cost.
 
     Attributes:
         time_s: The record's time, or its stream's latest before it if a clock stepped back.
@@ -58,11 +58,18 @@ class Merged:
 
 @dataclass(slots=True)
 class _Stream:
-    merged: Position
-    read: Position  # as `merged`, of the last record read
+    begun: Position
+    read: Position  # of the last record read
+    last: Merged | None = None  # merged since it was begun
     pending: deque[Merged] = field(default_factory=deque)
     is_at_end: bool = False  # the last read found nothing
     was_read: bool = False
+
+    @property
+    def merged(self) -> Position:
+        """Of the last record merged."""
+        last = self.last
+        return self.begun if last is None else Position(last.after, last.time_s, isinstance(last.record, StreamEnd))
 
 
 class Merge:
@@ -112,12 +119,12 @@ class Merge:
         """Go on from a later offset where the records before it are no longer kept; only before the stream is first read."""
         stream = self._streams[name]
         if oldest > stream.read.next:
-            stream.merged = stream.read = replace(stream.merged, next=oldest)
+            stream.begun = stream.read = replace(stream.begun, next=oldest)
 
     def move_to(self, name: str, offset: Offset) -> None:
         """Go on from another offset, because no line begins at the present one; only before the stream is first read."""
         stream = self._streams[name]
-        stream.merged = stream.read = replace(stream.merged, next=offset)
+        stream.begun = stream.read = replace(stream.begun, next=offset)
         self.moved_count += 1
 
     def forget(self, name: str) -> None:
@@ -143,13 +150,15 @@ class Merge:
         stream = self._streams[name]
         fresh = [entry for entry in page.records if entry[0] >= stream.read.next]
         ends = [*(offset for offset, _ in fresh[1:]), page.next]
+        time_s, had_none = stream.read.time_s, not stream.pending
         for (offset, record), after in zip(fresh, ends, strict=True) if fresh else ():
-            time_s = max(record.time_s, stream.read.time_s)
-            if not stream.pending:
-                heapq.heappush(self._heads, (time_s, name, offset))
+            time_s = max(record.time_s, time_s)
             stream.pending.append(Merged(time_s, name, offset, after, record))
-            stream.read = Position(after, time_s, isinstance(record, StreamEnd))
+        if fresh:
+            stream.read = Position(page.next, time_s, isinstance(fresh[-1][1], StreamEnd))
             self._newest_s = max(self._newest_s, time_s)
+            if had_none:
+                heapq.heappush(self._heads, _key(stream.pending[0]))
         stream.read = replace(stream.read, next=max(stream.read.next, page.next))
         stream.is_at_end = not fresh
         stream.was_read = True
@@ -171,12 +180,14 @@ class Merge:
         name = self._heads[0][1]
         stream = self._streams[name]
         merged = stream.pending.popleft()
-        stream.merged = Position(merged.after, merged.time_s, isinstance(merged.record, StreamEnd))
-        key = (merged.time_s, name, merged.offset)
-        self.late_count += key < self._last
-        self._last = max(self._last, key)
+        stream.last = merged
+        key = _key(merged)
+        if key < self._last:
+            self.late_count += 1
+        else:
+            self._last = key
         if stream.pending:
-            heapq.heapreplace(self._heads, (stream.pending[0].time_s, name, stream.pending[0].offset))
+            heapq.heapreplace(self._heads, _key(stream.pending[0]))
         else:
             heapq.heappop(self._heads)
         return merged
@@ -193,6 +204,10 @@ class Merge:
         if stream.read.is_closed and stream.is_at_end:
             return (math.inf, name)
         return (stream.read.time_s, name)
+
+
+def _key(merged: Merged) -> tuple[float, str, Offset]:
+    return merged.time_s, merged.stream, merged.offset
 
 
 def refill(merge: Merge, log: PredictionLogReader, limit: int) -> int:

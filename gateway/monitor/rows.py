@@ -12,6 +12,7 @@ from gateway.core.records import PredictionRecord
 from gateway.core.tensors import Array, Tensor
 
 ANSWER: Final = "answer"  # the column made of a version's output
+Features = Array | list[Array]  # of some rows: wide, of shape (rows, columns), or one array of shape (rows,) for each column
 
 
 def row_count(record: PredictionRecord) -> int:
@@ -19,14 +20,13 @@ def row_count(record: PredictionRecord) -> int:
     return record.inputs[0].data.shape[0] if record.inputs and record.inputs[0].data.ndim else 1
 
 
-def feature_columns(columns: Sequence[Column], inputs: Sequence[Tensor]) -> list[Array] | None:
-    """Return one array of shape (rows,) for each column, in their order; None when the inputs do not have those columns.
+def feature_values(columns: Sequence[Column], inputs: Sequence[Tensor]) -> Features | None:
+    """Return the values of the columns, in the form in which they came; None when the inputs do not have those columns.
 
     The features are one wide tensor [rows, columns], or named inputs of shape [rows] or [rows, 1].
     """
     if len(inputs) == 1 and inputs[0].data.ndim == 2 and inputs[0].data.shape[1] == len(columns):
-        wide = inputs[0].data
-        return [wide[:, at] for at in range(len(columns))]
+        return inputs[0].data
     by_name = {tensor.name: tensor.data for tensor in inputs}
     found = [by_name.get(column.name) for column in columns]
     arrays = [array.ravel() for array in found if array is not None]
@@ -35,10 +35,21 @@ def feature_columns(columns: Sequence[Column], inputs: Sequence[Tensor]) -> list
     return arrays
 
 
+def joined_columns(parts: Sequence[Features]) -> Sequence[Array]:
+    """Return one array of shape (rows,) for each column, over all parts in their order."""
+    wide = [part for part in parts if not isinstance(part, list)]
+    if len(wide) == len(parts):
+        return list(np.concatenate(wide).T)
+    return [np.concatenate(column) for column in zip(*(part if isinstance(part, list) else part.T for part in parts), strict=True)]
+
+
 def answer_tensor(target: Target, outputs: Sequence[Tensor]) -> Tensor | None:
     """Return the output that the target names, or the first."""
     if target.output:
-        return next((tensor for tensor in outputs if tensor.name == target.output), None)
+        for tensor in outputs:
+            if tensor.name == target.output:
+                return tensor
+        return None
     return outputs[0] if outputs else None
 
 

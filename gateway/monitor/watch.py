@@ -145,5 +145,4 @@ def is_compared(record: PredictionRecord) -> bool:
 
 
 def _has_failed(rail: Guardrail, evidence: TwoSample) -> bool:
-    reading = evidence.reading()
-    return reading.log_e_best >= reading.bound and judge(rail, reading).verdict is Verdict.FAIL
+    return evidence.has_reached_bound and judge(rail, evidence.reading()).verdict is Verdict.FAIL

@@ -8,7 +8,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.windows import Window, merge, of_prediction, of_truth
+from gateway.core.windows import Window, merge
+
+
+def of_prediction(time_s: float, *, is_fault: bool, latency_us: int) -> Window:
+    """Return the window of one prediction."""
+    window = Window()
+    window.count_prediction(time_s, is_fault=is_fault, latency_us=latency_us)
+    return window
+
+
+def of_truth(time_s: float, loss: float) -> Window:
+    """Return the window of one row's ground truth."""
+    window = Window()
+    window.count_truth(time_s, loss)
+    return window
+
 
 times = st.floats(0.0, 1e9)
 one = st.one_of(

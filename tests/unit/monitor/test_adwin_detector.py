@@ -10,7 +10,7 @@ import pytest
 
 from adapters.detectors.river import AdwinDetector
 from gateway.core.models import Column
-from gateway.core.profiles import Apart, FeatureProfile, build_profile
+from gateway.core.profiles import Apart, FeatureProfile, build_profile, probability_integral_transform
 from gateway.monitor.drifting import FeatureWatch
 
 REFERENCE_ROWS = 5_000
@@ -26,7 +26,7 @@ def _watch(values: np.ndarray) -> FeatureWatch:
 
 def _fed(watch: FeatureWatch, values: np.ndarray) -> FeatureWatch:
     for at in range(0, len(values), 128):
-        watch.feed(values[at : at + 128])
+        watch.feed(probability_integral_transform(watch.profile, values[at : at + 128]))
     return watch
 
 
@@ -38,31 +38,43 @@ def _normal(rows: int, seed: int) -> np.ndarray:
 def test_detector_refuses_what_the_port_promises_away(value):
     """A NaN or an unscaled value is our own mistake and stops there, instead of silencing the detector for good."""
     with pytest.raises(AssertionError):
-        AdwinDetector().update(value)
+        AdwinDetector().update([0.5, value])
 
 
 def test_detector_alarm_holds_for_one_update():
     """The reading says that this update raised the alarm; the next one says nothing of it."""
     detector, random = AdwinDetector(), np.random.default_rng(1)
-    alarms = [detector.update(value).has_drifted for value in [*random.random(1_000) * 0.2, *(0.8 + random.random(500) * 0.2)]]
+    values = [*random.random(1_000) * 0.2, *(0.8 + random.random(500) * 0.2)]
+    alarms = [detector.update([value]).alarm_count for value in values]
 
-    first = alarms.index(True)
+    first = alarms.index(1)
     assert first > 1_000
-    assert not alarms[first + 1]
+    assert alarms[first + 1] == 0
+
+
+def test_detector_takes_values_together_as_one_by_one():
+    """However a signal is cut, the alarms and the last reading are the same to the bit."""
+    random = np.random.default_rng(4)
+    values = np.concatenate([random.random(700) * level for level in (1.0, 0.3, 0.9)]).tolist()
+    single, together = AdwinDetector(), AdwinDetector()
+    singles = [single.update([value]) for value in values]
+    groups = [together.update(values[at : at + 300]) for at in range(0, len(values), 300)]
+
+    assert sum(reading.alarm_count for reading in singles) == sum(reading.alarm_count for reading in groups) >= 2
+    assert groups[-1].value == singles[-1].value
 
 
 def test_detector_state_goes_on_exactly():
     """A detector restored from its state gives the same readings to the last bit, and the state is small."""
     values = np.random.default_rng(2).random(20_000)
     detector, restored = AdwinDetector(), AdwinDetector()
-    for value in values:
-        detector.update(value)
+    detector.update(values.tolist())
     state = detector.state()
     restored.restore(state)
 
     assert len(state) < 4_096
     following = np.concatenate([values[:500], values[:500] * 0.3])
-    assert [detector.update(value) for value in following] == [restored.update(value) for value in following]
+    assert [detector.update([value]) for value in following] == [restored.update([value]) for value in following]
 
 
 def test_detector_refuses_the_state_of_another_kind():
@@ -75,7 +87,7 @@ def test_detector_raises_no_false_alarm_on_stationary_values():
     """200,000 independent uniform values raise none; the budget is one per 100,000 rows of a whole model."""
     detector = AdwinDetector()
 
-    assert not any(detector.update(value).has_drifted for value in np.random.default_rng(3).random(200_000).tolist())
+    assert detector.update(np.random.default_rng(3).random(200_000).tolist()).alarm_count == 0
 
 
 @pytest.mark.parametrize("sigma", [1e-3, 1.0, 1e4])
@@ -127,7 +139,7 @@ def test_feature_that_resembles_its_neighbours_raises_few_false_alarms():
     watch = _fed(_watch(reference), values)
     bare, placed = AdwinDetector(), np.clip((values + 4.0) / 8.0, 0.0, 1.0)
 
-    assert sum(bare.update(value).has_drifted for value in placed.tolist()) > 30
+    assert bare.update(placed.tolist()).alarm_count > 30
     assert watch.place.alarms + watch.spread.alarms <= 3
     assert watch.place.blocks.correlation > 0.8
 

@@ -16,7 +16,7 @@ from gateway.core.profiles import build_profile, profile_body
 from gateway.core.records import Attempt, Kind, Outcome, PredictionRecord
 from gateway.core.tensors import Datatype, Signature, Tensor
 from gateway.monitor.drifting import EVENTS_PER_S_MAX, WINDOW_ROWS, DriftWatch, Sampling
-from gateway.monitor.rows import answer_column, feature_columns
+from gateway.monitor.rows import answer_column, feature_values, joined_columns
 
 COLUMNS = (Column("size"), Column("carrier", ColumnKind.CATEGORICAL))
 CARRIERS = np.array([b"UA", b"DL", b"AA"], np.object_)
@@ -182,10 +182,12 @@ def test_features_are_read_from_both_forms():
     named = tuple(Tensor(name, Datatype.FP32, wide.data[:, at : at + 1]) for at, name in enumerate(("a", "b")))
     columns = (Column("a"), Column("b"))
 
-    assert [column.tolist() for column in feature_columns(columns, (wide,)) or ()] == [[1.0, 3.0], [2.0, 4.0]]
-    assert [column.tolist() for column in feature_columns(columns, named) or ()] == [[1.0, 3.0], [2.0, 4.0]]
-    assert feature_columns(columns, named[:1]) is None
-    assert feature_columns((*columns, Column("c")), (wide,)) is None
+    assert feature_values(columns, named[:1]) is None
+    assert feature_values((*columns, Column("c")), (wide,)) is None
+    for forms in ((wide, wide), (named, named), (wide, named)):
+        parts = [feature_values(columns, form if isinstance(form, tuple) else (form,)) for form in forms]
+        joined = joined_columns([part for part in parts if part is not None])
+        assert [column.tolist() for column in joined] == [[1.0, 3.0, 1.0, 3.0], [2.0, 4.0, 2.0, 4.0]]
 
 
 @pytest.mark.parametrize(
