@@ -32,6 +32,7 @@ LEAST = {  # of the times and costs that must not be as little as nothing
     "serving.body_timeout_s": 0.1,  # below it a body over a slow line is a stalled one
     "serving.header_timeout_s": 0.1,
     "serving.keep_alive_s": 0.1,  # below it a client's next request meets a closed connection
+    "serving.fault_rest_first_s": 0.001,  # at nothing every request tries it
     "control.body_timeout_s": 0.1,
     "control.validation_timeout_s": 1.0,  # the validation process alone takes half of that to start
     "control.prepare_timeout_s": 0.1,
@@ -82,7 +83,8 @@ class ServingSettings:
     shadow_queue_max: int = 1_000  # copies waiting per worker; beyond it copies are dropped and counted
     fault_window: int = 10  # n of the worker's own k-of-n rule
     faults_max: int = 5  # k: hard faults among the last n that take a version out of rotation on this worker
-    fault_rest_s: float = 30.0  # until one request tries it again
+    fault_rest_first_s: float = 0.05  # until one request tries it again; 8 tries within 13 s, which convict it
+    fault_rest_s: float = 30.0  # what the rests double up to while it fails: then hardly a caller waits for a failover
     drain_s: float = 20.0  # after SIGTERM, for what is in flight
     warm_runs: int = 5  # predictions on made-up rows before a version is ready
 

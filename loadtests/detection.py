@@ -210,7 +210,13 @@ def rested_windows(workers: int) -> list[FaultWindow]:
     """Return the challenger's fault window on each worker, with the default settings."""
     rule = ServingSettings()
     return [
-        FaultWindow(window=rule.fault_window, faults_max=rule.faults_max, rest_s=rule.fault_rest_s, rested=lambda: None)
+        FaultWindow(
+            window=rule.fault_window,
+            faults_max=rule.faults_max,
+            rest_first_s=rule.fault_rest_first_s,
+            rest_s=rule.fault_rest_s,
+            rested=lambda: None,
+        )
         for _ in range(workers)
     ]
 

@@ -146,7 +146,9 @@ class FeatureWatch:
                 (signal.blocks.state(), signal.detector.state(), signal.value, signal.alarms)
                 for signal in (self.place, self.spread)
             ],
-            "window": np.array([counts for _, counts in self._window], dtype=np.int32),  # one array is a quarter of many small ones
+            "window": np.array(
+                [counts for _, counts in self._window], dtype=np.int32
+            ),  # one array is a quarter of many small ones
             "is_breached": self.is_breached,
         }
 

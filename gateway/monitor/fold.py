@@ -235,7 +235,16 @@ class Fold:
 
     def _place(self, record: PredictionRecord, answer: Tensor, rollout: str, share: float) -> Place:
         share = share if rollout else 0.0
-        key = (record.route, record.model, record.version, record.variant, rollout, share, answer.datatype._value_, answer.data.shape[1:])
+        key = (
+            record.route,
+            record.model,
+            record.version,
+            record.variant,
+            rollout,
+            share,
+            answer.datatype._value_,
+            answer.data.shape[1:],
+        )
         place = self._places.get(key)
         if place is None:
             if len(self._places) >= PLACES_MAX:

@@ -40,7 +40,9 @@ def joined_columns(parts: Sequence[Features]) -> Sequence[Array]:
     wide = [part for part in parts if not isinstance(part, list)]
     if len(wide) == len(parts):
         return list(np.concatenate(wide).T)
-    return [np.concatenate(column) for column in zip(*(part if isinstance(part, list) else part.T for part in parts), strict=True)]
+    return [
+        np.concatenate(column) for column in zip(*(part if isinstance(part, list) else part.T for part in parts), strict=True)
+    ]
 
 
 def answer_tensor(target: Target, outputs: Sequence[Tensor]) -> Tensor | None:

@@ -56,6 +56,7 @@ class Pool:
         self.faults = FaultWindow(
             window=settings.fault_window,
             faults_max=settings.faults_max,
+            rest_first_s=settings.fault_rest_first_s,
             rest_s=settings.fault_rest_s,
             rested=lambda: cell(metrics, RESTS, version.model, version.version).add(1.0),
         )

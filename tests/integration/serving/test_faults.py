@@ -5,11 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from uuid import UUID, uuid4
 
 from adapters.inflight import MappedInFlight
 from gateway.core.guardrails import error_value
-from gateway.core.records import Outcome
+from gateway.core.policy import Attribution, Rollback, decide
+from gateway.core.records import Outcome, PredictionRecord
+from gateway.core.rollouts import Plan, begin
+from gateway.core.routes import Route, Variant, with_weights
+from gateway.core.split import SLOTS
+from gateway.monitor.watch import RolloutWatch
 from gateway.ports import Place
 
 
@@ -59,7 +65,7 @@ def test_when_everything_fails_the_record_says_so(worker, models, until):
 
 def test_worker_takes_a_failing_version_out_of_rotation(make_worker, models, until):
     """After k faults of the last n the fallback answers directly; after the rest one probe brings the version back."""
-    worker = make_worker(fault_window=10, faults_max=3, fault_rest_s=0.3).start()
+    worker = make_worker(fault_window=10, faults_max=3, fault_rest_first_s=0.3, fault_rest_s=0.3).start()
     challenged(worker, until, models.identity_row(), models.root())
     for _ in range(3):
         worker.infer("r", [[-1]])
@@ -75,7 +81,7 @@ def test_worker_takes_a_failing_version_out_of_rotation(make_worker, models, unt
 
 def test_record_says_what_could_not_have_run_whichever_variant_was_chosen(make_worker, models, until):
     """While a version rests, the records of both variants name it; those before it rested and with one variant name nothing."""
-    worker = make_worker(fault_window=10, faults_max=3, fault_rest_s=60.0).start()
+    worker = make_worker(fault_window=10, faults_max=3, fault_rest_first_s=60.0, fault_rest_s=60.0).start()
     worker.register("m", "1", models.identity_row(), cost_us=10)
     worker.register("m", "2", models.root(), cost_us=10)
     variants = [{"name": "good", "version": "1", "weight": 5_000}, {"name": "bad", "version": "2", "weight": 5_000}]
@@ -88,6 +94,32 @@ def test_record_says_what_could_not_have_run_whichever_variant_was_chosen(make_w
     assert {record.resting for record in records[: third + 1]} == {()}
     after = {(record.assigned, record.resting) for record in records[third + 1 :]}
     assert after == {("good", ("bad",)), ("bad", ("bad",))}
+
+
+def test_challenger_that_always_fails_is_convicted_within_seconds(make_worker, models, until):
+    """One worker's records of a few seconds convict it, though it rests for most of them, and no caller sees an error."""
+    worker = make_worker().start()
+    worker.register("m", "1", models.identity_row(), cost_us=10)
+    worker.register("m", "2", models.root(), cost_us=10)
+    variants = [{"name": name, "version": version, "weight": 5_000} for name, version in (("champion", "1"), ("challenger", "2"))]
+    worker.route("r", {"model": "m", "variants": variants, "fallback": "champion"})
+    worker.until_served(until)
+    before = with_weights(Route(name="r", model="m", variants=(), fallback="champion"), (Variant("champion", "1", SLOTS),))
+    plan = Plan(steps=(5_000,), advances_itself=False)
+    rollout, _ = begin(before, id="r1", challenger="2", plan=plan, salt="salt", now_s=0.0)
+    watch = RolloutWatch(replace(rollout, since_revision=0), epoch_s=600.0)
+    records: list[PredictionRecord] = []
+
+    def is_convicted() -> bool:
+        assert {worker.infer("r", [[-4]]).status_code for _ in range(20)} == {200}
+        fresh = worker.predictions()[len(records) :]
+        records.extend(fresh)
+        return any(watch.observe(record, record.time_s, 0.5) for record in fresh)
+
+    until(is_convicted)
+
+    facts = watch.facts(now_s=records[-1].time_s, frozen_by=Attribution.NONE, is_automation_on=True, last_increase_s=None)
+    assert isinstance(decide(rollout, watch.findings(), facts), Rollback)
 
 
 def test_what_died_with_a_worker_shares_one_key(make_worker, until):

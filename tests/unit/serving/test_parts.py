@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,7 +34,7 @@ def test_ids_are_version_7_unique_and_in_order_of_time():
 def test_fault_window_rests_at_k_of_the_last_n(faults, window, faults_max):
     """A version rests exactly when k of its last n attempts were faults."""
     rests = []
-    watched = FaultWindow(window=window, faults_max=faults_max, rest_s=10.0, rested=lambda: rests.append(1))
+    watched = FaultWindow(window=window, faults_max=faults_max, rest_first_s=10.0, rest_s=10.0, rested=lambda: rests.append(1))
     recent: list[bool] = []
     for is_fault in faults:
         recent = [*recent, is_fault][-window:]
@@ -48,7 +49,7 @@ def test_fault_window_rests_at_k_of_the_last_n(faults, window, faults_max):
 
 def test_resting_version_is_probed_by_one_request_a_time():
     """While a version rests, one request after each rest may try it; a fault prolongs the rest, an answer ends it."""
-    watched = FaultWindow(window=4, faults_max=2, rest_s=10.0, rested=lambda: None)
+    watched = FaultWindow(window=4, faults_max=2, rest_first_s=10.0, rest_s=10.0, rested=lambda: None)
     for _ in range(2):
         watched.note(is_fault=True, now_s=0.0)
     assert [watched.admits(at) for at in (1.0, 9.9, 10.0, 10.1)] == [False, False, True, False]
@@ -57,6 +58,43 @@ def test_resting_version_is_probed_by_one_request_a_time():
     assert [watched.admits(at) for at in (20.1, 20.2, 20.3)] == [False, True, False]
     watched.note(is_fault=False, now_s=20.4)
     assert watched.admits(20.5)
+
+
+def _probed(watched: FaultWindow, now_s: float, *, is_fault: bool) -> float:
+    """Return the time of the first probe from a time on, which ends as said."""
+    while not watched.admits(now_s):
+        now_s += 0.5
+    watched.note(is_fault=is_fault, now_s=now_s)
+    return now_s
+
+
+def test_rests_double_while_a_version_fails_and_begin_anew_once_it_served_well():
+    """Each failed probe doubles the rest up to the longest; a relapse goes on from there, unless it served as long as that."""
+    watched = FaultWindow(window=4, faults_max=2, rest_first_s=1.0, rest_s=8.0, rested=lambda: None)
+    for _ in range(2):
+        watched.note(is_fault=True, now_s=0.0)
+    probes = [0.0]
+    for _ in range(6):
+        probes.append(_probed(watched, probes[-1], is_fault=True))
+    assert np.diff(probes).tolist() == [1.0, 2.0, 4.0, 8.0, 8.0, 8.0]
+
+    back_s = _probed(watched, probes[-1], is_fault=False)
+    for _ in range(2):
+        watched.note(is_fault=True, now_s=back_s + 7.5)
+    back_s, relapsed_s = _probed(watched, back_s + 7.5, is_fault=False), back_s + 7.5
+    assert back_s - relapsed_s == 8.0
+
+    for _ in range(2):
+        watched.note(is_fault=True, now_s=back_s + 8.0)
+    assert _probed(watched, back_s + 8.0, is_fault=False) == back_s + 9.0
+
+
+def test_probe_that_runs_long_stays_alone():
+    """However short the rest, nothing else tries a version whose probe has not ended; one that never ends is given up."""
+    watched = FaultWindow(window=4, faults_max=1, rest_first_s=1.0, rest_s=8.0, rested=lambda: None)
+    watched.note(is_fault=True, now_s=0.0)
+
+    assert [watched.admits(at) for at in (1.0, 2.5, 8.9, 9.0)] == [True, False, False, True]
 
 
 class Counted:
