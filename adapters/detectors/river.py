@@ -59,10 +59,10 @@ def _follow(adwin: Any, following: Iterator[float]) -> bool:
 
     River's `update` looks at the flag before each value and passes it on through two more calls, which takes as long again.
     """
-    update = adwin._helper.update
+    update = adwin._helper.update  # noqa: SLF001
     for value in following:
         assert 0.0 <= value <= 1.0, _PROMISE
         if update(value):
-            adwin._drift_detected = True
+            adwin._drift_detected = True  # noqa: SLF001
             return True
     return False

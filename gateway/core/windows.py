@@ -47,10 +47,8 @@ class Window:
         self.loss_units += round(loss * UNIT)
 
     def _stretch(self, time_s: float) -> None:
-        if time_s < self.since_s:
-            self.since_s = time_s
-        if time_s > self.until_s:
-            self.until_s = time_s
+        self.since_s = min(self.since_s, time_s)
+        self.until_s = max(self.until_s, time_s)
 
     @property
     def error_rate(self) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -29,7 +29,7 @@ from adapters.memory import ManualClock, MemoryBank, MemoryCheckpoints, MemoryRe
 from gateway.core.audit import AuditEntry
 from gateway.core.changes import Automation, PutRollout, PutRoute, PutVersion
 from gateway.core.errors import StoreFailed
-from gateway.core.records import Attempt, Heartbeat, Kind, Outcome, PredictionRecord, Record
+from gateway.core.records import Attempt, GroundTruthRecord, Heartbeat, Kind, Outcome, PredictionRecord, Record
 from gateway.core.rollouts import Event, Plan, RolloutState, apply_event
 from gateway.core.routes import DriftAction, Variant, with_weights
 from gateway.core.split import SLOTS
@@ -125,6 +125,40 @@ def test_identical_challenger_is_not_convicted():
     assert shown["rollout"]["decision"] == "Hold"
     assert shown["rollout"]["reason"]
     assert {finding["verdict"] for finding in shown["rollout"]["findings"]} <= {"PASS", "INCONCLUSIVE"}
+
+
+def _known(written: Iterable[tuple[str, Record]], is_known: Callable[[PredictionRecord, bool], bool]):
+    """Yield what was written but for the ground truth that never comes: by the prediction, and whether its answer is right."""
+    made: dict[str, PredictionRecord] = {}
+    for stream, record in written:
+        if isinstance(record, PredictionRecord):
+            made[record.prediction_id] = record
+        elif isinstance(record, GroundTruthRecord):
+            prediction = made[record.prediction_id]
+            is_right = (record.value == "yes") == bool(prediction.outputs[0].data[0, 0] >= 0.5)
+            if not is_known(prediction, is_right):
+                continue
+        yield stream, record
+
+
+@pytest.mark.parametrize("is_chance", [True, False])
+def test_unequal_coverage_convicts_nobody_and_is_shown(is_chance):
+    """Where less ground truth comes for one variant, by chance or because wrong answers are kept back, the picture says so."""
+    world = replace(SOUND, losses={"1": 0.2, "2": 0.2 if is_chance else 0.6}, errors={"1": 0.0, "2": 0.0})
+    scene, random = Scene(Plan(steps=(5_000,), advances_itself=False)), np.random.default_rng(3)
+
+    def is_known(prediction: PredictionRecord, is_right: bool) -> bool:
+        is_challenger = prediction.version == "2"
+        return bool(random.random() < (0.4 if is_challenger else 0.9)) if is_chance else is_right or not is_challenger
+
+    scene.write(_known(records(scene.registry, world, 3_000), is_known))
+    shown = scene.run()
+
+    assert scene.registry.rollout("r1").state is RolloutState.CANARY
+    assert scene.decisions() == []
+    coverage = {one["variant"]: one["coverage"] for one in shown["quality"]["versions"]}
+    expected = {"champion": 0.9 if is_chance else 1.0, "challenger": 0.4}
+    assert coverage == {name: pytest.approx(share, abs=0.05) for name, share in expected.items()}
 
 
 def test_world_that_gets_worse_convicts_nobody():
