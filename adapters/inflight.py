@@ -26,7 +26,8 @@ _PLACES_MAX: Final = 4_096  # the newest are kept; a place that many route chang
 _PLACE_BYTES: Final = 1_280  # four names of 200 bytes, a digest and punctuation; only touched pages take memory
 _HEADER: Final = struct.Struct("=dBxxxxxxx")  # when the loop last turned (monotonic s), killed as hung
 _RUN: Final = struct.Struct("=II")  # 1 + slot of the place (0: no run), number of ids
-_RUN_BYTES: Final = _RUN.size + 16 * _IDS_MAX
+_RUN_HEAD: Final = _RUN.size
+_RUN_BYTES: Final = _RUN_HEAD + 16 * _IDS_MAX
 _BLANK: Final = bytes(16)  # an id that was forgotten; no prediction has it
 _RUNS_AT: Final = _HEADER.size + _PLACES_MAX * _PLACE_BYTES
 _SIZE: Final = _RUNS_AT + _RUNS_MAX * _RUN_BYTES
@@ -76,7 +77,8 @@ class MappedInFlight:
                 return _RUNS_MAX  # more runs at once than room to note them, or an overwritten place: this one goes unnoted
             run = self._free.pop()
             at = _RUNS_AT + run * _RUN_BYTES
-            self._map[at + _RUN.size : at + _RUN.size + len(ids)] = ids
+            ids_at = at + _RUN_HEAD
+            self._map[ids_at : ids_at + len(ids)] = ids
             _RUN.pack_into(self._map, at, place % _PLACES_MAX + 1, len(ids) // 16)
         return run
 
@@ -86,7 +88,7 @@ class MappedInFlight:
             return
         at = _RUNS_AT + run * _RUN_BYTES
         with self._lock:
-            for place in range(at + _RUN.size, at + _RUN_BYTES, 16):
+            for place in range(at + _RUN_HEAD, at + _RUN_BYTES, 16):
                 if self._map[place : place + 16] == prediction_id:
                     self._map[place : place + 16] = _BLANK
 
@@ -147,7 +149,7 @@ def _left_behind(content: mmap.mmap) -> list[Interrupted]:
             continue
         line = _HEADER.size + (place - 1) * _PLACE_BYTES
         known = Place(*json.loads(content[line : line + _PLACE_BYTES].partition(b"\n")[0]))
-        end = at + _RUN.size + 16 * min(count, _IDS_MAX)
-        ids = [content[place : place + 16] for place in range(at + _RUN.size, end, 16)]
+        end = at + _RUN_HEAD + 16 * min(count, _IDS_MAX)
+        ids = [content[place : place + 16] for place in range(at + _RUN_HEAD, end, 16)]
         found.extend(Interrupted(str(UUID(bytes=id)), known, bool(was_hung)) for id in ids if id != _BLANK)
     return found

@@ -8,6 +8,7 @@ newline, every other line in `}`, a blank and a newline, and a reader goes no fu
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -75,7 +76,9 @@ class SegmentWriter:
         self._clock = clock
         self._is_torn = False
         self._looked_s = -LOOK_S
-        self._disk_room = 0
+        self._disk_room_to = 0  # what this segment may grow to, by the file system's room when it was last looked at
+        self._free_to = 0  # what this segment may grow to without another look at anything…
+        self._free_until_s = -math.inf  # …until then
         with log_errors(self._directory):
             self._directory.mkdir(parents=True, exist_ok=True)
             self._lock = locked(self._directory)
@@ -95,15 +98,11 @@ class SegmentWriter:
         if not records:
             return Offset(self._first + self._size)
         lines = encode(records)
-        now_s = self._clock.monotonic_s()
+        wanted, now_s = len(lines), self._clock.monotonic_s()
         try:
-            self._mend()
-            if self._size and (self._size + len(lines) > self._segment_bytes_max or now_s - self._since_s >= self._segment_age_s):
-                self._rotate()
-            self._refuse_when_full(len(lines), now_s)
-            if not self._size:
-                self._since_s = now_s
-            self._write(lines)
+            if self._size + wanted > self._free_to or wanted > APPEND_BYTES_MAX or now_s >= self._free_until_s:
+                self._make_room(wanted, now_s)
+            self._write(lines, wanted)
         except OSError as error:
             raise log_error(error, self._directory) from error
         return Offset(self._first + self._size)
@@ -134,42 +133,56 @@ class SegmentWriter:
         self._first = following
         os.close(before)
         self._kept += self._size
-        self._size = 0
+        self._disk_room_to -= self._size
+        self._size = self._free_to = 0
         self._is_new = True
 
     def _created(self, first: Offset) -> int:
         return os.open(self._directory / segment_name(first), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
 
-    def _refuse_when_full(self, wanted: int, now_s: float) -> None:
-        """Raise `LogFull` when there is no room, looking at the file system at most once in `LOOK_S`."""
+    def _make_room(self, wanted: int, now_s: float) -> None:
+        """See to it that so much can be appended, and note until when and how far nothing of this need be asked again.
+
+        Raises:
+            LogFull: there is no room; the file system is looked at at most once in `LOOK_S`.
+            LogFailed: it is more than one append may hold.
+        """
+        self._mend()
         if wanted > APPEND_BYTES_MAX:
             raise LogFailed(f"{wanted:,} bytes in one append; at most {APPEND_BYTES_MAX:,} fit")
+        if self._size and (self._size + wanted > self._segment_bytes_max or now_s - self._since_s >= self._segment_age_s):
+            self._rotate()
+        if not self._size:
+            self._since_s = now_s
         if now_s - self._looked_s >= LOOK_S:
             self._looked_s = now_s
             disk = os.statvfs(self._directory)
-            self._disk_room = disk.f_bavail * disk.f_frsize - self._free_bytes_min
+            self._disk_room_to = self._size + disk.f_bavail * disk.f_frsize - self._free_bytes_min
             if wanted > self._own_room():  # the archive may have removed segments meanwhile
                 self._kept = bytes_before(places_of(self._directory), self._first)
-        if wanted > min(self._disk_room, self._own_room()):
+        room_to = min(self._disk_room_to, self._size + self._own_room())
+        if self._size + wanted > room_to:
             raise LogFull(
                 "the prediction log is full",
                 hint="free disk space, raise log.bytes_max or lower log.free_bytes_min",
             )
+        self._free_to = min(room_to, self._segment_bytes_max)
+        self._free_until_s = min(self._looked_s + LOOK_S, self._since_s + self._segment_age_s)
 
     def _own_room(self) -> int:
         return self._bytes_max - self._kept - self._size
 
-    def _write(self, lines: bytes) -> None:
-        written = 0
+    def _write(self, lines: bytes, wanted: int) -> None:
         try:
-            while written < len(lines):  # a second turn finds out why the first one was short
-                written += os.pwrite(self._fd, lines[written:] if written else lines, self._size + written)
+            written = os.pwrite(self._fd, lines, self._size)
+            while written < wanted:  # a second turn finds out why the first one was short
+                written += os.pwrite(self._fd, lines[written:], self._size + written)
         except OSError:
             self._is_torn = True
+            self._free_until_s = -math.inf
             self._mend()
             raise
-        self._size += len(lines)
-        self._disk_room -= len(lines)
+        self._size += wanted
 
     def _mend(self) -> None:
         """Cut what a failed write left behind; while that fails nothing can be appended."""
