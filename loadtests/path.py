@@ -52,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _measured(console: Console, bench: Bench, parts: set[Part], *, rounds: int, seconds: float) -> bool:
     """Measure what needs servers; return whether every request was answered and a fixed rate kept."""
     errors, is_kept = 0, True
-    with _monitor_cost(console, bench):
+    has_load = bool(parts & {Part.THROUGHPUT, Part.PAIRS})
+    with _monitor_cost(console, bench) if has_load else contextlib.nullcontext():
         if Part.THROUGHPUT in parts:
             errors += _errors(measure_path(console, bench, rounds=rounds, seconds=seconds))
         if Part.PAIRS in parts:
@@ -72,11 +73,10 @@ def _monitor_cost(console: Console, bench: Bench) -> Iterator[None]:
     gateway.caught_up_s()
     before_s, before = cpu_s(monitor), gateway.records()
     yield
-    if records := gateway.records() - before:
-        with console.status("waiting for the monitor"):
-            behind_s = gateway.caught_up_s()
-        per_record_us = (cpu_s(monitor) - before_s) / records * 1e6
-        console.print(f"monitor: {per_record_us:.1f} µs CPU a record, caught up {behind_s:.1f} s after the load ended")
+    with console.status("waiting for the monitor"):
+        behind_s = gateway.caught_up_s()
+    per_record_us = (cpu_s(monitor) - before_s) / max(1, gateway.records() - before) * 1e6
+    console.print(f"monitor: {per_record_us:.1f} µs CPU a record, caught up {behind_s:.1f} s after the load ended")
 
 
 def _errors(samples: Samples) -> int:
