@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from adapters.inflight import InFlightWatch, MappedInFlight
 from adapters.logs.segments import SegmentDirectory, SegmentReader, SegmentWriter
 from adapters.metrics_file import MetricsDirectory, MetricsFile
 from adapters.readings_file import ReadingsFile
+from adapters.runtimes.pickles.limits import Limits
 from adapters.stores.artifacts import DirectoryArtifacts
 from adapters.stores.checkpoints import SqliteCheckpoints
 from adapters.stores.registry import SqliteRegistry
@@ -121,6 +123,7 @@ def run_plane(argv: Sequence[str]) -> int:
 
 def _run_serving(settings: Settings, worker: str, listener: socket.socket) -> None:
     from adapters.runtimes.onnx import OnnxRuntime
+    from adapters.runtimes.pickled import PickledRuntime
     from gateway.serving.run import run_worker
 
     data, clock = DataDirectory(settings.data_dir), SystemClock()
@@ -130,7 +133,14 @@ def _run_serving(settings: Settings, worker: str, listener: socket.socket) -> No
         settings=settings,
         registry=SqliteRegistry(data.registry, clock=clock),
         artifacts=DirectoryArtifacts(data.artifacts),
-        runtimes={Runtime.ONNX: OnnxRuntime()},
+        runtimes={
+            Runtime.ONNX: OnnxRuntime(),
+            Runtime.PICKLED: PickledRuntime(
+                limits=_limits(settings, data.run / "pickled" / worker),
+                interpreter=sys.executable,
+                interpreters=_interpreters(settings),
+            ),
+        },
         log=_log_writer(settings, worker),
         metrics=MetricsFile(data.metrics / f"{worker}.bin"),
         snapshots=MetricsDirectory(data.metrics),
@@ -150,7 +160,12 @@ def _run_control(settings: Settings, listener: socket.socket) -> None:
         settings=settings,
         registry=SqliteRegistry(data.registry, clock=clock),
         artifacts=DirectoryArtifacts(data.artifacts),
-        validator=ProcessValidator(timeout_s=control.validation_timeout_s, memory_bytes=control.validation_memory_bytes),
+        validator=ProcessValidator(
+            timeout_s=control.validation_timeout_s,
+            memory_bytes=control.validation_memory_bytes,
+            limits=_limits(settings, data.run / "pickled" / "validation"),
+            interpreters=_interpreters(settings),
+        ),
         archive=DuckArchive(data.archive, memory_bytes=settings.archive.memory_bytes),
         log=SegmentReader(data.log),
         readings=ReadingsFile(data.readings),
@@ -193,6 +208,25 @@ def _run_archive(settings: Settings, stop: threading.Event) -> None:
         clock=clock,
         stop=stop,
     )
+
+
+def _limits(settings: Settings, scratch: Path) -> Limits:
+    pickled = settings.pickled
+    return Limits(
+        confinement=pickled.confinement.value,
+        scratch=scratch.absolute(),
+        memory_bytes=pickled.memory_bytes,
+        cores=pickled.cores,
+        niceness=pickled.niceness,
+        scratch_file_bytes_max=pickled.scratch_file_bytes_max,
+        message_bytes_max=pickled.message_bytes_max,
+        load_timeout_s=pickled.load_timeout_s,
+        predict_timeout_s=pickled.predict_timeout_s,
+    )
+
+
+def _interpreters(settings: Settings) -> tuple[str, ...]:
+    return tuple(path for path in settings.pickled.interpreters.split(":") if path)
 
 
 def _log_writer(settings: Settings, stream: str) -> SegmentWriter:

@@ -16,7 +16,7 @@ from gateway.core.access import Key
 from gateway.core.audit import AuditEntry
 from gateway.core.changes import Automation, Change, Committed, DecisionId, Proposal, Quarantine, WorkerStatus
 from gateway.core.fields import Json
-from gateway.core.models import Digest, Version
+from gateway.core.models import Conversion, Digest, Version
 from gateway.core.records import Cursor, Offset, Page, Record
 from gateway.core.rollouts import Rollout
 from gateway.core.routes import Revision, RouteTable
@@ -83,6 +83,20 @@ class Validator(Protocol):
 
         Raises:
             NotValid: with the reason; also when it ran out of time or memory or killed its process.
+        """
+
+    def convert(
+        self, artifact: PurePath, reference: PurePath, version: Version, conversion: Conversion, into: PurePath
+    ) -> Version:
+        """Validate a pickled version, convert it, and validate what came out; return that ONNX version, with its own digest.
+
+        Its lineage says what it was converted from, how far the answers on the reference differ, and the speed-up.
+
+        Args:
+            into: A staged file that gets the ONNX model.
+
+        Raises:
+            NotValid: as of `validate`; there is no converter for it; the answers differ by more than `conversion` allows.
         """
 
 

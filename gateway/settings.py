@@ -27,6 +27,8 @@ RANGES = {  # of the integers that are not simply at least 1
     "log.free_bytes_min": (0, 1 << 62),  # 0: never mind the file system
     "archive.niceness": (0, 19),
     "monitor.niceness": (0, 19),
+    "pickled.niceness": (0, 19),
+    "pickled.cores": (1, 1_024),
 }
 LEAST = {  # of the times and costs that must not be as little as nothing
     "serving.body_timeout_s": 0.1,  # below it a body over a slow line is a stalled one
@@ -44,6 +46,8 @@ LEAST = {  # of the times and costs that must not be as little as nothing
     "monitor.publish_s": 0.01,
     "monitor.epoch_s": 1.0,  # no key counts twice within it
     "monitor.false_alarm_events": 100.0,  # below it drift is a matter of chance
+    "pickled.load_timeout_s": 1.0,  # importing scikit-learn alone may take three
+    "pickled.predict_timeout_s": 0.01,
     "supervisor.hang_s": 0.5,  # below it a worker that is well but waits for a core is killed
     "supervisor.restart_backoff_s": 0.001,
     "supervisor.restart_backoff_max_s": 0.1,
@@ -143,6 +147,29 @@ class MonitorSettings:
     niceness: int = 5  # answers come first; on a full core the monitor still gets a quarter of what serving gets
 
 
+class Confinement(enum.Enum):
+    """What happens where the kernel cannot confine a pickled model."""
+
+    REQUIRE = "require"  # the version is refused
+    WARN = "warn"  # it runs with what there is; the journal and the version say what is missing
+    OFF = "off"  # nothing is confined, whatever the kernel has
+
+
+@dataclass(frozen=True, slots=True)
+class PickledSettings:
+    """The processes of pickled models."""
+
+    confinement: Confinement = Confinement.REQUIRE
+    interpreters: str = ""  # paths that versions may bring, separated by colons; the gateway's own needs no naming
+    memory_bytes: int = 2**30  # of one process, beyond what its imports take
+    cores: int = 1  # that one process may run on, and threads of its numerical libraries; more per row is seldom faster
+    niceness: int = 1  # of its processes; a little behind the gateway's own
+    scratch_file_bytes_max: int = 16 * 2**20  # of one file in its scratch directory; models seldom write at all
+    message_bytes_max: int = 64 * 2**20  # one prediction's tensors, as serving.body_bytes_max
+    load_timeout_s: float = 30.0  # to import and to unpickle; a forest of 500 trees takes 2 s
+    predict_timeout_s: float = 2.0  # then the process is killed; leaves another version 3 s of a route's default deadline
+
+
 @dataclass(frozen=True, slots=True)
 class SupervisorSettings:
     """The processes."""
@@ -162,6 +189,7 @@ class Settings:
     log: LogSettings = field(default_factory=LogSettings)
     archive: ArchiveSettings = field(default_factory=ArchiveSettings)
     monitor: MonitorSettings = field(default_factory=MonitorSettings)
+    pickled: PickledSettings = field(default_factory=PickledSettings)
     supervisor: SupervisorSettings = field(default_factory=SupervisorSettings)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from gateway.core.errors import GatewayError
-from gateway.core.models import version_body, version_from_body
+from gateway.core.models import Runtime, Version, version_body, version_from_body
 
 REASON_LENGTH_MAX: Final = 1_000  # characters of a library's message; some print the whole graph
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
@@ -27,35 +27,44 @@ _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 def main() -> None:
     """Read the order, validate, answer."""
     order = json.loads(sys.stdin.buffer.read())
-    give_up(memory_bytes=order["memory_bytes"], timeout_s=order["timeout_s"])
+    written = order["pickles"]["limits"]["message_bytes_max"] if order["conversion"] else 0
+    give_up(memory_bytes=order["memory_bytes"], timeout_s=order["timeout_s"], file_bytes_max=written)
     print(json.dumps(answer_to(order)))  # noqa: T201  # the answer
 
 
-def give_up(*, memory_bytes: int, timeout_s: float) -> None:
-    """Lower this process's own limits, for good."""
+def give_up(*, memory_bytes: int, timeout_s: float, file_bytes_max: int = 0) -> None:
+    """Lower this process's own limits, for good; a conversion alone writes a file."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     seconds = math.ceil(timeout_s) + 1
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # pipes are not files: the answer still leaves
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes_max, file_bytes_max))  # pipes are not files: the answer still leaves
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.nice(5)  # serving goes first
 
 
 def answer_to(order: Mapping[str, Any]) -> dict[str, object]:
     """Return `{"version": …}`, or `{"error": …, "hint": …}`."""
-    from adapters.validation.trial import validated
-
-    reference = order["reference"]
+    artifact = Path(order["artifact"])
+    reference = None if order["reference"] is None else Path(order["reference"])
+    stated = version_from_body(order["version"])
     try:
-        version = validated(
-            Path(order["artifact"]), None if reference is None else Path(reference), version_from_body(order["version"])
-        )
+        version = _validated(artifact, reference, stated, order)
     except GatewayError as error:
         return {"error": _without_paths(error.message, order)[:REASON_LENGTH_MAX], "hint": error.hint}
     except MemoryError:
         return {"error": f"validation needs more than its {order['memory_bytes'] / 2**30:.1f} GiB of memory", "hint": None}
     return {"version": version_body(version)}
+
+
+def _validated(artifact: Path, reference: Path | None, stated: Version, order: Mapping[str, Any]) -> Version:
+    if stated.runtime is not Runtime.PICKLED:
+        from adapters.validation.trial import validated
+
+        return validated(artifact, reference, stated)
+    from adapters.validation.pickled import validated_pickle
+
+    return validated_pickle(artifact, reference, stated, order["pickles"], order["conversion"])
 
 
 def _without_paths(message: str, order: Mapping[str, Any]) -> str:

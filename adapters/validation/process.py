@@ -8,18 +8,22 @@ killed, and a bound on what it may answer. Whatever becomes of the child, the ca
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
-from pathlib import PurePath
+from collections.abc import Sequence
+from pathlib import Path, PurePath
 from typing import Final
 
+from adapters.runtimes.pickles.limits import Limits
 from gateway.core.errors import GatewayError, NotValid
-from gateway.core.fields import Fields
-from gateway.core.models import Version, version_body, version_from_body
+from gateway.core.fields import Fields, Json
+from gateway.core.models import Conversion, Runtime, Version, version_body, version_from_body
 
 ANSWER_BYTES_MAX: Final = 64 * 2**20  # a profile of 10,000 columns, the most there may be, takes 40 MB
 CHILD: Final = "adapters.validation.child"
@@ -28,9 +32,19 @@ CHILD: Final = "adapters.validation.child"
 class ProcessValidator:
     """A `Validator` that runs each validation in a fresh process."""
 
-    def __init__(self, *, timeout_s: float, memory_bytes: int) -> None:
+    def __init__(
+        self, *, timeout_s: float, memory_bytes: int, limits: Limits | None = None, interpreters: Sequence[str] = ()
+    ) -> None:
+        """Prepare.
+
+        Args:
+            limits: Of the processes that unpickle; None refuses pickled versions.
+            interpreters: What a pickled version may bring.
+        """
         self._timeout_s = timeout_s
         self._memory_bytes = memory_bytes
+        self._limits = limits
+        self._interpreters = list(interpreters)
 
     def validate(self, artifact: PurePath, reference: PurePath | None, version: Version) -> Version:
         """Run the child and read its answer.
@@ -38,14 +52,40 @@ class ProcessValidator:
         Raises:
             NotValid: the child says so, gave no answer, or was killed.
         """
+        return self._validated(artifact, reference, version)
+
+    def convert(
+        self, artifact: PurePath, reference: PurePath, version: Version, conversion: Conversion, into: PurePath
+    ) -> Version:
+        """Run the child and have it convert too.
+
+        Raises:
+            NotValid: as of `validate`, or the conversion failed or does not agree.
+        """
+        more = {"into": str(into), "atol": conversion.atol, "rtol": conversion.rtol}
+        return self._validated(artifact, reference, version, conversion=more)
+
+    def _validated(
+        self, artifact: PurePath, reference: PurePath | None, version: Version, conversion: Json | None = None
+    ) -> Version:
         order = {
             "artifact": str(artifact),
             "reference": None if reference is None else str(reference),
             "version": version_body(version),
             "memory_bytes": self._memory_bytes,
             "timeout_s": self._timeout_s,
+            "conversion": conversion,
+            "pickles": None,
         }
-        return self._answer(self._run(json.dumps(order).encode()))
+        if version.runtime is not Runtime.PICKLED:
+            return self._answer(self._run(json.dumps(order).encode()))
+        if self._limits is None:
+            raise NotValid("pickled models are not taken here")
+        self._limits.scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self._limits.scratch, ignore_cleanup_errors=True) as scratch:
+            limits = {**dataclasses.asdict(self._limits), "scratch": str(Path(scratch) / "pickles")}
+            order["pickles"] = {"limits": limits, "interpreter": sys.executable, "interpreters": self._interpreters}
+            return self._answer(self._run(json.dumps(order).encode()))
 
     def _run(self, order: bytes) -> bytes:
         try:

@@ -17,6 +17,7 @@ from gateway.core.errors import NotValid
 from gateway.core.tensors import INTEGERS, NUMPY_DTYPES, Array, Datatype
 
 ROWS_MAX: Final = 50_000  # kept of a sample; a quantile's error is then under 0.5 % of rank, for 40 MB at 100 columns
+_TEXT_TYPES: Final = frozenset({"VARCHAR", "STRING"})  # as DuckDB prints them
 _READERS: Final = {".parquet": "read_parquet", ".csv": "read_csv", ".jsonl": "read_json"}
 _OPTIONS: Final = {
     ".csv": ", auto_type_candidates = ['BOOLEAN', 'BIGINT', 'DOUBLE', 'VARCHAR']",  # inf would be a date
@@ -44,6 +45,11 @@ class Sample:
         except duckdb.Error as error:
             raise NotValid(f"reference: {_first_line(error)}") from error
         self.columns: tuple[str, ...] = tuple(str(column[0]) for column in described or ())
+        self._texts = frozenset(str(column[0]) for column in described or () if str(column[1]) in _TEXT_TYPES)
+
+    def is_text(self, name: str) -> bool:
+        """Return whether a column holds text; False when it is missing."""
+        return name in self._texts
 
     def read(self, columns: Sequence[tuple[str, Datatype]]) -> dict[str, Array]:
         """Return columns as arrays of shape (rows,), as a model's inputs take them.

@@ -45,29 +45,44 @@ def validated(artifact: Path, reference: Path | None, version: Version) -> Versi
     """
     signature = read_signature(artifact)
     _refuse_half_floats(signature)
-    target = _checked_target(version.target, signature)
+    target = checked_target(version.target, signature)
     stated = replace(version, signature=signature, target=target)
     try:
-        instance = OnnxRuntime().load(artifact, stated)
-        sample = None if reference is None else Sample(reference)
-        columns = _checked_columns(version.columns, signature, sample)
-        values = None if sample is None else sample.read(_columns_read(columns, signature))
-        rows = _rows_of(signature, columns, values)
-        outputs = _run(instance, signature, rows)
-        cost_us = _cost_us(instance, _first_row(rows))
-        is_joinable = not signature.is_batched or _answers_alike(instance, signature, rows, has_reference=values is not None)
+        return tried(OnnxRuntime().load(artifact, stated), stated, None if reference is None else Sample(reference))
     except ModelFault as error:
-        raise NotValid(f"the model does not run: {error.message}", hint=_hint(reference)) from error
+        raise does_not_run(error, reference) from error
+
+
+def tried(instance: Instance, stated: Version, sample: Sample | None) -> Version:
+    """Return a version with signature and target after running it on the sample: columns, profile, cost, warnings.
+
+    Raises:
+        NotValid: with the reason.
+        ModelFault: it does not run.
+    """
+    signature, target = stated.signature, stated.target
+    columns = _checked_columns(stated.columns, signature, sample)
+    values = None if sample is None else sample.read(_columns_read(columns, signature))
+    rows = _rows_of(signature, columns, values)
+    outputs = _run(instance, signature, rows)
+    cost_us = _cost_us(instance, _first_row(rows))
+    is_joinable = not signature.is_batched or _answers_alike(instance, signature, rows, has_reference=values is not None)
     _refuse_odd_answers(target, outputs)
+    warnings = _warnings(signature, outputs, has_reference=values is not None, is_joinable=is_joinable)
     return replace(
         stated,
         columns=columns,
         profile=None if values is None or not columns else profile_body(build_profile(columns, values)),
         runtime_version=instance.runtime_version,
         cost_us_per_row=cost_us,
-        warnings=tuple(_warnings(signature, outputs, has_reference=values is not None, is_joinable=is_joinable)),
+        warnings=(*stated.warnings, *warnings),
         is_joinable=is_joinable,
     )
+
+
+def does_not_run(error: ModelFault, reference: Path | None) -> NotValid:
+    """Return what to raise for a version that fails its trial."""
+    return NotValid(f"the model does not run: {error.message}", hint=_hint(reference))
 
 
 def _refuse_half_floats(signature: Signature) -> None:
@@ -148,6 +163,12 @@ def _rows_of(signature: Signature, columns: Sequence[Column], values: Mapping[st
         return {spec.name: values[spec.name][:TRIAL_ROWS_MAX].reshape(-1, *spec.shape[1:]) for spec in signature.inputs}
     wide = np.column_stack([values[column.name][:TRIAL_ROWS_MAX] for column in columns])
     return {signature.inputs[0].name: np.ascontiguousarray(wide)}
+
+
+def rows_of_sample(signature: Signature, columns: Sequence[Column], sample: Sample | None) -> Inputs:
+    """Return one batch of rows: of the sample, or made up; the signature needs no outputs."""
+    values = None if sample is None else sample.read(_columns_read(columns, signature))
+    return {name: np.ascontiguousarray(data[:BATCH_ROWS]) for name, data in _rows_of(signature, columns, values).items()}
 
 
 def _made_up(spec: TensorSpec) -> Array:
@@ -263,7 +284,7 @@ def _is_alike(together: Array, at: int, alone: Array, datatype: Datatype) -> boo
     return bool(np.isclose(of_batch, of_one, rtol=tolerance, atol=bound, equal_nan=True).all())
 
 
-def _checked_target(target: Target, signature: Signature) -> Target:
+def checked_target(target: Target, signature: Signature) -> Target:
     """Return the target with its output named.
 
     Raises:

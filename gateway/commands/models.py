@@ -13,6 +13,7 @@ from gateway.commands.session import Gateway, JsonOption, ReasonOption, examples
 from gateway.core.fields import Json
 
 group = typer.Typer(help="Models and their immutable versions.", no_args_is_help=True)
+_PICKLES = frozenset({".pkl", ".pickle", ".joblib"})
 _VERSION_COLUMNS: dict[str, output.Cell] = {
     "version": lambda version: version.get("version"),
     "champion": lambda version: "champion" if version.get("is_champion") else "",
@@ -49,13 +50,14 @@ def list_models(
     epilog=examples(
         "headgate models register delays delays-1.onnx --task binary --output probability --label no --label yes --positive yes",
         "headgate models register delays delays-2.onnx --version 2013-07 --metadata metadata.json --reference train.parquet",
+        "headgate models register delays delays.joblib --task binary --reference train.parquet --convert",
     )
 )
 @reaches
 def register(
     gateway: Gateway,
     model: Annotated[str, typer.Argument(help="The model's name; created with its first version.")],
-    artifact: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The ONNX file.")],
+    artifact: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The ONNX file, or a pickle.")],
     *,
     metadata: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="A JSON file of metadata; the options below win over it.")
@@ -75,6 +77,15 @@ def register(
     positive: Annotated[str | None, typer.Option(help="The label counted as positive (binary).")] = None,
     threshold: Annotated[float | None, typer.Option(help="Probability from which an answer is positive; 0.5.")] = None,
     loss_max: Annotated[float | None, typer.Option(help="Regression: the error that counts as a loss of 1.")] = None,
+    runtime: Annotated[
+        str | None, typer.Option(help="onnx or pickled; by the file's suffix (.pkl, .pickle, .joblib are pickles).")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="Pickled: what is called; predict_proba or predict, by the task.")] = None,
+    interpreter: Annotated[str | None, typer.Option(help="Pickled: the Python of its environment; see pickled.interpreters.")] = None,
+    instances: Annotated[str | None, typer.Option(metavar="MIN:MAX", help="Pickled: processes on each worker; 1:2.")] = None,
+    convert: Annotated[bool, typer.Option(help="Pickled: register it as ONNX, if that agrees on the reference.")] = False,
+    atol: Annotated[float | None, typer.Option(help="How far an answer may differ after --convert; 1e-5.")] = None,
+    rtol: Annotated[float | None, typer.Option(help="The same, as a share of the answer; 1e-4.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Upload, validate and register a version.
@@ -87,11 +98,15 @@ def register(
         task=task, output=answer, labels=label, positive=positive, threshold=threshold, loss_max=loss_max
     )
     described |= _given(target=target or None)
+    described |= _given(runtime=runtime or _runtime(artifact, described))
+    pickled = output.mapping(described.get("pickled")) | _given(method=method, interpreter=interpreter, **_instances(instances))
+    described |= _given(pickled=pickled or None, convert=(_given(atol=atol, rtol=rtol) or True) if convert else None)
     with gateway.admin() as admin:
         registered = admin.register(model, artifact, described, reference)
     if as_json:
         return output.show_json(registered)
     typer.echo(f"registered {model} version {registered.get('version')}")
+    _tell_of_conversion(registered)
     return _show(registered)
 
 
@@ -148,6 +163,7 @@ def _show(version: Json) -> None:
             "columns": [str(column.get("name")) for column in output.objects(version.get("columns"))],
             "reference profile": "yes" if profile else "none: register with --reference to have drift measured",
             "cost": f"{output.shown(version.get('cost_us_per_row'))} µs a row",
+            **_pickled(version),
             "lineage": version.get("lineage"),
             "description": version.get("description"),
             "registered": output.moment(version.get("registered_at_s")),
@@ -155,6 +171,44 @@ def _show(version: Json) -> None:
             "not warm": version.get("not_warm"),
         }
     )
+
+
+def _tell_of_conversion(registered: Json) -> None:
+    converted = output.mapping(output.mapping(registered.get("lineage")).get("converted_from"))
+    if converted:
+        typer.echo(
+            f"converted to ONNX: {output.shown(converted.get('speed_up'))} times as fast a row "
+            f"({output.shown(converted.get('cost_us_per_row'))} µs pickled, {output.shown(registered.get('cost_us_per_row'))} µs now); "
+            f"on {converted.get('rows')} rows of the reference answers differ by at most {converted.get('difference_max')}"
+        )
+    elif family := output.mapping(registered.get("pickled")).get("convertible"):
+        typer.echo(f"this {family} model may run faster as ONNX: register it again with --convert and --reference")
+
+
+def _pickled(version: Json) -> Json:
+    pickled = output.mapping(version.get("pickled"))
+    if not pickled:
+        return {}
+    return {
+        "called": f"{pickled.get('method')}({'frame' if pickled.get('is_frame') else 'array'})",
+        "interpreter": pickled.get("interpreter") or "the gateway's own",
+        "processes": f"{pickled.get('instances_min')} to {pickled.get('instances_max')} on each worker",
+        "pickle": pickled.get("format"),
+        "imports": pickled.get("imports"),
+    }
+
+
+def _runtime(artifact: Path, described: Json) -> str | None:
+    return "pickled" if artifact.suffix in _PICKLES and "runtime" not in described else None
+
+
+def _instances(given: str | None) -> dict[str, int]:
+    if given is None:
+        return {}
+    least, _, most = given.partition(":")
+    if not (least.isdigit() and (most or least).isdigit()):
+        fail(f"--instances: expected MIN:MAX such as 1:4, got {given!r}")
+    return {"instances_min": int(least), "instances_max": int(most or least)}
 
 
 def _spec(spec: Json) -> str:

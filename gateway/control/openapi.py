@@ -153,7 +153,11 @@ def _schemas() -> dict[str, Schema]:
             artifact={"type": "string", "contentMediaType": "application/octet-stream"},
             metadata=_object(
                 version=text,
-                runtime={"enum": ["onnx"]},
+                runtime={"enum": [runtime.value for runtime in Runtime]},
+                pickled=_object(
+                    method=text, interpreter=text, instances_min={"type": "integer"}, instances_max={"type": "integer"}
+                ),
+                convert={"type": ["boolean", "object"], "description": "Register as ONNX; true, or an object of atol and rtol."},
                 target=anything,
                 columns=_array({"type": ["string", "object"]}),
                 lineage=anything,

@@ -8,30 +8,49 @@ puts them to work.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from urllib.parse import quote
 
 from gateway.control.calls import Answer, Call, Control, page_of
 from gateway.control.propagation import SETTLE_S, prepared, settled
 from gateway.control.upload import Upload
+from gateway.core.access import Scope
 from gateway.core.changes import Change, PutChampion, PutVersion, Write
-from gateway.core.errors import Conflict, NotReady, UnknownSubject, UnknownVersion, VersionExists
+from gateway.core.errors import Conflict, MalformedRequest, NotReady, UnknownSubject, UnknownVersion, VersionExists
 from gateway.core.fields import Json
-from gateway.core.models import Metadata, Version, VersionState, checked_public_name, metadata_from_body, version_body
+from gateway.core.models import (
+    Conversion,
+    Metadata,
+    Runtime,
+    Version,
+    VersionState,
+    checked_public_name,
+    metadata_from_body,
+    version_body,
+)
 from gateway.core.tensors import Signature
 
 
 def register(control: Control, call: Call) -> Answer:
     """Validate and register an uploaded version."""
     assert call.upload is not None
+    upload = call.upload
     model = checked_public_name(call.path["model"], "model")
-    metadata = metadata_from_body(call.upload.metadata)
+    metadata = metadata_from_body(upload.metadata)
+    if metadata.runtime is Runtime.PICKLED:
+        call.principal.require(Scope.REGISTER_PICKLED)  # before a byte of it is looked at: a pickle is a program
     if metadata.version is not None and _is_taken(control, model, metadata.version):  # early; the commit checks again
         raise VersionExists(
             f"version {metadata.version} of {model} exists, and versions are immutable", hint="choose another name, or none"
         )
-    found = _validated(control, call.upload, _stated(model, metadata, call.upload))
-    control.artifacts.put(call.upload.artifact, call.upload.digest)
+    stated = _stated(model, metadata, upload)
+    if metadata.conversion is None:
+        found = _validated(control, lambda: control.validator.validate(upload.artifact, upload.reference, stated))
+    else:
+        found = _converted(control, upload, stated, metadata.conversion)
+    control.artifacts.put(upload.artifact, upload.digest)
     with control.naming:
         version = replace(found, version=metadata.version or _next_name(control, model), registered_at_s=control.clock.now_s())
         is_first = model not in control.registry.table().champions
@@ -107,12 +126,27 @@ def summary(version: Version, *, champion: str) -> Json:
     return {**body, "has_profile": version.profile is not None, "is_champion": version.version == champion}
 
 
-def _validated(control: Control, upload: Upload, version: Version) -> Version:
+def _converted(control: Control, upload: Upload, version: Version, conversion: Conversion) -> Version:
+    """Validate, convert and store the ONNX artifact; the pickle is kept as well, since the lineage names it."""
+    if upload.reference is None:
+        raise MalformedRequest("metadata.convert: a conversion is compared on a reference sample, and none was sent")
+    reference, into = upload.reference, control.artifacts.staging()
+    try:
+        found = _validated(
+            control, lambda: control.validator.convert(upload.artifact, reference, version, conversion, into)
+        )
+        control.artifacts.put(into, found.digest)
+    finally:
+        Path(into).unlink(missing_ok=True)
+    return found
+
+
+def _validated(control: Control, validate: Callable[[], Version]) -> Version:
     timeout_s = control.settings.validation_timeout_s
     if not control.validations.acquire(timeout=timeout_s):
         raise NotReady("too many versions are being validated", hint="try again in a minute")
     try:
-        return control.validator.validate(upload.artifact, upload.reference, version)
+        return validate()
     finally:
         control.validations.release()
 
@@ -139,6 +173,7 @@ def _stated(model: str, metadata: Metadata, upload: Upload) -> Version:
         columns=metadata.columns,
         lineage=metadata.lineage,
         description=metadata.description,
+        pickled=metadata.pickled,
     )
 
 

@@ -17,6 +17,7 @@ class Scope(enum.Enum):
     READ = "read"  # look at models, routes, evidence, audit
     PREDICTIONS = "predictions"  # read logged inputs and outputs
     REGISTER = "register"  # upload and retire versions
+    REGISTER_PICKLED = "register_pickled"  # beside `register`: upload pickles, which are programs
     OPERATE = "operate"  # change routes, rollouts, automation, quarantine
     GROUND_TRUTH = "ground_truth"  # post outcomes
     ADMIN = "admin"  # create and revoke keys; implies every other

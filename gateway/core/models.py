@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NewType
 
 from gateway.core.errors import MalformedRequest
@@ -16,6 +17,10 @@ COLUMNS_MAX = 10_000  # a wide table; beyond it the features belong into one ten
 LABELS_MAX = 10_000
 LABEL_LENGTH_MAX = 1_000
 LINEAGE_CHARACTERS_MAX = 100_000  # as JSON: where a version comes from, not what it was made of
+ATOL = 1e-5  # of a conversion: ONNX computes in FP32, whose rounding moves a probability by about 1e-6
+RTOL = 1e-4
+IMPORTS_MAX = 10_000  # of a pickle; a large pipeline has some fifty
+INSTANCES_MAX = 64  # processes of one version on one worker; more than a machine's cores never helps
 DIMENSIONS_MAX = 64  # of a tensor; NumPy's own bound
 RESERVED_NAMES = frozenset({"stats"})  # `/v2/models/stats` asks for the statistics of all models
 
@@ -24,6 +29,7 @@ class Runtime(enum.Enum):
     """What executes an artifact."""
 
     ONNX = "onnx"
+    PICKLED = "pickled"
 
 
 class VersionState(enum.Enum):
@@ -78,6 +84,38 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
+class Pickled:
+    """How a pickled model is run, and what was found out about its pickle.
+
+    Attributes:
+        method: `predict`, `predict_proba` or another; empty until validation chose it.
+        interpreter: Path of the Python that unpickles it; empty for the gateway's own.
+        instances_min, instances_max: Processes on each worker.
+        is_frame: Whether the method gets a pandas frame with the columns' names, not an array.
+        format: `pickle` or `joblib`; empty until it was scanned.
+        imports: Every `module:name` that the pickle imports, as the scan found them; nothing else is imported for it.
+        convertible: `sklearn`, `lightgbm` or `xgboost` when it may be converted to ONNX.
+    """
+
+    method: str = ""
+    interpreter: str = ""
+    instances_min: int = 1
+    instances_max: int = 2
+    is_frame: bool = False
+    format: str = ""
+    imports: tuple[str, ...] = ()
+    convertible: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """The wish to register a pickled model as ONNX, and how far their answers may differ: |a - b| <= atol + rtol · |b|."""
+
+    atol: float = ATOL
+    rtol: float = RTOL
+
+
+@dataclass(frozen=True, slots=True)
 class Version:
     """One immutable artifact under a model, with everything that was found out when it was registered.
 
@@ -89,6 +127,7 @@ class Version:
         registered_at_s: Seconds since the epoch.
         warnings: What validation found odd but not wrong, one sentence each.
         is_joinable: Whether a row is answered alike alone and in a batch, so that rows of different requests may be joined.
+        pickled: Of a pickled model, how it is run; None for every other runtime.
     """
 
     model: str
@@ -108,6 +147,7 @@ class Version:
     registered_at_s: float = 0.0
     warnings: tuple[str, ...] = ()
     is_joinable: bool = True
+    pickled: Pickled | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +160,8 @@ class Metadata:
     columns: tuple[Column, ...] = ()
     lineage: Json = field(default_factory=dict)
     description: str = ""
+    pickled: Pickled | None = None
+    conversion: Conversion | None = None
 
 
 def checked_public_name(name: str, where: str) -> str:
@@ -151,8 +193,14 @@ def metadata_from_body(body: object) -> Metadata:
         ),
         lineage=_lineage(fields.value("lineage")),
         description=fields.text("description", ""),
+        pickled=_stated_pickled(fields.value("pickled")),
+        conversion=conversion_from_body(fields.value("convert")),
     )
     fields.done()
+    if metadata.runtime is Runtime.PICKLED and metadata.pickled is None:
+        metadata = replace(metadata, pickled=Pickled())
+    if metadata.runtime is not Runtime.PICKLED and (metadata.pickled or metadata.conversion):
+        raise MalformedRequest("metadata.pickled, metadata.convert: only for the runtime pickled", hint='set "runtime": "pickled"')
     names = [column.name for column in metadata.columns]
     if len(set(names)) != len(names):
         raise MalformedRequest("metadata.columns: two columns have the same name")
@@ -185,6 +233,32 @@ def target_from_body(body: object) -> Target:
     if target.positive and target.labels and target.positive not in target.labels:
         raise MalformedRequest("metadata.target.positive: not among the labels")
     return target
+
+
+def conversion_from_body(body: object) -> Conversion | None:
+    """Read `true`, `false`, or an object with tolerances."""
+    if body is None or isinstance(body, bool):
+        return Conversion() if body else None
+    fields = Fields(body, "metadata.convert")
+    conversion = Conversion(fields.number("atol", 0.0, 1e6, ATOL), fields.number("rtol", 0.0, 1.0, RTOL))
+    fields.done()
+    return conversion
+
+
+def _stated_pickled(body: object) -> Pickled | None:
+    """Read what a person may say of a pickled model."""
+    if body is None:
+        return None
+    fields = Fields(body, "metadata.pickled")
+    least = fields.integer("instances_min", 1, INSTANCES_MAX, 1)
+    pickled = Pickled(
+        method=fields.text("method", "", length_max=200),
+        interpreter=fields.text("interpreter", "", length_max=4_096),
+        instances_min=least,
+        instances_max=fields.integer("instances_max", least, INSTANCES_MAX, max(least, 2)),
+    )
+    fields.done()
+    return pickled
 
 
 def column_from_body(body: object, where: str) -> Column:
@@ -224,6 +298,7 @@ def version_body(version: Version) -> Json:
         "registered_at_s": version.registered_at_s,
         "warnings": list(version.warnings),
         "is_joinable": version.is_joinable,
+        "pickled": None if version.pickled is None else _pickled_body(version.pickled),
     }
 
 
@@ -248,6 +323,27 @@ def version_from_body(body: object) -> Version:
         registered_at_s=fields.number("registered_at_s", 0.0, 1e12),
         warnings=tuple(str(warning) for warning in fields.items("warnings", 100, ())),
         is_joinable=fields.boolean("is_joinable", True),
+        pickled=_pickled_from_body(fields.value("pickled")),
+    )
+
+
+def _pickled_body(pickled: Pickled) -> Json:
+    return {**{field.name: getattr(pickled, field.name) for field in dataclasses.fields(pickled)}, "imports": list(pickled.imports)}
+
+
+def _pickled_from_body(body: object) -> Pickled | None:
+    if body is None:
+        return None
+    fields = Fields(body, "version.pickled")
+    return Pickled(
+        method=fields.text("method"),
+        interpreter=fields.text("interpreter"),
+        instances_min=fields.integer("instances_min", 1, INSTANCES_MAX),
+        instances_max=fields.integer("instances_max", 1, INSTANCES_MAX),
+        is_frame=fields.boolean("is_frame"),
+        format=fields.text("format"),
+        imports=tuple(str(name) for name in fields.items("imports", IMPORTS_MAX)),
+        convertible=fields.text("convertible"),
     )
 
 

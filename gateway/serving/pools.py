@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import Final
 
 from gateway.core.errors import DeadlineExceeded, PoolSaturated, PredictFailed
+from gateway.core.models import Runtime
 from gateway.core.records import Outcome
 from gateway.core.tensors import Shape, Tensor
 from gateway.metrics import (
@@ -62,7 +63,8 @@ class Pool:
         )
         self._instance = warm.instance
         self._cost = warm.cost
-        self._is_expensive = warm.cost.first_us > settings.inline_us_max
+        is_apart = version.runtime is Runtime.PICKLED  # its process may stand still, and the loop must not stand with it
+        self._is_expensive = is_apart or warm.cost.first_us > settings.inline_us_max
         self._overruns = 0
         self._turn = turn
         self._settings = settings

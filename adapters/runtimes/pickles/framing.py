@@ -1,0 +1,194 @@
+"""Tensors and small JSON over a blocking stream socket: the same code on both ends, whatever their versions of Python and NumPy.
+
+A message is its length, its kind, and a body. Tensors follow one another: a head of four bytes and a length, the dimensions,
+then the raw elements, each tensor at a multiple of 16 bytes so that arrays can be used where they lie. BYTES are the lengths
+of all items, then the items. The reader takes nothing on trust: lengths are bounded before memory is, and must agree.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import socket
+import struct
+import time
+from typing import Any, Iterable, Sequence
+
+import numpy as np
+
+TENSORS, JSON, BLOB = 0, 1, 2
+DIMENSIONS_MAX = 64  # NumPy's own bound
+_HEAD = struct.Struct("<QB")  # of a message: length of the body, kind
+_TENSOR = struct.Struct("<BBHIQ")  # datatype, dimensions, nothing, nothing, bytes of the elements
+_ALIGNED = 16
+_DTYPES = [np.dtype(name) for name in ("?", "u1", "<u2", "<u4", "<u8", "i1", "<i2", "<i4", "<i8", "<f2", "<f4", "<f8")]
+_CODES = {dtype: code for code, dtype in enumerate(_DTYPES)}
+_BYTES = len(_DTYPES)  # the code of items of any length
+_LENGTH = np.dtype("<u4")
+
+
+class Broken(Exception):
+    """The other end is gone, or what came is no message; the connection is of no more use."""
+
+
+class Late(Exception):
+    """The deadline passed."""
+
+
+class TooLarge(Exception):
+    """The message is over the bound; nothing of it was sent."""
+
+
+class Channel:
+    """One end of the connection."""
+
+    def __init__(self, connection: socket.socket, bytes_max: int) -> None:
+        self._connection = connection
+        self._bytes_max = bytes_max
+
+    def send(self, kind: int, parts: Iterable[Any], deadline_s: float | None = None) -> None:
+        """Send a message whose body are the parts, one after the other.
+
+        Raises:
+            Broken: the other end is gone.
+            TooLarge: the message is over the bound.
+            Late: it was not taken by the deadline, on the monotonic clock.
+        """
+        views = [memoryview(part).cast("B") for part in parts]
+        length = sum(map(len, views))
+        if length > self._bytes_max:
+            raise TooLarge(f"a message of {length:,} bytes is over the bound of {self._bytes_max:,}")
+        head = _HEAD.pack(length, kind)
+        try:
+            if length <= 65_536:  # one copy costs less than one more call
+                self._arm(deadline_s)
+                self._connection.sendall(b"".join([head, *views]))
+                return
+            for view in [memoryview(head), *views]:
+                self._arm(deadline_s)
+                self._connection.sendall(view)
+        except socket.timeout as error:  # noqa: UP041 - its name in older versions of Python too
+            raise Late from error
+        except OSError as error:
+            raise Broken(str(error)) from error
+
+    def receive(self, deadline_s: float | None = None) -> tuple[int, bytearray]:
+        """Return a message's kind and body.
+
+        Raises:
+            Broken: the other end is gone, or announces more than the bound.
+            Late: the deadline passed first.
+        """
+        length, kind = _HEAD.unpack(self._exactly(_HEAD.size, deadline_s))
+        if length > self._bytes_max:
+            raise Broken(f"a message of {length:,} bytes is over the bound of {self._bytes_max:,}")
+        return kind, self._exactly(length, deadline_s)
+
+    def close(self) -> None:
+        """Hang up."""
+        self._connection.close()
+
+    def _exactly(self, length: int, deadline_s: float | None) -> bytearray:
+        body = bytearray(length)
+        view, have = memoryview(body), 0
+        try:
+            while have < length:
+                self._arm(deadline_s)
+                count = self._connection.recv_into(view[have:])
+                if not count:
+                    raise Broken("the other end is gone")
+                have += count
+        except socket.timeout as error:  # noqa: UP041 - its name in older versions of Python too
+            raise Late from error
+        except OSError as error:
+            raise Broken(str(error)) from error
+        return body
+
+    def _arm(self, deadline_s: float | None) -> None:
+        if deadline_s is None:
+            return
+        left_s = deadline_s - time.monotonic()
+        if left_s <= 0:
+            raise Late
+        self._connection.settimeout(left_s)
+
+
+def json_parts(value: object) -> list[bytes]:
+    """Return a JSON message's body."""
+    return [json.dumps(value).encode()]
+
+
+def read_json(body: bytearray) -> Any:
+    """Return what `json_parts` was given.
+
+    Raises:
+        Broken: it is no JSON.
+    """
+    try:
+        return json.loads(bytes(body))
+    except ValueError as error:
+        raise Broken(f"not JSON: {error}") from error
+
+
+def tensor_parts(arrays: Sequence[Any]) -> list[Any]:
+    """Return a message's body for arrays of numbers, booleans, or objects that are all `bytes`.
+
+    Raises:
+        TypeError: an array holds something else.
+    """
+    parts: list[Any] = []
+    for array in arrays:
+        code = _CODES.get(array.dtype)
+        if code is not None:
+            elements = [np.ascontiguousarray(array).reshape(-1).view(np.uint8).data]
+        elif array.dtype.kind == "O":
+            code, items = _BYTES, array.reshape(-1).tolist()
+            elements = [np.fromiter(map(len, items), _LENGTH, len(items)).tobytes(), b"".join(items)]
+        else:
+            raise TypeError(f"an array of {array.dtype} has no form here")
+        size = sum(map(len, elements))
+        head = _TENSOR.pack(code, array.ndim, 0, 0, size) + struct.pack(f"<{array.ndim}q", *array.shape)
+        parts += [head + bytes(-len(head) % _ALIGNED), *elements, bytes(-size % _ALIGNED)]
+    return parts
+
+
+def read_tensors(body: bytearray) -> list[Any]:
+    """Return the arrays of a message; those of numbers lie in `body` and may be changed.
+
+    Raises:
+        Broken: what it says of itself does not agree.
+    """
+    arrays: list[Any] = []
+    at = 0
+    try:
+        while at < len(body):
+            code, dimensions, _, _, size = _TENSOR.unpack_from(body, at)
+            if dimensions > DIMENSIONS_MAX:
+                raise Broken("a tensor of too many dimensions")
+            shape = struct.unpack_from(f"<{dimensions}q", body, at + _TENSOR.size)
+            if any(length < 0 for length in shape):
+                raise Broken("a tensor of negative size")
+            head = _TENSOR.size + 8 * dimensions
+            at += head + -head % _ALIGNED
+            arrays.append(_array(body, at, code, math.prod(shape), size).reshape(shape))
+            at += size + -size % _ALIGNED
+    except (struct.error, ValueError, IndexError) as error:
+        raise Broken(f"not tensors: {error}") from error
+    if at != len(body):
+        raise Broken("a tensor is cut short")
+    return arrays
+
+
+def _array(body: bytearray, at: int, code: int, count: int, size: int) -> Any:
+    if code != _BYTES:
+        if count * _DTYPES[code].itemsize != size:
+            raise Broken("a tensor's bytes do not fit its shape")
+        return np.frombuffer(body, _DTYPES[code], count, at)
+    lengths = np.frombuffer(body, _LENGTH, count, at)
+    ends = np.cumsum(lengths, dtype=np.int64) + at + 4 * count
+    if count * 4 + int(lengths.sum(dtype=np.int64)) != size or at + size > len(body):
+        raise Broken("a tensor's bytes do not fit its items")
+    items = np.empty(count, np.object_)
+    for place, (end, length) in enumerate(zip(ends.tolist(), lengths.tolist())):  # noqa: B905 - the same length, as made above
+        items[place] = bytes(body[end - length : end])
+    return items
