@@ -8,7 +8,7 @@ setup: .venv/.done
 
 .venv/.done: pyproject.toml requirements.lock
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[demo,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[convert,demo,dev]'
 	touch $@
 
 demo: setup

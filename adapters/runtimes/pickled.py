@@ -2,8 +2,8 @@
 
 An instance of the port is a small pool: `min` to `max` processes of one version, forked from a server that has imported what the
 pickle imports. A process that hangs, dies or grows over its memory is killed and replaced, with growing pauses when that goes on;
-the caller whose prediction it held gets `PredictFailed`, and serving lets another version answer. What the processes may do is set
-in `pickles/`; the artifact is handed over as an open file whose bytes were hashed here, so that only what was registered is
+the caller whose prediction it held gets `PredictFailed`, and serving lets another version answer. What the processes may do is
+set in `pickles/`; the artifact is handed over as an open file whose bytes were hashed here, so that only what was registered is
 unpickled.
 """
 

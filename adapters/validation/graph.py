@@ -33,6 +33,7 @@ _DATATYPES: Final[dict[int, Datatype]] = {
     onnx.TensorProto.DOUBLE: Datatype.FP64,
     onnx.TensorProto.STRING: Datatype.BYTES,
 }
+_ELEMENTS: Final = {datatype: element for element, datatype in _DATATYPES.items()}
 
 
 def read_signature(path: Path) -> Signature:
@@ -59,6 +60,41 @@ def read_signature(path: Path) -> Signature:
     if not signature.outputs:
         raise NotValid("the model has no outputs")
     return signature
+
+
+def fitted(content: bytes, signature: Signature, *, output_at: int) -> bytes:
+    """Return a converted model with another signature: casts around its FP32 inputs, and one of its outputs alone.
+
+    Args:
+        content: A model whose inputs are those of the signature; numbers as FP32 under `NAME_fp32`.
+        output_at: Which of its outputs becomes the signature's.
+    """
+    model = onnx.load_model_from_string(content)
+    graph, spec = model.graph, signature.outputs[0]
+    numbers = [one.name for one in signature.inputs if one.datatype is not Datatype.BYTES]
+    casts = [onnx.helper.make_node("Cast", [name], [f"{name}_fp32"], to=onnx.TensorProto.FLOAT) for name in numbers]
+    source, nodes = graph.output[output_at].name, list(graph.node)
+    shape = onnx.helper.make_tensor(f"{spec.name}_shape", onnx.TensorProto.INT64, [len(spec.shape)], list(spec.shape))
+    ends = [onnx.helper.make_node("Reshape", [source, shape.name], [f"{spec.name}_shaped"])]
+    shaped = f"{spec.name}_shaped"
+    if spec.datatype is Datatype.BYTES:
+        ends.append(onnx.helper.make_node("Identity", [shaped], [spec.name]))
+    else:
+        ends.append(onnx.helper.make_node("Cast", [shaped], [spec.name], to=_ELEMENTS[spec.datatype]))
+    for part, items in (
+        (graph.node, [*casts, *nodes, *ends]),
+        (graph.input, [_value(one) for one in signature.inputs]),
+        (graph.output, [_value(spec)]),
+    ):
+        del part[:]
+        part.extend(items)
+    graph.initializer.append(shape)
+    converted: bytes = model.SerializeToString()
+    return converted
+
+
+def _value(spec: TensorSpec) -> onnx.ValueInfoProto:
+    return onnx.helper.make_tensor_value_info(spec.name, _ELEMENTS[spec.datatype], ["n", *spec.shape[1:]])
 
 
 def _parsed(path: Path) -> onnx.ModelProto:

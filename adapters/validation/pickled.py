@@ -59,7 +59,7 @@ def validated_pickle(
             return found
         from adapters.validation.conversion import converted
 
-        return converted(fork, instance, found, reference, conversion, limits)
+        return converted(fork, instance, found, reference=reference, conversion=conversion, limits=limits)
     except ModelFault as error:
         raise does_not_run(error, reference) from error
     finally:
@@ -85,7 +85,8 @@ class _Trial:
     def answer(self, inputs: Mapping[str, Array]) -> Array:
         """Return the raw answer, whatever its type and shape."""
         arrays = [inputs[spec.name] for spec in self._signature.inputs]
-        return self._within(lambda deadline_s: self.fork.predict(arrays, deadline_s))
+        answer: Array = self._within(lambda deadline_s: self.fork.predict(arrays, deadline_s))
+        return answer
 
     def predict(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Return the answer under the output's name."""

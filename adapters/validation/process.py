@@ -83,7 +83,11 @@ class ProcessValidator:
             raise NotValid("pickled models are not taken here")
         self._limits.scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self._limits.scratch, ignore_cleanup_errors=True) as scratch:
-            limits = {**dataclasses.asdict(self._limits), "scratch": str(Path(scratch) / "pickles")}
+            limits = {
+                **dataclasses.asdict(self._limits),
+                "scratch": str(Path(scratch) / "pickles"),
+                "memory_bytes": self._memory_bytes,  # the imports, which no fork server has made yet, count here
+            }
             order["pickles"] = {"limits": limits, "interpreter": sys.executable, "interpreters": self._interpreters}
             return self._answer(self._run(json.dumps(order).encode()))
 

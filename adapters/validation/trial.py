@@ -171,6 +171,11 @@ def rows_of_sample(signature: Signature, columns: Sequence[Column], sample: Samp
     return {name: np.ascontiguousarray(data[:BATCH_ROWS]) for name, data in _rows_of(signature, columns, values).items()}
 
 
+def batches_of_sample(signature: Signature, columns: Sequence[Column], sample: Sample) -> Iterator[Inputs]:
+    """Yield the rows of the sample that a trial runs, batch by batch."""
+    return _batches(signature, _rows_of(signature, columns, sample.read(_columns_read(columns, signature))))
+
+
 def _made_up(spec: TensorSpec) -> Array:
     shape = tuple((3 if at == 0 else MADE_UP_SIZE) if size == VARIABLE else size for at, size in enumerate(spec.shape))
     return np.full(shape, b"", np.object_) if spec.datatype is Datatype.BYTES else np.zeros(shape, NUMPY_DTYPES[spec.datatype])

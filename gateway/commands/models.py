@@ -81,7 +81,9 @@ def register(
         str | None, typer.Option(help="onnx or pickled; by the file's suffix (.pkl, .pickle, .joblib are pickles).")
     ] = None,
     method: Annotated[str | None, typer.Option(help="Pickled: what is called; predict_proba or predict, by the task.")] = None,
-    interpreter: Annotated[str | None, typer.Option(help="Pickled: the Python of its environment; see pickled.interpreters.")] = None,
+    interpreter: Annotated[
+        str | None, typer.Option(help="Pickled: the Python of its environment; see pickled.interpreters.")
+    ] = None,
     instances: Annotated[str | None, typer.Option(metavar="MIN:MAX", help="Pickled: processes on each worker; 1:2.")] = None,
     convert: Annotated[bool, typer.Option(help="Pickled: register it as ONNX, if that agrees on the reference.")] = False,
     atol: Annotated[float | None, typer.Option(help="How far an answer may differ after --convert; 1e-5.")] = None,
@@ -176,9 +178,9 @@ def _show(version: Json) -> None:
 def _tell_of_conversion(registered: Json) -> None:
     converted = output.mapping(output.mapping(registered.get("lineage")).get("converted_from"))
     if converted:
+        before, now = output.shown(converted.get("cost_us_per_row")), output.shown(registered.get("cost_us_per_row"))
         typer.echo(
-            f"converted to ONNX: {output.shown(converted.get('speed_up'))} times as fast a row "
-            f"({output.shown(converted.get('cost_us_per_row'))} µs pickled, {output.shown(registered.get('cost_us_per_row'))} µs now); "
+            f"converted to ONNX: {output.shown(converted.get('speed_up'))} times as fast a row ({before} µs before, {now} now); "
             f"on {converted.get('rows')} rows of the reference answers differ by at most {converted.get('difference_max')}"
         )
     elif family := output.mapping(registered.get("pickled")).get("convertible"):

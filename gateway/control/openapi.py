@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from gateway.control.calls import Operation, Parameter, ParameterKind, Takes
 from gateway.core.access import Scope
+from gateway.core.models import Runtime
 from gateway.core.rollouts import RolloutState
 from gateway.core.routes import SHADOWS_MAX, VARIANTS_MAX
 from gateway.core.split import SLOTS

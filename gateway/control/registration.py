@@ -132,9 +132,7 @@ def _converted(control: Control, upload: Upload, version: Version, conversion: C
         raise MalformedRequest("metadata.convert: a conversion is compared on a reference sample, and none was sent")
     reference, into = upload.reference, control.artifacts.staging()
     try:
-        found = _validated(
-            control, lambda: control.validator.convert(upload.artifact, reference, version, conversion, into)
-        )
+        found = _validated(control, lambda: control.validator.convert(upload.artifact, reference, version, conversion, into))
         control.artifacts.put(into, found.digest)
     finally:
         Path(into).unlink(missing_ok=True)

@@ -200,7 +200,9 @@ def metadata_from_body(body: object) -> Metadata:
     if metadata.runtime is Runtime.PICKLED and metadata.pickled is None:
         metadata = replace(metadata, pickled=Pickled())
     if metadata.runtime is not Runtime.PICKLED and (metadata.pickled or metadata.conversion):
-        raise MalformedRequest("metadata.pickled, metadata.convert: only for the runtime pickled", hint='set "runtime": "pickled"')
+        raise MalformedRequest(
+            "metadata.pickled, metadata.convert: only for the runtime pickled", hint='set "runtime": "pickled"'
+        )
     names = [column.name for column in metadata.columns]
     if len(set(names)) != len(names):
         raise MalformedRequest("metadata.columns: two columns have the same name")
@@ -328,7 +330,10 @@ def version_from_body(body: object) -> Version:
 
 
 def _pickled_body(pickled: Pickled) -> Json:
-    return {**{field.name: getattr(pickled, field.name) for field in dataclasses.fields(pickled)}, "imports": list(pickled.imports)}
+    return {
+        **{field.name: getattr(pickled, field.name) for field in dataclasses.fields(pickled)},
+        "imports": list(pickled.imports),
+    }
 
 
 def _pickled_from_body(body: object) -> Pickled | None:

@@ -21,9 +21,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from adapters.runtimes.pickles.framing import (
+    BLOB,
+    JSON,
+    TENSORS,
+    Broken,
+    Channel,
+    Late,
+    TooLarge,
+    json_parts,
+    read_json,
+    read_tensors,
+    tensor_parts,
+)
 from adapters.runtimes.pickles.limits import Limits
-from adapters.runtimes.pickles.framing import BLOB, JSON, TENSORS, Broken, Channel, Late, json_parts, read_json, read_tensors
-from adapters.runtimes.pickles.framing import TooLarge, tensor_parts
 from gateway.core.errors import LoadFailed, PredictFailed
 from gateway.core.fields import Json
 from gateway.core.tensors import Array
@@ -65,7 +76,9 @@ class ForkServer:
                 env={
                     "LC_ALL": "C.UTF-8",
                     "JOBLIB_MULTIPROCESSING": "0",  # there are no other processes in the confinement
-                    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LOKY_MAX_CPU_COUNT"), threads),
+                    **dict.fromkeys(
+                        ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LOKY_MAX_CPU_COUNT"), threads
+                    ),
                 },
             )
         except OSError as error:
@@ -206,7 +219,9 @@ class Fork:
             kind, body = self._channel.receive(deadline_s)
             facts = read_json(body)
         except Late as error:
-            raise LoadFailed(f"it was not unpickled within {timeout_s:g} s", hint="pickled.load_timeout_s is the bound") from error
+            raise LoadFailed(
+                f"it was not unpickled within {timeout_s:g} s", hint="pickled.load_timeout_s is the bound"
+            ) from error
         except Broken as error:
             self.end()
             raise LoadFailed(f"its process {self.ending()} while it was unpickled") from error

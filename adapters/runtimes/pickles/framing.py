@@ -12,7 +12,8 @@ import math
 import socket
 import struct
 import time
-from typing import Any, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -140,7 +141,7 @@ def tensor_parts(arrays: Sequence[Any]) -> list[Any]:
     for array in arrays:
         code = _CODES.get(array.dtype)
         if code is not None:
-            elements = [np.ascontiguousarray(array).reshape(-1).view(np.uint8).data]
+            elements: list[Any] = [np.ascontiguousarray(array).reshape(-1).view(np.uint8).data]
         elif array.dtype.kind == "O":
             code, items = _BYTES, array.reshape(-1).tolist()
             elements = [np.fromiter(map(len, items), _LENGTH, len(items)).tobytes(), b"".join(items)]

@@ -2,9 +2,9 @@
 
 Started fresh, it is a fork server: it confines itself, imports what the version's pickle imports, and then forks one process per
 order that comes over its control socket, so that an instance starts without importing anything. Each fork lowers its limits,
-confines itself further and unpickles the artifact, which it gets as an open file; then it answers predictions over a socket of its
-own until that closes. The fork server unpickles nothing, has no threads, and ends when its control socket closes; its forks end
-with it.
+confines itself further and unpickles the artifact, which it gets as an open file; then it answers predictions over a socket of
+its own until that closes. The fork server unpickles nothing, has no threads, and ends when its control socket closes; its forks
+end with it.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ import tempfile
 import time
 import types
 import warnings
+from collections.abc import Callable
 from typing import IO, Any, NoReturn
 
 import numpy as np
 
 from . import confinement
+from .convert import converted
 from .framing import BLOB, JSON, TENSORS, Broken, Channel, TooLarge, json_parts, read_json, read_tensors, tensor_parts
 from .scan import NotScannable, scanned
 
@@ -168,7 +170,7 @@ def _confine(
         return [], []
     applied, missing = [], []
     own = [sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix]
-    steps = (
+    steps: tuple[Callable[[], str], ...] = (
         lambda: confinement.restrict_files([*confinement.READABLE, *own, *readable], writable),
         lambda: confinement.refuse_calls(may_fork=may_fork),
     )
@@ -221,8 +223,6 @@ class _Host:
 
     def convert(self, order: dict[str, Any]) -> bytes:
         """Return the model as ONNX."""
-        from .convert import converted
-
         return converted(self._model, order)
 
     def _rows(self, arrays: list[Any]) -> Any:
@@ -257,7 +257,7 @@ def _unpickled(file: IO[bytes], kind: str, imports: frozenset[str]) -> Any:
 
     import joblib.numpy_pickle as joblib_pickle
 
-    class JoblibUnpickler(joblib_pickle.NumpyUnpickler):  # type: ignore[misc,name-defined]
+    class JoblibUnpickler(joblib_pickle.NumpyUnpickler):  # type: ignore[misc]
         def find_class(self, module: str, name: str) -> Any:
             refuse_others(module, name)
             return super().find_class(module, name)

@@ -2,8 +2,7 @@
 
 The pickle machine of the standard library runs over the file with stand-ins: every global becomes an inert class that notes its
 name, every call makes an inert object. Files of joblib are read through their compression, and its arrays, which lie raw between
-the opcodes, are passed over by the sizes that they state. What cannot be followed to the end cannot be vouched for, and is refused.
-The scan says what a pickle names; it does not say what that does. Confinement is what keeps it from harm.
+the opcodes, are passed over by the sizes that they state. What cannot be followed to its end is refused. The scan says what a pickle names; it does not say what that does. Confinement is what keeps it from harm.
 """
 
 from __future__ import annotations
@@ -44,11 +43,14 @@ def scanned(file: IO[bytes]) -> tuple[list[str], str]:
         raise
     except RecursionError as error:
         raise NotScannable("it is nested too deeply") from error
-    except (Exception, MemoryError) as error:  # noqa: BLE001 - a file of any bytes may break the machine in any way
+    except Exception as error:  # a file of any bytes may break the machine in any way
         raise NotScannable(f"it is no pickle, or is cut short: {type(error).__name__}: {str(error)[:200]}") from error
     if has_more:
         raise NotScannable("bytes follow the end of the pickle")
     return sorted(machine.imports), "joblib" if is_compressed or machine.has_joblib_arrays else "pickle"
+
+
+_PythonMachine: Any = pickle._Unpickler  # noqa: SLF001 - the machine in Python, whose steps can be met
 
 
 class _Inert:
@@ -80,10 +82,10 @@ class _Inert:
         """Take an item of a set's subclass."""
 
 
-class _Machine(pickle._Unpickler):  # type: ignore[name-defined,misc]  # noqa: SLF001 - the machine in Python, whose calls can be met
+class _Machine(_PythonMachine):  # type: ignore[misc]
     """The machine with stand-ins for every global."""
 
-    dispatch = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]  # noqa: SLF001, RUF012
+    dispatch = dict(_PythonMachine.dispatch)  # noqa: RUF012 - a table of the class, as its parent's
 
     def __init__(self, file: Any) -> None:
         super().__init__(file)
@@ -100,17 +102,17 @@ class _Machine(pickle._Unpickler):  # type: ignore[name-defined,misc]  # noqa: S
             raise NotScannable(f"it imports over {IMPORTS_MAX:,} names")
         return type("_Named", (_Inert,), {"global_name": (module, name)})
 
-    def get_extension(self, code: int) -> Any:
+    def get_extension(self, code: int) -> Any:  # noqa: ARG002
         """Refuse what only a registry of the running process could name."""
         raise NotScannable("it uses the extension registry")
 
-    def persistent_load(self, pid: Any) -> Any:
+    def persistent_load(self, pid: Any) -> Any:  # noqa: ARG002
         """Refuse what lies outside the file."""
         raise NotScannable("it refers to objects outside the file")
 
     def load_build(self) -> None:
         """Set a state, then pass over the raw array that follows when it was joblib's."""
-        pickle._Unpickler.load_build(self)  # type: ignore[attr-defined]  # noqa: SLF001
+        _PythonMachine.load_build(self)
         made = self.stack[-1]
         if isinstance(made, _Inert) and made.global_name == _JOBLIB_ARRAY:
             self.has_joblib_arrays = True
