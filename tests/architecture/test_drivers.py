@@ -13,6 +13,13 @@ HOMES: dict[str, tuple[str, ...]] = {
     "duckdb": ("adapters/archives/duck.py", "adapters/validation/sample.py"),  # the second in a process of its own, on one file
     "onnxruntime": ("adapters/runtimes/onnx.py",),
     "river": ("adapters/detectors/river.py",),
+    "pickle": (
+        "adapters/detectors/river.py",  # its own state, from its own checkpoint
+        "adapters/runtimes/pickles/host.py",
+        "adapters/runtimes/pickles/scan.py",  # runs nothing of what it reads
+        "gateway/monitor/checkpoint.py",
+    ),
+    "joblib": ("adapters/runtimes/pickles/host.py",),
     "prometheus_client": ("gateway/metrics.py",),
 }
 

@@ -18,8 +18,8 @@ import pytest
 from gateway.core.errors import LoadFailed, PredictFailed
 
 sys.path.insert(0, str(Path(__file__).parent))
-import models  # noqa: E402
-from models import Doomed, Leaking, Opens, Prying, Sum, Where, runtime, saved, version_of  # noqa: E402
+import models
+from models import Doomed, Leaking, Opens, Prying, Sum, Where, runtime, saved, version_of
 
 ROWS = {"input": np.arange(6.0).reshape(3, 2)}
 
@@ -161,9 +161,7 @@ def test_pool_grows_to_its_most(load):
     instance = load(Where(), pickled={"instances_min": 1, "instances_max": 3})
     assert instance.concurrency == 3
     found: list[int] = []
-    callers = [
-        threading.Thread(target=lambda: found.append(int(instance.predict(row(1.0))["prediction"][0]))) for _ in range(3)
-    ]
+    callers = [threading.Thread(target=lambda: found.append(int(instance.predict(row(1.0))["prediction"][0]))) for _ in range(3)]
     for caller in callers:
         caller.start()
     for caller in callers:

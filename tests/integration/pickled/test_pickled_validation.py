@@ -28,7 +28,7 @@ from gateway.core.models import Column, Conversion, Digest, Pickled, Runtime, Ta
 from gateway.core.tensors import Datatype, Signature, TensorSpec
 
 sys.path.insert(0, str(Path(__file__).parent))
-import models  # noqa: E402
+import models
 
 FEATURES = ["a", "b", "c", "d"]
 ROWS, CLASSES = make_classification(300, 4, random_state=1)
