@@ -2,7 +2,8 @@
 
 The pickle machine of the standard library runs over the file with stand-ins: every global becomes an inert class that notes its
 name, every call makes an inert object. Files of joblib are read through their compression, and its arrays, which lie raw between
-the opcodes, are passed over by the sizes that they state. What cannot be followed to its end is refused. The scan says what a pickle names; it does not say what that does. Confinement is what keeps it from harm.
+the opcodes, are passed over by the sizes that they state. What cannot be followed to its end is refused.
+The scan says what a pickle names; it does not say what that does. Confinement is what keeps it from harm.
 """
 
 from __future__ import annotations

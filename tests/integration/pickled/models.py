@@ -1,5 +1,6 @@
 """Models that need nothing but NumPy, pickled by value with cloudpickle; some of them mean harm."""
 
+# ruff: noqa: BLE001, D102, PTH101, PTH208
 from __future__ import annotations
 
 import hashlib

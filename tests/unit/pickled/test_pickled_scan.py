@@ -1,4 +1,4 @@
-"""The scan of a pickle's imports: complete for every way of saving, without running anything, and closed to what it cannot follow."""
+"""The scan of a pickle's imports: complete for every way of saving, runs nothing, and is closed to what it cannot follow."""
 
 from __future__ import annotations
 
