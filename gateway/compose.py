@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from adapters.clock import SystemClock
+from adapters.heap import Heap
 from adapters.inflight import InFlightWatch, MappedInFlight
 from adapters.logs.segments import SegmentDirectory, SegmentReader, SegmentWriter
 from adapters.metrics_file import MetricsDirectory, MetricsFile
@@ -145,6 +146,7 @@ def _run_serving(settings: Settings, worker: str, listener: socket.socket) -> No
         metrics=MetricsFile(data.metrics / f"{worker}.bin"),
         snapshots=MetricsDirectory(data.metrics),
         in_flight=MappedInFlight(data.in_flight(worker)),
+        memory=Heap(),
         clock=clock,
     )
 

@@ -103,6 +103,19 @@ UNLOGGED: Final = Metric(
 LOOP_LAG: Final = Metric("gateway_loop_lag_seconds", Type.GAUGE, "How late the event loop was at its last regular turn.")
 TABLE_REVISION: Final = Metric("gateway_table_revision", Type.GAUGE, "Revision of the route table a worker answers with.")
 WARM_VERSIONS: Final = Metric("gateway_warm_versions", Type.GAUGE, "Versions a worker holds warm.")
+WARM_BYTES: Final = Metric("gateway_warm_bytes", Type.GAUGE, "Memory of all versions that a worker holds warm, as measured.")
+MODEL_MEMORY: Final = Metric(
+    "gateway_model_memory_bytes",
+    Type.GAUGE,
+    "Memory that loading and warming a version took, at least its artifact's size; 0 once it is unloaded.",
+    ("model", "version"),
+)
+EVICTIONS: Final = Metric(
+    "gateway_evictions_total", Type.COUNTER, "Versions unloaded to stay within serving.model_memory_bytes_max."
+)
+LOAD_DURATION: Final = Metric(
+    "gateway_load_duration_seconds", Type.HISTOGRAM, "Loading and warming one version, without its wait.", (), _SECONDS
+)
 RESTS: Final = Metric(
     "gateway_version_rests_total",
     Type.COUNTER,

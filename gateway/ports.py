@@ -33,6 +33,16 @@ class Clock(Protocol):
         """Return seconds since an arbitrary moment. Never falls."""
 
 
+class MemoryMeter(Protocol):
+    """The memory of this process. Called from any thread; blocks for less than a millisecond."""
+
+    def heap_bytes(self) -> int:
+        """Return what is allocated now, without what was freed and not yet given back."""
+
+    def trim(self) -> None:
+        """Give back to the system what was freed."""
+
+
 class Instance(Protocol):
     """One loaded copy of a version."""
 

@@ -90,6 +90,9 @@ class ServingSettings:
     fault_rest_first_s: float = 0.05  # until one request tries it again; 8 tries within 13 s, which convict it
     fault_rest_s: float = 30.0  # what the rests double up to while it fails: then hardly a caller waits for a failover
     drain_s: float = 20.0  # after SIGTERM, for what is in flight
+    kept_names_max: int = 100  # routes and models beyond which one that has a single version is loaded when it is called
+    keep_warm: str = ""  # pins, with commas between: a model for its champion, or model:version; never evicted
+    model_memory_bytes_max: int = 4 * 2**30  # of one worker's versions; beyond it what nobody called for longest goes
     warm_runs: int = 5  # predictions on made-up rows before a version is ready
 
 

@@ -148,9 +148,9 @@ class Description:
     async def _model_ready(self, asked: Asked) -> Json:
         described = await self._described(asked)
         self._refuse_while_draining()
-        key = (described.model, described.version)
-        is_ready = key in self._router.table.pools or (asked.version and self._pinned.warm(*key) is not None)
-        if not is_ready:
+        table = self._router.table
+        is_warm = (described.model, described.version) in table.pools
+        if not is_warm and (asked.version or not table.can_answer(table.route(asked.name))):
             raise NotReady(f"{asked.name!r} is not loaded")
         return {"name": asked.name, "ready": True}
 

@@ -118,7 +118,14 @@ class Inference:
         """
         prediction_id = self._ids.next()
         request = decode_rows(call.body) if call.is_rows else decode_infer(call.body)
-        routed = await self._routed_to_version(call, request) if call.version else self._routed(call, request, prediction_id)
+        if call.version:
+            routed = await self._routed_to_version(call, request)
+        else:
+            try:
+                routed = self._routed(call, request, prediction_id)
+            except NotReady:
+                await self._warm_up(call, request)
+                routed = self._routed(call, request, prediction_id)
         inputs, rows = routed.candidates[0].checker.checked(request)
         variant, ran, attempts = await self._run(call, routed, prediction_id, inputs, rows)
         record = self._record(call, routed, prediction_id, inputs, variant=variant, ran=ran, attempts=attempts)
@@ -136,12 +143,18 @@ class Inference:
         candidates = self._candidates(assigned, route.fallback)
         return Routed(route, Kind.LIVE, assigned, candidates, key, _deadline_s(route, call, request), resting)
 
+    async def _warm_up(self, call: Call, request: Request) -> None:
+        """Load what answers for the route, within the request's deadline."""
+        route = self._router.table.route(call.route)
+        within_s = _deadline_s(route, call, request) - self._clock.monotonic_s()
+        await self._pinned.warm_up(route.fallback.version, within_s=within_s)
+
     async def _routed_to_version(self, call: Call, request: Request) -> Routed:
         """Return the place of the version that the caller named, loading it if it is not warm."""
         route = self._router.table.route(call.route)
         deadline_s = _deadline_s(route, call, request)
         model = route.route.model
-        pool = self._router.table.pools.get((model, call.version))
+        pool = self._router.table.pools.use((model, call.version))
         if pool is None:
             within_s = deadline_s - self._clock.monotonic_s()
             pool = await self._pinned.pool(model, call.version, within_s=within_s)

@@ -1,77 +1,73 @@
-"""Versions that a caller names and no route needs: loaded when asked for, the few used last kept warm."""
+"""Versions that nothing keeps warm: loaded when a caller asks, by naming one or by calling a model that nobody called lately.
+
+A request waits for its version until its deadline, with a bounded number of others; beyond either it is refused, and the load
+goes on, so that the next request may find it warm.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from typing import Any, Final
 
-from gateway.core.errors import DeadlineExceeded, NotReady, UnknownVersion
+from gateway.core.errors import ModelFault, NotReady, UnknownVersion
 from gateway.core.models import Version, VersionState
 from gateway.ports import RegistryStore
 from gateway.serving.loader import Loader
 from gateway.serving.pools import Pool
+from gateway.serving.shelf import Shelf
 
-_POOLS_MAX: Final = 16  # beyond it a model belongs on a route; bounds the memory that callers can take
 _LOOKUPS_MAX: Final = 64  # at once; bounds what callers can ask of the registry
+_WAITING_MAX: Final = 1_000  # requests that wait for a load; as many as a worker takes connections by default
 
 
 class PinnedPools:
     """The pools of one worker that only callers need."""
 
-    def __init__(self, registry: RegistryStore, loader: Loader, *, dropped: Callable[[Pool], None]) -> None:
-        """Begin with none.
-
-        Args:
-            dropped: Told of each pool that is no longer kept, so that nothing else keeps its memory.
-        """
+    def __init__(self, registry: RegistryStore, loader: Loader, shelf: Shelf) -> None:
         self._registry = registry
         self._loader = loader
-        self._dropped = dropped
-        self._pools: OrderedDict[tuple[str, str], Pool] = OrderedDict()
+        self._shelf = shelf
         self._thread = ThreadPoolExecutor(1, "lookup")
         self._lookups = 0
+        self._waiting = 0
 
     def warm(self, model: str, version: str) -> Pool | None:
         """Return the pool of a version if it is warm."""
-        pool = self._pools.get((model, version))
-        if pool is not None:
-            self._pools.move_to_end((model, version))
-        return pool
+        return self._shelf.use((model, version))
 
     def versions(self, model: str) -> list[str]:
         """Return the versions of a model that are warm here."""
-        return [version for named, version in self._pools if named == model]
+        return [version for named, version in self._shelf if named == model]
 
     async def pool(self, model: str, version: str, *, within_s: float) -> Pool:
         """Return the pool of a registered version, loading it if it is not warm.
 
         Raises:
             UnknownVersion: there is none, or it is retired.
-            DeadlineExceeded: it did not load in time; the load goes on, so that the next request may find it warm.
+            NotReady: it did not load in time, too many wait, or there is no room; the load goes on.
             LoadFailed: it does not load.
         """
         found = self.warm(model, version)
-        if found is not None:
-            return found
+        return found if found is not None else await self._within(self._named(model, version), model, version, within_s)
+
+    async def warm_up(self, version: Version, *, within_s: float) -> None:
+        """Load what a route answers with; where that does not load, the request finds the route as it was.
+
+        Raises:
+            NotReady: as for `pool`.
+        """
         try:
-            async with asyncio.timeout(within_s):
-                found = await self._loader.load(await self.version(model, version))
-        except TimeoutError:
-            raise DeadlineExceeded(f"version {version!r} of {model!r} did not load within the deadline") from None
-        self._pools[model, version] = found
-        while len(self._pools) > _POOLS_MAX:
-            self.drop(*next(iter(self._pools)))
-        return found
+            await self._within(self._loader.load(version, is_asked=True), version.model, version.version, within_s)
+        except ModelFault:
+            return
 
     def drop(self, model: str, version: str) -> bool:
-        """Keep a version warm no longer; return whether it was."""
-        pool = self._pools.pop((model, version), None)
-        if pool is not None:
-            self._dropped(pool)
-        return pool is not None
+        """Let a version go; return whether it was warm."""
+        is_warm = (model, version) in self._shelf
+        self._shelf.drop((model, version))
+        return is_warm
 
     async def version(self, model: str, version: str) -> Version:
         """Return what the registry knows of a version.
@@ -94,3 +90,20 @@ class PinnedPools:
     def close(self) -> None:
         """Look nothing up any more."""
         self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _named(self, model: str, version: str) -> Pool:
+        return await self._loader.load(await self.version(model, version), is_asked=True)
+
+    async def _within(self, load: Coroutine[Any, Any, Pool], model: str, version: str, within_s: float) -> Pool:
+        """Wait for a load until the deadline, if not too many do."""
+        if self._waiting >= _WAITING_MAX:
+            load.close()
+            raise NotReady(f"{_WAITING_MAX:,} requests are waiting for versions to be loaded")
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(within_s):
+                return await load
+        except TimeoutError:
+            raise NotReady(f"version {version!r} of {model!r} did not load within the deadline") from None
+        finally:
+            self._waiting -= 1

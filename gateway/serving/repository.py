@@ -68,16 +68,14 @@ class Repository:
         Raises:
             UnknownRoute, UnknownVersion: there is none, or it is retired.
             LoadFailed, ArtifactCorrupt: it does not load; what served goes on.
-            DeadlineExceeded: it takes long; the load goes on.
+            NotReady: it takes long, and the load goes on; or there is no room for it.
         """
         route = self._router.table.table.route(name)
         for wanted in (version,) if version else route.needs():
             if (route.model, wanted) in self._router.table.pools:
                 continue
             self._loader.forgive(route.model, wanted)
-            pool = await self._pinned.pool(route.model, wanted, within_s=_LOAD_S)
-            if self._router.adopt(pool):
-                self._pinned.drop(route.model, wanted)
+            await self._pinned.pool(route.model, wanted, within_s=_LOAD_S)
             facts = {"action": "load", "model": route.model, "version": wanted, "principal": principal.name}
             _log.info("a version was loaded by request", extra=facts)
 
@@ -96,7 +94,7 @@ class Repository:
                 hint="name a version that no route needs in parameters.version, or change the route through the admin API",
             )
         key = (route.model, version)
-        if key in self._router.table.pools or key in self._router.needed:
+        if key in self._router.needed:
             raise VersionNeeded(
                 f"version {version!r} of {route.model!r} is needed by {self._needing(*key)}",
                 hint="change the route through the admin API first",

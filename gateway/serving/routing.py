@@ -1,4 +1,4 @@
-"""Follows the registry: swaps the route table at once, loads what it lacks, prepares what a proposal asks for, and reports.
+"""Follows the registry: swaps the route table at once, loads what is kept, prepares what a proposal asks for, and reports.
 
 A committed table is never held back by a load: until a version is warm its variant's requests go to the fallback. Reading the
 registry blocks and happens in a thread; everything else on the event loop. When the registry cannot be read, serving goes on
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
@@ -18,16 +19,24 @@ from gateway.core.changes import Proposal, WorkerStatus
 from gateway.core.errors import GatewayError
 from gateway.core.models import Version
 from gateway.core.routes import Revision, RouteTable
-from gateway.metrics import REGISTRY_FAILURES, TABLE_REVISION, WARM_VERSIONS, cell
+from gateway.metrics import REGISTRY_FAILURES, TABLE_REVISION, cell
 from gateway.ports import Clock, MetricsBank, RegistryStore
 from gateway.serving.loader import Loader
-from gateway.serving.pools import Pool
-from gateway.serving.table import Bench, ServedTable, needed_versions
+from gateway.serving.shelf import NOTHING, Pair, Shelf
+from gateway.serving.table import Bench, ServedTable, kept_versions, named_versions
 
 _log = logging.getLogger(__name__)
 _FOLLOW_S: Final = 1.0  # longest wait for news; what failed to load or to be reported is tried again as often
 _RETRY_S: Final = 0.5  # after the registry failed
 _KEYS_PAGE: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """Which versions stay warm although nobody calls them (see `kept_versions`)."""
+
+    names_max: int
+    pins: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,57 +56,54 @@ class Router:
         table: What requests are routed by; empty before the first reading.
         keys: Tokens' digests → keys, as last read.
         has_read: Set once a table was read.
-        has_settled: Set once everything that the first table needs was loaded, or failed to.
+        has_settled: Set once everything that is kept of the first table was loaded, or failed to.
     """
 
     def __init__(
-        self, *, worker: str, registry: RegistryStore, loader: Loader, bench: Bench, metrics: MetricsBank, clock: Clock
+        self,
+        *,
+        worker: str,
+        registry: RegistryStore,
+        loader: Loader,
+        shelf: Shelf,
+        keeping: Keeping,
+        bench: Bench,
+        metrics: MetricsBank,
+        clock: Clock,
     ) -> None:
-        self.table = ServedTable(RouteTable(), {}, bench)
+        self.table = ServedTable(RouteTable(), NOTHING, shelf, bench)
         self.keys: dict[str, Key] = {}
         self._worker = worker
         self._registry = registry
         self._loader = loader
         self._bench = bench
         self._clock = clock
-        self._pools: dict[tuple[str, str], Pool] = {}
-        self._loads: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._shelf = shelf
+        self._keeping = keeping
+        self._wanted: set[Pair] = set()  # named by the table or the proposal
+        self._kept: set[Pair] = set()
+        self._loads: dict[Pair, asyncio.Task[None]] = {}
         self._proposal: Proposal | None = None
         self._prepared = 0
-        self._failed: dict[tuple[str, str], str] = {}  # of the proposal's needs: why the last load failed
+        self._failed: dict[Pair, str] = {}  # of the proposal's needs: why the last load failed
         self._reported: tuple[int, int, str] | None = None
         self._report_due = asyncio.Event()
         self.has_read = asyncio.Event()
         self.has_settled = asyncio.Event()
         self._threads = ThreadPoolExecutor(2, "registry")  # one waits for news, one reports
         self._revision = cell(metrics, TABLE_REVISION)
-        self._warm_versions = cell(metrics, WARM_VERSIONS)
         self._failures = cell(metrics, REGISTRY_FAILURES)
+        shelf.changed = self._forget
 
     @property
     def is_ready(self) -> bool:
-        """Whether a table was read and each of its routes can answer."""
+        """Whether a table was read and what is kept of it can answer."""
         return self.has_read.is_set() and self.table.is_ready()
 
     @property
-    def needed(self) -> set[tuple[str, str]]:
-        """(model, version) of all that the table and the newest proposal need."""
-        return needed_versions(self.table.table) | set(self._proposal.needs if self._proposal else ())
-
-    def adopt(self, pool: Pool) -> bool:
-        """Take a pool that was loaded elsewhere into the table if that needs it; return whether it does."""
-        key = (pool.version.model, pool.version.version)
-        is_needed = key in self.needed
-        if is_needed and key not in self._pools:
-            self._pools[key] = pool
-            self._failed.pop(key, None)
-            self._swap(self.table.table)
-            self._report_due.set()
-        return is_needed
-
-    def forget(self, pool: Pool) -> None:
-        """Hold a pool no longer that only callers needed."""
-        self.table.forget(pool)
+    def needed(self) -> Set[Pair]:
+        """Which versions the table or the last proposal names."""
+        return self._wanted
 
     async def follow(self) -> None:
         """Follow until cancelled."""
@@ -156,41 +162,51 @@ class Router:
     def _apply(self, picture: _Picture) -> None:
         self.keys = picture.keys
         proposal = picture.proposal
+        is_new = not self.has_read.is_set() or picture.table.revision != self.table.table.revision
         if proposal is not None and (self._proposal is None or proposal.id != self._proposal.id):
             self._proposal = proposal
             self._failed = {}
-        needed = needed_versions(picture.table) | set(self._proposal.needs if self._proposal else ())
-        unneeded = self._pools.keys() - needed
-        for key in unneeded:
-            del self._pools[key]  # requests that hold it finish; then its instance closes
-        if unneeded or not self.has_read.is_set() or picture.table.revision != self.table.table.revision:
+            is_new = True
+        if is_new:
             self._swap(picture.table)
         self.has_read.set()
-        for key in needed - self._pools.keys() - self._loads.keys():
+        for key in self._kept - self._shelf.keys() - self._loads.keys():
             version = picture.table.versions.get(key)
             self._loads[key] = asyncio.get_running_loop().create_task(self._load(key, version))
         self._look_at_loads()
         self._report_due.set()
 
     def _swap(self, table: RouteTable) -> None:
-        self.table = ServedTable(table, dict(self._pools), self._bench)
+        """Answer with a table from now on, and let go what neither it nor the proposal names any more."""
+        proposed = set(self._proposal.needs if self._proposal else ())
+        wanted = named_versions(table) | proposed
+        self._kept = kept_versions(table, names_max=self._keeping.names_max, pins=self._keeping.pins) | proposed
+        self._shelf.keep(self._kept)
+        self.table = ServedTable(table, self._kept, self._shelf, self._bench)
         self._revision.set(table.revision)
-        self._warm_versions.set(len(self._pools))
+        for key in self._wanted - wanted - self._kept:
+            self._shelf.drop(key)  # what a caller named alone is not among these
+        self._wanted = wanted
 
-    async def _load(self, key: tuple[str, str], version: Version | None) -> None:
-        """Load one version that the table or the proposal needs, and take it into the table."""
+    def _forget(self, key: Pair) -> None:
+        """Have the routes that need a version see that it came or went."""
+        self.table.forget(key)
+
+    async def _load(self, key: Pair, version: Version | None) -> None:
+        """Load one version that is kept."""
         failure = ""
         try:
             if version is None:
                 version = await asyncio.get_running_loop().run_in_executor(self._threads, self._registry.version, *key)
-            self._pools[key] = await self._loader.load(version)
+            await self._loader.load(version)
         except GatewayError as error:
             failure = f"{key[0]} {key[1]}: {error}"
         finally:
             del self._loads[key]
         if not failure:
             self._failed.pop(key, None)
-            self._swap(self.table.table)
+            if key not in self._kept | self._wanted:
+                self._shelf.drop(key)
         elif self._proposal is not None and key in self._proposal.needs:
             self._failed[key] = failure
         self._look_at_loads()

@@ -31,6 +31,7 @@ from gateway.ports import (
     Clock,
     InFlight,
     Interrupted,
+    MemoryMeter,
     MetricsBank,
     MetricsSnapshots,
     Place,
@@ -48,9 +49,10 @@ from gateway.serving.pools import Pool
 from gateway.serving.recorder import Recorder
 from gateway.serving.refusals import Refusals
 from gateway.serving.repository import Repository
-from gateway.serving.routing import Router
+from gateway.serving.routing import Keeping, Router
 from gateway.serving.shadow import ShadowQueue
 from gateway.serving.shared import Shared
+from gateway.serving.shelf import Shelf
 from gateway.serving.statistics import totals
 from gateway.serving.table import PINNED, Bench
 from gateway.serving.turn import Turn
@@ -78,6 +80,7 @@ class Ports:
     metrics: MetricsBank
     snapshots: MetricsSnapshots
     in_flight: InFlight
+    memory: MemoryMeter
     clock: Clock
 
 
@@ -93,10 +96,11 @@ def run_worker(
     metrics: MetricsBank,
     snapshots: MetricsSnapshots,
     in_flight: InFlight,
+    memory: MemoryMeter,
     clock: Clock,
 ) -> None:
     """Serve until SIGTERM, then drain; blocks."""
-    ports = Ports(registry, artifacts, runtimes, log, metrics, snapshots, in_flight, clock)
+    ports = Ports(registry, artifacts, runtimes, log, metrics, snapshots, in_flight, memory, clock)
     gc.freeze()  # what was imported is never garbage; collections look only at what requests make,
     gc.set_threshold(_GC_OBJECTS, 10, 10)  # and seldom, because nothing on the path is part of a cycle
 
@@ -121,15 +125,25 @@ async def serve(worker: str, listener: socket.socket, *, settings: Settings, por
     ids = PredictionIds(clock)
 
     def warm(version: Version) -> Warm:
-        return warmed(version, ports.artifacts, ports.runtimes, runs=serving.warm_runs, clock=clock)
+        return warmed(version, ports.artifacts, ports.runtimes, runs=serving.warm_runs, memory=ports.memory, clock=clock)
 
     def pool(warm: Warm) -> Pool:
         return Pool(warm, turn=turn, settings=serving, in_flight=in_flight, metrics=metrics, clock=clock)
 
     recorder = Recorder(ports.log, settings=settings.log, metrics=metrics, clock=clock, loop=loop)
-    loader = Loader(warm=warm, pool=pool, metrics=metrics, clock=clock)
-    router = Router(worker=worker, registry=ports.registry, loader=loader, bench=bench, metrics=metrics, clock=clock)
-    pinned = PinnedPools(ports.registry, loader, dropped=router.forget)
+    shelf = Shelf(bytes_max=serving.model_memory_bytes_max, metrics=metrics)
+    loader = Loader(warm=warm, pool=pool, shelf=shelf, metrics=metrics, clock=clock)
+    router = Router(
+        worker=worker,
+        registry=ports.registry,
+        loader=loader,
+        shelf=shelf,
+        keeping=Keeping(serving.kept_names_max, frozenset(name.strip() for name in serving.keep_warm.split(","))),
+        bench=bench,
+        metrics=metrics,
+        clock=clock,
+    )
+    pinned = PinnedPools(ports.registry, loader, shelf)
     repository = Repository(registry=ports.registry, router=router, pinned=pinned, loader=loader, clock=clock)
     statistics = Shared("statistics", lambda: totals(ports.snapshots), fresh_s=_STATISTICS_S, clock=clock)
     shadows = ShadowQueue(ids=ids, recorder=recorder, turn=turn, copies_max=serving.shadow_queue_max, clock=clock)
@@ -169,6 +183,7 @@ async def serve(worker: str, listener: socket.socket, *, settings: Settings, por
         owned = [
             tasks.create_task(router.follow()),
             tasks.create_task(router.report()),
+            tasks.create_task(loader.give_back(ports.memory)),
             tasks.create_task(_turn_regularly(in_flight, recorder, metrics)),
             tasks.create_task(_record_left_behind(in_flight, router, recorder, worker)),
         ]

@@ -1,12 +1,12 @@
 """The route table as this worker serves it: each route bound to its pools, its metrics and its place in the in-flight file.
 
-Immutable once built; a request holds the table it began with. Bound lazily, because a gateway may have a thousand models of which
-few are called: a route is bound at its first request, on the event loop.
+A request holds the route it began with, bound to the pools of that moment. Routes are bound lazily, because a gateway may have a
+thousand models of which few are called: at the first request, on the event loop, and anew when a version they name came or went.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -31,9 +31,9 @@ from gateway.ports import Cell, InFlight, MetricsBank, Place
 from gateway.serving.batch import UNNOTED
 from gateway.serving.checking import Checker
 from gateway.serving.pools import Pool
+from gateway.serving.shelf import Pair, Shelf
 
 PINNED: Final = "pinned"  # stands for the variant where a caller named the version
-Pools = Mapping[tuple[str, str], Pool]
 
 
 class ServedVariant:
@@ -125,9 +125,13 @@ class ServedShadow:
 
 
 class ServedRoute:
-    """One route with its variants bound."""
+    """One route with its variants bound.
 
-    def __init__(self, route: Route, table: RouteTable, pools: Pools, bench: Bench) -> None:
+    Attributes:
+        sole_key: The only version it needs, which may have been loaded because somebody called; None when it needs several.
+    """
+
+    def __init__(self, route: Route, table: RouteTable, pools: Shelf, bench: Bench) -> None:
         self.route = route
         self.deadline_s = route.deadline_ms / 1000.0
         self.assignment: Assignment = route.assignment
@@ -136,9 +140,11 @@ class ServedRoute:
         owning = [place.name for place in route.variants if place.weight == SLOTS]
         self._sole = self.variants[owning[0]] if owning else None
         bound = [(self._bound(shadow, table, pools, bench), shadow.fraction) for shadow in route.shadows]
+        needs = route.needs()
+        self.sole_key: Pair | None = (route.model, needs[0]) if len(needs) == 1 else None
         self.shadows = tuple([ServedShadow(variant, round(fraction * SLOTS), bench) for variant, fraction in bound])
 
-    def _bound(self, place: Variant | Shadow, table: RouteTable, pools: Pools, bench: Bench) -> ServedVariant:
+    def _bound(self, place: Variant | Shadow, table: RouteTable, pools: Shelf, bench: Bench) -> ServedVariant:
         key = (self.route.model, place.version)
         version = table.versions.get(key)
         if version is None:
@@ -167,11 +173,12 @@ class ServedRoute:
 
 
 class ServedTable:
-    """All routes of one revision."""
+    """All routes of one revision, over the worker's shelf; `kept` is what the worker holds warm whether anybody calls or not."""
 
-    def __init__(self, table: RouteTable, pools: Pools, bench: Bench) -> None:
+    def __init__(self, table: RouteTable, kept: Set[Pair], shelf: Shelf, bench: Bench) -> None:
         self.table = table
-        self.pools = pools
+        self.pools = shelf
+        self._kept = kept
         self._bench = bench
         self._routes: dict[str, ServedRoute] = {}
         self._pinned: dict[tuple[str, str], ServedVariant] = {}
@@ -185,7 +192,19 @@ class ServedTable:
         found = self._routes.get(name)
         if found is None:
             found = self._routes[name] = ServedRoute(self.table.route(name), self.table, self.pools, self._bench)
+        if found.sole_key is not None:
+            self.pools.use(found.sole_key)
         return found
+
+    def forget(self, key: Pair) -> None:
+        """Bind anew, at their next request, the routes that need a version which came or went."""
+        model, version = key
+        for bound in [route.route for route in self._routes.values() if route.route.model == model]:
+            if version in bound.needs():
+                del self._routes[bound.name]
+        for name, pinned in [name for name in self._pinned if name[1] == version]:
+            if self._pinned[name, pinned].version.model == model:
+                del self._pinned[name, pinned]
 
     def pinned(self, route: ServedRoute, pool: Pool) -> ServedVariant:
         """Return the variant for requests under a route that name this pool's version."""
@@ -195,21 +214,38 @@ class ServedTable:
             found = self._pinned[key] = ServedVariant(route.route, PINNED, pool.version, pool, self._bench)
         return found
 
-    def forget(self, pool: Pool) -> None:
-        """Hold a pool no longer that only callers needed; requests that have it finish."""
-        for key in [key for key, variant in self._pinned.items() if variant.pool is pool]:
-            del self._pinned[key]
+    def can_answer(self, route: ServedRoute) -> bool:
+        """Return whether a route's fallback is warm, or is one that the first request loads."""
+        return route.fallback.pool is not None or (route.sole_key is not None and route.sole_key not in self._kept)
 
     def is_ready(self) -> bool:
-        """Return whether every route, and every model without one, has its fallback warm and so can answer."""
+        """Return whether whatever is kept for a route, or a model without one, to answer at once is warm."""
         table = self.table
         answering = {(route.model, _fallback(route)) for route in table.routes.values()}
         answering.update((model, version) for model, version in table.champions.items() if model not in table.routes)
-        return all(key in self.pools for key in answering)
+        return all(key in self.pools for key in answering & self._kept)
 
 
-def needed_versions(table: RouteTable) -> set[tuple[str, str]]:
-    """Return (model, version) of all that a worker holds warm."""
+def kept_versions(table: RouteTable, *, names_max: int, pins: Set[str]) -> set[Pair]:
+    """Return what a worker holds warm whether anybody calls it or not.
+
+    Always what a route with a choice or a way back needs: its variants, its shadows, and what a rollback returns to. The only
+    version of a route, and the champion of a model without one, as long as no more than `names_max` names can be called.
+
+    Args:
+        pins: Names of models, for their champions, and of versions, as `model:version`.
+    """
+    needs = {route.name: [(route.model, version) for version in route.needs()] for route in table.routes.values()}
+    kept = {key for keys in needs.values() if len(keys) > 1 for key in keys}
+    kept.update(key for key in table.champions.items() if key[0] in pins)
+    kept.update((model, version) for model, _, version in (pin.partition(":") for pin in pins) if version)
+    if len(table.routes.keys() | table.champions.keys()) <= names_max:
+        kept.update(named_versions(table))
+    return kept
+
+
+def named_versions(table: RouteTable) -> set[Pair]:
+    """Return every version that a route or a champion names."""
     wanted = {(route.model, version) for route in table.routes.values() for version in route.needs()}
     return wanted | set(table.champions.items())
 

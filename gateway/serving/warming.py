@@ -18,7 +18,7 @@ from gateway.core.errors import LoadFailed, OutputMismatch, PredictFailed
 from gateway.core.models import Runtime as RuntimeName
 from gateway.core.models import Version
 from gateway.core.tensors import NUMPY_DTYPES, VARIABLE, Array, Datatype, TensorSpec
-from gateway.ports import ArtifactStore, Clock, Instance, Runtime
+from gateway.ports import ArtifactStore, Clock, Instance, MemoryMeter, Runtime
 from gateway.serving.checking import Checker
 
 _COST_ROWS: Final = 32  # its cost, beside that of one row, separates what a call costs from what a row costs
@@ -44,15 +44,27 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Warm:
-    """A loaded and exercised version, not yet taking jobs."""
+    """A loaded and exercised version, not yet taking jobs.
+
+    Attributes:
+        memory_bytes: What the process's heap grew by meanwhile, at least the artifact's size: what serving allocates in the
+            same moments is small beside a version, and loads come one after the other.
+    """
 
     version: Version
     instance: Instance
     cost: Cost
+    memory_bytes: int = 0
 
 
 def warmed(
-    version: Version, artifacts: ArtifactStore, runtimes: Mapping[RuntimeName, Runtime], *, runs: int, clock: Clock
+    version: Version,
+    artifacts: ArtifactStore,
+    runtimes: Mapping[RuntimeName, Runtime],
+    *,
+    runs: int,
+    memory: MemoryMeter,
+    clock: Clock,
 ) -> Warm:
     """Return the version loaded and exercised.
 
@@ -63,17 +75,20 @@ def warmed(
     runtime = runtimes.get(version.runtime)
     if runtime is None:
         raise LoadFailed(f"version {version.version!r} needs the runtime {version.runtime.value!r}, which is not there")
-    instance = runtime.load(artifacts.path(version.digest), version)
+    path = artifacts.path(version.digest)
+    before = memory.heap_bytes()
+    instance = runtime.load(path, version)
     try:
-        return Warm(version, instance, _measured(instance, version, runs, clock))
+        cost = _measured(instance, version, runs, clock)
     except OutputMismatch as error:
         instance.close()
         raise LoadFailed(f"version {version.version!r} of {version.model!r}: {error}") from error
     except PredictFailed as error:
-        if version.cost_us_per_row > 0:
-            return Warm(version, instance, Cost(version.cost_us_per_row, version.cost_us_per_row))
-        instance.close()
-        raise LoadFailed(f"version {version.version!r} of {version.model!r} runs no made-up row: {error}") from error
+        if version.cost_us_per_row <= 0:
+            instance.close()
+            raise LoadFailed(f"version {version.version!r} of {version.model!r} runs no made-up row: {error}") from error
+        cost = Cost(version.cost_us_per_row, version.cost_us_per_row)
+    return Warm(version, instance, cost, max(memory.heap_bytes() - before, version.size_bytes))
 
 
 def _measured(instance: Instance, version: Version, runs: int, clock: Clock) -> Cost:

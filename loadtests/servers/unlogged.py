@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from adapters.clock import SystemClock
+from adapters.heap import Heap
 from adapters.inflight import MappedInFlight
 from adapters.metrics_file import MetricsDirectory, MetricsFile
 from adapters.runtimes.onnx import OnnxRuntime
@@ -61,6 +62,7 @@ def main(data_dir: Path) -> None:
             metrics=MetricsFile(scratch / "metrics.bin"),
             snapshots=MetricsDirectory(scratch),
             in_flight=MappedInFlight(scratch / "in-flight"),
+            memory=Heap(),
             clock=clock,
         )
 

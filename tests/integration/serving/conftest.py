@@ -19,6 +19,7 @@ import uvloop
 from onnx import TensorProto, helper, numpy_helper
 
 from adapters.clock import SystemClock
+from adapters.heap import Heap
 from adapters.inflight import MappedInFlight
 from adapters.logs.memory import MemoryLog
 from adapters.memory import MemoryMetrics, MemoryRegistry
@@ -240,6 +241,7 @@ class Worker:
                 metrics=self.metrics,
                 snapshots=self.snapshots,
                 in_flight=self.in_flight,
+                memory=Heap(),
                 clock=SystemClock(),
             )
             self._started.set()
@@ -333,6 +335,11 @@ class Worker:
             if is_half_closed:
                 connection.shutdown(socket.SHUT_WR)
             return received(connection, within_s)
+
+    def warm(self) -> list[tuple[str, str]]:
+        """Return every (model, version) whose memory is counted."""
+        found = [(dict(each.labels), each.value) for each in self.metrics.samples() if each.name == "gateway_model_memory_bytes"]
+        return [(labels["model"], labels["version"]) for labels, value in found if value]
 
     def metric(self, name: str, **labels: str) -> float:
         """Return the sum of a metric's cells that have these labels."""

@@ -4,16 +4,44 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 
 import pytest
 
 from adapters.memory import ManualClock, MemoryBank
-from gateway.core.errors import LoadFailed
+from gateway.core.errors import LoadFailed, NotReady
 from gateway.core.models import Digest, Runtime, Version
 from gateway.core.tensors import Signature
 from gateway.serving.loader import Loader
+from gateway.serving.shelf import Shelf
+from gateway.serving.warming import Cost, Warm
 
-VERSION = Version("m", "1", Digest("0" * 64), 0, Runtime.ONNX, "", Signature((), ()))
+MIB = 2**20
+
+
+def version_of(model: str, size_bytes: int = MIB) -> Version:
+    """Return version 1 of a model."""
+    return Version(model, "1", Digest("0" * 64), size_bytes, Runtime.ONNX, "", Signature((), ()))
+
+
+VERSION = version_of("m")
+
+
+def warmed(version: Version) -> Warm:
+    """Return what a load gives; nothing here runs it."""
+    return Warm(version, instance=None, cost=Cost(1.0, 0.0), memory_bytes=version.size_bytes)
+
+
+def loader_of(warm: Callable[[Version], Warm], *, clock: ManualClock | None = None, shelf: Shelf | None = None) -> Loader:
+    """Return a loader whose pools are the names of their models."""
+    shelf = Shelf(bytes_max=8 * MIB, metrics=MemoryBank()) if shelf is None else shelf
+    return Loader(
+        warm=warm,
+        pool=lambda warm: f"pool of {warm.version.model}",
+        shelf=shelf,
+        metrics=MemoryBank(),
+        clock=clock or ManualClock(),
+    )
 
 
 def test_those_who_need_a_version_share_its_load():
@@ -21,18 +49,18 @@ def test_those_who_need_a_version_share_its_load():
     loads: list[str] = []
     may_load = threading.Event()
 
-    def warm(version: Version) -> str:
+    def warm(version: Version) -> Warm:
         loads.append(version.version)
         assert may_load.wait(5)
-        return f"pool of {version.version}"
+        return warmed(version)
 
     async def run() -> None:
-        loader = Loader(warm=warm, pool=lambda warmed: warmed, metrics=MemoryBank(), clock=ManualClock())
+        loader = loader_of(warm)
         callers = [asyncio.create_task(loader.load(VERSION)) for _ in range(8)]
         await asyncio.sleep(0)
         callers[0].cancel()
         may_load.set()
-        assert await asyncio.gather(*callers[1:]) == ["pool of 1"] * 7
+        assert await asyncio.gather(*callers[1:]) == ["pool of m"] * 7
         assert loads == ["1"]
         loader.close()
 
@@ -43,18 +71,88 @@ def test_version_that_does_not_load_is_left_alone_for_a_while():
     """After a failure the next try waits, and says the same meanwhile."""
     loads: list[str] = []
 
-    def warm(version: Version) -> str:
+    def warm(version: Version) -> Warm:
         loads.append(version.version)
         raise LoadFailed("broken")
 
     async def run() -> None:
         clock = ManualClock()
-        loader = Loader(warm=warm, pool=lambda warmed: warmed, metrics=MemoryBank(), clock=clock)
+        loader = loader_of(warm, clock=clock)
         for seconds, count in ((0.0, 1), (1.0, 1), (28.0, 1), (2.0, 2)):
             clock.move(seconds)
             with pytest.raises(LoadFailed, match="broken"):
                 await loader.load(VERSION)
             assert len(loads) == count
+        loader.close()
+
+    asyncio.run(run())
+
+
+def test_what_routes_need_is_loaded_before_what_callers_asked_for():
+    """A route's version overtakes those that callers asked for and that wait; the one under way is finished first."""
+    order: list[str] = []
+    may_load = threading.Event()
+
+    def warm(version: Version) -> Warm:
+        assert may_load.wait(5)
+        order.append(version.model)
+        return warmed(version)
+
+    async def run() -> None:
+        loader = loader_of(warm)
+        asked = [asyncio.create_task(loader.load(version_of(name), is_asked=True)) for name in ("a", "b")]
+        await asyncio.sleep(0)
+        needed = asyncio.create_task(loader.load(version_of("needed")))
+        await asyncio.sleep(0)
+        may_load.set()
+        await asyncio.gather(*asked, needed)
+        assert order == ["a", "needed", "b"]
+        loader.close()
+
+    asyncio.run(run())
+
+
+def test_loads_that_callers_asked_for_are_bounded():
+    """When as many wait as may, the next caller is told to come again; a route's version is still taken."""
+    may_load = threading.Event()
+
+    def warm(version: Version) -> Warm:
+        assert may_load.wait(5)
+        return warmed(version)
+
+    async def run() -> None:
+        loader = loader_of(warm)
+        asked = [asyncio.create_task(loader.load(version_of(f"m{number}"), is_asked=True)) for number in range(65)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        with pytest.raises(NotReady, match="64 versions are waiting"):
+            await loader.load(version_of("one more"), is_asked=True)
+        needed = asyncio.create_task(loader.load(version_of("needed")))
+        may_load.set()
+        await asyncio.gather(*asked, needed)
+        loader.close()
+
+    asyncio.run(run())
+
+
+def test_version_that_finds_no_room_is_not_loaded():
+    """What is kept is never evicted for a caller's version, and that one is refused before it takes memory."""
+    loads: list[str] = []
+
+    def warm(version: Version) -> Warm:
+        loads.append(version.model)
+        return warmed(version)
+
+    async def run() -> None:
+        shelf = Shelf(bytes_max=8 * MIB, metrics=MemoryBank())
+        loader = loader_of(warm, shelf=shelf)
+        shelf.keep({("kept", "1")})
+        await loader.load(version_of("kept", 5 * MIB))
+        await loader.load(version_of("asked", 3 * MIB), is_asked=True)
+        with pytest.raises(NotReady, match="finds no room"):
+            await loader.load(version_of("large", 4 * MIB), is_asked=True)
+        assert set(shelf) == {("kept", "1"), ("asked", "1")}
+        assert loads == ["kept", "asked"]
         loader.close()
 
     asyncio.run(run())
