@@ -18,10 +18,10 @@ from gateway.core.errors import (
     MalformedRequest,
     NotOffered,
     PayloadTooLarge,
-    UnsupportedEncoding,
 )
 from gateway.metrics import REJECTED, UNEXPECTED_ERRORS, cell
 from gateway.ports import Clock, MetricsBank
+from gateway.serving.compression import compressed, decompressed, refuse_other_encoding
 from gateway.serving.infer import Answer, Call, Inference
 from gateway.serving.recorder import Recorder
 from gateway.serving.routing import Router
@@ -35,8 +35,8 @@ _TRUTH: Final = b"/api/v1/ground-truth"
 _TARGETS_MAX: Final = 4_096  # parsed prediction paths kept; beyond it parsing starts over
 _TARGET_LENGTH_MAX: Final = 512  # of a path that is kept
 _TRUTH_BYTES_MAX: Final = 4 * 2**20  # 10,000 records of 400 bytes
+_SMALL_DIGITS: Final = 4  # of the length of a body that has mostly come with its headers; it is bounded as it is read
 _LENGTH_DIGITS_MAX: Final = 18  # of a length in a header; more is no length of anything, and slow to read
-_JSON: Final = (b"content-type", b"application/json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,23 +97,34 @@ class ServingApp:
             self._unexpected.add(1.0)
             _log.exception("a request failed unexpectedly", extra={"action": "answer"})
             answer = Answer(500, [], b'{"error":"internal error"}')
-        await exchange.answer(answer.status, [_JSON, *answer.headers], answer.body)
+        await exchange.answer(answer.status, [answer.content_type, *answer.headers], answer.body)
 
     async def _answer(self, target: Target | None, exchange: Exchange) -> Answer:
         if exchange.method != "POST":
             return Answer(405, [(b"allow", b"POST")], b'{"error":"Method Not Allowed"}')
         headers: Mapping[bytes, bytes] = dict(exchange.headers)
         bytes_max = self._body_bytes_max if target is not None else min(self._body_bytes_max, _TRUTH_BYTES_MAX)
-        _refuse_by_headers(headers, bytes_max)
+        if b"content-encoding" in headers:
+            refuse_other_encoding(headers[b"content-encoding"])
+        if len(headers.get(b"content-length", b"")) > _SMALL_DIGITS:
+            _refuse_by_length(headers[b"content-length"], bytes_max)
         if target is None:
             principal = authenticated(headers.get(b"authorization"), self._router.keys)
-            body = await exchange.body(bytes_max)
-            return Answer(200, [], await record_truth(body, principal, self._recorder, self._metrics))
         body = await exchange.body(bytes_max)
-        if (length := headers.get(b"inference-header-content-length")) is not None:
-            _refuse_binary(length, len(body))
-        call = Call(target.route, target.version, target.is_rows, headers, body, self._clock.monotonic_s())
-        return await self._inference.infer(call)
+        received_s = self._clock.monotonic_s()
+        if b"content-encoding" in headers:
+            body = await decompressed(body, headers[b"content-encoding"], bytes_max)
+        if target is None:
+            return Answer(200, [], await record_truth(body, principal, self._recorder, self._metrics))
+        call = Call(target.route, target.version, target.is_rows, headers, body, received_s)
+        if b"inference-header-content-length" in headers:
+            call.head_bytes = _head_bytes(headers[b"inference-header-content-length"], len(body), is_rows=target.is_rows)
+        answer = await self._inference.infer(call)
+        if b"accept-encoding" in headers:
+            answer.body, encoding = await compressed(answer.body, headers[b"accept-encoding"])
+            if encoding:
+                answer.headers = [*answer.headers, (b"content-encoding", encoding)]
+        return answer
 
     def _parsed(self, path: bytes) -> Target | None:
         """Return what a path names, remembered, or None when it is no prediction path."""
@@ -134,20 +145,19 @@ def _name(quoted: bytes) -> str:
     return unquote(quoted.decode("latin-1"), errors="replace")
 
 
-def _refuse_by_headers(headers: Mapping[bytes, bytes], bytes_max: int) -> None:
-    length = headers.get(b"content-length", b"0")
+def _refuse_by_length(length: bytes, bytes_max: int) -> None:
     if len(length) > _LENGTH_DIGITS_MAX:
         raise MalformedRequest(f"Content-Length: expected at most {_LENGTH_DIGITS_MAX} digits")
     if int(length) > bytes_max:
         raise PayloadTooLarge(f"the body is over {bytes_max:,} bytes")
-    encoding = headers.get(b"content-encoding")
-    if encoding and encoding.lower() != b"identity":
-        raise UnsupportedEncoding(f"content encoding {encoding.decode('latin-1')[:40]!r} is not read here")
 
 
-def _refuse_binary(length: bytes, body_bytes: int) -> None:
-    """Refuse a binary body; a header length that is the whole body's is plain JSON."""
+def _head_bytes(length: bytes, body_bytes: int, *, is_rows: bool) -> int | None:
+    """Return the length of the JSON part, or None when it is the whole body."""
     if not length.isdigit() or len(length) > _LENGTH_DIGITS_MAX or int(length) > body_bytes:
         raise MalformedRequest("Inference-Header-Content-Length: expected a length within the body")
-    if int(length) != body_bytes:
-        raise NotOffered("binary tensors are not offered; send JSON")
+    if body_bytes and int(length) == body_bytes:
+        return None
+    if is_rows:
+        raise NotOffered("rows have no binary form; send JSON")
+    return int(length)

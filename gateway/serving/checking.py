@@ -5,6 +5,7 @@ A request that does not fit is the caller's fault and never reaches the runtime;
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any, Final
@@ -13,10 +14,13 @@ import numpy as np
 
 from gateway.core.errors import MalformedRequest, OutputMismatch, SignatureMismatch
 from gateway.core.models import Version
-from gateway.core.tensors import NUMPY_DTYPES, VARIABLE, Array, Shape, Tensor, TensorSpec
-from gateway.serving.wire import ELEMENTS, Element, Request, array_of, flattened
+from gateway.core.tensors import NUMPY_DTYPES, VARIABLE, Array, Datatype, Shape, Tensor, TensorSpec
+from gateway.serving.binary import Blobs, text_array
+from gateway.serving.elements import ELEMENTS, Element, array_of, flattened
+from gateway.serving.wire import Request
 
 _ROWS: Final = (VARIABLE,)  # the first dimension of what has rows
+_ONE_ROW: Final = (1,)
 
 
 class Checker:
@@ -57,11 +61,21 @@ class Checker:
                     raise SignatureMismatch(
                         f"output {name[:200]!r} is not one of the version's: {', '.join(sorted(self._output_names))}"
                     )
-        tensors = request.tensors if request.rows is None else self._from_rows(request.rows)
+        tensors = request.tensors or self.tensors_of(request)
         if len(tensors) != len(self.inputs):
             self._refuse_names(tensors.keys())
         found = tuple([_fitting(tensors, spec) for spec in self.inputs])
         return found, self._rows(found) if self._has_rows else 1
+
+    def tensors_of(self, request: Request) -> dict[str, Tensor]:
+        """Return the inputs of a request that came without names or shapes, as rows or as raw bytes.
+
+        Raises:
+            SignatureMismatch, MalformedRequest: they do not fit.
+        """
+        if request.raw is not None:
+            return self._from_raw(request.raw)
+        return request.tensors if request.rows is None else self._from_rows(request.rows)
 
     def checked_outputs(self, outputs: Mapping[str, object], rows: int) -> list[Array]:
         """Return the outputs in the signature's order.
@@ -96,6 +110,23 @@ class Checker:
         for name in sent:
             if name not in known:
                 raise SignatureMismatch(f"input {name[:200]!r} is not one of the version's: {', '.join(sorted(known))}")
+
+    def _from_raw(self, raw: bytes) -> dict[str, Tensor]:
+        """Return the bytes as the only input, one row of it; they say how large its open dimension is."""
+        if len(self.inputs) != 1:
+            raise SignatureMismatch(f"a body without a JSON part is one input, and this version has {len(self.inputs)}")
+        spec = self.inputs[0]
+        name, rows = spec.name, _ONE_ROW if self._has_rows else ()
+        sizes = spec.shape[len(rows) :]
+        if spec.datatype is Datatype.BYTES:
+            if any(size not in (1, VARIABLE) for size in sizes):
+                raise SignatureMismatch(f"a body without a JSON part is one element, and input {name!r} needs {list(spec.shape)}")
+            return {name: Tensor(name, spec.datatype, text_array([raw], (*rows, *(1 for _ in sizes)), name))}
+        if sizes.count(VARIABLE) > 1:
+            raise SignatureMismatch(f"input {name!r} has several open dimensions; send its shape in a JSON part")
+        known = math.prod(size for size in sizes if size != VARIABLE) * NUMPY_DTYPES[spec.datatype].itemsize
+        shape = tuple(len(raw) // known if size == VARIABLE and known else max(size, 0) for size in sizes)
+        return {name: Tensor(name, spec.datatype, Blobs(raw, 0).take(spec.datatype, (*rows, *shape), len(raw), name))}
 
     def _from_rows(self, rows: list[Any]) -> dict[str, Tensor]:
         if not self._has_rows or not (self._is_wide or self._is_columnar):

@@ -17,11 +17,12 @@ from urllib.parse import unquote
 import orjson
 
 from gateway.core.access import Principal, Scope
-from gateway.core.errors import GatewayError, MalformedRequest, NotOffered, NotReady, UnsupportedEncoding
+from gateway.core.errors import GatewayError, MalformedRequest, NotOffered, NotReady
 from gateway.core.fields import Fields, Json, checked_name
 from gateway.core.models import Version, signature_body
 from gateway.metrics import UNEXPECTED_ERRORS, cell
 from gateway.ports import MetricsBank
+from gateway.serving.compression import decompressed, refuse_other_encoding
 from gateway.serving.configuration import configuration, platform
 from gateway.serving.infer import Answer
 from gateway.serving.pinned import PinnedPools
@@ -34,7 +35,14 @@ from gateway.serving.truth import authenticated
 from gateway.web import ClientGone, Exchange
 
 _log = logging.getLogger(__name__)
-_EXTENSIONS: Final = ("model_configuration", "model_repository", "parameters", "statistics")  # exactly what works
+_EXTENSIONS: Final = (  # exactly what works
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "parameters",
+    "statistics",
+)
 _GET: Final[tuple[str, ...]] = ("GET", "HEAD")
 _POST: Final[tuple[str, ...]] = ("POST",)
 _MODEL: Final = rb"/v2/models/([^/]+)"
@@ -227,10 +235,9 @@ def _decoded(quoted: bytes | None) -> str:
 
 async def _body(asked: Asked) -> Json:
     """Return a request's object; an empty body is an empty one."""
-    encoding = asked.headers.get(b"content-encoding", b"identity")
-    if encoding.lower() != b"identity":
-        raise UnsupportedEncoding(f"content encoding {encoding.decode('latin-1')[:40]!r} is not read here")
-    body = await asked.exchange.body(_BODY_BYTES_MAX)
+    encoding = asked.headers.get(b"content-encoding", b"")
+    refuse_other_encoding(encoding)
+    body = await decompressed(await asked.exchange.body(_BODY_BYTES_MAX), encoding, _BODY_BYTES_MAX)
     try:
         content = orjson.loads(body) if body else {}
     except orjson.JSONDecodeError as error:

@@ -28,7 +28,7 @@ from gateway.serving.recorder import Recorder
 from gateway.serving.routing import Router
 from gateway.serving.shadow import ShadowQueue
 from gateway.serving.table import ServedRoute, ServedVariant
-from gateway.serving.wire import Request, decode_infer, decode_rows, encode_infer, encode_rows
+from gateway.serving.wire import Request, decode_infer, decode_rows, encode_forms, encode_infer, encode_rows
 
 _KEY_HEADER: Final = b"gateway-assignment-key"
 _KEY_PARAMETER: Final = "assignment_key"
@@ -36,7 +36,10 @@ _FIRST_SHARE: Final = 0.75  # of the deadline for an attempt that has a fallback
 _TRACE_LENGTH: Final = 32
 _OK: Final = Outcome.OK  # a name of the module is found faster than one of a class
 
-Headers = list[tuple[bytes, bytes]]
+Header = tuple[bytes, bytes]
+Headers = list[Header]
+JSON: Final[Header] = (b"content-type", b"application/json")
+_BINARY: Final[Header] = (b"content-type", b"application/octet-stream")
 
 
 @dataclass(slots=True)
@@ -49,6 +52,7 @@ class Call:
         is_rows: Whether the body holds plain rows rather than the protocol's tensors.
         headers: By lower-case name.
         received_s: When its last byte was in, on the clock's monotonic time.
+        head_bytes: Of the body's JSON part; None when all of it is JSON.
     """
 
     route: str
@@ -57,15 +61,17 @@ class Call:
     headers: Mapping[bytes, bytes]
     body: bytes
     received_s: float
+    head_bytes: int | None = None
 
 
 @dataclass(slots=True)
 class Answer:
-    """What goes back: a JSON body."""
+    """What goes back: a JSON body, unless `content_type` says that binary tensors follow."""
 
     status: int
     headers: Headers
     body: bytes
+    content_type: Header = JSON
 
 
 @dataclass(slots=True)
@@ -117,7 +123,7 @@ class Inference:
             LogFailed: it ran, but its record could not be written.
         """
         prediction_id = self._ids.next()
-        request = decode_rows(call.body) if call.is_rows else decode_infer(call.body)
+        request = decode_rows(call.body) if call.is_rows else decode_infer(call.body, call.head_bytes)
         if call.version:
             routed = await self._routed_to_version(call, request)
         else:
@@ -271,7 +277,12 @@ class Inference:
 def _respond(call: Call, request: Request, record: PredictionRecord, *, variant: ServedVariant, ran: Ran) -> Answer:
     headers = [(b"gateway-prediction-id", record.prediction_id.encode()), *variant.headers]
     if ran.fault is None:
-        return Answer(200, headers, encode_rows(record) if call.is_rows else encode_infer(request, record))
+        if request.forms is None:
+            return Answer(200, headers, encode_rows(record) if call.is_rows else encode_infer(request, record))
+        body, head_bytes = encode_forms(request, request.forms, record, variant.version)
+        if not head_bytes:
+            return Answer(200, headers, body)
+        return Answer(200, [*headers, (b"inference-header-content-length", b"%d" % head_bytes)], body, _BINARY)
     variant.failed_duration.add(record.latency_us / 1e6)  # here, where answers that succeed do not pass
     status = 504 if ran.outcome in (Outcome.TIMED_OUT, Outcome.ABANDONED) else 500
     return Answer(status, headers, orjson.dumps({"error": f"version {record.version!r} failed: {ran.fault}"}))
@@ -311,10 +322,11 @@ def _first_value(route: ServedRoute, request: Request, name: str) -> object:
         if isinstance(row, dict):
             return row.get(name)
         return row[columns.index(name)] if name in columns and len(row) == len(columns) else None
-    tensor = request.tensors.get(name)
+    tensors = request.tensors or route.fallback.checker.tensors_of(request)
+    tensor = tensors.get(name)
     at = 0
-    if tensor is None and len(request.tensors) == 1 and name in columns:
-        tensor, at = next(iter(request.tensors.values())), columns.index(name)
+    if tensor is None and len(tensors) == 1 and name in columns:
+        tensor, at = next(iter(tensors.values())), columns.index(name)
     if tensor is None or tensor.data.size <= at:
         return None
     return cast("object", tensor.data.flat[at])

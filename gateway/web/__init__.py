@@ -77,6 +77,6 @@ def error_headers(error: errors.GatewayError) -> list[tuple[bytes, bytes]]:
         case errors.NotAuthenticated():
             return [(b"www-authenticate", b"Bearer")]
         case errors.UnsupportedEncoding():
-            return [(b"accept-encoding", b"identity")]
+            return [(b"accept-encoding", b"gzip, deflate")]
         case _:
             return []

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
+import zlib
 
 import pytest
 
@@ -111,7 +113,14 @@ CONTENT = {
     "unknown path": post(GOOD, "/v3/models/m/infer"),
     "wrong method": b"GET /v2/models/m/infer HTTP/1.1\r\nHost: h\r\n\r\n",
     "wrong method on health": b"DELETE /v2/health/live HTTP/1.1\r\nHost: h\r\n\r\n",
-    "compressed": post(b"\x1f\x8b\x08", Content_Encoding="gzip"),
+    "compressed otherwise": post(b"\x1f\x8b\x08", Content_Encoding="br"),
+    "compressed twice": post(b"\x1f\x8b\x08", Content_Encoding="gzip, deflate"),
+    "cut gzip": post(gzip.compress(json.dumps(GOOD).encode())[:-1], Content_Encoding="gzip"),
+    "more after gzip": post(gzip.compress(json.dumps(GOOD).encode()) + b"x", Content_Encoding="gzip"),
+    "gzip of two": post(gzip.compress(b"{") + gzip.compress(b"}"), Content_Encoding="gzip"),
+    "no gzip": post(GOOD, Content_Encoding="gzip"),
+    "gzip for deflate": post(gzip.compress(json.dumps(GOOD).encode()), Content_Encoding="deflate"),
+    "deflate without its wrapper": post(zlib.compress(json.dumps(GOOD).encode())[2:-4], Content_Encoding="deflate"),
     "header length of letters": post(GOOD, Inference_Header_Content_Length="abc"),
     "negative header length": post(GOOD, Inference_Header_Content_Length="-1"),
     "header length beyond the body": post(GOOD, Inference_Header_Content_Length="99999999999"),
@@ -299,7 +308,9 @@ def test_statuses_are_the_documented_ones(served):
         "unknown path": 404,
         "wrong method": 405,
         "wrong method on health": 405,
-        "compressed": 415,
+        "compressed otherwise": 415,
+        "compressed twice": 415,
+        "cut gzip": 400,
         "path traversal": 404,
         "ground truth without a token": 401,
     }

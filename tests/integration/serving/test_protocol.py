@@ -60,7 +60,14 @@ def test_server_metadata(served, path):
     """Name, version and exactly the extensions that work [OIP-4, 14, 17, 23]."""
     body = served.client.get(path).json()
     assert body.keys() == {"name", "version", "extensions"}
-    assert body["extensions"] == ["model_configuration", "model_repository", "parameters", "statistics"]
+    assert body["extensions"] == [
+        "binary_tensor_data",
+        "classification",
+        "model_configuration",
+        "model_repository",
+        "parameters",
+        "statistics",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -240,10 +247,9 @@ def test_id_comes_back_and_is_not_invented(served):
     "asked",
     [
         {"parameters": {"sequence_id": 7}},
+        {"parameters": {"sequence_start": True}},
         {"parameters": {"priority": 1}},
-        {"parameters": {"binary_data_output": True}},
-        {"outputs": [{"name": "y", "parameters": {"binary_data": True}}]},
-        {"outputs": [{"name": "y", "parameters": {"classification": 2}}]},
+        {"outputs": [{"name": "y", "parameters": {"shared_memory_region": "r"}}]},
     ],
 )
 def test_what_is_not_offered_is_a_501(served, asked):
@@ -252,14 +258,32 @@ def test_what_is_not_offered_is_a_501(served, asked):
     assert (answer.status_code, answer.json().keys()) == (501, {"error"})
 
 
-def test_binary_tensors_are_a_501(served):
-    """Binary inputs and bodies are refused as not offered; a header length that is the whole body's is plain JSON [OIP-61]."""
-    tensor = {"name": "x", "shape": [1, 1], "datatype": "FP32", "parameters": {"binary_data_size": 4}}
-    assert served.client.post("/v2/models/FP32/infer", json={"inputs": [tensor]}).status_code == 501
-    body = b'{"inputs":[{"name":"x","shape":[1,1],"datatype":"FP32","data":[1]}]}'
-    for extra, status in ((b"", 200), (b"1234", 501)):
-        headers = {"Inference-Header-Content-Length": str(len(body))}
-        assert served.client.post("/v2/models/FP32/infer", content=body + extra, headers=headers).status_code == status
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"parameters": {"priority": -1}},
+        {"parameters": {"priority": 1.0}},
+        {"parameters": {"priority": True}},
+        {"parameters": {"priority": "high"}},
+        {"parameters": {"binary_data_output": 1}},
+        {"parameters": {"binary_data_output": "true"}},
+        {"parameters": {"triton_x": 1}},
+        {"parameters": {"mine": None}},
+        {"parameters": {"mine": [1]}},
+        {"parameters": []},
+        {"outputs": [{"name": "y", "parameters": {"binary_data": 1}}]},
+        {"outputs": [{"name": "y", "parameters": {"classification": -1}}]},
+        {"outputs": [{"name": "y", "parameters": {"classification": 1.0}}]},
+        {"outputs": [{"name": "y", "parameters": {"classification": True}}]},
+        {"outputs": [{"name": "y", "parameters": [1]}]},
+        {"outputs": [{"name": "y"}, {"name": "y"}]},
+        {"outputs": [{"name": "z"}]},
+    ],
+)
+def test_parameters_of_other_types_are_refused(served, asked):
+    """A reserved parameter of another type, or a value that is no string, number or boolean, is a 400 [OIP-32, 41]."""
+    answer = served.infer("FP32", [[1]], **asked)
+    assert (answer.status_code, answer.json().keys()) == (400, {"error"})
 
 
 def test_harmless_parameters_and_members_pass(served):
