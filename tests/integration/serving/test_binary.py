@@ -391,3 +391,16 @@ def test_an_assignment_by_input_reads_raw_bodies(served, until):
         assert infer(served, "keyed", sent).status_code == 200
     keys = {(record.assignment_key, record.is_keyed) for record in served.predictions()[-3:]}
     assert (len(keys), keys.pop()[1]) == (1, True)
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_classification_names_the_highest_values(served, binary):
+    """An output becomes its best classes, a row of them for each row, as JSON or binary."""
+    values = np.array([[0.1, 0.7, 0.2, 0.0], [1.0, 0.0, 0.0, 0.5]], np.float32)
+    tensor, content = asked(values, binary=binary)
+    wanted = [{"name": "y", "parameters": {"classification": 2, "binary_data": binary}}]
+    found = answered(infer(served, "wide", request([tensor], content, outputs=wanted)))["y"]
+    assert found.tolist() == [[b"0.7:1", b"0.2:2"], [b"1.0:0", b"0.5:3"]]
+    tensor, content = asked(np.array([[b"a"]], object), binary=binary)
+    refused = infer(served, "text", request([tensor], content, outputs=wanted))
+    assert (refused.status_code, "classification" in refused.json()["error"]) == (400, True)

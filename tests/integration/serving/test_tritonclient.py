@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tritonclient.http
 import tritonclient.http.aio
+from onnx import TensorProto
 from tritonclient.utils import InferenceServerException
 
 from gateway.core.access import Key, Scope, token_digest
@@ -68,6 +69,53 @@ def test_triton_client_predicts_in_json(triton):
     assert triton.infer(NAME, inputs, model_version="2", outputs=outputs).as_numpy("y").tolist() == [[11.0]]
     waiting = triton.async_infer(NAME, inputs, outputs=outputs)
     assert waiting.get_result().as_numpy("y").tolist() == [[10.0]]
+
+
+@pytest.mark.parametrize("compression", [None, "gzip", "deflate"])
+def test_triton_client_predicts_in_its_own_default_form(served, triton, models, until, compression):
+    """Binary both ways, as the client does unasked, compressed or not, with and without naming outputs, awaited or not."""
+    values = np.random.default_rng(1).normal(size=(500, 2)).astype(np.float32)
+    served.register("echo", "1", models.identity(TensorProto.FLOAT), champion=True)
+    served.until_served(until)
+    asked = tritonclient.http.InferInput("x", list(values.shape), "FP32")
+    asked.set_data_from_numpy(values)
+    packed = {"request_compression_algorithm": compression, "response_compression_algorithm": compression}
+    for outputs in (None, [tritonclient.http.InferRequestedOutput("y")]):
+        answer = triton.infer("echo", [asked], outputs=outputs, **packed)
+        assert answer.as_numpy("y").tobytes() == values.tobytes()
+        assert answer.get_output("y")["parameters"]["binary_data_size"] == values.nbytes
+        waiting = triton.async_infer("echo", [asked], outputs=outputs, **packed)
+        assert waiting.get_result().as_numpy("y").tobytes() == values.tobytes()
+
+    async def ask() -> None:
+        module = tritonclient.http.aio
+        async with module.InferenceServerClient(f"127.0.0.1:{served.port}") as client:
+            answer = await client.infer("echo", [asked], **packed)
+            assert answer.as_numpy("y").tobytes() == values.tobytes()
+
+    asyncio.run(ask())
+
+
+def test_triton_client_sends_texts_halves_and_asks_for_classes(served, triton, models, until):
+    """BYTES, FP16 and a classification come as the client reads them."""
+    cases = {
+        "BYTES": (TensorProto.STRING, np.array([["", "\0", "ä🙂"]], object)),
+        "FP16": (TensorProto.FLOAT16, np.array([[1, -0.0, 65504]], np.float16)),
+        "BOOL": (TensorProto.BOOL, np.array([[True, False]])),
+    }
+    for name, (kind, _) in cases.items():
+        served.register(name, "1", models.identity(kind), champion=True)
+    served.until_served(until)
+    for name, (_, values) in cases.items():
+        asked = tritonclient.http.InferInput("x", list(values.shape), name)
+        asked.set_data_from_numpy(values)
+        back = triton.infer(name, [asked]).as_numpy("y")
+        texts = [text.encode() for text in values.ravel()] if name == "BYTES" else values.ravel().tolist()
+        assert back.ravel().tolist() == texts
+    asked = tritonclient.http.InferInput("x", [1, 3], "FP16")
+    asked.set_data_from_numpy(np.array([[1, 3, 2]], np.float16))
+    outputs = [tritonclient.http.InferRequestedOutput("y", class_count=2)]
+    assert triton.infer("FP16", [asked], outputs=outputs).as_numpy("y").tolist() == [[b"3.0:1", b"2.0:2"]]
 
 
 def test_triton_client_reads_index_and_statistics(triton, until):
