@@ -10,6 +10,7 @@ import enum
 import json
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +25,7 @@ INFER = "/v2/models/{route}/infer"
 _SCRIPT = """
 wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"
-local requests, at = {{}}, 0
+{headers}local requests, at = {{}}, 0
 function init(args)
   for key = 1, {keys} do
     wrk.headers["Gateway-Assignment-Key"] = "key-" .. key
@@ -95,7 +96,16 @@ def requests(route: str, inputs: Inputs = Inputs.WIDE, *, host: str) -> list[byt
 
 def closed(url: str, *, route: str, connections: int, seconds: float, inputs: Inputs = Inputs.WIDE) -> Burst:
     """Load a server with `connections` callers that each wait for their answer."""
-    script = _SCRIPT.format(keys=KEYS, path=INFER.format(route=route), body=body(inputs).decode())
+    return closed_with(url, body(inputs), route=route, connections=connections, seconds=seconds)
+
+
+def closed_with(
+    url: str, content: bytes, *, route: str, connections: int, seconds: float, headers: Mapping[str, str] | None = None
+) -> Burst:
+    """Load a server as `closed` does, with a body of any bytes and more headers."""
+    escaped = "".join(f"\\{byte:03d}" for byte in content)  # as a Lua string takes any byte
+    more = "".join(f'wrk.headers["{name}"] = "{value}"\n' for name, value in (headers or {}).items())
+    script = _SCRIPT.format(keys=KEYS, path=INFER.format(route=route), body=escaped, headers=more)
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
         file.write(script)
         file.flush()

@@ -7,6 +7,7 @@ only when they are not aligned. Sizes are checked before anything is made of the
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Final, cast
 
 import numpy as np
@@ -15,6 +16,16 @@ from gateway.core.errors import MalformedRequest, NotOffered
 from gateway.core.tensors import NUMPY_DTYPES, Array, Datatype, Shape, Tensor
 
 _LENGTH_BYTES: Final = 4  # before each element of BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """What a JSON part says of a binary input; `size` is in bytes."""
+
+    name: str
+    datatype: Datatype
+    shape: Shape
+    size: int
 
 
 class Blobs:
@@ -26,16 +37,14 @@ class Blobs:
         self._body = body
         self._at = at
 
-    def take(self, datatype: Datatype, shape: Shape, size: int, name: str) -> Array:
+    def take(self, slot: Slot) -> Array:
         """Return the next tensor; numbers are a view of the body where they can be.
-
-        Args:
-            size: Its bytes.
 
         Raises:
             MalformedRequest: the body ends before it, or it has another number of elements than its shape.
             NotOffered: no version takes the datatype.
         """
+        name, datatype, shape, size = slot.name, slot.datatype, slot.shape, slot.size
         start, body = self._at, self._body
         self._at = end = start + size
         if end > len(body):

@@ -28,7 +28,7 @@ from gateway.serving.recorder import Recorder
 from gateway.serving.routing import Router
 from gateway.serving.shadow import ShadowQueue
 from gateway.serving.table import ServedRoute, ServedVariant
-from gateway.serving.wire import Request, decode_infer, decode_rows, encode_forms, encode_infer, encode_rows
+from gateway.serving.wire import Request, decode_binary, decode_infer, decode_rows, encode_forms, encode_infer, encode_rows
 
 _KEY_HEADER: Final = b"gateway-assignment-key"
 _KEY_PARAMETER: Final = "assignment_key"
@@ -123,7 +123,10 @@ class Inference:
             LogFailed: it ran, but its record could not be written.
         """
         prediction_id = self._ids.next()
-        request = decode_rows(call.body) if call.is_rows else decode_infer(call.body, call.head_bytes)
+        if call.head_bytes is not None:
+            request = decode_binary(call.body, call.head_bytes)
+        else:
+            request = decode_rows(call.body) if call.is_rows else decode_infer(call.body)
         if call.version:
             routed = await self._routed_to_version(call, request)
         else:

@@ -18,7 +18,7 @@ from gateway.core.errors import MalformedRequest, NotOffered
 from gateway.core.models import Version
 from gateway.core.records import PredictionRecord
 from gateway.core.tensors import Datatype, Shape, Tensor
-from gateway.serving.binary import Blobs, blob
+from gateway.serving.binary import Blobs, Slot, blob
 from gateway.serving.classes import classified
 from gateway.serving.elements import ELEMENTS_BY_NAME, array_of, checked_shape, json_data
 from gateway.serving.parameters import (
@@ -32,6 +32,9 @@ from gateway.serving.parameters import (
 )
 
 _HEADS_MAX: Final = 4_096  # of the kept beginnings of answers and outputs; about 150 bytes each
+_PLAN_BYTES_MAX: Final = 1_024  # of a JSON part that is kept; twenty named inputs are about as long
+_PLANS_MAX: Final = 1_024  # kept ones; some 3 KiB each
+_NOTHING: Final = np.empty(0, np.uint8)  # stands for a tensor that follows
 _ANSWER: Final = b'%b%b"},%b"outputs":[%b]}'  # head, prediction id, the caller's id, outputs
 _DATATYPES: Final = {datatype.value: datatype for datatype in Datatype}
 
@@ -57,22 +60,17 @@ class Request:
     forms: Forms | None = None
 
 
-def decode_infer(body: bytes, head_bytes: int | None = None) -> Request:
+def decode_infer(body: bytes, slots: list[Slot] | None = None) -> Request:
     """Read an inference request of the protocol.
 
     Args:
-        head_bytes: Of the JSON part; what follows are binary tensors, and without a JSON part a single one. None for JSON alone.
+        slots: Gets what follows the body, in that order; their tensors are empty. None when nothing follows.
 
     Raises:
         MalformedRequest: it is not JSON or not of the protocol's form.
         NotOffered: it asks for a feature that is not there.
     """
-    if head_bytes is None:
-        content, blobs = _object(body), None
-    elif head_bytes:
-        content, blobs = _object(memoryview(body)[:head_bytes]), Blobs(body, head_bytes)
-    else:
-        return Request(raw=body, forms=BINARY)
+    content = _object(body)
     id = content.get("id")
     if id is not None and not isinstance(id, str):
         raise MalformedRequest("id: expected a string")
@@ -81,18 +79,35 @@ def decode_infer(body: bytes, head_bytes: int | None = None) -> Request:
         raise MalformedRequest("inputs: expected an array of tensors")
     tensors: dict[str, Tensor] = {}
     for item in inputs:
-        tensor = _tensor(item, blobs)
+        tensor = _tensor(item, slots)
         if tensor.name in tensors:
             raise MalformedRequest(f"inputs: {tensor.name!r} is given twice")
         tensors[tensor.name] = tensor
-    if blobs is not None:
-        blobs.refuse_rest()
     parameters, outputs = content.get("parameters"), content.get("outputs")
     if parameters is None and not outputs:
         return Request(id, {}, tensors)
     checked = {} if parameters is None else request_parameters(parameters)
     wanted, forms = wanted_outputs(outputs, checked) if outputs else (None, default_forms(checked))
     return Request(id, checked, tensors, wanted=wanted, forms=forms)
+
+
+def decode_binary(body: bytes, head_bytes: int) -> Request:
+    """Read an inference request of the protocol whose tensors follow its JSON part.
+
+    Args:
+        head_bytes: Of the JSON part; without one the body is the only input.
+
+    Raises:
+        MalformedRequest, NotOffered: as `decode_infer`, or what follows is not what the JSON part says.
+    """
+    if not head_bytes:
+        return Request(raw=body, forms=BINARY)
+    planned, slots = (_kept_plan if head_bytes <= _PLAN_BYTES_MAX else _plan)(body[:head_bytes])
+    tensors, blobs = planned.tensors.copy(), Blobs(body, head_bytes)
+    for slot in slots:
+        tensors[slot.name] = Tensor(slot.name, slot.datatype, blobs.take(slot))
+    blobs.refuse_rest()
+    return Request(planned.id, planned.parameters, tensors, wanted=planned.wanted, forms=planned.forms)
 
 
 def decode_rows(body: bytes) -> Request:
@@ -173,7 +188,18 @@ def encode_rows(record: PredictionRecord) -> bytes:
     return orjson.dumps({"predictions": rows})
 
 
-def _object(body: bytes | memoryview) -> dict[str, Any]:
+def _plan(head: bytes) -> tuple[Request, list[Slot]]:
+    slots: list[Slot] = []
+    return decode_infer(head, slots), slots
+
+
+@functools.lru_cache(_PLANS_MAX)
+def _kept_plan(head: bytes) -> tuple[Request, list[Slot]]:
+    """Return what a JSON part says: callers send the same one with other numbers, again and again."""
+    return _plan(head)
+
+
+def _object(body: bytes) -> dict[str, Any]:
     try:
         content = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -183,14 +209,14 @@ def _object(body: bytes | memoryview) -> dict[str, Any]:
     return content
 
 
-def _tensor(item: object, blobs: Blobs | None) -> Tensor:
+def _tensor(item: object, slots: list[Slot] | None) -> Tensor:
     if type(item) is not dict:
         raise MalformedRequest("inputs: expected each to be an object")
     name, datatype, data = item.get("name"), item.get("datatype"), item.get("data")
     if type(name) is not str:
         raise MalformedRequest("inputs: expected each to have a name")
     if (parameters := item.get("parameters")) is not None and (size := blob_bytes(parameters, name)) is not None:
-        return _binary_tensor(item, name, size, blobs or Blobs(b"", 0))
+        return _binary_tensor(item, name, size, slots)
     element = ELEMENTS_BY_NAME.get(datatype) if type(datatype) is str else None
     if element is None:
         raise MalformedRequest(_why_not_read(name, datatype))
@@ -199,14 +225,18 @@ def _tensor(item: object, blobs: Blobs | None) -> Tensor:
     return Tensor(name, element.datatype, array_of(element, data, checked_shape(item.get("shape"), name), name))
 
 
-def _binary_tensor(item: dict[str, Any], name: str, size: int, blobs: Blobs) -> Tensor:
+def _binary_tensor(item: dict[str, Any], name: str, size: int, slots: list[Slot] | None) -> Tensor:
     if item.get("data") is not None:
         raise MalformedRequest(f"input {name!r}: expected data or parameters.binary_data_size, not both")
     known = item.get("datatype")
     datatype = _DATATYPES.get(known) if type(known) is str else None
     if datatype is None:
         raise MalformedRequest(_why_not_read(name, known))
-    return Tensor(name, datatype, blobs.take(datatype, checked_shape(item.get("shape"), name), size, name))
+    slot = Slot(name, datatype, checked_shape(item.get("shape"), name), size)
+    if slots is None:
+        return Tensor(name, datatype, Blobs(b"", 0).take(slot))
+    slots.append(slot)
+    return Tensor(name, datatype, _NOTHING)
 
 
 def _why_not_read(name: str, datatype: object) -> str:
