@@ -44,7 +44,6 @@ def validated(artifact: Path, reference: Path | None, version: Version) -> Versi
         NotValid: with the reason.
     """
     signature = read_signature(artifact)
-    _refuse_half_floats(signature)
     target = checked_target(version.target, signature)
     stated = replace(version, signature=signature, target=target)
     try:
@@ -83,14 +82,6 @@ def tried(instance: Instance, stated: Version, sample: Sample | None) -> Version
 def does_not_run(error: ModelFault, reference: Path | None) -> NotValid:
     """Return what to raise for a version that fails its trial."""
     return NotValid(f"the model does not run: {error.message}", hint=_hint(reference))
-
-
-def _refuse_half_floats(signature: Signature) -> None:
-    """Refuse a signature that no JSON request could fill, or no JSON answer carry."""
-    odd = [spec.name for spec in signature.inputs if spec.datatype is Datatype.FP16]
-    if odd or all(spec.datatype is Datatype.FP16 for spec in signature.outputs):
-        where = f"input {odd[0]!r} is FP16" if odd else "every output is FP16"
-        raise NotValid(f"{where}, which has no JSON form: no request could be answered", hint="cast it to FP32 in the graph")
 
 
 def _hint(reference: Path | None) -> str | None:
@@ -331,8 +322,10 @@ def _refuse_odd_answers(target: Target, outputs: Mapping[str, Array]) -> None:
 def _warnings(signature: Signature, outputs: Mapping[str, Array], *, has_reference: bool, is_joinable: bool) -> Iterator[str]:
     if not is_joinable:
         yield "rows are answered differently alone and in a batch: requests are not joined into one run"
+    if half := [spec.name for spec in signature.inputs if spec.datatype is Datatype.FP16]:
+        yield f"input {half[0]!r} is FP16, which has no JSON form: requests must send it as a binary tensor"
     if half := [spec.name for spec in signature.outputs if spec.datatype is Datatype.FP16]:
-        yield f"output {half[0]!r} is FP16, which has no JSON form: requests must name the outputs that they want"
+        yield f"output {half[0]!r} is FP16, which has no JSON form: requests must ask for it as binary, or for other outputs"
     if not has_reference:
         yield "no reference sample was sent: drift against training cannot be seen"
         return

@@ -353,16 +353,16 @@ def test_rows_that_differ_by_rounding_alone_are_joined(tmp_path, sample, has_ref
     assert _validate(path, sample if has_reference else None).is_joinable
 
 
+@pytest.mark.parametrize("has_reference", [False, True])
 @pytest.mark.parametrize("side", ["input", "output"])
-def test_model_that_no_json_request_could_use_is_refused(tmp_path, side):
-    """An input in FP16, or no output but FP16, is refused with the way out."""
+def test_fp16_is_accepted_with_how_to_send_it(tmp_path, sample, side, has_reference):
+    """A tensor in FP16 goes only as binary, and the registration says so."""
     half = TensorProto.FLOAT16
     kinds = (half, FLOAT) if side == "input" else (FLOAT, half)
     node = helper.make_node("Cast", ["x"], ["y"], to=kinds[1])
     path = _save(tmp_path / "half.onnx", [node], [_value("x", kinds[0])], [_value("y", kinds[1])])
-    with pytest.raises(NotValid, match="FP16") as refused:
-        _validate(path)
-    assert "FP32" in str(refused.value.hint)
+    version = _validate(path, sample if has_reference else None)
+    assert any(side in warning and "FP16" in warning and "binary" in warning for warning in version.warnings)
 
 
 def test_fp16_output_beside_others_is_a_warning(tmp_path):
