@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gateway.core.errors import MalformedRequest, Rejected
 from gateway.core.records import Attempt, Kind, Outcome, PredictionRecord
 from gateway.core.tensors import NUMPY_DTYPES, Datatype, Tensor
-from gateway.serving.wire import Request, decode_infer, encode_infer, encode_rows
+from gateway.serving.wire import Request, decode_binary, decode_infer, encode_infer, encode_rows
 
 ELEMENTS = {
     Datatype.BOOL: st.booleans(),
@@ -114,6 +114,38 @@ def test_any_bytes_are_refused_as_the_callers_fault(body):
     """Bytes that are no request raise nothing but the caller's fault."""
     with pytest.raises(Rejected):
         decode_infer(body)
+
+
+@given(st.data())
+def test_any_binary_body_is_decoded_or_refused(data):
+    """Whatever a JSON part says of what follows, and whatever follows, nothing but the caller's fault is raised."""
+    sizes = st.one_of(st.integers(-1, 40), JSON)
+    tensors = st.fixed_dictionaries(
+        {
+            "name": st.sampled_from(["x", "y"]),
+            "datatype": st.sampled_from([*(datatype.value for datatype in Datatype), "STRING"]),
+            "shape": st.lists(st.integers(0, 4), max_size=3),
+        },
+        optional={"parameters": st.fixed_dictionaries({"binary_data_size": sizes}), "data": JSON},
+    )
+    head = orjson.dumps({"inputs": data.draw(st.lists(tensors, max_size=3))})
+    body = head + data.draw(st.binary(max_size=60))
+    try:
+        request = decode_binary(body, data.draw(st.sampled_from([len(head), len(head) - 1, min(len(head) + 1, len(body)), 0])))
+    except Rejected:
+        return
+    assert all(tensor.data.dtype == NUMPY_DTYPES[tensor.datatype] for tensor in request.tensors.values())
+    assert all(tensor.data.flags.c_contiguous and tensor.data.flags.aligned for tensor in request.tensors.values())
+
+
+def test_a_kept_json_part_keeps_no_numbers():
+    """The same JSON part with other bytes, or with too few, is another request."""
+    head = b'{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","parameters":{"binary_data_size":4}}]}'
+    for value in (1.0, 2.0):
+        found = decode_binary(head + np.float32(value).tobytes(), len(head)).tensors["x"].data
+        assert found.tolist() == [value]
+    with pytest.raises(MalformedRequest):
+        decode_binary(head + b"123", len(head))
 
 
 def test_answer_names_route_version_variant_and_id_whatever_their_characters():
