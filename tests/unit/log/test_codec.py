@@ -134,6 +134,18 @@ def test_codec_prints_numbers_short():
     assert b'"data":[18446744073709551615]' in line
 
 
+@pytest.mark.parametrize("datatype", [Datatype.FP32, Datatype.INT64, Datatype.BOOL])
+def test_codec_writes_large_tensors_raw(datatype):
+    """Up to 128 numbers are text, more are raw, and both read back to the bit."""
+    dtype = NUMPY_DTYPES[datatype]
+    small, large = (Tensor("x", datatype, np.arange(count).astype(dtype)) for count in (128, 129))
+    lines = [encode([prediction(tensor)]) for tensor in (small, large)]
+    assert [b'"raw"' in line for line in lines] == [False, True]
+    for tensor, line in zip((small, large), lines, strict=True):
+        (read,) = decode(line).inputs
+        assert read.data.dtype == dtype and read.data.tobytes() == tensor.data.tobytes()
+
+
 def test_codec_keeps_what_json_cannot_hold():
     """NaN, infinities and bytes that are not text stand as base64 under `raw`."""
     line = encode([prediction(Tensor("x", Datatype.FP32, np.array([np.nan, np.inf], np.float32)))])
