@@ -143,7 +143,8 @@ def test_codec_writes_large_tensors_raw(datatype):
     assert [b'"raw"' in line for line in lines] == [False, True]
     for tensor, line in zip((small, large), lines, strict=True):
         (read,) = decode(line).inputs
-        assert read.data.dtype == dtype and read.data.tobytes() == tensor.data.tobytes()
+        assert read.data.dtype == dtype
+        assert read.data.tobytes() == tensor.data.tobytes()
 
 
 def test_codec_keeps_what_json_cannot_hold():
