@@ -8,6 +8,7 @@ request and reads no record.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import json
 import logging
@@ -15,10 +16,11 @@ import os
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -35,6 +37,15 @@ _START_S: Final = 60.0  # a worker may take so long to load its versions before 
 _STOP_S: Final = 10.0  # for the planes without requests of their own
 _CALM_S: Final = 60.0  # alive for so long, a process's earlier deaths are forgotten
 _BACKLOG: Final = 2_048
+_SO_ATTACH_FILTER: Final = 26  # asm-generic/socket.h
+_NO_NEW_CONNECTION: Final = (  # classic BPF over a segment from its TCP header on: code, jump if true, jump if false, operand
+    (0x30, 0, 0, 13),  # load the flags
+    (0x54, 0, 0, 0x12),  # of them SYN and ACK
+    (0x15, 0, 1, 0x02),  # SYN alone begins a connection
+    (0x06, 0, 0, 0),  # drop it
+    (0x06, 0, 0, 0xFFFF),  # keep everything else, also what completes a handshake under way
+)
+PROGRAM: Final = (sys.executable, "-m", "gateway")
 
 
 @dataclass(slots=True)
@@ -42,6 +53,7 @@ class Child:
     """One plane's process and its history."""
 
     plane: str
+    program: Sequence[str]
     worker: str = ""
     listener: socket.socket | None = None
     watch: LoopWatch | None = None
@@ -56,12 +68,16 @@ class Child:
         return self.worker or self.plane
 
 
-def supervise(settings: Settings) -> int:
-    """Run the gateway until SIGTERM or SIGINT; return the exit code."""
+def supervise(settings: Settings, *, program: Sequence[str] = PROGRAM) -> int:
+    """Run the gateway until SIGTERM or SIGINT; return the exit code.
+
+    Args:
+        program: Takes `plane NAME …` and runs that plane; another composition of the same planes is another program.
+    """
     open_journal("supervisor")
     try:
         with _locked(DataDirectory(settings.data_dir)), _Signals() as signals:
-            _run(settings, signals)
+            _run(settings, signals, program)
     except GatewayError as error:
         _log.error("the gateway cannot start", extra={"action": "start", "reason": str(error)})
         return 1
@@ -101,7 +117,7 @@ class _Signals:
         self.is_stopping = True
 
 
-def _run(settings: Settings, signals: _Signals) -> None:
+def _run(settings: Settings, signals: _Signals, program: Sequence[str]) -> None:
     prepare_data(settings)
     serving, control = settings.serving, settings.control
     listeners = _shared_listeners(serving.host, serving.port, serving.workers)
@@ -112,9 +128,9 @@ def _run(settings: Settings, signals: _Signals) -> None:
         control=replace(control, port=admin.getsockname()[1]),
     )
     _publish(settings)
-    children = [Child(CONTROL, listener=admin), Child(MONITOR), Child(ARCHIVE)]
+    children = [Child(CONTROL, program, listener=admin), Child(MONITOR, program), Child(ARCHIVE, program)]
     for worker, listener in zip(worker_names(settings), listeners, strict=True):
-        children.append(Child(SERVING, worker=worker, listener=listener, watch=watch(settings, worker)))
+        children.append(Child(SERVING, program, worker=worker, listener=listener, watch=watch(settings, worker)))
     for child in children:
         _start(child, settings)
     _log.info(
@@ -138,15 +154,7 @@ def _keep_running(children: list[Child], settings: Settings, signals: _Signals) 
 
 
 def _start(child: Child, settings: Settings) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "gateway",
-        "plane",
-        child.plane,
-        "--settings",
-        str(DataDirectory(settings.data_dir).settings),
-    ]
+    command = [*child.program, "plane", child.plane, "--settings", str(DataDirectory(settings.data_dir).settings)]
     inherited: tuple[int, ...] = ()
     if child.worker:
         command += ["--worker", child.worker]
@@ -194,9 +202,11 @@ def _kill_if_hung(child: Child, settings: Settings) -> None:
 def _stop(children: list[Child], settings: Settings) -> None:
     """Stop in the order of the loop: who writes records, who reads them, who shows them."""
     _log.info("stopping", extra={"action": "stop"})
-    for child in children:
-        if child.listener is not None:
-            child.listener.close()  # so that a plane that stops listening is not listening, and callers are refused at once
+    listeners = [child.listener for child in children if child.listener is not None]
+    for listener in listeners:  # all of them before any worker closes one, since what one refuses another would get
+        _admit_nobody(listener)
+    for listener in listeners:
+        listener.close()  # so that a plane that stops listening is not listening, and callers are refused
     for plane, patience_s in (
         (SERVING, settings.serving.drain_s + _STOP_S),
         (ARCHIVE, _STOP_S),
@@ -249,6 +259,19 @@ def _bound(host: str, port: int, *, is_shared: bool) -> socket.socket:
             f"cannot listen on {host}:{port}: {error}", hint="another gateway may run there; choose --port"
         ) from error
     return listener
+
+
+def _admit_nobody(listener: socket.socket) -> None:
+    """Let the kernel drop whoever begins to connect from now on.
+
+    Closing a listener resets what waits in it unaccepted, whose requests may have been sent. So first the queue must stop
+    growing, and then each worker empties it. Who is dropped asks again after a second and is refused by then.
+    """
+    code = b"".join(struct.pack("=HBBI", *step) for step in _NO_NEW_CONNECTION)
+    steps = ctypes.create_string_buffer(code)
+    with contextlib.suppress(OSError):  # where it is forbidden, a connection of that very moment is reset, and no more is lost
+        program = struct.pack("@HP", len(_NO_NEW_CONNECTION), ctypes.addressof(steps))
+        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
 
 
 @contextlib.contextmanager

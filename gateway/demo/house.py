@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,6 +16,7 @@ from typing import Final
 from gateway.client import AdminClient, NotReachable, PredictionClient
 
 WORKERS: Final = 2
+PROGRAM: Final = (sys.executable, "-m", "gateway")
 START_S: Final = 60.0  # four processes import their libraries on two cores; usually three seconds
 STOP_S: Final = 60.0  # above the supervisor's own patience with its children
 ENVIRONMENT: Final = {
@@ -69,17 +71,26 @@ class House:
             return self.process.wait()
 
 
-def start_house(data_dir: Path, *, workers: int = WORKERS, has_own_session: bool = True) -> House:
+def start_house(
+    data_dir: Path,
+    *,
+    workers: int = WORKERS,
+    has_own_session: bool = True,
+    program: Sequence[str] = PROGRAM,
+    environment: Mapping[str, str] | None = None,
+) -> House:
     """Start a gateway on `data_dir` and return once it is ready; its journal goes to `gateway.log` in that directory.
 
     Args:
         has_own_session: Ctrl-C in the terminal does not reach it, so that its owner can stop it last.
+        program: Takes `serve …` as `headgate` does.
+        environment: Settings of this start.
 
     Raises:
         NotStarted: it ended or was not ready in time.
     """
     journal = data_dir / "gateway.log"
-    command = [sys.executable, "-m", "gateway", "serve", "--data-dir", str(data_dir), "--host", "127.0.0.1"]
+    command = [*program, "serve", "--data-dir", str(data_dir), "--host", "127.0.0.1"]
     command += ["--port", "0", "--admin-port", "0", "--workers", str(workers)]
     with journal.open("ab") as file:
         process = subprocess.Popen(  # noqa: S603 - our own program
@@ -87,7 +98,7 @@ def start_house(data_dir: Path, *, workers: int = WORKERS, has_own_session: bool
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=file,
-            env={**os.environ, **ENVIRONMENT},
+            env={**os.environ, **ENVIRONMENT, **(environment or {})},
             start_new_session=has_own_session,
         )
     deadline_s = time.monotonic() + START_S

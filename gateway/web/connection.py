@@ -25,7 +25,9 @@ _HEADERS_TOO_LARGE: Final = f"headers are over {_HEADER_BYTES_MAX:,} bytes"
 _FRAMING_BYTES_MAX: Final = _HEADER_BYTES_MAX  # of chunk sizes, extensions and trailers, beyond a byte for each of the body
 _FRAMING_TOO_LARGE: Final = f"chunk extensions and trailers are over {_FRAMING_BYTES_MAX:,} bytes"
 _READ_HERE: Final = frozenset({b"expect", b"host", b"transfer-encoding"})
-_BODY_BYTES_PER_S_MIN: Final = 16 * 1024  # of a whole body, beyond `body_timeout_s`; a slow mobile line, and no dripping tap
+_BODY_BYTES_PER_S_MIN: Final = (
+    16 * 1024
+)  # of a whole body or answer, beyond `body_timeout_s`; a slow mobile line, and no dripping tap
 _PIPELINE_MAX: Final = 32  # requests behind the one being answered; nobody needs more, and each costs memory
 _LINGER_S: Final = 10.0  # for the rest of a body whose answer has left; closing earlier could lose the answer
 
@@ -103,6 +105,7 @@ class Connection(asyncio.Protocol):
         self._pipeline: deque[Exchange] = deque()
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._unread_timer: asyncio.TimerHandle | None = None
         self._due_s: float | None = None
         self._body_due_s: float | None = None  # for the whole body; grows with what has come and while reading is paused
         self._paused_s = 0.0
@@ -129,6 +132,7 @@ class Connection(asyncio.Protocol):
             if exchange is not None:
                 exchange.cut()
         self.resume_writing()
+        self._forgive_unread()
         self._server.forget(self)
 
     def data_received(self, data: bytes) -> None:
@@ -162,12 +166,16 @@ class Connection(asyncio.Protocol):
         return self._answering is not None
 
     def pause_writing(self) -> None:
-        """Let senders wait."""
+        """Let senders wait, but not for a client that never reads."""
         self.is_write_paused = True
+        self._expect_reading()
 
     def resume_writing(self) -> None:
         """Let senders go on."""
         self.is_write_paused = False
+        self._forgive_unread()
+        if self._transport is not None and self._transport.is_closing():
+            self._expect_reading()
         writers, self._writers = self._writers, []
         for writer in writers:
             if not writer.done():
@@ -440,10 +448,24 @@ class Connection(asyncio.Protocol):
             self._paused_s = self.loop.time()
             self._transport.pause_reading()
 
+    def _expect_reading(self) -> None:
+        """Cut a client that does not take what was written, at the pace that is asked of bodies."""
+        if self._transport is None or self._unread_timer is not None:
+            return
+        if unread := self._transport.get_write_buffer_size():
+            within_s = self._limits.body_timeout_s + unread / _BODY_BYTES_PER_S_MIN
+            self._unread_timer = self.loop.call_later(within_s, self.abort)
+
+    def _forgive_unread(self) -> None:
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+            self._unread_timer = None
+
     def _close(self) -> None:
         self._due_s = None
         if self._transport is not None:
             self._transport.close()
+            self._expect_reading()  # closing waits for what is not yet sent
 
 
 def _target(url: bytes) -> Target:

@@ -265,6 +265,36 @@ def test_client_that_leaves_is_forgotten(served, until):
     assert status(served.raw(POST)) == 200
 
 
+@pytest.mark.parametrize(("count", "header"), [(30, b""), (1, b"Connection: close\r\n")], ids=["pipelined", "closing"])
+def test_client_that_never_reads_is_cut(served, until, count, header):
+    """Answers that nobody takes do not hold their connection: it is reset when its time to take them is over."""
+    served._listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)  # what it accepts has as little
+    rows = {"name": "x", "shape": [4_000, 4], "datatype": "FP32", "data": [1] * 16_000}
+    body = json.dumps({"inputs": [rows]}, separators=(",", ":")).encode()
+    request = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: h\r\n%bContent-Length: %d\r\n\r\n%b" % (header, len(body), body)
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        connection.connect(("127.0.0.1", served.port))
+        sending = threading.Thread(target=_send_until_reset, args=(connection, request * count))
+        sending.start()
+        ends = (served.port, connection.getsockname()[1])
+        until(lambda: _is_established(*ends))
+        until(lambda: not _is_established(*ends), within_s=15)
+    sending.join()
+
+
+def _send_until_reset(connection: socket.socket, content: bytes) -> None:
+    with contextlib.suppress(OSError):
+        connection.sendall(content)
+
+
+def _is_established(port: int, peer: int) -> bool:
+    """Return whether one of our sockets at `port` has an open connection to `peer`."""
+    ends = (f":{port:04X}", f":{peer:04X}")
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return any((line[1][8:], line[2][8:], line[3]) == (*ends, "01") for line in lines)
+
+
 def test_upgrade_is_answered_as_plain_http(served):
     """Nobody is switched to a protocol that is not spoken here."""
     request = b"GET /v2/health/live HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
