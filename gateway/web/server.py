@@ -11,6 +11,7 @@ from typing import Final
 from gateway.web.connection import Connection, Limits
 from gateway.web.exchange import Handler
 
+_BACKLOG: Final = 2_048  # connections that wait in the kernel; beyond it their callers try again after a whole second
 _HANDSHAKE_S: Final = 0.1  # of `drain_s`, in which connections that began before are still accepted: their requests may be sent
 _DRAIN_GRACE_S: Final = 0.5  # of `drain_s`, in which idle connections may still send one request and are told to close
 
@@ -29,7 +30,7 @@ class HttpServer:
     async def start(self, listener: socket.socket) -> None:
         """Accept connections from now on."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: Connection(self, loop), sock=listener)
+        self._server = await loop.create_server(lambda: Connection(self, loop), sock=listener, backlog=_BACKLOG)
 
     async def drain(self, drain_s: float) -> None:
         """Stop accepting, finish what is in flight, close what is idle; return when no connection is left or time is over.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from loadtests.chaos import clients, deaths, surroundings
 
 
@@ -22,12 +20,6 @@ def test_log_that_cannot_be_written_is_503_until_it_can(tmp_path):
     assert surroundings.log_cannot_grow(tmp_path).failures == []
 
 
-def test_callers_that_never_read_lose_their_connection(tmp_path):
-    """A caller that sends and never reads holds neither its connection nor memory for long."""
-    assert clients.unread(tmp_path, count=30, patience_s=1.0).failures == []
-
-
-@pytest.mark.parametrize("seed", [7])
-def test_mutated_requests_get_a_documented_answer(tmp_path, seed):
+def test_mutated_requests_get_a_documented_answer(tmp_path):
     """Whatever a few changed bytes or values make of a request, its answer is a documented one, and soon."""
-    assert clients.mutated(tmp_path, count=500, seed=seed).failures == []
+    assert clients.mutated(tmp_path, count=500, seed=7).failures == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import struct
 import threading
 import time
 from collections.abc import Sequence
@@ -265,11 +266,19 @@ def test_client_that_leaves_is_forgotten(served, until):
     assert status(served.raw(POST)) == 200
 
 
+def test_burst_of_connections_waits_in_the_kernel(served):
+    """As many connections may wait to be accepted as whoever made the listener meant; beyond that callers lose a second."""
+    served.infer("m", [[1, 2, 3, 4]])
+    info = served._listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+    waiting_max = struct.unpack_from("=I", info, 28)[0]  # tcpi_sacked, which of a listener is its backlog
+    assert waiting_max == min(2_048, int(Path("/proc/sys/net/core/somaxconn").read_text()))
+
+
 @pytest.mark.parametrize(("count", "header"), [(30, b""), (1, b"Connection: close\r\n")], ids=["pipelined", "closing"])
 def test_client_that_never_reads_is_cut(served, until, count, header):
     """Answers that nobody takes do not hold their connection: it is reset when its time to take them is over."""
     served._listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)  # what it accepts has as little
-    rows = {"name": "x", "shape": [4_000, 4], "datatype": "FP32", "data": [1] * 16_000}
+    rows = {"name": "x", "shape": [11_000, 4], "datatype": "FP32", "data": [1] * 44_000}
     body = json.dumps({"inputs": [rows]}, separators=(",", ":")).encode()
     request = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: h\r\n%bContent-Length: %d\r\n\r\n%b" % (header, len(body), body)
     with socket.socket() as connection:
