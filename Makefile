@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo serve test test-services check fix bench
+.PHONY: setup demo serve test test-services check fix bench chaos
 
 setup: .venv/.done
 
@@ -35,3 +35,6 @@ fix: setup
 
 bench: setup
 	$(BIN)/python -m loadtests.path
+
+chaos: setup
+	$(BIN)/python -m loadtests.chaos

@@ -26,6 +26,7 @@ SPARE = "3"  # loaded and unloaded by request: no route ever needs it
 SMALL = {"HEADGATE_MONITOR_TRUTH_WAIT_MAX": "1000"}  # what the monitor keeps for ground truth is full before the fit
 SAMPLE_S = 1.0
 SETTLING = 0.25  # of the time, before the fit
+JUDGED_MINUTES_MIN = 15.0  # a worker keeps the newest 4,096 places it ran at, some 13 MiB; a quarter of this fills them
 LEAK_BYTES_PER_H = 64 * 2**20  # twice what an hour of allocator noise shows; a leaked instance a minute is above it
 FILES_GROWN_MAX = 5.0  # between the fit's ends
 
@@ -60,7 +61,7 @@ def churn(directory: Path, *, minutes: float = 30.0) -> Report:
         report.claim(not done.get("refused changes"), "a change was refused")
         report.check_log(gateway.data_dir, traffic.seen)
         for name, taken in sorted(samples.items()):
-            _judge(report, name, taken)
+            _judge(report, name, taken, is_long=minutes >= JUDGED_MINUTES_MIN)
     return report
 
 
@@ -100,8 +101,8 @@ def _sample(gateway: World, samples: dict[str, Samples], is_over: threading.Even
             taken.files.append(descriptors(pid))
 
 
-def _judge(report: Report, name: str, taken: Samples) -> None:
-    """Claim that memory and open files are flat."""
+def _judge(report: Report, name: str, taken: Samples, *, is_long: bool) -> None:
+    """Claim that open files are flat, and memory too where the run is long enough to tell."""
     first = int(len(taken.times_s) * SETTLING)
     times_s = np.array(taken.times_s[first:])
     if len(times_s) < 10:
@@ -115,7 +116,7 @@ def _judge(report: Report, name: str, taken: Samples) -> None:
         f" {slope * 3600 / 2**20:+.1f} ± {error * 3600 / 2**20:.1f} MiB/h; files {int(files[0])} → {int(files[-1])},"
         f" at most {int(files.max())}"
     )
-    report.claim((slope - 2 * error) * 3600 < LEAK_BYTES_PER_H, f"{name}'s memory grows")
+    report.claim(not is_long or (slope - 2 * error) * 3600 < LEAK_BYTES_PER_H, f"{name}'s memory grows")
     report.claim(files_grown < FILES_GROWN_MAX, f"{name}'s open files grow")
 
 
