@@ -64,6 +64,12 @@ FAILOVERS: Final = Metric(
     "gateway_failovers_total", Type.COUNTER, "Requests answered by the fallback in place of the assigned variant.", _PLACE
 )
 BATCH_ROWS: Final = Metric("gateway_batch_rows", Type.HISTOGRAM, "Rows of each run.", ("model", "version"), _ROWS)
+BATCHES: Final = Metric(
+    "gateway_batches_total",
+    Type.COUNTER,
+    "Runs, by why each began: an instance was free, the batch was full, or its delay was over.",
+    ("model", "version", "reason"),
+)
 QUEUE_WAIT: Final = Metric(
     "gateway_queue_wait_seconds",
     Type.HISTOGRAM,

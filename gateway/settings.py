@@ -22,6 +22,7 @@ from gateway.core.fields import Fields, Json
 ENVIRONMENT_PREFIX = "HEADGATE_"
 RANGES = {  # of the integers that are not simply at least 1
     "serving.port": (0, 65_535),  # 0: any free port
+    "serving.threads_max": (0, 64),  # 0: by the machine's cores; beyond 64 runs the in-flight file has no room
     "serving.workers": (1, 256),  # more than any machine's worth of cores
     "control.port": (0, 65_535),
     "log.free_bytes_min": (0, 1 << 62),  # 0: never mind the file system
@@ -35,6 +36,7 @@ LEAST = {  # of the times and costs that must not be as little as nothing
     "serving.header_timeout_s": 0.1,
     "serving.keep_alive_s": 0.1,  # below it a client's next request meets a closed connection
     "serving.fault_rest_first_s": 0.001,  # at nothing every request tries it
+    "serving.queue_wait_share": 0.01,  # at nothing a version that runs takes no other request
     "control.body_timeout_s": 0.1,
     "control.validation_timeout_s": 1.0,  # the validation process alone takes half of that to start
     "control.prepare_timeout_s": 0.1,
@@ -81,7 +83,9 @@ class ServingSettings:
     keep_alive_s: float = 75.0  # idle connections; above the usual 60 s of load balancers
     connections_max: int = 1_000  # at once per worker
     queue_rows_max: int = 4_096  # waiting per version and worker; at 1 ms a row 4 s, under the default deadline
+    queue_wait_share: float = 0.4  # of a request's time that its expected wait may take; what waits is gone 4 s after an overload
     batch_rows_max: int = 64  # rows joined into one run; beyond it latency grows faster than throughput
+    threads_max: int = 0  # at once for one expensive version on one worker; 0: the worker's share of the cores, less one
     inline_us_max: float = 1_000.0  # a version whose measured row costs more runs in a thread, not on the event loop
     inline_turn_us_max: float = 2_000.0  # rows × measured cost that may run inline in one loop turn
     shadow_queue_max: int = 1_000  # copies waiting per worker; beyond it copies are dropped and counted

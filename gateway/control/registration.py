@@ -172,6 +172,7 @@ def _stated(model: str, metadata: Metadata, upload: Upload) -> Version:
         lineage=metadata.lineage,
         description=metadata.description,
         pickled=metadata.pickled,
+        batching=metadata.batching,
     )
 
 

@@ -4,9 +4,9 @@ The first level says whose fault it is, because a caller's bad tensor must never
 
 GatewayError
 ├─ Rejected      the caller's fault    MalformedRequest, SignatureMismatch, PayloadTooLarge, Unknown…, NotValid
-├─ Denied        the caller's rights   NotAuthenticated, NotPermitted
+├─ Denied        the caller's rights   NotAuthenticated, NotPermitted, LimitExceeded
 ├─ Conflict      someone was first     RevisionConflict, VersionExists, VersionNeeded, IllegalTransition, Quarantined
-├─ Busy          ours, for now         PoolSaturated, NotReady, DeadlineExceeded
+├─ Busy          ours, for now         PoolSaturated, Overloaded, NotReady, DeadlineExceeded
 ├─ ModelFault    the version's         LoadFailed, PredictFailed, OutputMismatch, ArtifactCorrupt
 └─ PortFault     the outside's         StoreFailed, LogFailed, LogFull, ArchiveFailed
 
@@ -84,6 +84,14 @@ class NotPermitted(Denied):
     """The token lacks the scope."""
 
 
+class LimitExceeded(Denied):
+    """The token's rate or quota is used up; there is more after `retry_after_s`."""
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class Conflict(GatewayError):
     """The state moved on; read it again and decide anew."""
 
@@ -109,11 +117,19 @@ class Quarantined(Conflict):
 
 
 class Busy(GatewayError):
-    """Not now; the same request may succeed later."""
+    """Not now; the same request may succeed after `retry_after_s`."""
+
+    def __init__(self, message: str, *, hint: str | None = None, retry_after_s: float = 1.0) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_s = retry_after_s
 
 
 class PoolSaturated(Busy):
     """The version's queue is full."""
+
+
+class Overloaded(Busy):
+    """What waits for the version would take longer than the request may wait."""
 
 
 class NotReady(Busy):

@@ -21,6 +21,8 @@ ATOL = 1e-5  # of a conversion: ONNX computes in FP32, whose rounding moves a pr
 RTOL = 1e-4
 IMPORTS_MAX = 10_000  # of a pickle; a large pipeline has some fifty
 INSTANCES_MAX = 64  # processes of one version on one worker; more than a machine's cores never helps
+BATCH_ROWS_MAX = 4_096  # of one run; as many as may wait by default
+BATCH_DELAY_MS_MAX = 1_000.0  # beyond it a delay is a queue of its own
 DIMENSIONS_MAX = 64  # of a tensor; NumPy's own bound
 RESERVED_NAMES = frozenset({"stats"})  # `/v2/models/stats` asks for the statistics of all models
 
@@ -116,6 +118,20 @@ class Conversion:
 
 
 @dataclass(frozen=True, slots=True)
+class Batching:
+    """How rows of different requests are joined.
+
+    Attributes:
+        rows_max: Rows of one run; 0 for what warm-up finds best.
+        delay_ms: How long a batch that is not full waits for more while an instance is free. Without a delay requests are joined
+            all the same: those that arrive while a run goes on make the next.
+    """
+
+    rows_max: int = 0
+    delay_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Version:
     """One immutable artifact under a model, with everything that was found out when it was registered.
 
@@ -148,6 +164,7 @@ class Version:
     warnings: tuple[str, ...] = ()
     is_joinable: bool = True
     pickled: Pickled | None = None
+    batching: Batching = Batching()
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +179,7 @@ class Metadata:
     description: str = ""
     pickled: Pickled | None = None
     conversion: Conversion | None = None
+    batching: Batching = Batching()
 
 
 def checked_public_name(name: str, where: str) -> str:
@@ -195,6 +213,7 @@ def metadata_from_body(body: object) -> Metadata:
         description=fields.text("description", ""),
         pickled=_stated_pickled(fields.value("pickled")),
         conversion=conversion_from_body(fields.value("convert")),
+        batching=batching_from_body(fields.value("batching"), "metadata.batching"),
     )
     fields.done()
     if metadata.runtime is Runtime.PICKLED and metadata.pickled is None:
@@ -263,6 +282,16 @@ def _stated_pickled(body: object) -> Pickled | None:
     return pickled
 
 
+def batching_from_body(body: object, where: str) -> Batching:
+    """Read how rows are joined; what is not said is automatic."""
+    if body is None:
+        return Batching()
+    fields = Fields(body, where)
+    batching = Batching(fields.integer("rows_max", 0, BATCH_ROWS_MAX, 0), fields.number("delay_ms", 0.0, BATCH_DELAY_MS_MAX, 0.0))
+    fields.done()
+    return batching
+
+
 def column_from_body(body: object, where: str) -> Column:
     """Read a column, given as its name alone or as an object."""
     if isinstance(body, str):
@@ -301,6 +330,7 @@ def version_body(version: Version) -> Json:
         "warnings": list(version.warnings),
         "is_joinable": version.is_joinable,
         "pickled": None if version.pickled is None else _pickled_body(version.pickled),
+        "batching": {"rows_max": version.batching.rows_max, "delay_ms": version.batching.delay_ms},
     }
 
 
@@ -325,6 +355,7 @@ def version_from_body(body: object) -> Version:
         registered_at_s=fields.number("registered_at_s", 0.0, 1e12),
         warnings=tuple(str(warning) for warning in fields.items("warnings", 100, ())),
         is_joinable=fields.boolean("is_joinable", True),
+        batching=batching_from_body(fields.value("batching"), "version.batching"),
         pickled=_pickled_from_body(fields.value("pickled")),
     )
 

@@ -116,7 +116,7 @@ class ServingApp:
             body = await decompressed(body, headers[b"content-encoding"], bytes_max)
         if target is None:
             return Answer(200, [], await record_truth(body, principal, self._recorder, self._metrics))
-        call = Call(target.route, target.version, target.is_rows, headers, body, received_s)
+        call = Call(target.route, target.version, target.is_rows, headers, body, received_s, caller=exchange)
         if b"inference-header-content-length" in headers:
             call.head_bytes = _head_bytes(headers[b"inference-header-content-length"], len(body), is_rows=target.is_rows)
         answer = await self._inference.infer(call)

@@ -7,7 +7,10 @@ A batch that fails is run again member by member, so that a bad member never har
 from __future__ import annotations
 
 import asyncio
+import enum
 import math
+from bisect import bisect_right
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
@@ -22,6 +25,15 @@ from gateway.ports import Clock, Instance
 from gateway.serving.checking import Checker
 
 UNNOTED: Final = -1  # a place or a run that the in-flight file does not hold
+LAST: Final = 1 << 30  # the rank of jobs without a priority
+
+
+class Fired(enum.Enum):
+    """Why a batch ran when it did."""
+
+    FREE = "free"  # there was an instance for it
+    FULL = "full"  # no more rows may be joined
+    DELAY = "delay"  # it had waited for more as long as it may
 
 
 @dataclass(slots=True, eq=False)
@@ -37,6 +49,8 @@ class Job:
         run: Its number in the in-flight file while it runs in a thread, or `UNNOTED`.
         is_counted: Whether the pool still counts its rows.
         timer: Ends it at its deadline; only in a thread's queue.
+        rank: Its priority, from 1, which goes first, or `LAST`.
+        fired: Why its batch ran; of the batch's first job only.
     """
 
     prediction_id: str
@@ -51,6 +65,8 @@ class Job:
     run: int = UNNOTED
     is_counted: bool = True
     timer: asyncio.TimerHandle | None = None
+    rank: int = LAST
+    fired: Fired = Fired.FREE
 
 
 @dataclass(slots=True)
@@ -68,6 +84,14 @@ class Ran:
     duration_us: int
     outputs: tuple[Tensor, ...] = ()
     fault: ModelFault | None = field(default=None)
+
+
+def enqueue(queue: deque[Job], job: Job) -> None:
+    """Put a job behind those of its rank and of all before it; what has no priority is in the order in which it came."""
+    if job.rank == LAST:
+        queue.append(job)
+    else:
+        queue.insert(bisect_right(queue, job.rank, key=_rank), job)
 
 
 def execute(instance: Instance, checker: Checker, jobs: Sequence[Job], clock: Clock) -> list[Ran]:
@@ -106,6 +130,10 @@ def _executed(instance: Instance, checker: Checker, jobs: Sequence[Job], clock: 
             rans.append(Ran(Outcome.INVALID, rows, position, duration_us, fault=fault))
         position = end
     return rans
+
+
+def _rank(job: Job) -> int:
+    return job.rank
 
 
 def _joined(checker: Checker, jobs: Sequence[Job]) -> Mapping[str, Array]:

@@ -24,6 +24,7 @@ from gateway.ports import Clock
 from gateway.serving.batch import Ran
 from gateway.serving.ids import PredictionIds
 from gateway.serving.pinned import PinnedPools
+from gateway.serving.pools import Caller
 from gateway.serving.recorder import Recorder
 from gateway.serving.routing import Router
 from gateway.serving.shadow import ShadowQueue
@@ -53,6 +54,7 @@ class Call:
         headers: By lower-case name.
         received_s: When its last byte was in, on the clock's monotonic time.
         head_bytes: Of the body's JSON part; None when all of it is JSON.
+        caller: Who waits for the answer, and may leave before.
     """
 
     route: str
@@ -62,6 +64,7 @@ class Call:
     body: bytes
     received_s: float
     head_bytes: int | None = None
+    caller: Caller | None = None
 
 
 @dataclass(slots=True)
@@ -205,7 +208,7 @@ class Inference:
             is_last = variant is last
             deadline_s = routed.deadline_s if is_last else self._first_deadline_s(routed.deadline_s)
             try:
-                ran = await pool.submit(prediction_id, variant.place, inputs, rows, deadline_s=deadline_s)
+                ran = await pool.submit(prediction_id, variant.place, inputs, rows, deadline_s=deadline_s, caller=call.caller)
             except Busy as busy:
                 if ended is not None:
                     return ended  # the first attempt's failure stands, and has a record

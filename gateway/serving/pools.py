@@ -1,8 +1,9 @@
 """A version's warm instance and the jobs that wait for it.
 
-Cheap versions collect for one turn of the event loop and run inline, all that wait at once; expensive ones run in a thread of
-their own. Which it is was measured while the version warmed. The queue is bounded in rows; what expired or was cancelled while
-it waited is dropped before it runs. A pool that nobody refers to any more closes its instance.
+Cheap versions collect for one turn of the event loop and run inline, all that wait at once; expensive ones run in threads of
+their own. Which it is was measured while the version warmed. The queue is bounded in rows, and in time: a job that would wait for
+too much of its deadline is refused at once. What expired while it waited, or whose caller left, is dropped before it runs. A pool
+that nobody refers to any more closes its instance.
 """
 
 from __future__ import annotations
@@ -12,17 +13,19 @@ import math
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import cached_property
-from typing import Final
+from functools import cached_property, partial
+from typing import Final, Protocol
 
-from gateway.core.errors import DeadlineExceeded, PoolSaturated, PredictFailed
+from gateway.core.errors import Busy, DeadlineExceeded, Overloaded, PoolSaturated, PredictFailed
 from gateway.core.models import Runtime
 from gateway.core.records import Outcome
 from gateway.core.tensors import Shape, Tensor
 from gateway.metrics import (
     BATCH_ROWS,
+    BATCHES,
     LAST_RUN,
     QUEUE_WAIT,
+    REJECTED,
     RESTS,
     RUN_DURATION,
     UNEXPECTED_ERRORS,
@@ -31,17 +34,34 @@ from gateway.metrics import (
     histogram,
 )
 from gateway.ports import Cell, Clock, InFlight, MetricsBank
-from gateway.serving.batch import UNNOTED, Job, Ran, execute
+from gateway.serving.batch import LAST, UNNOTED, Fired, Job, Ran, enqueue, execute
 from gateway.serving.checking import Checker
 from gateway.serving.faults import FaultWindow
-from gateway.serving.threads import PoolThread
+from gateway.serving.pace import Pace
+from gateway.serving.threads import IDLE_S, PoolThreads, cores_for_threads
 from gateway.serving.turn import Turn
 from gateway.serving.warming import Warm
 from gateway.settings import ServingSettings
 
 _OVERRUNS_MAX: Final = 3  # runs over the turn's budget, less those within it, after which a version leaves the loop
 _LAST_RUN_S: Final = 1.0  # between two notes of when a version last ran; statistics ask for no more
+_RUN_SHARE: Final = 0.5  # of a job's time that its own run may take: a larger batch would leave too little for its wait
+
+_UNLOOKED_US: Final = 1_000.0  # of waiting rows below which nobody asks how long they take; no deadline is that short
+_OTHERS_MAX: Final = 256  # jobs of other shapes that one batch looks past
+_RANK_MAX: Final = 16  # of priorities told apart
+_FREE, _FULL, _DELAY = Fired.FREE, Fired.FULL, Fired.DELAY  # names of the module are found faster than those of a class
 _OWN_SHARE: Final = 0.5  # of an attempt's time that must have passed inside predict for its end to be the version's fault
+
+
+class Caller(Protocol):
+    """Who waits for a job.
+
+    Attributes:
+        on_gone: Called when the caller left; returns whether its job was withdrawn.
+    """
+
+    on_gone: Callable[[], bool] | None
 
 
 class Pool:
@@ -64,7 +84,13 @@ class Pool:
         self._instance = warm.instance
         self._cost = warm.cost
         is_apart = version.runtime is Runtime.PICKLED  # its process may stand still, and the loop must not stand with it
-        self._is_expensive = is_apart or warm.cost.first_us > settings.inline_us_max
+        self._delay_s = version.batching.delay_ms / 1000.0
+        self._is_expensive = is_apart or self._delay_s > 0.0 or warm.cost.first_us > settings.inline_us_max
+        learned = warm.cost.best_rows(settings.batch_rows_max) if self._is_expensive else settings.batch_rows_max
+        self._rows_max = version.batching.rows_max or learned
+        threads = min(warm.instance.concurrency, settings.threads_max or cores_for_threads(settings.workers))
+        self._pace = Pace(warm.cost, rows_at_once=self._rows_max if self.checker.is_batched else 1, threads=threads)
+        self._room = int(min(settings.queue_rows_max, warm.cost.rows_within(_UNLOOKED_US)))
         self._overruns = 0
         self._turn = turn
         self._settings = settings
@@ -72,15 +98,25 @@ class Pool:
         self._clock = clock
         self._waiting: deque[Job] = deque()
         self._rows = 0  # waiting or running
+        self._ranked_rows = [0] * (_RANK_MAX + 1)  # of them, those of jobs with a priority, by it
         self._jobs_in_thread = 0
-        self._thread = PoolThread(f"pool {version.model} {version.version}", turn.loop)
+        self._threads = PoolThreads(f"pool {version.model} {version.version}", turn.loop, threads_max=threads)
         self._metrics = metrics
         self._last_run_s = -math.inf  # as last noted, on the clock's monotonic time
         self._unexpected = cell(metrics, UNEXPECTED_ERRORS, "queue")
         weakref.finalize(self, warm.instance.close)
 
     def submit(
-        self, prediction_id: str, place: int, inputs: tuple[Tensor, ...], rows: int, *, deadline_s: float, is_copy: bool = False
+        self,
+        prediction_id: str,
+        place: int,
+        inputs: tuple[Tensor, ...],
+        rows: int,
+        *,
+        deadline_s: float,
+        is_copy: bool = False,
+        priority: int = 0,
+        caller: Caller | None = None,
     ) -> asyncio.Future[Ran]:
         """Queue a job and return its future, which gets how it ended, or `DeadlineExceeded` when it never began.
 
@@ -88,30 +124,77 @@ class Pool:
             place: Of the in-flight file.
             deadline_s: On the clock's monotonic time.
             is_copy: Whether it is a shadow's; in a thread it lets every live job go first.
+            priority: 1 goes first, then 2 and so on to 16; 0 is the default and goes last.
+            caller: Is told how to withdraw the job while it waits for a thread; then the future is cancelled.
 
         Raises:
             PoolSaturated: as many rows as may wait are waiting.
+            Overloaded: what waits before it takes more than `queue_wait_share` of the time until its deadline.
         """
-        if self._rows and self._rows + rows > self._settings.queue_rows_max:
-            raise PoolSaturated(f"version {self.version.version!r} of {self.version.model!r} has a full queue")
+        now_s = self._clock.monotonic_s()
+        if self._rows and self._rows + rows > self._room:
+            self._refuse_late(rows, priority, deadline_s - now_s)
         shapes: tuple[Shape, ...] = ()
         if self.checker.has_open_shapes:
             shapes = tuple([tensor.data.shape[1:] for tensor in inputs])
-        now_s = self._clock.monotonic_s()
         job = Job(prediction_id, place, inputs, rows, shapes, deadline_s, now_s, self._turn.loop.create_future())
         self._rows += rows
+        if priority > 0:
+            job.rank = min(priority, _RANK_MAX)
+            self._ranked_rows[job.rank] += rows
         if self._runs_inline(rows):
-            self._waiting.append(job)
+            enqueue(self._waiting, job)
             self._turn.add(self)
         else:
-            self._jobs_in_thread += 1
-            job.timer = self._turn.loop.call_later(max(deadline_s - now_s, 0.0), self._expire, job)
-            self._thread.put(job, is_copy=is_copy, take=self._take_for_thread, execute=self._execute, deliver=self._deliver)
+            self._put(job, is_copy=is_copy)
+            if caller is not None:
+                caller.on_gone = partial(self._withdraw, job)
         return job.future
+
+    def _put(self, job: Job, *, is_copy: bool) -> None:
+        """Queue a job for the threads."""
+        self._jobs_in_thread += 1
+        job.timer = self._turn.loop.call_later(max(job.deadline_s - job.queued_s, 0.0), self._expire, job)
+        self._threads.put(
+            job,
+            is_copy=is_copy,
+            batches=self._rows // self._rows_max if self.checker.is_batched else self._jobs_in_thread,
+            take=self._take_for_thread,
+            execute=self._execute,
+            deliver=self._deliver,
+        )
+
+    def _refuse_late(self, rows: int, priority: int, allowed_s: float) -> None:
+        """Refuse a job that finds no room, or would wait too long; rows of lesser priority do not stand before it."""
+        ahead = self._rows
+        if priority > 0:  # what runs now cannot be passed
+            ahead = min(ahead, sum(self._ranked_rows[: min(priority, _RANK_MAX) + 1]) + self._rows_max)
+        wait_s = self._pace.wait_s(ahead)
+        if ahead + rows > self._settings.queue_rows_max:
+            raise self._busy(PoolSaturated, "has a full queue", wait_s)
+        if wait_s > allowed_s * self._settings.queue_wait_share:
+            raise self._busy(Overloaded, f"is expected to begin in {wait_s:.3g} s, which is too late", wait_s)
+
+    def _busy(self, kind: type[Busy], what: str, wait_s: float) -> Busy:
+        return kind(f"version {self.version.version!r} of {self.version.model!r} {what}", retry_after_s=wait_s)
+
+    def _withdraw(self, job: Job) -> bool:
+        """End a job whose caller left, unless it has begun: then it leaves its record like any other."""
+        if job.future.done() or not self._threads.withdraw(job):
+            return False
+        self._forget(job)
+        job.future.cancel()
+        cell(self._metrics, REJECTED, "CallerLeft").add(1.0)
+        return True
 
     @cached_property
     def _batch_rows(self) -> Histogram:
         return histogram(self._metrics, BATCH_ROWS, self.version.model, self.version.version)
+
+    @cached_property
+    def _fired(self) -> dict[str, Cell]:
+        names = (self.version.model, self.version.version)
+        return {reason.value: cell(self._metrics, BATCHES, *names, reason.value) for reason in Fired}
 
     @cached_property
     def _queue_wait(self) -> Histogram:
@@ -151,35 +234,73 @@ class Pool:
         """Leave the loop for good when more runs are over its budget than within: real rows may cost more than made-up ones."""
         if isinstance(result, list) and result[0].duration_us > self._settings.inline_turn_us_max:
             self._overruns += 1
-            self._is_expensive = self._overruns >= _OVERRUNS_MAX
+            if self._overruns >= _OVERRUNS_MAX:
+                self._is_expensive, self._room = True, 0
         elif self._overruns:
             self._overruns -= 1
 
-    def _take_for_thread(self, queue: deque[Job]) -> list[Job]:
-        batch = self._take(queue, math.inf, _leave_to_timer)
+    def _take_for_thread(self, queue: deque[Job], is_part_enough: bool) -> tuple[list[Job], float]:
+        """Remove from the threads' queue what one run may hold, or return how long to wait for more."""
         now_s = self._clock.monotonic_s()
+        is_delayed = self._delay_s > 0.0 and is_part_enough
+        if (is_delayed or not is_part_enough) and not self._has_full(queue):
+            wait_s = self._delay_left_s(queue[0], now_s) if is_delayed else math.inf
+            if wait_s > 0.0:
+                return [], min(wait_s, IDLE_S)
+        first = queue[0]
+        batch = self._take(queue, (first.deadline_s - first.queued_s) * _RUN_SHARE * 1e6, _leave_to_timer)
         for job in batch:
             job.begun_s = now_s
-        return batch
+        if batch and is_delayed and batch[0].fired is _FREE:
+            batch[0].fired = _DELAY
+        return batch, 0.0
+
+    def _has_full(self, queue: deque[Job]) -> bool:
+        """Return whether a queue holds a whole batch; a version that does not batch runs every job by itself."""
+        if not self.checker.is_batched:
+            return True
+        rows = 0
+        for job in queue:
+            rows += job.rows
+            if rows >= self._rows_max:
+                return True
+        return False
+
+    def _delay_left_s(self, job: Job, now_s: float) -> float:
+        """Return how long a batch may still wait for more: its delay, or while its first job can be answered in time."""
+        until_s = min(job.queued_s + self._delay_s, job.deadline_s - self._pace.wait_s(self._rows_max))
+        return until_s - now_s
 
     def _take(self, queue: deque[Job], budget_us: float, drop: Callable[[Job], None]) -> list[Job]:
         """Remove from a queue what one run may hold: living jobs with rows of equal shapes, in order, within the bounds."""
         batch: list[Job] = []
+        others: list[Job] = []
+        fired = _FREE
         now_s, left = self._clock.monotonic_s(), self._rows_at_once(budget_us)
         while queue:
             job = queue[0]
             if job.future.done() or now_s > job.deadline_s:
                 drop(queue.popleft())
                 continue
-            if batch and not (0 < job.rows <= left and job.shapes == batch[0].shapes):
-                break
+            if batch:
+                if not 0 < job.rows <= left:
+                    fired = _FULL
+                    break
+                if job.shapes != batch[0].shapes:
+                    if len(others) == _OTHERS_MAX:
+                        break
+                    others.append(queue.popleft())
+                    continue
             batch.append(queue.popleft())
             left = left - job.rows if job.rows else 0  # a job without rows runs alone: a runtime may refuse it
+        queue.extendleft(reversed(others))
+        if batch:
+            batch[0].fired = fired if left > 0 else _FULL
         return batch
 
     def _rows_at_once(self, budget_us: float) -> float:
         """Return how many rows may be joined; the first job runs whatever it has."""
-        return min(self._settings.batch_rows_max, self._cost.rows_within(budget_us)) if self.checker.is_batched else 0
+        return min(self._rows_max, self._cost.rows_within(budget_us)) if self.checker.is_batched else 0
 
     def _execute(self, batch: Sequence[Job]) -> list[Ran]:
         runs = [self._enter(place, jobs) for place, jobs in _by_place(batch).items() if place != UNNOTED]
@@ -207,9 +328,12 @@ class Pool:
             if not (future := job.future).done():
                 future.set_result(ran)
         self._batch_rows.observe(result[0].batch_rows)
+        self._fired[batch[0].fired._value_].add(1.0)
         now_s, run_s = self._clock.monotonic_s(), result[0].duration_us / 1e6
         self._queue_wait.observe(max(now_s - batch[0].queued_s - run_s, 0.0))
         self._run_duration.add(run_s)
+        if self._is_expensive:
+            self._pace.note(result[0].batch_rows, result[0].duration_us)
         if now_s - self._last_run_s >= _LAST_RUN_S:
             self._last_run_s = now_s
             self._last_run.set(self._clock.now_s())
@@ -221,6 +345,8 @@ class Pool:
         """
         if not job.begun_s:
             self._forget(job)
+            if job.timer is not None:
+                self._threads.withdraw(job)
         if job.future.done():
             return
         if not job.begun_s:
@@ -239,6 +365,8 @@ class Pool:
         if job.is_counted:
             job.is_counted = False
             self._rows -= job.rows
+            if job.rank != LAST:
+                self._ranked_rows[job.rank] -= job.rows
             if job.timer is not None:
                 job.timer.cancel()
                 self._jobs_in_thread -= 1

@@ -1,53 +1,78 @@
-"""A thread for an expensive version: it takes whatever waits whenever it is free (continuous batching).
+"""Threads for an expensive version: they take whatever waits whenever one is free (continuous batching).
 
-It starts with the first job and ends after idling, so that a version nobody needs any more leaves no thread behind.
-Copies for shadows are taken only when no live job waits.
+One thread takes what there is. Another joins only while what waits fills a whole batch of its own, so that more threads never
+mean smaller batches, which cost more a row. They start with the first job and end after idling, so that a version nobody needs
+any more leaves no thread behind. Copies for shadows are taken only when no live job waits.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from gateway.serving.batch import Job, Ran
+from gateway.serving.batch import Job, Ran, enqueue
 
-_IDLE_S: Final = 5.0  # then the thread ends; starting another costs 0.1 ms
+IDLE_S: Final = 5.0  # then the thread ends; starting another costs 0.1 ms
 
 Execute = Callable[[Sequence[Job]], list[Ran]]
 Deliver = Callable[[Sequence[Job], "list[Ran] | BaseException"], None]
-Take = Callable[["deque[Job]"], list[Job]]
+Take = Callable[["deque[Job]", bool], tuple[list[Job], float]]
 
 
-class PoolThread:
-    """The queue of one version and the thread that empties it. Every method is called from the event loop."""
+def cores_for_threads(workers: int) -> int:
+    """Return how many of this machine's cores one of `workers` processes may use for runs; its event loop needs one too."""
+    return max(len(os.sched_getaffinity(0)) // workers - 1, 1)
 
-    def __init__(self, name: str, loop: asyncio.AbstractEventLoop) -> None:
+
+class PoolThreads:
+    """The queue of one version and the threads that empty it. Every method is called from the event loop."""
+
+    def __init__(self, name: str, loop: asyncio.AbstractEventLoop, *, threads_max: int) -> None:
         self._name = name
         self._loop = loop
+        self._threads_max = threads_max
         self._changed = threading.Condition()
         self._live: deque[Job] = deque()
         self._copies: deque[Job] = deque()
-        self._is_running = False
+        self._running = 0
+        self._busy = 0  # of the running: those that execute a batch
 
-    def put(self, job: Job, *, is_copy: bool, take: Take, execute: Execute, deliver: Deliver) -> None:
+    def put(self, job: Job, *, is_copy: bool, batches: int, take: Take, execute: Execute, deliver: Deliver) -> None:
         """Queue a job.
 
         Args:
-            take: Removes from a queue what one run may hold.
-            execute: Runs it, in the thread.
+            batches: Full batches that all jobs, this one and the running ones included, make.
+            take: Removes from a queue what one run may hold now; told whether less than a full batch will do. Returns it, or
+                nothing and how long, in s, the batch should wait for more.
+            execute: Runs it, in a thread.
             deliver: Gets what `execute` returned or raised, on the event loop.
         """
         with self._changed:
-            (self._copies if is_copy else self._live).append(job)
-            if self._is_running:
+            enqueue(self._copies if is_copy else self._live, job)
+            if self._busy and batches <= self._busy:
+                return  # whoever is done first takes it
+            if self._busy < self._running:
                 self._changed.notify()
                 return
-            self._is_running = True
+            if self._running >= self._threads_max:
+                return
+            self._running += 1
         threading.Thread(target=self._work, args=(take, execute, deliver), name=self._name, daemon=True).start()
+
+    def withdraw(self, job: Job) -> bool:
+        """Remove a job that has not begun; return whether that was so."""
+        with self._changed:
+            if job.begun_s:
+                return False
+            for queue in (self._live, self._copies):
+                with contextlib.suppress(ValueError):
+                    queue.remove(job)
+            return True
 
     def _work(self, take: Take, execute: Execute, deliver: Deliver) -> None:
         while batch := self._next(take):
@@ -58,15 +83,26 @@ class PoolThread:
                 result = error
             with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits any more
                 self._loop.call_soon_threadsafe(deliver, batch, result)
+            with self._changed:
+                self._busy -= 1
 
     def _next(self, take: Take) -> list[Job]:
         """Return the next batch, or nothing when the thread is to end."""
         with self._changed:
             while True:
-                for queue in (self._live, self._copies):
-                    while queue:
-                        if batch := take(queue):
-                            return batch
-                if not self._changed.wait(_IDLE_S) and not self._live and not self._copies:
-                    self._is_running = False
+                batch, wait_s = self._taken(take)
+                if batch:
+                    self._busy += 1
+                    return batch
+                if not self._changed.wait(wait_s) and wait_s == IDLE_S and (self._busy or (not self._live and not self._copies)):
+                    self._running -= 1
                     return []
+
+    def _taken(self, take: Take) -> tuple[list[Job], float]:
+        """Return a batch, or nothing and how long to wait for one."""
+        for queue in (self._live, self._copies):
+            while queue:
+                batch, wait_s = take(queue, not self._busy)  # nothing and no wait: it dropped what was there
+                if batch or wait_s:
+                    return batch, wait_s
+        return [], IDLE_S

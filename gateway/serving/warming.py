@@ -21,25 +21,55 @@ from gateway.core.tensors import NUMPY_DTYPES, VARIABLE, Array, Datatype, Tensor
 from gateway.ports import ArtifactStore, Clock, Instance, MemoryMeter, Runtime
 from gateway.serving.checking import Checker
 
-_COST_ROWS: Final = 32  # its cost, beside that of one row, separates what a call costs from what a row costs
+_CURVE_ROWS: Final = (4, 16, 64)  # of the runs measured beside one row; between them the cost is taken as linear
+_CURVE_RUNS: Final = 2  # of each; the faster counts, since whatever else runs only adds to it
+_CURVE_US: Final = 500_000.0  # of one run; a larger one is not tried, so that slow versions warm in seconds
+_NEARLY: Final = 0.9  # of the best throughput measured: a smaller batch that has as much answers sooner
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a run takes, in µs: its first row, with the call itself, and each further row."""
+    """What a run takes, in µs.
+
+    Attributes:
+        first_us: Of one row, with the call itself.
+        further_us: Of each further row, beyond what was measured.
+        curve: Rows and duration of larger runs, both ascending.
+    """
 
     first_us: float
     further_us: float
+    curve: tuple[tuple[int, float], ...] = ()
 
     def of(self, rows: int) -> float:
         """Return the expected duration of a run, in µs."""
-        return self.first_us + self.further_us * max(rows - 1, 0)
+        low, low_us = 1, self.first_us
+        if rows <= 1:
+            return low_us
+        for high, high_us in self.curve:
+            if rows <= high:
+                return low_us + (high_us - low_us) * (rows - low) / (high - low)
+            low, low_us = high, high_us
+        return low_us + self.further_us * (rows - low)
 
     def rows_within(self, budget_us: float) -> float:
         """Return how many rows a run may have to be expected within a budget; may be none, and without bound."""
-        if budget_us < self.first_us:
+        low, low_us = 1, self.first_us
+        if budget_us < low_us:
             return 0.0
-        return 1.0 + (budget_us - self.first_us) / self.further_us if self.further_us > 0.0 else math.inf
+        for high, high_us in self.curve:
+            if budget_us < high_us:
+                return low + (budget_us - low_us) * (high - low) / (high_us - low_us)
+            low, low_us = high, high_us
+        return low + (budget_us - low_us) / self.further_us if self.further_us > 0.0 else math.inf
+
+    def best_rows(self, rows_max: int) -> int:
+        """Return the least rows of a run, at most `rows_max`, with nearly the best throughput; `rows_max` when unmeasured."""
+        if not self.curve:
+            return rows_max
+        sizes = [1, *(rows for rows, _ in self.curve if rows < rows_max), rows_max]
+        best = max(rows / self.of(rows) for rows in sizes)
+        return next(rows for rows in sizes if rows / self.of(rows) >= best * _NEARLY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +122,22 @@ def warmed(
 
 
 def _measured(instance: Instance, version: Version, runs: int, clock: Clock) -> Cost:
-    first_us = _run_us(instance, version, 1, runs, clock)
+    first_us = statistics.median(_runs_us(instance, version, 1, runs, clock))
     if not version.signature.is_batched:
         return Cost(first_us, first_us)
-    many_us = _run_us(instance, version, _COST_ROWS, max(runs // 2, 1), clock)
-    return Cost(first_us, max(many_us - first_us, 0.0) / (_COST_ROWS - 1))
+    curve: list[tuple[int, float]] = []
+    rows, us, further_us = 1, first_us, first_us
+    for more in _CURVE_ROWS:
+        if us * more / rows > _CURVE_US:
+            break
+        more_us = max(us, min(_runs_us(instance, version, more, _CURVE_RUNS, clock)))
+        further_us = (more_us - us) / (more - rows)
+        rows, us = more, more_us
+        curve.append((rows, us))
+    return Cost(first_us, further_us, tuple(curve))
 
 
-def _run_us(instance: Instance, version: Version, rows: int, runs: int, clock: Clock) -> float:
+def _runs_us(instance: Instance, version: Version, rows: int, runs: int, clock: Clock) -> list[float]:
     inputs = {spec.name: _made_up(spec, rows, len(version.columns)) for spec in version.signature.inputs}
     found = []
     for _ in range(runs + 1):
@@ -107,7 +145,7 @@ def _run_us(instance: Instance, version: Version, rows: int, runs: int, clock: C
         outputs = instance.predict(inputs)
         found.append((clock.monotonic_s() - began_s) * 1e6)
     Checker(version).checked_outputs(outputs, rows)
-    return statistics.median(found[1:])  # the first run allocates
+    return found[1:]  # the first run allocates
 
 
 def _made_up(spec: TensorSpec, rows: int, columns: int) -> Array:

@@ -5,6 +5,7 @@ Both HTTP planes use it, so that an error means the same wherever it is met. Not
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import orjson
@@ -46,6 +47,7 @@ _STATUSES: Final[dict[type[errors.GatewayError], int]] = {  # the nearest class 
     errors.NotValid: 422,
     errors.NotAuthenticated: 401,
     errors.Denied: 403,
+    errors.LimitExceeded: 429,
     errors.Conflict: 409,
     errors.Busy: 503,
     errors.DeadlineExceeded: 504,
@@ -72,7 +74,9 @@ def error_headers(error: errors.GatewayError) -> list[tuple[bytes, bytes]]:
     match error:
         case errors.DeadlineExceeded():
             return []
-        case errors.Busy() | errors.LogFull():
+        case errors.Busy() | errors.LimitExceeded():
+            return [(b"retry-after", b"%d" % max(math.ceil(error.retry_after_s), 1))]
+        case errors.LogFull():
             return [(b"retry-after", b"1")]
         case errors.NotAuthenticated():
             return [(b"www-authenticate", b"Bearer")]

@@ -158,7 +158,12 @@ class Connection(asyncio.Protocol):
             self._pause_reading()
 
     def eof_received(self) -> bool:
-        """Answer what is complete before closing; what is not is broken."""
+        """Answer what is complete before closing; what is not is broken.
+
+        Who ends its side with the request only has no more of them. Who does it later, while the request waits its turn, gave up.
+        """
+        if self._answering is not None and self._answering.leave():
+            return False
         if self._phase is not _IDLE:
             self._on_broken("the request ended before it was complete")
         if self._refusal is None:

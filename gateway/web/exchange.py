@@ -70,6 +70,7 @@ class Exchange:
         is_received: Whether the whole request is in.
         keep_alive: Whether the connection stays open after the answer.
         has_started: Whether an answer has begun.
+        on_gone: What the handler wants called when the client leaves, once; returns whether that ended the exchange.
     """
 
     __slots__ = (
@@ -86,6 +87,7 @@ class Exchange:
         "is_received",
         "keep_alive",
         "method",
+        "on_gone",
         "target",
         "version",
     )
@@ -113,6 +115,7 @@ class Exchange:
         self._is_over = self._is_chunked = False  # over: answered, or cut off
         self._head = b""  # of an answer in parts, until the first of them leaves
         self._waiter: asyncio.Future[None] | None = None
+        self.on_gone: Callable[[], bool] | None = None
 
     @property
     def is_read(self) -> bool:
@@ -224,7 +227,13 @@ class Exchange:
     def cut(self) -> None:
         """Tell the handler that there is nobody to answer any more."""
         self._is_over = True
+        self.leave()
         self._wake()
+
+    def leave(self) -> bool:
+        """Say that the client left; return whether the handler gave up its work."""
+        on_gone, self.on_gone = self.on_gone, None
+        return on_gone is not None and on_gone()
 
     def _finish(self) -> None:
         self._is_over = True

@@ -44,6 +44,7 @@ PLACE = Place("r", "m", 1, "a", "1", "ab" * 32, "0")
 class Held:
     """An instance that answers with its input once `may_run` is set, and notes what it ran."""
 
+    concurrency = 8
     runtime_version = "0"
 
     def __init__(self) -> None:
@@ -87,7 +88,7 @@ class Bench:
 def on_loop(tmp_path: Path) -> Callable[..., None]:
     """Return what runs a test's body over a pool, in a thread unless the version is cheap."""
 
-    def run(body: Callable[[Bench], Awaitable[None]], *, cost_us: float = 1e6) -> None:
+    def run(body: Callable[[Bench], Awaitable[None]], *, cost_us: float = 2_000.0) -> None:
         async def main() -> None:
             in_flight, instance = MappedInFlight(tmp_path / "w0"), Held()
             loop, settings = asyncio.get_running_loop(), ServingSettings()
