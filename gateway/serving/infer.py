@@ -15,7 +15,7 @@ from typing import Final, cast
 import numpy as np
 import orjson
 
-from gateway.core.errors import Busy, DeadlineExceeded, MalformedRequest, NotReady, SignatureMismatch
+from gateway.core.errors import Busy, DeadlineExceeded, MalformedRequest, NotReady, Overloaded, SignatureMismatch
 from gateway.core.records import Attempt, Kind, Outcome, PredictionRecord
 from gateway.core.routes import AssignmentSource
 from gateway.core.split import hashed_id, hashed_key
@@ -34,6 +34,8 @@ from gateway.serving.wire import Request, decode_binary, decode_infer, decode_ro
 _KEY_HEADER: Final = b"gateway-assignment-key"
 _KEY_PARAMETER: Final = "assignment_key"
 _FIRST_SHARE: Final = 0.75  # of the deadline for an attempt that has a fallback behind it; the rest is the fallback's
+_PRIORITY: Final = b'"priority"'  # in a body: the request may go before others, so that it has to be read
+_SHEDDING_S: Final = 1.0  # after a version refused a request
 _TRACE_LENGTH: Final = 32
 _OK: Final = Outcome.OK  # a name of the module is found faster than one of a class
 
@@ -116,6 +118,7 @@ class Inference:
         self._recorder = recorder
         self._ids = ids
         self._clock = clock
+        self._sheds_until_s = 0.0  # while a pool has just refused a request, others like it are refused before they are read
 
     async def infer(self, call: Call) -> Answer:
         """Answer one prediction request.
@@ -125,6 +128,8 @@ class Inference:
             ModelFault: it would not load.
             LogFailed: it ran, but its record could not be written.
         """
+        if self._sheds_until_s:
+            self._refuse_early(call)
         prediction_id = self._ids.next()
         if call.head_bytes is not None:
             request = decode_binary(call.body, call.head_bytes)
@@ -145,6 +150,21 @@ class Inference:
             self._shadows.mirror(routed.route, record, rows)
         await self._recorder.add(record)
         return _respond(call, request, record, variant=variant, ran=ran)
+
+    def _refuse_early(self, call: Call) -> None:
+        """Refuse a request that its version would refuse once it was read, which is most of what a refusal costs.
+
+        Raises:
+            PoolSaturated, Overloaded: as of `Pool.submit`, for one row without a priority.
+        """
+        now_s = self._clock.monotonic_s()
+        if now_s > self._sheds_until_s:
+            self._sheds_until_s = 0.0
+        if call.version or _PRIORITY in call.body:
+            return
+        route = self._router.table.route(call.route)
+        if (sole := route.sole) is not None and sole.pool is not None:
+            sole.pool.refuse_late(1, 0, call.received_s + route.deadline_s - now_s)
 
     def _routed(self, call: Call, request: Request, prediction_id: str) -> Routed:
         """Return where the split sends a request."""
@@ -210,6 +230,8 @@ class Inference:
             try:
                 ran = await pool.submit(prediction_id, variant.place, inputs, rows, deadline_s=deadline_s, caller=call.caller)
             except Busy as busy:
+                if isinstance(busy, Overloaded):
+                    self._sheds_until_s = self._clock.monotonic_s() + _SHEDDING_S
                 if ended is not None:
                     return ended  # the first attempt's failure stands, and has a record
                 if is_last or not isinstance(busy, DeadlineExceeded):

@@ -133,7 +133,7 @@ class Pool:
         """
         now_s = self._clock.monotonic_s()
         if self._rows and self._rows + rows > self._room:
-            self._refuse_late(rows, priority, deadline_s - now_s)
+            self.refuse_late(rows, priority, deadline_s - now_s)
         shapes: tuple[Shape, ...] = ()
         if self.checker.has_open_shapes:
             shapes = tuple([tensor.data.shape[1:] for tensor in inputs])
@@ -158,19 +158,24 @@ class Pool:
         self._threads.put(
             job,
             is_copy=is_copy,
-            batches=self._rows // self._rows_max if self.checker.is_batched else self._jobs_in_thread,
+            rows=self._rows,
+            rows_full=self._rows_max if self.checker.is_batched else 1,
             take=self._take_for_thread,
             execute=self._execute,
             deliver=self._deliver,
         )
 
-    def _refuse_late(self, rows: int, priority: int, allowed_s: float) -> None:
-        """Refuse a job that finds no room, or would wait too long; rows of lesser priority do not stand before it."""
+    def refuse_late(self, rows: int, priority: int, allowed_s: float) -> None:
+        """Refuse a job that finds no room, or would wait too long; rows of lesser priority do not stand before it.
+
+        Raises:
+            PoolSaturated, Overloaded: as of `submit`.
+        """
         ahead = self._rows
         if priority > 0:  # what runs now cannot be passed
             ahead = min(ahead, sum(self._ranked_rows[: min(priority, _RANK_MAX) + 1]) + self._rows_max)
         wait_s = self._pace.wait_s(ahead)
-        if ahead + rows > self._settings.queue_rows_max:
+        if ahead and ahead + rows > self._settings.queue_rows_max:
             raise self._busy(PoolSaturated, "has a full queue", wait_s)
         if wait_s > allowed_s * self._settings.queue_wait_share:
             raise self._busy(Overloaded, f"is expected to begin in {wait_s:.3g} s, which is too late", wait_s)

@@ -128,6 +128,7 @@ class ServedRoute:
     """One route with its variants bound.
 
     Attributes:
+        sole: The variant that gets every request, if there is one.
         sole_key: The only version it needs, which may have been loaded because somebody called; None when it needs several.
     """
 
@@ -138,7 +139,7 @@ class ServedRoute:
         self.variants = {place.name: self._bound(place, table, pools, bench) for place in route.variants}
         self.fallback = self.variants.get(route.fallback) or self.variants[route.variants[0].name]
         owning = [place.name for place in route.variants if place.weight == SLOTS]
-        self._sole = self.variants[owning[0]] if owning else None
+        self.sole = self.variants[owning[0]] if owning else None
         bound = [(self._bound(shadow, table, pools, bench), shadow.fraction) for shadow in route.shadows]
         needs = route.needs()
         self.sole_key: Pair | None = (route.model, needs[0]) if len(needs) == 1 else None
@@ -153,8 +154,8 @@ class ServedRoute:
 
     def assigned(self, key: str, prediction_id: str) -> ServedVariant:
         """Return the variant that owns the slot of an assignment key, or of the prediction id where the caller sent none."""
-        if self._sole is not None:
-            return self._sole
+        if self.sole is not None:
+            return self.sole
         slot = slot_of(self.route.salt, key) if key else slot_of_id(self.route.salt, prediction_id)
         return self.variants[self.route.owners[slot]]
 
@@ -163,7 +164,7 @@ class ServedRoute:
 
         It depends on the past alone, so that what is left out of a comparison does not depend on what the split chooses.
         """
-        if self._sole is not None:
+        if self.sole is not None:
             return ()
         return tuple([name for name, variant in self.variants.items() if self._is_resting(variant, now_s)])
 

@@ -41,12 +41,14 @@ class PoolThreads:
         self._copies: deque[Job] = deque()
         self._running = 0
         self._busy = 0  # of the running: those that execute a batch
+        self._busy_rows = 0  # of those batches
 
-    def put(self, job: Job, *, is_copy: bool, batches: int, take: Take, execute: Execute, deliver: Deliver) -> None:
+    def put(self, job: Job, *, is_copy: bool, rows: int, rows_full: int, take: Take, execute: Execute, deliver: Deliver) -> None:
         """Queue a job.
 
         Args:
-            batches: Full batches that all jobs, this one and the running ones included, make.
+            rows: Of all jobs, this one and the running ones included.
+            rows_full: Of a full batch.
             take: Removes from a queue what one run may hold now; told whether less than a full batch will do. Returns it, or
                 nothing and how long, in s, the batch should wait for more.
             execute: Runs it, in a thread.
@@ -54,7 +56,7 @@ class PoolThreads:
         """
         with self._changed:
             enqueue(self._copies if is_copy else self._live, job)
-            if self._busy and batches <= self._busy:
+            if self._busy and rows - self._busy_rows < rows_full:
                 return  # whoever is done first takes it
             if self._busy < self._running:
                 self._changed.notify()
@@ -85,6 +87,7 @@ class PoolThreads:
                 self._loop.call_soon_threadsafe(deliver, batch, result)
             with self._changed:
                 self._busy -= 1
+                self._busy_rows -= _rows(batch)
 
     def _next(self, take: Take) -> list[Job]:
         """Return the next batch, or nothing when the thread is to end."""
@@ -93,6 +96,7 @@ class PoolThreads:
                 batch, wait_s = self._taken(take)
                 if batch:
                     self._busy += 1
+                    self._busy_rows += _rows(batch)
                     return batch
                 if not self._changed.wait(wait_s) and wait_s == IDLE_S and (self._busy or (not self._live and not self._copies)):
                     self._running -= 1
@@ -106,3 +110,7 @@ class PoolThreads:
                 if batch or wait_s:
                     return batch, wait_s
         return [], IDLE_S
+
+
+def _rows(batch: Sequence[Job]) -> int:
+    return sum([job.rows for job in batch])

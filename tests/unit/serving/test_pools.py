@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import numpy as np
@@ -15,8 +16,8 @@ import pytest
 from adapters.clock import SystemClock
 from adapters.inflight import MappedInFlight
 from adapters.memory import MemoryBank
-from gateway.core.errors import DeadlineExceeded
-from gateway.core.models import Digest, Runtime, Version
+from gateway.core.errors import DeadlineExceeded, Overloaded, PoolSaturated
+from gateway.core.models import Batching, Digest, Runtime, Version
 from gateway.core.records import Outcome
 from gateway.core.tensors import Array, Datatype, Signature, Tensor, TensorSpec
 from gateway.ports import Place
@@ -38,6 +39,7 @@ VERSION = Version(
     columns=(),
     cost_us_per_row=1.0,
 )
+OPEN = replace(VERSION, signature=Signature(*[(TensorSpec(name, Datatype.FP32, (-1, -1)),) for name in ("x", "y")]))
 PLACE = Place("r", "m", 1, "a", "1", "ab" * 32, "0")
 
 
@@ -53,7 +55,7 @@ class Held:
 
     def predict(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """Note, wait, answer."""
-        self.ran.append(inputs["x"].ravel().tolist())
+        self.ran.append(inputs["x"][:, 0].tolist())
         assert self.may_run.wait(10)
         return {"y": inputs["x"]}
 
@@ -68,14 +70,23 @@ class Bench:
     pool: Pool
     instance: Held
     place: int
+    metrics: MemoryBank
     ids: dict[float, str] = field(default_factory=dict)
 
-    def submit(self, value: float, *, within_s: float = 5.0, is_copy: bool = False) -> asyncio.Future[Ran]:
+    def submit(self, value: float, *, within_s: float = 5.0, width: int = 1, **more: Any) -> asyncio.Future[Ran]:
         """Submit one row."""
         self.ids[value] = str(uuid4())
-        inputs = (Tensor("x", Datatype.FP32, np.array([[value]], np.float32)),)
+        inputs = (Tensor("x", Datatype.FP32, np.full((1, width), value, np.float32)),)
         deadline_s = SystemClock().monotonic_s() + within_s
-        return self.pool.submit(self.ids[value], self.place, inputs, 1, deadline_s=deadline_s, is_copy=is_copy)
+        return self.pool.submit(self.ids[value], self.place, inputs, 1, deadline_s=deadline_s, **more)
+
+    def fired(self, reason: str) -> float:
+        """Return how many batches ran for a reason."""
+        return sum(
+            sample.value
+            for sample in self.metrics.samples()
+            if sample.name == "gateway_batches_total" and dict(sample.labels)["reason"] == reason
+        )
 
     async def until_ran(self, runs: int) -> None:
         """Wait until so many runs began."""
@@ -88,15 +99,17 @@ class Bench:
 def on_loop(tmp_path: Path) -> Callable[..., None]:
     """Return what runs a test's body over a pool, in a thread unless the version is cheap."""
 
-    def run(body: Callable[[Bench], Awaitable[None]], *, cost_us: float = 2_000.0) -> None:
+    def run(
+        body: Callable[[Bench], Awaitable[None]], *, cost_us: float = 2_000.0, version: Version = VERSION, **serving: Any
+    ) -> None:
         async def main() -> None:
-            in_flight, instance = MappedInFlight(tmp_path / "w0"), Held()
-            loop, settings = asyncio.get_running_loop(), ServingSettings()
+            in_flight, instance, metrics = MappedInFlight(tmp_path / "w0"), Held(), MemoryBank()
+            loop, settings = asyncio.get_running_loop(), ServingSettings(**serving)
             turn = Turn(loop, settings.inline_turn_us_max)
-            warm = Warm(VERSION, instance, Cost(cost_us, 0.0))
-            pool = Pool(warm, turn=turn, settings=settings, in_flight=in_flight, metrics=MemoryBank(), clock=SystemClock())
+            warm = Warm(version, instance, Cost(cost_us, 0.0))
+            pool = Pool(warm, turn=turn, settings=settings, in_flight=in_flight, metrics=metrics, clock=SystemClock())
             try:
-                await body(Bench(pool, instance, in_flight.bind(PLACE)))
+                await body(Bench(pool, instance, in_flight.bind(PLACE), metrics))
             finally:
                 instance.may_run.set()
 
@@ -199,3 +212,209 @@ def test_ids_in_flight_are_the_predictions(on_loop, tmp_path):
         assert [(UUID(each.prediction_id), each.place) for each in left] == [(UUID(bench.ids[1.0]), PLACE)]
 
     on_loop(body)
+
+
+@dataclass
+class Leaving:
+    """A caller that may leave."""
+
+    on_gone: Callable[[], bool] | None = None
+
+
+def test_batch_is_what_came_while_a_run_went_on(on_loop):
+    """A free instance takes what there is; what arrives meanwhile makes the next run, and both say so."""
+
+    async def body(bench: Bench) -> None:
+        first = bench.submit(1.0)
+        await bench.until_ran(1)
+        rest = [bench.submit(2.0), bench.submit(3.0)]
+        bench.instance.may_run.set()
+        await asyncio.gather(first, *rest)
+        assert bench.instance.ran == [[1.0], [2.0, 3.0]]
+        assert bench.fired("free") == 2
+
+    on_loop(body)
+
+
+def test_batch_is_full_at_the_versions_own_bound(on_loop):
+    """A version may join fewer rows than the setting allows; such a run fired because it was full."""
+
+    async def body(bench: Bench) -> None:
+        first = bench.submit(1.0)
+        await bench.until_ran(1)
+        rest = [bench.submit(value) for value in (2.0, 3.0, 4.0)]
+        bench.instance.may_run.set()
+        await asyncio.gather(first, *rest)
+        assert bench.instance.ran == [[1.0], [2.0, 3.0], [4.0]]
+        assert (bench.fired("full"), bench.fired("free")) == (1, 2)
+
+    on_loop(body, version=replace(VERSION, batching=Batching(rows_max=2)))
+
+
+@pytest.mark.parametrize(("rows", "reason"), [(2, "delay"), (3, "full")])
+def test_batch_waits_for_its_delay_or_until_it_is_full(on_loop, rows, reason):
+    """With a delay a free instance waits for more rows, no longer than the delay and not beyond a full batch."""
+
+    async def body(bench: Bench) -> None:
+        bench.instance.may_run.set()
+        began_s = SystemClock().monotonic_s()
+        waiting = [bench.submit(float(value)) for value in range(rows)]
+        await asyncio.gather(*waiting)
+        assert bench.instance.ran == [[float(value) for value in range(rows)]]
+        assert bench.fired(reason) == 1
+        assert (SystemClock().monotonic_s() - began_s >= 0.3) is (reason == "delay")
+
+    on_loop(body, version=replace(VERSION, batching=Batching(rows_max=3, delay_ms=300)))
+
+
+def test_rows_of_equal_width_are_joined_past_others(on_loop):
+    """Rows that differ in a trailing dimension run apart, each with its like, whatever their order."""
+
+    async def body(bench: Bench) -> None:
+        first = bench.submit(1.0)
+        await bench.until_ran(1)
+        rest = [bench.submit(float(value), width=1 + value % 2) for value in range(2, 8)]
+        bench.instance.may_run.set()
+        await asyncio.gather(first, *rest)
+        assert bench.instance.ran == [[1.0], [2.0, 4.0, 6.0], [3.0, 5.0, 7.0]]
+
+    on_loop(body, version=OPEN)
+
+
+def test_job_whose_caller_left_does_not_run(on_loop):
+    """A job that waits is withdrawn when its caller leaves; its neighbours run."""
+
+    async def body(bench: Bench) -> None:
+        first = bench.submit(1.0)
+        await bench.until_ran(1)
+        caller = Leaving()
+        left, stays = bench.submit(2.0, caller=caller), bench.submit(3.0)
+        assert caller.on_gone is not None
+        assert caller.on_gone()
+        assert left.cancelled()
+        bench.instance.may_run.set()
+        await asyncio.gather(first, stays)
+        assert bench.instance.ran == [[1.0], [3.0]]
+
+    on_loop(body)
+
+
+def test_job_that_runs_is_not_withdrawn(on_loop):
+    """What began leaves its record, although nobody waits for the answer."""
+
+    async def body(bench: Bench) -> None:
+        caller = Leaving()
+        first = bench.submit(1.0, caller=caller)
+        await bench.until_ran(1)
+        assert caller.on_gone is not None
+        assert not caller.on_gone()
+        bench.instance.may_run.set()
+        assert (await first).outcome is Outcome.OK
+
+    on_loop(body)
+
+
+def test_job_that_would_wait_too_long_is_refused_at_once(on_loop):
+    """Forty runs of 50 ms are 2 s: too long for who has 4 s, not for who has 6; and the refusal says when to come back."""
+
+    async def body(bench: Bench) -> None:
+        waiting = [bench.submit(float(value)) for value in range(40)]
+        with pytest.raises(Overloaded) as refused:
+            bench.submit(100.0, within_s=4.0)
+        assert refused.value.retry_after_s == pytest.approx(2.0)
+        waiting.append(bench.submit(101.0, within_s=6.0))
+        bench.instance.may_run.set()
+        await asyncio.gather(*waiting)
+        assert 100.0 not in [value for run in bench.instance.ran for value in run]
+
+    on_loop(body, cost_us=50_000.0, version=replace(VERSION, batching=Batching(rows_max=1)))
+
+
+def test_wait_is_expected_by_what_runs_take_now(on_loop):
+    """A version that has become slower than when it warmed refuses sooner."""
+
+    async def body(bench: Bench) -> None:
+        first = bench.submit(1.0)
+        await bench.until_ran(1)
+        asyncio.get_running_loop().call_later(0.2, bench.instance.may_run.set)
+        await first
+        bench.instance.may_run.clear()
+        bench.submit(2.0)
+        with pytest.raises(Overloaded):
+            bench.submit(3.0, within_s=0.02)
+
+    on_loop(body)
+
+
+def test_job_with_priority_goes_first(on_loop):
+    """Priority 1 goes before 2, and both before what has none, whenever they came."""
+
+    async def body(bench: Bench) -> None:
+        waiting = [bench.submit(1.0)]
+        await bench.until_ran(1)
+        waiting += [
+            bench.submit(2.0),
+            bench.submit(3.0, priority=2),
+            bench.submit(4.0, priority=1),
+            bench.submit(5.0, priority=2),
+        ]
+        bench.instance.may_run.set()
+        await asyncio.gather(*waiting)
+        assert bench.instance.ran == [[1.0], [4.0], [3.0], [5.0], [2.0]]
+
+    on_loop(body, version=replace(VERSION, batching=Batching(rows_max=1)))
+
+
+def test_job_with_priority_waits_for_its_like_alone(on_loop):
+    """What goes after a job does not count as waiting before it: it is taken where a job without priority is refused."""
+
+    async def body(bench: Bench) -> None:
+        waiting = [bench.submit(float(value)) for value in range(40)]
+        with pytest.raises(Overloaded):
+            bench.submit(100.0, within_s=1.0)
+        waiting.append(bench.submit(101.0, within_s=1.0, priority=1))
+        bench.instance.may_run.set()
+        await asyncio.gather(*waiting)
+
+    on_loop(body, cost_us=50_000.0, version=replace(VERSION, batching=Batching(rows_max=1)))
+
+
+def test_queue_is_bounded_in_rows(on_loop):
+    """One row more than may wait is refused, however little it would wait."""
+
+    async def body(bench: Bench) -> None:
+        waiting = [bench.submit(float(value)) for value in range(3)]
+        with pytest.raises(PoolSaturated):
+            bench.submit(100.0)
+        bench.instance.may_run.set()
+        await asyncio.gather(*waiting)
+
+    on_loop(body, queue_rows_max=3)
+
+
+def test_second_thread_joins_for_a_whole_batch_only(on_loop):
+    """While one thread runs, another starts when what waits fills a batch, and not before."""
+
+    async def body(bench: Bench) -> None:
+        waiting = [bench.submit(1.0)]
+        await bench.until_ran(1)
+        waiting.append(bench.submit(2.0))
+        assert not await _runs_within(bench, 2, 0.05)
+        waiting.append(bench.submit(3.0))
+        assert await _runs_within(bench, 2, 5.0)
+        assert bench.instance.ran == [[1.0], [2.0, 3.0]]
+        bench.instance.may_run.set()
+        await asyncio.gather(*waiting)
+
+    on_loop(body, threads_max=2, version=replace(VERSION, batching=Batching(rows_max=2)))
+
+
+async def _runs_within(bench: Bench, runs: int, within_s: float) -> bool:
+    """Return whether so many runs began in time."""
+    try:
+        async with asyncio.timeout(within_s):
+            while len(bench.instance.ran) < runs:  # noqa: ASYNC110 - the runs are in threads
+                await asyncio.sleep(0.001)
+    except TimeoutError:
+        return False
+    return True

@@ -39,6 +39,7 @@ BODY = {
 class Counting:
     """An instance that counts its runs."""
 
+    concurrency: ClassVar = 1
     runtime_version: ClassVar = "0"
 
     def __init__(self) -> None:
