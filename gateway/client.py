@@ -273,9 +273,14 @@ class AdminClient(_Client):
         """Yield every key: id, name, scopes; never a token."""
         return self._listing("/api/v1/keys", "keys")
 
-    def create_key(self, name: str, scopes: Sequence[str]) -> Json:
-        """Create a key; the reply holds its `token`, this once."""
-        return self._json("POST", "/api/v1/keys", json={"name": name, "scopes": list(scopes)})
+    def create_key(self, name: str, scopes: Sequence[str], *, limits: Mapping[str, float] | None = None) -> Json:
+        """Create a key; the reply holds its `token`, this once.
+
+        Args:
+            limits: `requests_per_s`, `burst`, `rows_per_day` of its predictions; what is missing is without limit.
+        """
+        body = {"name": name, "scopes": list(scopes)}
+        return self._json("POST", "/api/v1/keys", json=body if limits is None else {**body, "limits": dict(limits)})
 
     def revoke_key(self, id: str) -> Json:
         """Revoke a key; its token is refused from now on."""

@@ -70,6 +70,14 @@ class WhenFull(enum.Enum):
     CONTINUE = "continue"  # answer, and count what was not logged
 
 
+class PredictionTokens(enum.Enum):
+    """Whether callers of the prediction paths show a token."""
+
+    OFF = "off"  # tokens are not looked at
+    OPTIONAL = "optional"  # a token that is sent must be valid, and its limits hold
+    REQUIRED = "required"  # 401 without one
+
+
 @dataclass(frozen=True, slots=True)
 class ServingSettings:
     """The prediction side."""
@@ -77,6 +85,7 @@ class ServingSettings:
     host: str = "127.0.0.1"
     port: int = 8080
     workers: int = 1  # processes; one core each is what a worker can use
+    prediction_tokens: PredictionTokens = PredictionTokens.OFF  # predicting is open to whoever reaches the port
     body_bytes_max: int = 64 * 2**20  # Triton's default for a JSON body
     body_timeout_s: float = 10.0  # between two pieces of a body; slower is stalled
     header_timeout_s: float = 10.0  # from connection or last answer's end of headers begun to headers complete

@@ -12,7 +12,7 @@ from functools import lru_cache
 from itertools import chain, groupby, repeat
 from typing import Any
 
-from gateway.core.access import Key, Scope, key_body
+from gateway.core.access import Key, Scope, key_body, limits_from_body
 from gateway.core.audit import AuditEntry, entry_body, entry_from_body
 from gateway.core.changes import Quarantine, WorkerStatus, quarantine_from_body
 from gateway.core.errors import MalformedRequest, StoreFailed
@@ -78,6 +78,7 @@ def key_of(text: str, token_sha256: str) -> Key:
             token_sha256=token_sha256,
             scopes=frozenset(Scope(scope) for scope in fields.items("scopes", len(Scope))),
             created_at_s=fields.number("created_at_s", 0.0, 1e12),
+            limits=limits_from_body(fields.value("limits"), "key.limits"),
         )
 
 

@@ -84,15 +84,19 @@ def turn_off(gateway: Gateway, reason: ReasonOption = "", as_json: JsonOption = 
     epilog=examples("headgate keys create ci --scope register", "headgate keys create desk --scope read --scope operate"),
 )
 @reaches
-def create_key(
+def create_key(  # noqa: PLR0917 - options of a command
     gateway: Gateway,
     name: Annotated[str, typer.Argument(help="Who will use it; stands in the audit log.")],
     scope: Annotated[list[Scope], typer.Option(help="What it may do. Repeat.")],
+    requests_per_s: Annotated[float, typer.Option(help="Predictions a second; 0 for any.")] = 0.0,
+    burst: Annotated[int, typer.Option(help="Predictions at once; 0 for a second's worth.")] = 0,
+    rows_per_day: Annotated[int, typer.Option(help="Rows a day, UTC; 0 for any.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Create a key and print its token, this once."""
+    limits = {"requests_per_s": requests_per_s, "burst": burst, "rows_per_day": rows_per_day}
     with gateway.admin() as admin:
-        created = admin.create_key(name, [one.value for one in scope])
+        created = admin.create_key(name, [one.value for one in scope], limits=limits if any(limits.values()) else None)
     if as_json:
         return output.show_json(created)
     output.show_facts(

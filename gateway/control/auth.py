@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from gateway.core.access import Key, Principal, Scope, token_digest
+from gateway.core.access import UNLIMITED, Key, Limits, Principal, Scope, token_digest
 from gateway.core.changes import Change, DropKey, PutKey
 from gateway.core.errors import NotAuthenticated, StoreFailed
 from gateway.ports import Clock, RegistryStore
@@ -53,10 +53,10 @@ def new_token() -> str:
     return TOKEN_PREFIX + secrets.token_urlsafe(32)
 
 
-def new_key(name: str, scopes: frozenset[Scope], *, clock: Clock) -> tuple[Key, str]:
+def new_key(name: str, scopes: frozenset[Scope], *, limits: Limits = UNLIMITED, clock: Clock) -> tuple[Key, str]:
     """Return a new key and its token, which is nowhere else."""
     token = new_token()
-    return Key(secrets.token_hex(8), name, token_digest(token), scopes, clock.now_s()), token
+    return Key(secrets.token_hex(8), name, token_digest(token), scopes, clock.now_s(), limits), token
 
 
 def ensure_admin_token(registry: RegistryStore, path: Path, *, clock: Clock) -> None:

@@ -8,7 +8,7 @@ from typing import Final
 
 from gateway.control.auth import all_keys, new_key
 from gateway.control.calls import Answer, Call, Control, page_of
-from gateway.core.access import Key, Scope, key_body
+from gateway.core.access import Key, Scope, key_body, limits_from_body
 from gateway.core.audit import FIRST_HASH, AuditEntry, entry_body, first_broken
 from gateway.core.changes import Automation, Change, DropKey, PutKey, Quarantine, quarantine_body
 from gateway.core.errors import Conflict, MalformedRequest, UnknownSubject
@@ -52,10 +52,11 @@ def create_key(control: Control, call: Call) -> Answer:
     fields = call.fields("body")
     name = fields.name("name")
     scopes = frozenset(_scope(item) for item in fields.items("scopes", len(Scope)))
+    limits = limits_from_body(fields.value("limits"), "body.limits")
     fields.done()
     if not scopes:
         raise MalformedRequest("body.scopes: expected at least one of " + ", ".join(scope.value for scope in Scope))
-    key, token = new_key(name, scopes, clock=control.clock)
+    key, token = new_key(name, scopes, limits=limits, clock=control.clock)
     control.registry.commit(Change(call.principal.name, "key.create", f"key:{key.id}", "", (PutKey(key),)))
     return Answer({**key_body(key), "token": token}, 201, {"Location": f"/api/v1/keys/{key.id}"})
 

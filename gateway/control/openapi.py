@@ -128,6 +128,7 @@ def _schemas() -> dict[str, Schema]:
         advances_itself={"type": "boolean"},
         false_rollback_alpha={"type": "number"},
     )
+    limits = _object(requests_per_s={"type": "number"}, burst={"type": "integer"}, rows_per_day={"type": "integer"})
     scopes = _array({"enum": [scope.value for scope in Scope]})
     return {
         "Error": _object(("error",), error=text, hint=text),
@@ -163,6 +164,7 @@ def _schemas() -> dict[str, Schema]:
                 columns=_array({"type": ["string", "object"]}),
                 lineage=anything,
                 description=text,
+                batching=_object(rows_max={"type": "integer"}, delay_ms={"type": "number"}),
             ),
             reference={"type": "string", "description": "The training sample: Parquet, CSV or JSON Lines, by file name."},
         ),
@@ -172,8 +174,8 @@ def _schemas() -> dict[str, Schema]:
             ("model", "version", "digest", "signature"), is_open=True, model=text, version=text, digest=text, signature=anything
         ),
         "Versions": _listing("versions", anything),
-        "KeyBody": _object(("name", "scopes"), name=text, scopes=scopes),
-        "Key": _object(("id", "name", "scopes"), is_open=True, id=text, name=text, scopes=scopes),
+        "KeyBody": _object(("name", "scopes"), name=text, scopes=scopes, limits=limits),
+        "Key": _object(("id", "name", "scopes"), is_open=True, id=text, name=text, scopes=scopes, limits=limits),
         "Keys": _listing("keys", _reference("Key")),
         "Quarantine": _object(("digest", "until_s"), is_open=True, digest=text, until_s={"type": "number"}),
         "Quarantines": _listing("quarantine", _reference("Quarantine")),

@@ -23,6 +23,7 @@ from gateway.metrics import REJECTED, UNEXPECTED_ERRORS, cell
 from gateway.ports import Clock, MetricsBank
 from gateway.serving.compression import compressed, decompressed, refuse_other_encoding
 from gateway.serving.infer import Answer, Call, Inference
+from gateway.serving.limits import Callers
 from gateway.serving.recorder import Recorder
 from gateway.serving.routing import Router
 from gateway.serving.truth import authenticated, record_truth
@@ -60,12 +61,14 @@ class ServingApp:
         metrics: MetricsBank,
         clock: Clock,
         body_bytes_max: int,
+        callers: Callers | None,
         rest: Handler,
         refused: Callable[[GatewayError], Answer],
     ) -> None:
         """Take what answers.
 
         Args:
+            callers: Admits those of the prediction paths; None where tokens are not looked at.
             rest: Answers every path that is none of this table's.
         """
         self._inference = inference
@@ -74,6 +77,7 @@ class ServingApp:
         self._metrics = metrics
         self._clock = clock
         self._body_bytes_max = body_bytes_max
+        self._callers = callers
         self._targets: dict[bytes, Target] = {}
         self._rest = rest
         self._refused = refused
@@ -110,13 +114,16 @@ class ServingApp:
             _refuse_by_length(headers[b"content-length"], bytes_max)
         if target is None:
             principal = authenticated(headers.get(b"authorization"), self._router.keys)
+        allowance = None
+        if target is not None and self._callers is not None:
+            allowance = self._callers.admitted(headers.get(b"authorization"))
         body = await exchange.body(bytes_max)
         received_s = self._clock.monotonic_s()
         if b"content-encoding" in headers:
             body = await decompressed(body, headers[b"content-encoding"], bytes_max)
         if target is None:
             return Answer(200, [], await record_truth(body, principal, self._recorder, self._metrics))
-        call = Call(target.route, target.version, target.is_rows, headers, body, received_s, caller=exchange)
+        call = Call(target.route, target.version, target.is_rows, headers, body, received_s, caller=exchange, allowance=allowance)
         if b"inference-header-content-length" in headers:
             call.head_bytes = _head_bytes(headers[b"inference-header-content-length"], len(body), is_rows=target.is_rows)
         answer = await self._inference.infer(call)

@@ -23,6 +23,7 @@ from gateway.core.tensors import Tensor
 from gateway.ports import Clock
 from gateway.serving.batch import Ran
 from gateway.serving.ids import PredictionIds
+from gateway.serving.limits import Allowance
 from gateway.serving.pinned import PinnedPools
 from gateway.serving.pools import Caller
 from gateway.serving.recorder import Recorder
@@ -57,6 +58,7 @@ class Call:
         received_s: When its last byte was in, on the clock's monotonic time.
         head_bytes: Of the body's JSON part; None when all of it is JSON.
         caller: Who waits for the answer, and may leave before.
+        allowance: What its token allows, where tokens are looked at.
     """
 
     route: str
@@ -67,6 +69,7 @@ class Call:
     received_s: float
     head_bytes: int | None = None
     caller: Caller | None = None
+    allowance: Allowance | None = None
 
 
 @dataclass(slots=True)
@@ -124,7 +127,7 @@ class Inference:
         """Answer one prediction request.
 
         Raises:
-            Rejected, Busy: it did not run, or its answer cannot be written as asked.
+            Rejected, LimitExceeded, Busy: it did not run, or its answer cannot be written as asked.
             ModelFault: it would not load.
             LogFailed: it ran, but its record could not be written.
         """
@@ -144,6 +147,8 @@ class Inference:
                 await self._warm_up(call, request)
                 routed = self._routed(call, request, prediction_id)
         inputs, rows = routed.candidates[0].checker.checked(request)
+        if call.allowance is not None:
+            call.allowance.take_rows(rows)
         variant, ran, attempts = await self._run(call, routed, prediction_id, inputs, rows)
         record = self._record(call, routed, prediction_id, inputs, variant=variant, ran=ran, attempts=attempts)
         if routed.route.shadows and routed.kind is Kind.LIVE:

@@ -90,7 +90,7 @@ class Pool:
         self._rows_max = version.batching.rows_max or learned
         threads = min(warm.instance.concurrency, settings.threads_max or cores_for_threads(settings.workers))
         self._pace = Pace(warm.cost, rows_at_once=self._rows_max if self.checker.is_batched else 1, threads=threads)
-        self._room = int(min(settings.queue_rows_max, warm.cost.rows_within(_UNLOOKED_US)))
+        self._room = 0 if self._is_expensive else int(min(settings.queue_rows_max, warm.cost.rows_within(_UNLOOKED_US)))
         self._overruns = 0
         self._turn = turn
         self._settings = settings

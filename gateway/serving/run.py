@@ -43,6 +43,7 @@ from gateway.serving.app import ServingApp
 from gateway.serving.describe import Description
 from gateway.serving.ids import PredictionIds
 from gateway.serving.infer import Inference
+from gateway.serving.limits import Callers
 from gateway.serving.loader import Loader
 from gateway.serving.pinned import PinnedPools
 from gateway.serving.pools import Pool
@@ -57,7 +58,7 @@ from gateway.serving.statistics import totals
 from gateway.serving.table import PINNED, Bench
 from gateway.serving.turn import Turn
 from gateway.serving.warming import Warm, warmed
-from gateway.settings import Settings
+from gateway.settings import PredictionTokens, Settings
 from gateway.web import HttpServer, Limits
 
 _log = logging.getLogger(__name__)
@@ -160,6 +161,8 @@ async def serve(worker: str, listener: socket.socket, *, settings: Settings, por
         is_draining=lambda: server.is_draining,
         refused=refusals.answer,
     )
+    tokens = serving.prediction_tokens
+    callers = Callers(lambda: router.keys, tokens=tokens, workers=serving.workers, clock=clock)
     app = ServingApp(
         inference=inference,
         router=router,
@@ -167,6 +170,7 @@ async def serve(worker: str, listener: socket.socket, *, settings: Settings, por
         metrics=metrics,
         clock=clock,
         body_bytes_max=serving.body_bytes_max,
+        callers=None if tokens is PredictionTokens.OFF else callers,
         rest=description,
         refused=refusals.answer,
     )

@@ -9,12 +9,13 @@ from uuid import UUID
 
 import orjson
 
-from gateway.core.access import Key, Principal, Scope, token_digest
-from gateway.core.errors import MalformedRequest, NotAuthenticated
+from gateway.core.access import Key, Principal, Scope
+from gateway.core.errors import MalformedRequest
 from gateway.core.fields import Fields
 from gateway.core.records import GroundTruthRecord
 from gateway.metrics import GROUND_TRUTH, cell
 from gateway.ports import MetricsBank
+from gateway.serving.limits import bearer_key
 from gateway.serving.recorder import Recorder
 
 _RECORDS_MAX: Final = 10_000  # of one request; about 1 MB
@@ -53,10 +54,7 @@ def authenticated(authorization: bytes | None, keys: Mapping[str, Key]) -> Princ
     Raises:
         NotAuthenticated: it holds none, or one that is not known.
     """
-    scheme, _, token = (authorization or b"").decode("latin-1").partition(" ")
-    key = keys.get(token_digest(token.strip())) if scheme.lower() == "bearer" else None
-    if key is None:
-        raise NotAuthenticated("this needs a valid token: Authorization: Bearer TOKEN")
+    key = bearer_key(authorization, keys)
     return Principal(key.name, key.scopes)
 
 

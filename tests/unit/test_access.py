@@ -36,10 +36,13 @@ def test_monitor_may_only_operate():
             MONITOR.require(scope)
 
 
+NONE = {"requests_per_s": 0.0, "burst": 0, "rows_per_day": 0}
+
+
 def test_key_is_shown_without_what_it_is_looked_up_by():
     """Nothing of the token leaves the registry."""
     key = Key("k1", "ada", token_digest("secret"), frozenset({Scope.READ, Scope.ADMIN}), 5.0)
-    assert key_body(key) == {"id": "k1", "name": "ada", "scopes": ["admin", "read"], "created_at_s": 5.0}
+    assert key_body(key) == {"id": "k1", "name": "ada", "scopes": ["admin", "read"], "created_at_s": 5.0, "limits": NONE}
 
 
 def test_token_digest_takes_any_text():
