@@ -149,7 +149,7 @@ class Inference:
         inputs, rows = routed.candidates[0].checker.checked(request)
         if call.allowance is not None:
             call.allowance.take_rows(rows)
-        variant, ran, attempts = await self._run(call, routed, prediction_id, inputs, rows)
+        variant, ran, attempts = await self._run(call, routed, prediction_id, inputs, rows, priority=_priority(request))
         record = self._record(call, routed, prediction_id, inputs, variant=variant, ran=ran, attempts=attempts)
         if routed.route.shadows and routed.kind is Kind.LIVE:
             self._shadows.mirror(routed.route, record, rows)
@@ -217,7 +217,7 @@ class Inference:
         return found
 
     async def _run(
-        self, call: Call, routed: Routed, prediction_id: str, inputs: tuple[Tensor, ...], rows: int
+        self, call: Call, routed: Routed, prediction_id: str, inputs: tuple[Tensor, ...], rows: int, *, priority: int
     ) -> tuple[ServedVariant, Ran, tuple[Attempt, ...]]:
         """Run on the first candidate and, when that fails hard, on the next; return the last that ran and all attempts.
 
@@ -233,7 +233,9 @@ class Inference:
             is_last = variant is last
             deadline_s = routed.deadline_s if is_last else self._first_deadline_s(routed.deadline_s)
             try:
-                ran = await pool.submit(prediction_id, variant.place, inputs, rows, deadline_s=deadline_s, caller=call.caller)
+                ran = await pool.submit(
+                    prediction_id, variant.place, inputs, rows, deadline_s=deadline_s, priority=priority, caller=call.caller
+                )
             except Busy as busy:
                 if isinstance(busy, Overloaded):
                     self._sheds_until_s = self._clock.monotonic_s() + _SHEDDING_S
@@ -373,6 +375,11 @@ def _deadline_s(route: ServedRoute, call: Call, request: Request) -> float:
     if isinstance(timeout_us, bool | str) or not 0 < timeout_us < 1e15:
         raise MalformedRequest("parameters.timeout: expected microseconds")
     return call.received_s + min(route.deadline_s, timeout_us / 1e6)
+
+
+def _priority(request: Request) -> int:
+    """Return a request's priority, checked when it was decoded: 1 goes first, 0 is none."""
+    return cast("int", request.parameters.get("priority", 0)) if request.parameters else 0
 
 
 def _trace_id(traceparent: bytes) -> str:

@@ -53,7 +53,7 @@ def request_parameters(parameters: object) -> Parameters:
 
     Raises:
         MalformedRequest: they are not of the protocol's form.
-        NotOffered: they ask for sequences, shared memory or a priority.
+        NotOffered: they ask for sequences or shared memory.
     """
     checked = _checked(parameters, "parameters")
     for key in _SEQUENCE_KEYS:
@@ -63,8 +63,6 @@ def request_parameters(parameters: object) -> Parameters:
         priority = checked["priority"]
         if type(priority) is not int or not 0 <= priority <= _PRIORITY_MAX:
             raise MalformedRequest(f"parameters.priority: expected an integer from 0 to {_PRIORITY_MAX}")
-        if priority:
-            raise NotOffered("parameters.priority: this gateway does not offer it")
     if "binary_data_output" in checked:
         _boolean(checked["binary_data_output"], "parameters.binary_data_output")
     return checked

@@ -88,7 +88,8 @@ class Pool:
         self._is_expensive = is_apart or self._delay_s > 0.0 or warm.cost.first_us > settings.inline_us_max
         learned = warm.cost.best_rows(settings.batch_rows_max) if self._is_expensive else settings.batch_rows_max
         self._rows_max = version.batching.rows_max or learned
-        threads = min(warm.instance.concurrency, settings.threads_max or cores_for_threads(settings.workers))
+        threads_max = settings.threads_max or cores_for_threads(settings.workers)
+        threads = warm.instance.concurrency if is_apart else min(warm.instance.concurrency, threads_max)
         self._pace = Pace(warm.cost, rows_at_once=self._rows_max if self.checker.is_batched else 1, threads=threads)
         self._room = 0 if self._is_expensive else int(min(settings.queue_rows_max, warm.cost.rows_within(_UNLOOKED_US)))
         self._overruns = 0

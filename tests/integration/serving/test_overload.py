@@ -47,15 +47,31 @@ def _reset(connection: socket.socket) -> None:
     connection.close()
 
 
-@pytest.mark.parametrize("leave", [_close, _reset])
-def test_request_whose_caller_left_does_not_run(busy, until, receive, leave: Callable[[socket.socket], None]):
-    """A caller that closes its connection while its request waits is not served; the one behind it is."""
-    body = orjson.dumps({"inputs": [{"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [1]}]})
-    connection = socket.create_connection(("127.0.0.1", busy.port), 5)
+def _waiting(worker, receive, value: float = 1, **parameters: object) -> socket.socket:
+    """Send a request that waits for the run under way; return its connection."""
+    tensor = {"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [value]}
+    body = orjson.dumps({"inputs": [tensor], "parameters": parameters})
+    connection = socket.create_connection(("127.0.0.1", worker.port), 5)
     connection.sendall(LIVE)
     receive(connection)
     connection.sendall(b"POST /v2/models/m/infer HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
-    assert busy.client.get("/v2/health/live").status_code == 200  # came after it, so that it waits by now
+    assert worker.client.get("/v2/health/live").status_code == 200  # came after it, so that it waits by now
+    return connection
+
+
+def test_request_with_priority_goes_before_those_that_wait(busy, receive):
+    """The protocol's parameter `priority`: 1 goes first, then 2, and what has none last, whenever they came."""
+    asked = [_waiting(busy, receive, value, **more) for value, more in ((2, {}), (3, {"priority": 2}), (4, {"priority": 1}))]
+    for connection in asked:
+        with connection:
+            assert receive(connection).startswith(b"HTTP/1.1 200")
+    assert [record.inputs[0].data.item() for record in busy.predictions()] == [SLOW, 4, 3, 2]
+
+
+@pytest.mark.parametrize("leave", [_close, _reset])
+def test_request_whose_caller_left_does_not_run(busy, until, receive, leave: Callable[[socket.socket], None]):
+    """A caller that closes its connection while its request waits is not served; the one behind it is."""
+    connection = _waiting(busy, receive)
     leave(connection)
     until(lambda: busy.metric("gateway_rejected_requests_total", reason="CallerLeft") == 1)
     assert busy.infer("m", QUICK).status_code == 200

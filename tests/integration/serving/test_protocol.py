@@ -248,7 +248,6 @@ def test_id_comes_back_and_is_not_invented(served):
     [
         {"parameters": {"sequence_id": 7}},
         {"parameters": {"sequence_start": True}},
-        {"parameters": {"priority": 1}},
         {"outputs": [{"name": "y", "parameters": {"shared_memory_region": "r"}}]},
     ],
 )
