@@ -14,12 +14,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gateway.demo.wire import post
 from loadtests.processes import OTHER_CORE
 
 FEATURES = 20
 KEYS = 1_000  # assignment keys in turn, so that the split has something to hash
+TIMEOUT_S = 10  # above what anyone lets 64 callers wait, so that a slow server is shown as slow
 INFER = "/v2/models/{route}/infer"
 
 _SCRIPT = """
@@ -73,19 +75,24 @@ def columns() -> list[str]:
     return [f"f{number}" for number in range(FEATURES)]
 
 
-def body(inputs: Inputs = Inputs.WIDE, *, seed: int = 11) -> bytes:
-    """Return a request of one row, with the digits that real numbers have."""
-    row = [round(float(value), 6) for value in np.random.default_rng(seed).normal(size=FEATURES)]
+def body(inputs: Inputs = Inputs.WIDE, *, rows: int = 1, seed: int = 11) -> bytes:
+    """Return a request of some rows, with the digits that real numbers have."""
+    values = features(rows, seed=seed)
     match inputs:
         case Inputs.WIDE:
-            tensors = [_tensor("features", row)]
+            tensors = [_tensor("features", values)]
         case Inputs.NAMED:
-            tensors = [_tensor(name, [value]) for name, value in zip(columns(), row, strict=True)]
+            tensors = [_tensor(name, values[:, [at]]) for at, name in enumerate(columns())]
     return json.dumps({"inputs": tensors}).encode()
 
 
-def _tensor(name: str, data: list[float]) -> dict[str, object]:
-    return {"name": name, "shape": [1, len(data)], "datatype": "FP32", "data": data}
+def features(rows: int, *, seed: int = 11) -> NDArray[np.float64]:
+    """Return what `body` sends: shape (rows, `FEATURES`), standard normal, six decimals."""
+    return np.random.default_rng(seed).normal(size=(rows, FEATURES)).round(6)
+
+
+def _tensor(name: str, values: NDArray[np.float64]) -> dict[str, object]:
+    return {"name": name, "shape": list(values.shape), "datatype": "FP32", "data": values.ravel().tolist()}
 
 
 def requests(route: str, inputs: Inputs = Inputs.WIDE, *, host: str) -> list[bytes]:
@@ -109,7 +116,8 @@ def closed_with(
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
         file.write(script)
         file.flush()
-        command = ["taskset", "-c", str(OTHER_CORE), "wrk", "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "-s", file.name, url]
+        command = ["taskset", "-c", str(OTHER_CORE), "wrk", "-t1", f"-c{connections}", f"-d{seconds:.0f}s"]
+        command += [f"--timeout={TIMEOUT_S}s", "-s", file.name, url]
         output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found = json.loads(output.splitlines()[-1])
     return Burst(

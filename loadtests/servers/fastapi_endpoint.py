@@ -9,7 +9,8 @@ import numpy as np
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from loadtests.servers.serve import serve, session
+from loadtests.servers.serve import serve
+from loadtests.servers.session import session
 
 
 class TensorIn(BaseModel):
@@ -34,13 +35,18 @@ def build(model: Path) -> Any:
 
     @app.post("/v2/models/small/infer")
     def predict(body: InferIn) -> dict[str, object]:
-        tensor = body.inputs[0]
-        features = np.array(tensor.data, dtype=np.float32).reshape(tensor.shape)
-        (probability,) = running.run(["probability"], {"features": features})
-        output = {"name": "probability", "shape": probability.shape, "datatype": "FP32", "data": probability.ravel().tolist()}
-        return {"model_name": "small", "outputs": [output]}
+        return answer(running, body)
 
     return app
+
+
+def answer(running: Any, body: InferIn) -> dict[str, object]:
+    """Run the model on a request."""
+    tensor = body.inputs[0]
+    features = np.array(tensor.data, dtype=np.float32).reshape(tensor.shape)
+    (probability,) = running.run(["probability"], {"features": features})
+    output = {"name": "probability", "shape": probability.shape, "datatype": "FP32", "data": probability.ravel().tolist()}
+    return {"model_name": "small", "outputs": [output]}
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from loadtests.servers.serve import serve, session
+from loadtests.servers.serve import serve
+from loadtests.servers.session import session
 
 
 def build(model: Path) -> Any:
