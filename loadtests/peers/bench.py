@@ -15,7 +15,7 @@ from gateway.core.split import SLOTS
 from gateway.demo.house import House
 from loadtests import load, model
 from loadtests.gateway import Measured
-from loadtests.peers.asked import BATCH_ROWS_MAX
+from loadtests.peers.asked import BATCH_ROWS_MAX, NAME
 from loadtests.peers.catalogue import Peer
 from loadtests.peers.rows import PREDICT, RUNTIME, Row
 from loadtests.peers.running import NotRunning, Running, running
@@ -48,11 +48,24 @@ class Bench:
         for number in range(rounds):
             for row in rows:
                 for contender in self._in_turn(row, number):
-                    found[row.name].setdefault(contender.key, []).append(contender.burst(row, seconds))
-        return found
+                    if burst := self.taken(contender, row, seconds):
+                        print(
+                            f"{row.name} {number + 1}: {contender.key} {burst.requests_per_s:,.0f}/s", file=sys.stderr, flush=True
+                        )
+                        found[row.name].setdefault(contender.key, []).append(burst)
+        return {name: {key: these for key, these in bursts.items() if key not in self.reasons} for name, bursts in found.items()}
+
+    def taken(self, contender: Contender, row: Row, seconds: float) -> load.Burst | None:
+        """Load a contender for one burst; one that is gone takes no part from then on."""
+        try:
+            return contender.burst(row, seconds)
+        except NotRunning as reason:
+            self.reasons[contender.key] = str(reason)
+            return None
 
     def _in_turn(self, row: Row, number: int) -> list[Contender]:
-        here = [each for each in self.contenders if not row.only or each.key in row.only or each.key == GATEWAY]
+        here = [each for each in self.contenders if not row.only or each.key in {*row.only, GATEWAY}]
+        here = [each for each in here if each.key not in self.reasons]
         return here if number % 2 == 0 else here[::-1]
 
 
@@ -88,7 +101,7 @@ def running_bench(
             except NotRunning as reason:
                 bench.reasons[peer.key] = str(reason)
         for contender in bench.contenders:
-            contender.burst(rows[0], WARM_S)
+            bench.taken(contender, rows[0], WARM_S)
         yield bench
 
 
@@ -100,7 +113,9 @@ def _peer_burst(server: Running) -> Callable[[Row, float], load.Burst]:
         payload = peer.body(row.subject, row.rows)
         server.go_on()
         try:
-            return load.posted(server.url, path=peer.path, payload=payload, connections=row.connections, seconds=seconds)
+            return load.closed_with(server.url, payload, route=NAME, connections=row.connections, seconds=seconds)
+        except subprocess.CalledProcessError as error:
+            raise NotRunning(f"takes no connections any more; {server.last_line()}") from error
         finally:
             server.hold()
 
@@ -114,11 +129,10 @@ def _gateway_burst(gateway: Measured, subject: Subject, artifact: Path) -> Calla
     if subject is not Subject.SMALL:
         tensor = register(gateway.house, name, subject, artifact)
         payload = _renamed(tensor)
-    path = load.INFER.format(route=name)
 
     def burst(row: Row, seconds: float) -> load.Burst:
-        found = load.posted(
-            gateway.house.url, path=path, payload=payload(rows=row.rows), connections=row.connections, seconds=seconds
+        found = load.closed_with(
+            gateway.house.url, payload(rows=row.rows), route=name, connections=row.connections, seconds=seconds
         )
         gateway.caught_up_s()  # or its work would slow down whoever comes next
         return found

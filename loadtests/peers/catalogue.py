@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from loadtests import load
-from loadtests.peers.asked import INFER
 from loadtests.peers.subjects import Subject
 
 ONNX = frozenset({Subject.SMALL, Subject.LARGE})
@@ -37,6 +36,7 @@ class Peer:
         module: Called as `loadtests.peers.asked` says.
         pins: The environment and the file that says what is in it; None for the project's own.
         is_batching: Whether it can join requests by itself.
+        is_held: Whether it survives being stopped while others are measured.
     """
 
     key: str
@@ -44,8 +44,8 @@ class Peer:
     module: str
     pins: str | None = None
     is_batching: bool = False
+    is_held: bool = True
     subjects: frozenset[Subject] = ONNX
-    path: str = INFER
     body: Callable[[Subject, int], bytes] = protocol_body
 
 
@@ -53,8 +53,8 @@ PEERS = (
     Peer("starlette", "Starlette by hand", "loadtests.servers.starlette_endpoint"),
     Peer("fastapi", "FastAPI, def", "loadtests.servers.fastapi_endpoint"),
     Peer("fastapi-async", "FastAPI, async def", "loadtests.servers.fastapi_async"),
-    Peer("triton", "Triton's Python wheel", "loadtests.peers.triton_endpoint", "triton", True),
-    Peer("mlserver", "MLServer", "loadtests.peers.mlserver_endpoint", "mlserver", True, ONNX | {Subject.PICKLED}),
+    Peer("triton", "Triton's Python wheel", "loadtests.peers.triton_endpoint", "triton", True, is_held=False),
+    Peer("mlserver", "MLServer", "loadtests.peers.mlserver_endpoint", "mlserver", True, subjects=ONNX | {Subject.PICKLED}),
     Peer("kserve", "KServe's Python server", "loadtests.peers.kserve_endpoint", "kserve"),
     Peer("litserve", "LitServe", "loadtests.peers.litserve_endpoint", "litserve", True),
     Peer("bentoml", "BentoML", "loadtests.peers.bentoml_endpoint", "bentoml", True, body=nested_body),

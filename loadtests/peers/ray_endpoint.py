@@ -14,6 +14,8 @@ from starlette.requests import Request
 from loadtests.peers.asked import BATCH_ROWS_MAX, BATCH_WAIT_S, INFER, Asked, asked
 from loadtests.servers.session import session
 
+HELD_S_MAX = 600.0  # all its processes are stopped while others are measured, which is not to be taken for their death
+
 
 class Endpoint:
     """Takes a row apart, runs ONNX Runtime, and puts an answer together."""
@@ -42,13 +44,15 @@ class Endpoint:
 def main(wanted: Asked) -> None:
     """Serve until the process is terminated."""
     # Proxy, controller and replica ask for a processor each to be placed; they all share the one core that they are pinned to.
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+    patience = {"health_check_timeout_ms": int(HELD_S_MAX * 1e3)}
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, _system_config=patience)
     serve.start(http_options={"host": "127.0.0.1", "port": wanted.port})
     deployment = serve.deployment(
         Endpoint,
         num_replicas=1,
         max_ongoing_requests=2 * BATCH_ROWS_MAX,  # above the batch, as documented: by default 5 requests reach a replica at once
         logging_config=LoggingConfig(enable_access_log=False),
+        health_check_timeout_s=HELD_S_MAX,
     )
     serve.run(deployment.bind(wanted), route_prefix=INFER)
     signal.signal(signal.SIGTERM, lambda *_: ray.shutdown())

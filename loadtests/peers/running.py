@@ -10,11 +10,11 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadtests.peers.asked import free_port
+from loadtests.peers.asked import INFER, free_port
 from loadtests.peers.catalogue import Peer
 from loadtests.peers.subjects import Subject
 
@@ -41,6 +41,7 @@ class Running:
     subject: Subject
     root: int
     port: int
+    journal: Path
     start_s: float
 
     @property
@@ -48,13 +49,18 @@ class Running:
         """Without a path."""
         return f"http://127.0.0.1:{self.port}"
 
+    def last_line(self) -> str:
+        """Return the last thing that it said."""
+        return _last_line(self.journal)
+
     def hold(self) -> None:
         """Stop every process where it is, so that what it does beside answering costs nobody else."""
-        _signalled(self.root, signal.SIGSTOP)
+        if self.peer.is_held:
+            _signalled(tree(self.root), signal.SIGSTOP)
 
     def go_on(self) -> None:
-        """Let every process run again."""
-        _signalled(self.root, signal.SIGCONT)
+        """Let every process run again, children first: one that its parent finds stopped is taken for dead and replaced."""
+        _signalled(reversed(tree(self.root)), signal.SIGCONT)
 
 
 @contextlib.contextmanager
@@ -86,22 +92,20 @@ def running(
             env=_environment(python, home),
         )
     try:
-        answered(process, port, peer.path, peer.body(subject, 1), expected=expected, journal=journal)
-        yield Running(peer, subject, process.pid, port, time.monotonic() - start_s)
+        answered(process, port, INFER, peer.body(subject, 1), expected=expected, journal=journal)
+        yield Running(peer, subject, process.pid, port, journal, time.monotonic() - start_s)
     finally:
         stop(process)
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
     """Ask a server to end, and kill what is left of its processes after `STOP_S`."""
-    _signalled(process.pid, signal.SIGCONT)
     members = tree(process.pid)
+    _signalled(reversed(members), signal.SIGCONT)
     process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(STOP_S)
-    for pid in members:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    _signalled(members, signal.SIGKILL)
     process.wait()
 
 
@@ -182,7 +186,7 @@ def _last_line(journal: Path) -> str:
     return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "it said nothing")
 
 
-def _signalled(root: int, number: signal.Signals) -> None:
-    for pid in tree(root):
+def _signalled(pids: Iterable[int], number: signal.Signals) -> None:
+    for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
