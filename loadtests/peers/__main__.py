@@ -20,6 +20,7 @@ from loadtests.peers.bench import running_bench
 from loadtests.peers.catalogue import PEERS, Peer
 from loadtests.peers.rows import PREDICT, ROWS, RUNTIME, Row
 from loadtests.peers.table import GATEWAY, lines, table
+from loadtests.processes import step_back
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             directory = Path(scratch)
             (directory / "data").mkdir()
             with measured_gateway(directory / "data") as gateway:
+                for plane in ("control", "monitor", "archive"):
+                    step_back(gateway.planes[plane])  # behind the load generator, whose core they share
                 is_good = _compared(console, gateway, rows, peers, directory, rounds=asked.rounds, seconds=asked.seconds)
     if starts.NAME in only:
         starts.print_starts(console, peers, rounds=asked.start_rounds)
