@@ -93,7 +93,7 @@ class ServingSettings:
     connections_max: int = 1_000  # at once per worker
     queue_rows_max: int = 4_096  # waiting per version and worker; at 1 ms a row 4 s, under the default deadline
     queue_wait_share: float = 0.4  # of a request's time that its expected wait may take; what waits is gone 4 s after an overload
-    batch_rows_max: int = 64  # rows joined into one run; beyond it latency grows faster than throughput
+    batch_rows_max: int = 64  # rows joined into one run of a thread; beyond it latency grows faster than throughput
     threads_max: int = 0  # at once for one expensive version on one worker; 0: the worker's share of the cores, less one
     inline_us_max: float = 1_000.0  # a version whose measured row costs more runs in a thread, not on the event loop
     inline_turn_us_max: float = 2_000.0  # rows × measured cost that may run inline in one loop turn

@@ -36,7 +36,7 @@ _TRUTH: Final = b"/api/v1/ground-truth"
 _TARGETS_MAX: Final = 4_096  # parsed prediction paths kept; beyond it parsing starts over
 _TARGET_LENGTH_MAX: Final = 512  # of a path that is kept
 _TRUTH_BYTES_MAX: Final = 4 * 2**20  # 10,000 records of 400 bytes
-_SMALL_DIGITS: Final = 4  # of the length of a body that has mostly come with its headers; it is bounded as it is read
+_OTHER_METHOD: Final = Answer(405, [(b"allow", b"POST")], b'{"error":"Method Not Allowed"}')
 _LENGTH_DIGITS_MAX: Final = 18  # of a length in a header; more is no length of anything, and slow to read
 
 
@@ -91,7 +91,7 @@ class ServingApp:
             await self._rest(exchange)
             return
         try:
-            answer = await self._answer(target, exchange)
+            answer = await (self._predicted(target, exchange) if target is not None else self._taken(exchange))
         except ClientGone:
             return
         except GatewayError as error:
@@ -103,26 +103,17 @@ class ServingApp:
             answer = Answer(500, [], b'{"error":"internal error"}')
         await exchange.answer(answer.status, [answer.content_type, *answer.headers], answer.body)
 
-    async def _answer(self, target: Target | None, exchange: Exchange) -> Answer:
+    async def _predicted(self, target: Target, exchange: Exchange) -> Answer:
+        """Answer a prediction."""
         if exchange.method != "POST":
-            return Answer(405, [(b"allow", b"POST")], b'{"error":"Method Not Allowed"}')
+            return _OTHER_METHOD
         headers: Mapping[bytes, bytes] = dict(exchange.headers)
-        bytes_max = self._body_bytes_max if target is not None else min(self._body_bytes_max, _TRUTH_BYTES_MAX)
-        if b"content-encoding" in headers:
-            refuse_other_encoding(headers[b"content-encoding"])
-        if len(headers.get(b"content-length", b"")) > _SMALL_DIGITS:
-            _refuse_by_length(headers[b"content-length"], bytes_max)
-        if target is None:
-            principal = authenticated(headers.get(b"authorization"), self._router.keys)
-        allowance = None
-        if target is not None and self._callers is not None:
-            allowance = self._callers.admitted(headers.get(b"authorization"))
+        bytes_max = _checked_length(headers, self._body_bytes_max)
+        allowance = self._callers.admitted(headers.get(b"authorization")) if self._callers is not None else None
         body = await exchange.body(bytes_max)
         received_s = self._clock.monotonic_s()
         if b"content-encoding" in headers:
             body = await decompressed(body, headers[b"content-encoding"], bytes_max)
-        if target is None:
-            return Answer(200, [], await record_truth(body, principal, self._recorder, self._metrics))
         call = Call(target.route, target.version, target.is_rows, headers, body, received_s, caller=exchange, allowance=allowance)
         if b"inference-header-content-length" in headers:
             call.head_bytes = _head_bytes(headers[b"inference-header-content-length"], len(body), is_rows=target.is_rows)
@@ -132,6 +123,18 @@ class ServingApp:
             if encoding:
                 answer.headers = [*answer.headers, (b"content-encoding", encoding)]
         return answer
+
+    async def _taken(self, exchange: Exchange) -> Answer:
+        """Take ground truth."""
+        if exchange.method != "POST":
+            return _OTHER_METHOD
+        headers: Mapping[bytes, bytes] = dict(exchange.headers)
+        bytes_max = _checked_length(headers, min(self._body_bytes_max, _TRUTH_BYTES_MAX))
+        principal = authenticated(headers.get(b"authorization"), self._router.keys)
+        body = await exchange.body(bytes_max)
+        if b"content-encoding" in headers:
+            body = await decompressed(body, headers[b"content-encoding"], bytes_max)
+        return Answer(200, [], await record_truth(body, principal, self._recorder, self._metrics))
 
     def _parsed(self, path: bytes) -> Target | None:
         """Return what a path names, remembered, or None when it is no prediction path."""
@@ -152,11 +155,16 @@ def _name(quoted: bytes) -> str:
     return unquote(quoted.decode("latin-1"), errors="replace")
 
 
-def _refuse_by_length(length: bytes, bytes_max: int) -> None:
+def _checked_length(headers: Mapping[bytes, bytes], bytes_max: int) -> int:
+    """Return the bound of a body, having refused by its headers one that is over it or whose coding is not read here."""
+    if b"content-encoding" in headers:
+        refuse_other_encoding(headers[b"content-encoding"])
+    length = headers.get(b"content-length", b"0")
     if len(length) > _LENGTH_DIGITS_MAX:
         raise MalformedRequest(f"Content-Length: expected at most {_LENGTH_DIGITS_MAX} digits")
     if int(length) > bytes_max:
         raise PayloadTooLarge(f"the body is over {bytes_max:,} bytes")
+    return bytes_max
 
 
 def _head_bytes(length: bytes, body_bytes: int, *, is_rows: bool) -> int | None:

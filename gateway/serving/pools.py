@@ -43,6 +43,7 @@ from gateway.serving.turn import Turn
 from gateway.serving.warming import Warm
 from gateway.settings import ServingSettings
 
+_JOBS_MAX: Final = 64  # in a run, which is what the in-flight file names of one
 _OVERRUNS_MAX: Final = 3  # runs over the turn's budget, less those within it, after which a version leaves the loop
 _LAST_RUN_S: Final = 1.0  # between two notes of when a version last ran; statistics ask for no more
 _RUN_SHARE: Final = 0.5  # of a job's time that its own run may take: a larger batch would leave too little for its wait
@@ -86,7 +87,8 @@ class Pool:
         is_apart = version.runtime is Runtime.PICKLED  # its process may stand still, and the loop must not stand with it
         self._delay_s = version.batching.delay_ms / 1000.0
         self._is_expensive = is_apart or self._delay_s > 0.0 or warm.cost.first_us > settings.inline_us_max
-        learned = warm.cost.best_rows(settings.batch_rows_max) if self._is_expensive else settings.batch_rows_max
+        # On the loop, what is left of its turn bounds a run.
+        learned = warm.cost.best_rows(settings.batch_rows_max) if self._is_expensive else settings.queue_rows_max
         self._rows_max = version.batching.rows_max or learned
         threads_max = settings.threads_max or cores_for_threads(settings.workers)
         threads = warm.instance.concurrency if is_apart else min(warm.instance.concurrency, threads_max)
@@ -242,6 +244,7 @@ class Pool:
             self._overruns += 1
             if self._overruns >= _OVERRUNS_MAX:
                 self._is_expensive, self._room = True, 0
+                self._rows_max = min(self._rows_max, self._settings.batch_rows_max)
         elif self._overruns:
             self._overruns -= 1
 
@@ -289,7 +292,7 @@ class Pool:
                 drop(queue.popleft())
                 continue
             if batch:
-                if not 0 < job.rows <= left:
+                if not 0 < job.rows <= left or len(batch) == _JOBS_MAX:
                     fired = _FULL
                     break
                 if job.shapes != batch[0].shapes:

@@ -293,11 +293,17 @@ class Worker:
 
     def until_served(self, until: Callable[..., object]) -> None:
         """Wait until the worker answers with the newest table and everything it needs is warm."""
-        revision = self.registry.table().revision
+        table = self.registry.table()
 
         def is_served() -> bool:
             reports = self.registry.workers()
-            return bool(reports) and reports[0].revision >= revision and self.is_ready()
+            return bool(reports) and reports[0].revision >= table.revision and self.is_ready() and all(map(is_warm, needed))
+
+        def is_warm(path: str) -> bool:
+            return self.client.get(path).status_code == 200
+
+        with_choice = [route for route in table.routes.values() if len(route.needs()) > 1]  # of others only what answers is kept
+        needed = [f"/v2/models/{route.name}/versions/{version}/ready" for route in with_choice for version in route.needs()]
 
         until(is_served)
 
