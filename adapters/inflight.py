@@ -8,6 +8,7 @@ a process dies; after power loss the file is empty or old, and the log's own rep
 from __future__ import annotations
 
 import json
+import math
 import mmap
 import struct
 import threading
@@ -42,6 +43,7 @@ class MappedInFlight:
         self._places: dict[Place, int] = {}
         self._bound = 0  # places ever; a place's number, whose remainder is its slot
         self._free = list(range(_RUNS_MAX))
+        self._began_s: dict[int, float] = {}  # by run, the oldest first
         self._is_closed = False
         self._lock = threading.Lock()  # of the runs: a loop forgets in what a thread leaves; held for a microsecond
         self._map[: _HEADER.size] = bytes(_HEADER.size)
@@ -76,6 +78,7 @@ class MappedInFlight:
             if not self._free or place < self._bound - _PLACES_MAX:
                 return _RUNS_MAX  # more runs at once than room to note them, or an overwritten place: this one goes unnoted
             run = self._free.pop()
+            self._began_s[run] = time.monotonic()
             at = _RUNS_AT + run * _RUN_BYTES
             ids_at = at + _RUN_HEAD
             self._map[ids_at : ids_at + len(ids)] = ids
@@ -98,12 +101,19 @@ class MappedInFlight:
             return
         with self._lock:
             _RUN.pack_into(self._map, _RUNS_AT + run * _RUN_BYTES, 0, 0)
+            self._began_s.pop(run, None)
             if not self._is_closed:
                 self._free.append(run)
+
+    def oldest_s(self) -> float:
+        """Return when the oldest run that goes on began, on the system's monotonic clock."""
+        with self._lock:
+            return next(iter(self._began_s.values()), math.inf)
 
     def close(self) -> None:
         """Blank every run and note no other."""
         with self._lock:
+            self._began_s.clear()
             self._is_closed = True
             self._free.clear()
             self._map[_RUNS_AT:_SIZE] = bytes(_SIZE - _RUNS_AT)

@@ -352,6 +352,9 @@ class InFlight(Protocol):
     def leave(self, run: int) -> None:
         """Say that the run is over; its records are written next, before any of its answers leaves."""
 
+    def oldest_s(self) -> float:
+        """Return when the oldest run that goes on began, on the clock's monotonic time; infinity when none does."""
+
     def close(self) -> None:
         """Say that the worker stops in order: runs that still go on have nobody waiting, and none is noted any more."""
 

@@ -50,6 +50,7 @@ LEAST = {  # of the times and costs that must not be as little as nothing
     "monitor.false_alarm_events": 100.0,  # below it drift is a matter of chance
     "pickled.load_timeout_s": 1.0,  # importing scikit-learn alone may take three
     "pickled.predict_timeout_s": 0.01,
+    "serving.run_hung_s": 0.5,  # a run may wait for a core, too
     "supervisor.hang_s": 0.5,  # below it a worker that is well but waits for a core is killed
     "supervisor.restart_backoff_s": 0.001,
     "supervisor.restart_backoff_max_s": 0.1,
@@ -102,6 +103,7 @@ class ServingSettings:
     faults_max: int = 5  # k: hard faults among the last n that take a version out of rotation on this worker
     fault_rest_first_s: float = 0.05  # until one request tries it again; 8 tries within 13 s, which convict it
     fault_rest_s: float = 30.0  # what the rests double up to while it fails: then hardly a caller waits for a failover
+    run_hung_s: float = 60.0  # a run that goes on for so long never ends; its worker is killed like one whose loop hangs
     drain_s: float = 20.0  # after SIGTERM, for what is in flight
     kept_names_max: int = 100  # routes and models beyond which one that has a single version is loaded when it is called
     keep_warm: str = ""  # pins, with commas between: a model for its champion, or model:version; never evicted

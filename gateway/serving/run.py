@@ -188,7 +188,7 @@ async def serve(worker: str, listener: socket.socket, *, settings: Settings, por
             tasks.create_task(router.follow()),
             tasks.create_task(router.report()),
             tasks.create_task(loader.give_back(ports.memory)),
-            tasks.create_task(_turn_regularly(in_flight, recorder, metrics)),
+            tasks.create_task(_turn_regularly(in_flight, recorder, metrics, clock, run_hung_s=serving.run_hung_s)),
             tasks.create_task(_record_left_behind(in_flight, router, recorder, worker)),
         ]
         await _settled(router, stop)
@@ -215,14 +215,21 @@ async def _settled(router: Router, stop: asyncio.Event) -> None:
         wait.cancel()
 
 
-async def _turn_regularly(in_flight: InFlight, recorder: Recorder, metrics: MetricsBank) -> None:
-    """Show the watchdog that the loop turns, measure how late it is, and write heartbeats."""
+async def _turn_regularly(
+    in_flight: InFlight, recorder: Recorder, metrics: MetricsBank, clock: Clock, *, run_hung_s: float
+) -> None:
+    """Show the watchdog that the loop turns and no run hangs, measure how late the loop is, and write heartbeats."""
     loop, lag = asyncio.get_running_loop(), cell(metrics, LOOP_LAG)
+    is_well = True
     while True:
         due_s = loop.time() + _TURN_S
         await asyncio.sleep(_TURN_S)
         lag.set(max(loop.time() - due_s, 0.0))
-        in_flight.turned()
+        if clock.monotonic_s() - in_flight.oldest_s() <= run_hung_s:
+            in_flight.turned()
+        elif is_well:
+            is_well = False
+            _log.error("a run does not end; the watchdog will kill this worker", extra={"action": "hang"})
         recorder.beat()
 
 

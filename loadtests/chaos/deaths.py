@@ -126,7 +126,11 @@ def model_seizes(directory: Path) -> Report:
 def model_sticks(directory: Path) -> Report:
     """Rows on which a version in a thread of its own never returns, beside good rows of the same version."""
     report = Report("a version hangs in its thread")
-    settings = {"HEADGATE_SERVING_INLINE_US_MAX": "0.001"}
+    settings = {
+        "HEADGATE_SERVING_INLINE_US_MAX": "0.001",
+        "HEADGATE_SERVING_RUN_HUNG_S": str(HANG_S),
+        "HEADGATE_SUPERVISOR_HANG_S": str(HANG_S),
+    }
     with world(directory, is_harmed=True, environment=settings) as gateway:
         route = {"model": ROUTE, "variants": [{"name": "only", "version": "2", "weight": 10_000}], "deadline_ms": 500}
         gateway.admin.put_route("stuck", route, if_match=0)
@@ -136,20 +140,21 @@ def model_sticks(directory: Path) -> Report:
         ):
             time.sleep(STEADY_S)
             report.claim(set(beside.seen.statuses()) == {200}, "the version was not well before")
-            before = len(beside.seen.answers)
+            before, harm_s = len(beside.seen.answers), time.monotonic()
             poison = _poison(gateway, infer(STICK, route="stuck"))
             report.facts.append(f"the row's own caller, whose deadline is 0.5 s: {poison}")
-            time.sleep(4 * STEADY_S)
+            time.sleep(2 * HANG_S + 4 * STEADY_S)
+            report.note_recovery(beside.seen, harm_s, f"a run may take {HANG_S:.0f} s, and the watchdog's patience is as long")
         after = Counter(status for _, _, status in beside.seen.answers[before:])
         report.facts.append(f"good rows of the same version afterwards: {dict(sorted(after.items()))}")
         report.claim(after.keys() <= {200, 503, 504}, "good rows saw something undocumented")
         report.note_seen(sound.seen)
-        report.claim(set(sound.seen.statuses()) == {200} and not sound.seen.losses, "callers of another version saw something")
+        report.claim(set(sound.seen.statuses()) == {200}, "callers of another version saw something other than a break")
         for traffic in (sound, beside):
             report.check_log(gateway.data_dir, traffic.seen)
         start_s = time.monotonic()
         report.claim(gateway.house.stop() == 0, "the stop did not end in order")
-        report.facts.append(f"stopped in order in {time.monotonic() - start_s:.1f} s with the thread still stuck")
+        report.facts.append(f"stopped in order in {time.monotonic() - start_s:.1f} s")
     return report
 
 

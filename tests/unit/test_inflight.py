@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from uuid import UUID, uuid4
 
@@ -102,3 +104,19 @@ def test_in_flight_holds_nothing_after_a_clean_stop(tmp_path):
     flight.leave(running)
     flight.enter(place, [uuid4().bytes])
     assert list(MappedInFlight(tmp_path / "w0").left_behind()) == []
+
+
+def test_oldest_run_is_the_one_that_goes_on_longest(tmp_path):
+    """What began first counts until it is over; without a run there is none."""
+    flight = MappedInFlight(tmp_path / "w0")
+    place = flight.bind(PLACE)
+    assert flight.oldest_s() == math.inf
+    before_s = time.monotonic()
+    first = flight.enter(place, [bytes(16)])
+    between_s = time.monotonic()
+    second = flight.enter(place, [bytes(16)])
+    assert before_s <= flight.oldest_s() <= between_s
+    flight.leave(first)
+    assert flight.oldest_s() >= between_s
+    flight.leave(second)
+    assert flight.oldest_s() == math.inf
