@@ -14,6 +14,7 @@ from typing import Final, assert_never
 
 from gateway.core.access import Key
 from gateway.core.audit import AuditEntry
+from gateway.core.chains import follows
 from gateway.core.changes import (
     Automation,
     Change,
@@ -133,6 +134,10 @@ class MemoryRegistry:
         if found is None:
             raise UnknownVersion(f"model {model!r} has no version {version!r}")
         return found
+
+    def followers(self, model: str, version: str, limit: int = 10) -> Sequence[tuple[str, str]]:
+        """Look through the members of all versions."""
+        return [pair for pair, one in self._read().versions.items() if follows(one, model, version)][:limit]
 
     def table(self) -> RouteTable:
         """Build the table of this moment."""

@@ -118,7 +118,7 @@ class AdminClient(_Client):
         """Upload, validate and register a version; return it.
 
         Args:
-            metadata: `version`, `runtime`, `target`, `columns`, `lineage`, `description`; all optional.
+            metadata: `version`, `runtime`, `target`, `columns`, `lineage`, `description`, `preprocess`; all optional.
             reference_path: The training sample: Parquet, CSV or JSON Lines, by suffix.
         """
         with contextlib.ExitStack() as open_files:

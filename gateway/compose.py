@@ -28,10 +28,10 @@ from adapters.stores.artifacts import DirectoryArtifacts
 from adapters.stores.checkpoints import SqliteCheckpoints
 from adapters.stores.registry import SqliteRegistry
 from gateway.core.errors import LogFull
-from gateway.core.models import Runtime
+from gateway.core.models import Runtime as RuntimeName
 from gateway.core.records import StreamEnd
 from gateway.journal import open_journal
-from gateway.ports import LoopWatch
+from gateway.ports import LoopWatch, Runtime
 from gateway.settings import Settings, settings_from_body
 
 _log = logging.getLogger(__name__)
@@ -123,25 +123,28 @@ def run_plane(argv: Sequence[str]) -> int:
 
 
 def _run_serving(settings: Settings, worker: str, listener: socket.socket) -> None:
+    from adapters.runtimes.chained import ChainedRuntime
     from adapters.runtimes.onnx import OnnxRuntime
     from adapters.runtimes.pickled import PickledRuntime
     from gateway.serving.run import run_worker
 
     data, clock = DataDirectory(settings.data_dir), SystemClock()
+    artifacts = DirectoryArtifacts(data.artifacts)
+    runtimes: dict[RuntimeName, Runtime] = {
+        RuntimeName.ONNX: OnnxRuntime(),
+        RuntimeName.PICKLED: PickledRuntime(
+            limits=_limits(settings, data.run / "pickled" / worker),
+            interpreter=sys.executable,
+            interpreters=_interpreters(settings),
+        ),
+    }
     run_worker(
         worker=worker,
         listener=listener,
         settings=settings,
         registry=SqliteRegistry(data.registry, clock=clock),
-        artifacts=DirectoryArtifacts(data.artifacts),
-        runtimes={
-            Runtime.ONNX: OnnxRuntime(),
-            Runtime.PICKLED: PickledRuntime(
-                limits=_limits(settings, data.run / "pickled" / worker),
-                interpreter=sys.executable,
-                interpreters=_interpreters(settings),
-            ),
-        },
+        artifacts=artifacts,
+        runtimes={**runtimes, RuntimeName.CHAINED: ChainedRuntime(runtimes, artifacts)},
         log=_log_writer(settings, worker),
         metrics=MetricsFile(data.metrics / f"{worker}.bin"),
         snapshots=MetricsDirectory(data.metrics),

@@ -81,7 +81,14 @@ class Runtime(Protocol):
 class Validator(Protocol):
     """Runs an uploaded version where it can harm nothing."""
 
-    def validate(self, artifact: PurePath, reference: PurePath | None, version: Version) -> Version:
+    def validate(
+        self,
+        artifact: PurePath,
+        reference: PurePath | None,
+        version: Version,
+        *,
+        before: Sequence[tuple[Version, PurePath]] = (),
+    ) -> Version:
         """Return `version` with signature, profile, runtime version and cost filled in.
 
         Runs in a process of its own with a deadline and a memory bound: loads the artifact, reads its signature, runs it on the
@@ -90,6 +97,7 @@ class Validator(Protocol):
         Args:
             reference: Parquet, CSV or JSON Lines, by suffix; None when none was sent.
             version: As far as the metadata says.
+            before: The members, each with its artifact, that make the version a chain; it is run as a whole then.
 
         Raises:
             NotValid: with the reason; also when it ran out of time or memory or killed its process.
@@ -147,6 +155,9 @@ class RegistryStore(Protocol):
         Raises:
             UnknownVersion: there is none.
         """
+
+    def followers(self, model: str, version: str, limit: int = 10) -> Sequence[tuple[str, str]]:
+        """Return (model, version) of chains, not retired, in which a version is a member before their own artifact."""
 
     def table(self) -> RouteTable:
         """Return one consistent route table with every version its routes and champions need."""

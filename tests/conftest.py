@@ -45,6 +45,20 @@ def linear_model(path: Path, *, scale: float = 1.0, features: int = FEATURES, se
     return path
 
 
+def scaling_model(path: Path, factor: float, *, features: int = FEATURES, kind: int = TensorProto.FLOAT) -> Path:
+    """Write `features = raw · factor`, shapes [n, features] → [n, features]: preprocessing for the linear model."""
+    dtype = helper.tensor_dtype_to_np_dtype(kind)
+    graph = helper.make_graph(
+        [helper.make_node("Mul", ["raw", "factor"], ["features"])],
+        "scaling",
+        [helper.make_tensor_value_info("raw", kind, ["n", features])],
+        [helper.make_tensor_value_info("features", kind, ["n", features])],
+        [numpy_helper.from_array(np.array(factor, dtype), "factor")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return path
+
+
 @dataclass
 class Gateway:
     """A running gateway: its process group, its addresses and an admin client."""
@@ -167,3 +181,9 @@ def until() -> Callable[..., object]:
 def write_linear_model() -> Callable[..., Path]:
     """Return the writer of the small model that most tests use."""
     return linear_model
+
+
+@pytest.fixture(scope="session")
+def write_scaling_model() -> Callable[..., Path]:
+    """Return the writer of a model that prepares another one's inputs."""
+    return scaling_model

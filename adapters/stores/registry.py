@@ -20,6 +20,7 @@ from adapters.stores.table import Reading, read_table
 from adapters.stores.writes import apply, settled, standing
 from gateway.core.access import Key
 from gateway.core.audit import AuditEntry
+from gateway.core.chains import follows
 from gateway.core.changes import (
     Automation,
     Change,
@@ -39,7 +40,7 @@ from gateway.core.commits import (
 )
 from gateway.core.errors import StoreFailed, UnknownSubject, UnknownVersion
 from gateway.core.fields import Json
-from gateway.core.models import Version
+from gateway.core.models import Runtime, Version
 from gateway.core.rollouts import Rollout
 from gateway.core.routes import Revision, RouteTable
 from gateway.ports import Clock
@@ -87,6 +88,15 @@ class SqliteRegistry:
         if found is None:
             raise UnknownVersion(f"model {model!r} has no version {version!r}")
         return rows.version_of(found[0])
+
+    def followers(self, model: str, version: str, limit: int = 10) -> Sequence[tuple[str, str]]:
+        """Read all chains, which are few."""
+        with self._database.reading() as transaction:
+            found = transaction.rows(
+                "SELECT body FROM versions WHERE instr(body, ?) ORDER BY number", f'"runtime":"{Runtime.CHAINED.value}"'
+            )
+        chains = (rows.version_of(body) for (body,) in found)
+        return [(one.model, one.version) for one in chains if follows(one, model, version)][:limit]
 
     def table(self) -> RouteTable:
         """Return the last table again unless its revision moved."""

@@ -58,6 +58,11 @@ def answer_to(order: Mapping[str, Any]) -> dict[str, object]:
 
 
 def _validated(artifact: Path, reference: Path | None, stated: Version, order: Mapping[str, Any]) -> Version:
+    if order["before"]:
+        from adapters.validation.chain import validated_chain
+
+        before = [(version_from_body(member["version"]), Path(member["artifact"])) for member in order["before"]]
+        return validated_chain(artifact, reference, stated, before, order["pickles"])
     if stated.runtime is not Runtime.PICKLED:
         from adapters.validation.trial import validated
 
@@ -72,6 +77,8 @@ def _without_paths(message: str, order: Mapping[str, Any]) -> str:
     for part in ("artifact", "reference"):
         if order[part] is not None:
             message = message.replace(str(order[part]), f"the {part}")
+    for member in order["before"]:
+        message = message.replace(member["artifact"], "its artifact")
     return message
 
 

@@ -43,8 +43,7 @@ def validated_pickle(
     Raises:
         NotValid: with the reason.
     """
-    limits = Limits(**{**pickles["limits"], "scratch": Path(pickles["limits"]["scratch"])})
-    runtime = PickledRuntime(limits=limits, interpreter=pickles["interpreter"], interpreters=pickles["interpreters"])
+    limits, runtime = _limits(pickles), pickled_runtime(pickles)
     assert version.pickled is not None
     try:
         fork = runtime.opened(artifact, version.digest, version.pickled)
@@ -64,6 +63,15 @@ def validated_pickle(
         raise does_not_run(error, reference) from error
     finally:
         fork.end()
+
+
+def pickled_runtime(pickles: Mapping[str, Any]) -> PickledRuntime:
+    """Return the runtime that the order of a validation describes."""
+    return PickledRuntime(limits=_limits(pickles), interpreter=pickles["interpreter"], interpreters=pickles["interpreters"])
+
+
+def _limits(pickles: Mapping[str, Any]) -> Limits:
+    return Limits(**{**pickles["limits"], "scratch": Path(pickles["limits"]["scratch"])})
 
 
 class _Trial:

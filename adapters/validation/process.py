@@ -23,7 +23,7 @@ from typing import Final
 from adapters.runtimes.pickles.limits import Limits
 from gateway.core.errors import GatewayError, NotValid
 from gateway.core.fields import Fields, Json
-from gateway.core.models import Conversion, Runtime, Version, version_body, version_from_body
+from gateway.core.models import Conversion, Version, version_body, version_from_body
 
 ANSWER_BYTES_MAX: Final = 64 * 2**20  # a profile of 10,000 columns, the most there may be, takes 40 MB
 CHILD: Final = "adapters.validation.child"
@@ -46,13 +46,20 @@ class ProcessValidator:
         self._limits = limits
         self._interpreters = list(interpreters)
 
-    def validate(self, artifact: PurePath, reference: PurePath | None, version: Version) -> Version:
+    def validate(
+        self,
+        artifact: PurePath,
+        reference: PurePath | None,
+        version: Version,
+        *,
+        before: Sequence[tuple[Version, PurePath]] = (),
+    ) -> Version:
         """Run the child and read its answer.
 
         Raises:
             NotValid: the child says so, gave no answer, or was killed.
         """
-        return self._validated(artifact, reference, version)
+        return self._validated(artifact, reference, version, before=before)
 
     def convert(
         self, artifact: PurePath, reference: PurePath, version: Version, conversion: Conversion, into: PurePath
@@ -66,7 +73,13 @@ class ProcessValidator:
         return self._validated(artifact, reference, version, conversion=more)
 
     def _validated(
-        self, artifact: PurePath, reference: PurePath | None, version: Version, conversion: Json | None = None
+        self,
+        artifact: PurePath,
+        reference: PurePath | None,
+        version: Version,
+        *,
+        conversion: Json | None = None,
+        before: Sequence[tuple[Version, PurePath]] = (),
     ) -> Version:
         order = {
             "artifact": str(artifact),
@@ -75,9 +88,10 @@ class ProcessValidator:
             "memory_bytes": self._memory_bytes,
             "timeout_s": self._timeout_s,
             "conversion": conversion,
+            "before": [{"version": version_body(member), "artifact": str(path)} for member, path in before],
             "pickles": None,
         }
-        if version.runtime is not Runtime.PICKLED:
+        if not any(one.has_pickle for one in (version, *(member for member, _ in before))):
             return self._answer(self._run(json.dumps(order).encode()))
         if self._limits is None:
             raise NotValid("pickled models are not taken here")

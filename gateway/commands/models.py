@@ -51,6 +51,7 @@ def list_models(
         "headgate models register delays delays-1.onnx --task binary --output probability --label no --label yes --positive yes",
         "headgate models register delays delays-2.onnx --version 2013-07 --metadata metadata.json --reference train.parquet",
         "headgate models register delays delays.joblib --task binary --reference train.parquet --convert",
+        "headgate models register delays delays-3.onnx --preprocess scaler/1 --task binary --reference train.parquet",
     )
 )
 @reaches
@@ -80,6 +81,9 @@ def register(
     runtime: Annotated[
         str | None, typer.Option(help="onnx or pickled; by the file's suffix (.pkl, .pickle, .joblib are pickles).")
     ] = None,
+    preprocess: Annotated[
+        str | None, typer.Option(metavar="MODEL/VERSION", help="The version whose outputs are this artifact's inputs.")
+    ] = None,
     method: Annotated[str | None, typer.Option(help="Pickled: what is called; predict_proba or predict, by the task.")] = None,
     interpreter: Annotated[
         str | None, typer.Option(help="Pickled: the Python of its environment; see pickled.interpreters.")
@@ -100,7 +104,7 @@ def register(
         task=task, output=answer, labels=label, positive=positive, threshold=threshold, loss_max=loss_max
     )
     described |= _given(target=target or None)
-    described |= _given(runtime=runtime or _runtime(artifact, described))
+    described |= _given(runtime=runtime or _runtime(artifact, described), preprocess=_preprocess(preprocess))
     pickled = output.mapping(described.get("pickled")) | _given(method=method, interpreter=interpreter, **_instances(instances))
     described |= _given(pickled=pickled or None, convert=(_given(atol=atol, rtol=rtol) or True) if convert else None)
     with gateway.admin() as admin:
@@ -166,6 +170,7 @@ def _show(version: Json) -> None:
             "reference profile": "yes" if profile else "none: register with --reference to have drift measured",
             "cost": f"{output.shown(version.get('cost_us_per_row'))} µs a row",
             **_pickled(version),
+            **_members(version),
             "lineage": version.get("lineage"),
             "description": version.get("description"),
             "registered": output.moment(version.get("registered_at_s")),
@@ -198,6 +203,24 @@ def _pickled(version: Json) -> Json:
         "pickle": pickled.get("format"),
         "imports": pickled.get("imports"),
     }
+
+
+def _members(version: Json) -> Json:
+    members = output.objects(version.get("members"))
+    if not members:
+        return {}
+    return {
+        "runs in order": [f"{one.get('model')}/{one.get('version')} {one.get('runtime')} {one.get('digest')}" for one in members]
+    }
+
+
+def _preprocess(given: str | None) -> Json | None:
+    if given is None:
+        return None
+    model, _, version = given.partition("/")
+    if not (model and version):
+        fail(f"--preprocess: expected MODEL/VERSION such as scaler/1, got {given!r}")
+    return {"model": model, "version": version}
 
 
 def _runtime(artifact: Path, described: Json) -> str | None:

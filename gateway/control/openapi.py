@@ -155,7 +155,11 @@ def _schemas() -> dict[str, Schema]:
             artifact={"type": "string", "contentMediaType": "application/octet-stream"},
             metadata=_object(
                 version=text,
-                runtime={"enum": [runtime.value for runtime in Runtime]},
+                runtime={"enum": [Runtime.ONNX.value, Runtime.PICKLED.value]},
+                preprocess={
+                    **_object(("model", "version"), model=text, version=text),
+                    "description": "The version whose outputs are the artifact's inputs.",
+                },
                 pickled=_object(
                     method=text, interpreter=text, instances_min={"type": "integer"}, instances_max={"type": "integer"}
                 ),

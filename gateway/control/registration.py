@@ -10,17 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from urllib.parse import quote
 
 from gateway.control.calls import Answer, Call, Control, page_of
 from gateway.control.propagation import SETTLE_S, prepared, settled
 from gateway.control.upload import Upload
 from gateway.core.access import Scope
+from gateway.core.chains import manifest, members_before, named
 from gateway.core.changes import Change, PutChampion, PutVersion, Write
 from gateway.core.errors import Conflict, MalformedRequest, NotReady, UnknownSubject, UnknownVersion, VersionExists
 from gateway.core.fields import Json
 from gateway.core.models import (
+    MEMBERS_MAX,
     Conversion,
     Metadata,
     Runtime,
@@ -46,13 +48,17 @@ def register(control: Control, call: Call) -> Answer:
             f"version {metadata.version} of {model} exists, and versions are immutable", hint="choose another name, or none"
         )
     stated = _stated(model, metadata, upload)
-    if metadata.conversion is None:
-        found = _validated(control, lambda: control.validator.validate(upload.artifact, upload.reference, stated))
-    else:
+    if metadata.conversion is not None:
         found = _converted(control, upload, stated, metadata.conversion)
+    else:
+        before = _before(control, metadata)
+        found = _validated(control, lambda: control.validator.validate(upload.artifact, upload.reference, stated, before=before))
     control.artifacts.put(upload.artifact, upload.digest)
+    _put_manifest(control, found)
     with control.naming:
-        version = replace(found, version=metadata.version or _next_name(control, model), registered_at_s=control.clock.now_s())
+        _before(control, metadata)  # it may have been retired meanwhile
+        found = named(found, metadata.version or _next_name(control, model))
+        version = replace(found, registered_at_s=control.clock.now_s())
         is_first = model not in control.registry.table().champions
         writes: tuple[Write, ...] = (PutVersion(version),)
         if is_first:
@@ -109,13 +115,14 @@ def retire(control: Control, call: Call) -> Answer:
     fields = call.fields("body")
     reason = fields.text("reason", "")
     fields.done()
-    version = control.registry.version(call.path["model"], call.path["version"])
-    if version.state is VersionState.RETIRED:
-        raise Conflict(f"version {version.version} of {version.model} is retired already")
-    _refuse_used(control, version)
-    retired = replace(version, state=VersionState.RETIRED)
-    subject = f"version:{version.model}/{version.version}"
-    control.registry.commit(Change(call.principal.name, "version.retire", subject, reason, (PutVersion(retired),)))
+    with control.naming:  # so that no chain is registered with it meanwhile
+        version = control.registry.version(call.path["model"], call.path["version"])
+        if version.state is VersionState.RETIRED:
+            raise Conflict(f"version {version.version} of {version.model} is retired already")
+        _refuse_used(control, version)
+        retired = replace(version, state=VersionState.RETIRED)
+        subject = f"version:{version.model}/{version.version}"
+        control.registry.commit(Change(call.principal.name, "version.retire", subject, reason, (PutVersion(retired),)))
     return Answer({**version_body(retired), "is_champion": False})
 
 
@@ -137,6 +144,38 @@ def _converted(control: Control, upload: Upload, version: Version, conversion: C
     finally:
         Path(into).unlink(missing_ok=True)
     return found
+
+
+def _before(control: Control, metadata: Metadata) -> list[tuple[Version, PurePath]]:
+    """Return the members before a version's own artifact, and where they lie.
+
+    Raises:
+        UnknownVersion: there is no such preprocessing version.
+        Conflict: it is retired.
+        MalformedRequest: the chain would be too long.
+    """
+    if metadata.preprocess is None:
+        return []
+    version = control.registry.version(*metadata.preprocess)
+    where = f"metadata.preprocess: version {version.version} of {version.model}"
+    if version.state is VersionState.RETIRED:
+        raise Conflict(f"{where} is retired")
+    members = members_before(version)
+    if len(members) >= MEMBERS_MAX:
+        raise MalformedRequest(f"{where} has {len(members)} members already, and a chain has at most {MEMBERS_MAX}")
+    return [(member, control.artifacts.path(member.digest)) for member in members]
+
+
+def _put_manifest(control: Control, version: Version) -> None:
+    """Store the manifest of a chain, whose digest is the chain's."""
+    if not version.members:
+        return
+    staged = Path(control.artifacts.staging())
+    try:
+        staged.write_bytes(manifest(version.members))
+        control.artifacts.put(staged, version.digest)
+    finally:
+        staged.unlink(missing_ok=True)
 
 
 def _validated(control: Control, validate: Callable[[], Version]) -> Version:
@@ -206,6 +245,11 @@ def _refuse_used(control: Control, version: Version) -> None:
     for route in table.routes.values():
         if route.model == version.model and version.version in route.needs():
             raise Conflict(f"route {route.name} uses version {version.version}", hint="take it off the route first")
+    if followers := control.registry.followers(version.model, version.version):
+        model, name = followers[0]
+        raise Conflict(
+            f"version {name} of {model} runs version {version.version} of {version.model} before it", hint="retire that one first"
+        )
 
 
 def _champion(control: Control, model: str) -> str:

@@ -14,6 +14,7 @@ from typing import Final
 
 from gateway.control.calls import Answer, Call, Control, page_of
 from gateway.control.propagation import prepared, settled
+from gateway.core.chains import digests_of
 from gateway.core.changes import Change, Committed, DropRoute, PutChampion, PutRoute, Write
 from gateway.core.errors import (
     Conflict,
@@ -178,16 +179,16 @@ def check_versions(control: Control, route: Route, table: RouteTable, *, answeri
 
 
 def refuse_quarantined(control: Control, versions: Iterable[Version]) -> None:
-    """Raise `Quarantined` if a version's digest is in quarantine now."""
+    """Raise `Quarantined` if a version's digest, or that of a member, is in quarantine now."""
     now_s = control.clock.now_s()
     held = {one.digest: one for one in control.registry.quarantines() if one.until_s > now_s}
     for version in versions:
-        if (quarantine := held.get(version.digest)) is not None:
+        if (quarantine := next((held[digest] for digest in digests_of(version) if digest in held), None)) is not None:
             left_s = quarantine.until_s - now_s
             name = f"version {version.version} of {version.model}"
             raise Quarantined(
                 f"{name} is in quarantine for {left_s / 60:.0f} min more: {quarantine.reason}",
-                hint=f"headgate quarantine release {version.digest}",
+                hint=f"headgate quarantine release {quarantine.digest}",
             )
 
 

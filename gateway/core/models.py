@@ -23,6 +23,7 @@ IMPORTS_MAX = 10_000  # of a pickle; a large pipeline has some fifty
 INSTANCES_MAX = 64  # processes of one version on one worker; more than a machine's cores never helps
 BATCH_ROWS_MAX = 4_096  # of one run; as many as may wait by default
 BATCH_DELAY_MS_MAX = 1_000.0  # beyond it a delay is a queue of its own
+MEMBERS_MAX = 3  # of a chain: encode, scale, predict; each one's run is added to every request's
 DIMENSIONS_MAX = 64  # of a tensor; NumPy's own bound
 RESERVED_NAMES = frozenset({"stats"})  # `/v2/models/stats` asks for the statistics of all models
 
@@ -32,6 +33,7 @@ class Runtime(enum.Enum):
 
     ONNX = "onnx"
     PICKLED = "pickled"
+    CHAINED = "chained"  # members one after the other, each under its own runtime
 
 
 class VersionState(enum.Enum):
@@ -144,6 +146,7 @@ class Version:
         warnings: What validation found odd but not wrong, one sentence each.
         is_joinable: Whether a row is answered alike alone and in a batch, so that rows of different requests may be joined.
         pickled: Of a pickled model, how it is run; None for every other runtime.
+        members: Of a chain, the versions that run one after the other, the artifact registered under this name last.
     """
 
     model: str
@@ -165,11 +168,21 @@ class Version:
     is_joinable: bool = True
     pickled: Pickled | None = None
     batching: Batching = Batching()
+    members: tuple[Version, ...] = ()
+
+    @property
+    def has_pickle(self) -> bool:
+        """Whether a pickled model answers, alone or as a member: in a process of its own, which may stand still."""
+        return self.runtime is Runtime.PICKLED or any(member.runtime is Runtime.PICKLED for member in self.members)
 
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """What the person who registers a version says of it (the `metadata` part of the upload)."""
+    """What the person who registers a version says of it (the `metadata` part of the upload).
+
+    Attributes:
+        preprocess: (model, version) of the version whose outputs are the artifact's inputs; None without one.
+    """
 
     version: str | None = None
     runtime: Runtime = Runtime.ONNX
@@ -180,6 +193,7 @@ class Metadata:
     pickled: Pickled | None = None
     conversion: Conversion | None = None
     batching: Batching = Batching()
+    preprocess: tuple[str, str] | None = None
 
 
 def checked_public_name(name: str, where: str) -> str:
@@ -214,14 +228,12 @@ def metadata_from_body(body: object) -> Metadata:
         pickled=_stated_pickled(fields.value("pickled")),
         conversion=conversion_from_body(fields.value("convert")),
         batching=batching_from_body(fields.value("batching"), "metadata.batching"),
+        preprocess=_named_version(fields.value("preprocess")),
     )
     fields.done()
+    _refuse_other_runtime(metadata)
     if metadata.runtime is Runtime.PICKLED and metadata.pickled is None:
         metadata = replace(metadata, pickled=Pickled())
-    if metadata.runtime is not Runtime.PICKLED and (metadata.pickled or metadata.conversion):
-        raise MalformedRequest(
-            "metadata.pickled, metadata.convert: only for the runtime pickled", hint='set "runtime": "pickled"'
-        )
     names = [column.name for column in metadata.columns]
     if len(set(names)) != len(names):
         raise MalformedRequest("metadata.columns: two columns have the same name")
@@ -231,6 +243,20 @@ def metadata_from_body(body: object) -> Metadata:
             hint="declare the task multiclass for more",
         )
     return metadata
+
+
+def _refuse_other_runtime(metadata: Metadata) -> None:
+    """Refuse what is said of another runtime than the artifact's."""
+    if metadata.runtime is Runtime.CHAINED:
+        raise MalformedRequest("metadata.runtime: a chain is no artifact", hint="name the version before it in preprocess")
+    if metadata.runtime is not Runtime.PICKLED and (metadata.pickled or metadata.conversion):
+        raise MalformedRequest(
+            "metadata.pickled, metadata.convert: only for the runtime pickled", hint='set "runtime": "pickled"'
+        )
+    if metadata.runtime is not Runtime.ONNX and metadata.preprocess:
+        raise MalformedRequest(
+            "metadata.preprocess: only for the runtime onnx", hint="a pickled pipeline may hold its own preprocessing"
+        )
 
 
 def target_from_body(body: object) -> Target:
@@ -264,6 +290,16 @@ def conversion_from_body(body: object) -> Conversion | None:
     conversion = Conversion(fields.number("atol", 0.0, 1e6, ATOL), fields.number("rtol", 0.0, 1.0, RTOL))
     fields.done()
     return conversion
+
+
+def _named_version(body: object) -> tuple[str, str] | None:
+    """Read the name of a version of any model."""
+    if body is None:
+        return None
+    fields = Fields(body, "metadata.preprocess")
+    named = fields.name("model"), fields.name("version")
+    fields.done()
+    return named
 
 
 def _stated_pickled(body: object) -> Pickled | None:
@@ -331,6 +367,7 @@ def version_body(version: Version) -> Json:
         "is_joinable": version.is_joinable,
         "pickled": None if version.pickled is None else _pickled_body(version.pickled),
         "batching": {"rows_max": version.batching.rows_max, "delay_ms": version.batching.delay_ms},
+        "members": [version_body(member) for member in version.members],
     }
 
 
@@ -357,6 +394,7 @@ def version_from_body(body: object) -> Version:
         is_joinable=fields.boolean("is_joinable", True),
         batching=batching_from_body(fields.value("batching"), "version.batching"),
         pickled=_pickled_from_body(fields.value("pickled")),
+        members=tuple(version_from_body(member) for member in fields.items("members", MEMBERS_MAX, ())),
     )
 
 

@@ -17,7 +17,6 @@ from functools import cached_property, partial
 from typing import Final, Protocol
 
 from gateway.core.errors import Busy, DeadlineExceeded, Overloaded, PoolSaturated, PredictFailed
-from gateway.core.models import Runtime
 from gateway.core.records import Outcome
 from gateway.core.tensors import Shape, Tensor
 from gateway.metrics import (
@@ -84,7 +83,7 @@ class Pool:
         )
         self._instance = warm.instance
         self._cost = warm.cost
-        is_apart = version.runtime is Runtime.PICKLED  # its process may stand still, and the loop must not stand with it
+        is_apart = version.has_pickle  # its process may stand still, and the loop must not stand with it
         self._delay_s = version.batching.delay_ms / 1000.0
         self._is_expensive = is_apart or self._delay_s > 0.0 or warm.cost.first_us > settings.inline_us_max
         # On the loop, what is left of its turn bounds a run.

@@ -101,6 +101,18 @@ def test_registry_keeps_versions_in_the_order_of_registration(registry):
     assert registry.version("delays", "10") == version("10")
 
 
+def test_registry_finds_the_chains_that_a_version_is_a_member_of(registry):
+    """A member's followers are the chains that run it before their own artifact, unless they are retired."""
+    scaler, chain = version("1", "scaler"), version("2", runtime=Runtime.CHAINED)
+    members = (scaler, replace(chain, runtime=Runtime.ONNX))
+    for one in (scaler, version("2", "scaler"), version("1"), replace(chain, members=members)):
+        registry.commit(change(PutVersion(one)))
+    assert registry.followers("scaler", "1") == [("delays", "2")]
+    assert not [pair for pair in (("scaler", "2"), ("delays", "1"), ("delays", "2")) if registry.followers(*pair)]
+    registry.commit(change(PutVersion(replace(chain, members=members, state=VersionState.RETIRED))))
+    assert not registry.followers("scaler", "1")
+
+
 def test_registry_refuses_to_change_a_version_but_for_its_state(registry):
     """A version is immutable: its name is taken for good, and only its state may be set."""
     registry.commit(change(PutVersion(version())))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -61,9 +62,10 @@ VERSIONS = st.builds(
 
 
 @settings(max_examples=50, deadline=None)
-@given(VERSIONS)
-def test_version_comes_back_from_its_body(version):
-    """Everything that is known of a version survives JSON."""
+@given(VERSIONS, st.lists(VERSIONS, max_size=3).map(tuple))
+def test_version_comes_back_from_its_body(alone, members):
+    """Everything that is known of a version survives JSON, the members of a chain included."""
+    version = replace(alone, members=members)
     assert version_from_body(json.loads(json.dumps(version_body(version)))) == version
 
 
@@ -82,6 +84,7 @@ def test_metadata_is_read_in_full():
         "columns": ["hour", {"name": "carrier", "kind": "categorical"}],
         "lineage": {"commit": "abc", "rows": 5},
         "description": "sound",
+        "preprocess": {"model": "scaler", "version": "1"},
     }
     assert metadata_from_body(body) == Metadata(
         version="2024.1",
@@ -89,6 +92,7 @@ def test_metadata_is_read_in_full():
         columns=(Column("hour"), Column("carrier", ColumnKind.CATEGORICAL)),
         lineage={"commit": "abc", "rows": 5},
         description="sound",
+        preprocess=("scaler", "1"),
     )
 
 
@@ -108,6 +112,11 @@ def deep(levels: int) -> object:
         ({"version": "a/b"}, "metadata.version"),
         ({"version": "."}, "metadata.version"),
         ({"runtime": "pickle"}, "metadata.runtime"),
+        ({"runtime": "chained"}, "metadata.runtime"),
+        ({"preprocess": "scaler/1"}, "metadata.preprocess"),
+        ({"preprocess": {"model": "scaler"}}, "metadata.preprocess.version"),
+        ({"preprocess": {"model": "scaler", "version": "1", "at": 2}}, "at"),
+        ({"runtime": "pickled", "preprocess": {"model": "scaler", "version": "1"}}, "metadata.preprocess"),
         ({"target": {}}, "metadata.target.task"),
         ({"target": {"task": "binary", "labels": ["a", "b", "c"]}}, "metadata.target.labels"),
         ({"target": {"task": "binary", "labels": ["a"]}}, "metadata.target.labels"),

@@ -17,6 +17,7 @@ from adapters.clock import SystemClock
 from adapters.logs.segments import SegmentReader
 from adapters.metrics_file import MetricsDirectory
 from adapters.readings_file import ReadingsFile
+from adapters.runtimes.chained import ChainedRuntime
 from adapters.runtimes.onnx import OnnxRuntime
 from adapters.stores.artifacts import DirectoryArtifacts
 from adapters.stores.registry import SqliteRegistry
@@ -24,6 +25,7 @@ from adapters.validation.process import ProcessValidator
 from gateway.control.run import run_control
 from gateway.core.changes import WorkerStatus
 from gateway.core.errors import GatewayError
+from gateway.core.models import Runtime
 from gateway.settings import ControlSettings, Settings
 
 
@@ -38,6 +40,8 @@ class Worker:
         self._name = name
         self._registry = registry
         self._artifacts = artifacts
+        onnx = OnnxRuntime()
+        self._runtimes = {Runtime.ONNX: onnx, Runtime.CHAINED: ChainedRuntime({Runtime.ONNX: onnx}, artifacts)}
         self.cold: set[tuple[str, str]] = set()
         self._warm: set[tuple[str, str]] = set()
         self._thread = threading.Thread(target=self._follow, daemon=True)
@@ -71,7 +75,7 @@ class Worker:
         try:
             for model, name in needs:
                 version = self._registry.version(model, name)
-                OnnxRuntime().load(self._artifacts.path(version.digest), version)
+                self._runtimes[version.runtime].load(self._artifacts.path(version.digest), version)
                 self._warm.add((model, name))
         except GatewayError as error:
             return str(error)
