@@ -41,14 +41,19 @@ def test_chain_takes_inputs_of_the_first_and_outputs_of_the_last():
     [
         (replace(SCALER, digest=Digest("b" * 64)), DELAYS),
         (SCALER, replace(DELAYS, digest=Digest("b" * 64))),
-        (replace(SCALER, runtime=Runtime.PICKLED, pickled=Pickled("transform")), DELAYS),
     ],
 )
 def test_digest_changes_with_either_part(before, own):
-    """Other bytes of a member, or another way to call it, are another digest; other words about it are not."""
+    """Other bytes of a member are another digest; other words about it are not."""
     usual = chain_of(DELAYS, [SCALER]).digest
     assert chain_of(own, [before]).digest != usual
     assert chain_of(replace(DELAYS, description="x"), [replace(SCALER, lineage={"a": 1})]).digest == usual
+
+
+def test_digest_changes_with_what_is_called():
+    """A pickle whose other method is called answers otherwise, and makes another chain."""
+    one, other = (replace(SCALER, runtime=Runtime.PICKLED, pickled=Pickled(method=method)) for method in ("transform", "predict"))
+    assert chain_of(DELAYS, [one]).digest != chain_of(DELAYS, [other]).digest
 
 
 def test_digest_depends_on_the_order():
