@@ -20,6 +20,7 @@ from pathlib import Path
 from adapters.clock import SystemClock
 from adapters.heap import Heap
 from adapters.inflight import InFlightWatch, MappedInFlight
+from adapters.load_lock import FileLoadLock
 from adapters.logs.segments import SegmentDirectory, SegmentReader, SegmentWriter
 from adapters.metrics_file import MetricsDirectory, MetricsFile
 from adapters.readings_file import ReadingsFile
@@ -150,6 +151,7 @@ def _run_serving(settings: Settings, worker: str, listener: socket.socket) -> No
         snapshots=MetricsDirectory(data.metrics),
         in_flight=MappedInFlight(data.in_flight(worker)),
         memory=Heap(),
+        load_lock=FileLoadLock(data.run / "loading"),
         clock=clock,
     )
 

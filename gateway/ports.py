@@ -43,6 +43,16 @@ class MemoryMeter(Protocol):
         """Give back to the system what was freed."""
 
 
+class LoadLock(Protocol):
+    """Held by the worker whose turn it is to load, so that the others answer undisturbed. Never blocks."""
+
+    def try_take(self) -> bool:
+        """Take it and return True, unless another process holds it; the same process may take it several times."""
+
+    def release(self) -> None:
+        """Give back what was taken once; a process that dies gives back everything."""
+
+
 class Instance(Protocol):
     """One loaded copy of a version."""
 

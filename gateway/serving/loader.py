@@ -1,9 +1,10 @@
 """Loads and warms versions in one thread that serves nobody, one after the other; whoever needs the same version shares the load.
 
 What routes need goes before what a caller asked for, so that a change of a route never waits for more than one load of the
-latter. The thread steps back behind the event loop: ONNX Runtime gives the interpreter lock away while it loads, so what a load
-takes from requests is mostly the processor. A version that did not load is not tried again for a while, so that a broken
-artifact costs no more than its first try.
+latter. Every worker needs it at the same moment; once a worker answers requests it takes turns with the others, so that they
+answer undisturbed meanwhile. The thread steps back behind the event loop: ONNX Runtime gives the interpreter lock away while it
+loads, so what a load takes from requests is mostly the processor. A version that did not load is not tried again for a while,
+so that a broken artifact costs no more than its first try.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Final
 from gateway.core.errors import ModelFault, NotReady
 from gateway.core.models import Version
 from gateway.metrics import LOAD_DURATION, LOAD_FAILURES, cell, histogram
-from gateway.ports import Clock, MemoryMeter, MetricsBank
+from gateway.ports import Clock, LoadLock, MemoryMeter, MetricsBank
 from gateway.serving.pools import Pool
 from gateway.serving.shelf import Pair, Shelf
 from gateway.serving.warming import Warm
@@ -30,6 +31,8 @@ _RETRY_S: Final = 30.0  # until a version that did not load is tried again
 _ASKED_MAX: Final = 64  # loads that callers asked for, waiting; at 5 ms for a small version 0.3 s
 _NICENESS: Final = 10  # a tenth of what the event loop gets where both want one core; less would hold locks for too long
 
+_OTHERS_S: Final = 5.0  # for the other workers to load; a change's loads wait at once, so it is spent once of its 30 s
+_LOOK_S: Final = 0.01  # between two looks at whether they have
 _GIVE_BACK_S: Final = 1.0  # after a version went: the requests that hold it finish, and several are given back at once
 
 
@@ -53,10 +56,15 @@ class Loader:
         self._thread = ThreadPoolExecutor(1, "loader", initializer=_step_back)
         self._loading: dict[Pair, asyncio.Task[Pool]] = {}
         self._failed: dict[Pair, tuple[float, ModelFault]] = {}
+        self._lock: LoadLock | None = None
         self._is_busy = False
         self._needed: deque[asyncio.Future[None]] = deque()  # loads that wait for the thread
         self._asked: deque[asyncio.Future[None]] = deque()
         self._duration = histogram(metrics, LOAD_DURATION)
+
+    def take_turns(self, lock: LoadLock) -> None:
+        """Load what routes need in turn with the other workers from now on: this one has somebody to disturb."""
+        self._lock = lock
 
     async def load(self, version: Version, *, is_asked: bool = False) -> Pool:
         """Return a pool of the version, warm and on the shelf.
@@ -115,6 +123,26 @@ class Loader:
             raise NotReady(f"{_ASKED_MAX} versions are waiting to be loaded")
 
     async def _loaded(self, version: Version, *, is_asked: bool) -> Pool:
+        lock = self._lock
+        if is_asked or lock is None:  # a caller waits for what he asked, and the other workers need not load it
+            return await self._loaded_here(version, is_asked=is_asked)
+        has_lock = await self._has_turn(lock)
+        try:
+            return await self._loaded_here(version, is_asked=False)
+        finally:
+            if has_lock:
+                lock.release()
+
+    async def _has_turn(self, lock: LoadLock) -> bool:
+        """Wait until no other worker loads, then return True; return False when they take too long."""
+        until_s = self._clock.monotonic_s() + _OTHERS_S
+        while not lock.try_take():
+            if self._clock.monotonic_s() >= until_s:
+                return False
+            await asyncio.sleep(_LOOK_S)
+        return True
+
+    async def _loaded_here(self, version: Version, *, is_asked: bool) -> Pool:
         await self._turn(self._asked if is_asked else self._needed)
         try:
             if is_asked and not self._shelf.make_room(version.size_bytes):

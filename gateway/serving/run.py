@@ -31,6 +31,7 @@ from gateway.ports import (
     Clock,
     InFlight,
     Interrupted,
+    LoadLock,
     MemoryMeter,
     MetricsBank,
     MetricsSnapshots,
@@ -82,6 +83,7 @@ class Ports:
     snapshots: MetricsSnapshots
     in_flight: InFlight
     memory: MemoryMeter
+    load_lock: LoadLock
     clock: Clock
 
 
@@ -98,10 +100,11 @@ def run_worker(
     snapshots: MetricsSnapshots,
     in_flight: InFlight,
     memory: MemoryMeter,
+    load_lock: LoadLock,
     clock: Clock,
 ) -> None:
     """Serve until SIGTERM, then drain; blocks."""
-    ports = Ports(registry, artifacts, runtimes, log, metrics, snapshots, in_flight, memory, clock)
+    ports = Ports(registry, artifacts, runtimes, log, metrics, snapshots, in_flight, memory, load_lock, clock)
     gc.freeze()  # what was imported is never garbage; collections look only at what requests make,
     gc.set_threshold(_GC_OBJECTS, 10, 10)  # and seldom, because nothing on the path is part of a cycle
 
@@ -193,6 +196,7 @@ async def serve(worker: str, listener: socket.socket, *, settings: Settings, por
         ]
         await _settled(router, stop)
         await server.start(listener)
+        loader.take_turns(ports.load_lock)
         await stop.wait()
         _log.info("draining", extra={"action": "drain"})
         await server.drain(serving.drain_s)

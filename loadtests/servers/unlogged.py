@@ -15,6 +15,7 @@ from pathlib import Path
 from adapters.clock import SystemClock
 from adapters.heap import Heap
 from adapters.inflight import MappedInFlight
+from adapters.load_lock import FileLoadLock
 from adapters.metrics_file import MetricsDirectory, MetricsFile
 from adapters.runtimes.onnx import OnnxRuntime
 from adapters.stores.artifacts import DirectoryArtifacts
@@ -63,6 +64,7 @@ def main(data_dir: Path) -> None:
             snapshots=MetricsDirectory(scratch),
             in_flight=MappedInFlight(scratch / "in-flight"),
             memory=Heap(),
+            load_lock=FileLoadLock(scratch / "loading"),
             clock=clock,
         )
 

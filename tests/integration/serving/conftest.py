@@ -21,6 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 from adapters.clock import SystemClock
 from adapters.heap import Heap
 from adapters.inflight import MappedInFlight
+from adapters.load_lock import FileLoadLock
 from adapters.logs.memory import MemoryLog
 from adapters.memory import MemoryMetrics, MemoryRegistry
 from adapters.runtimes.onnx import OnnxRuntime
@@ -245,6 +246,7 @@ class Worker:
                 snapshots=self.snapshots,
                 in_flight=self.in_flight,
                 memory=Heap(),
+                load_lock=FileLoadLock(self.directory / "loading"),
                 clock=SystemClock(),
             )
             self._started.set()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
+from adapters.load_lock import FileLoadLock
 from adapters.memory import ManualClock, MemoryBank
 from gateway.core.errors import LoadFailed, NotReady
 from gateway.core.models import Digest, Runtime, Version
@@ -153,6 +155,62 @@ def test_version_that_finds_no_room_is_not_loaded():
             await loader.load(version_of("large", 4 * MIB), is_asked=True)
         assert set(shelf) == {("kept", "1"), ("asked", "1")}
         assert loads == ["kept", "asked"]
+        loader.close()
+
+    asyncio.run(run())
+
+
+def test_workers_load_what_routes_need_one_after_the_other(tmp_path):
+    """While one worker loads what every one needs, the others wait; what a caller asked for waits for none of them."""
+    order: list[str] = []
+    begun, may_load = {name: threading.Event() for name in ("m", "asked")}, threading.Event()
+
+    def warm(name: str, version: Version) -> Warm:
+        order.append(f"{name} begins {version.model}")
+        begun[version.model].set()
+        assert may_load.wait(5)
+        order.append(f"{name} ends {version.model}")
+        return warmed(version)
+
+    async def run() -> None:
+        loaders = [loader_of(partial(warm, name)) for name in ("first", "second")]
+        for loader in loaders:
+            loader.take_turns(FileLoadLock(tmp_path / "loading"))
+        first = asyncio.create_task(loaders[0].load(VERSION))
+        assert await asyncio.to_thread(begun["m"].wait, 5)
+        second = asyncio.create_task(loaders[1].load(VERSION))
+        asked = asyncio.create_task(loaders[1].load(version_of("asked"), is_asked=True))
+        assert await asyncio.to_thread(begun["asked"].wait, 5)
+        assert order == ["first begins m", "second begins asked"]
+        may_load.set()
+        await asyncio.gather(first, second, asked)
+        assert order.index("first ends m") < order.index("second begins m")
+        for loader in loaders:
+            loader.close()
+
+    asyncio.run(run())
+
+
+def test_wait_for_another_worker_is_bounded(tmp_path):
+    """A worker that takes too long is waited for no longer, and one that is gone not at all."""
+
+    async def run() -> None:
+        clock = ManualClock()
+        other, own = (FileLoadLock(tmp_path / "loading") for _ in range(2))
+        assert other.try_take()
+        loader = loader_of(warmed, clock=clock)
+        loader.take_turns(own)
+        load = asyncio.create_task(loader.load(VERSION))
+        waited_s = 0.0
+        while not (await asyncio.wait([load], timeout=0.02))[0]:  # longer than between two looks at the lock
+            clock.move(1.0)
+            waited_s += 1.0
+            assert waited_s < 10.0
+        assert (waited_s >= 5.0, await load) == (True, "pool of m")
+        assert not own.try_take(), "it went on without the lock"
+        other.release()
+        assert await asyncio.wait_for(loader.load(version_of("n")), 5) == "pool of n"
+        assert other.try_take(), "and gave back what it took"
         loader.close()
 
     asyncio.run(run())
