@@ -9,7 +9,7 @@ from typing import Any, Final
 from gateway.control.calls import Operation, Parameter, ParameterKind, Takes
 from gateway.core.access import Scope
 from gateway.core.models import Runtime
-from gateway.core.rollouts import RolloutState
+from gateway.core.rollouts import GUARDRAILS_MAX, RolloutState
 from gateway.core.routes import SHADOWS_MAX, VARIANTS_MAX
 from gateway.core.split import SLOTS
 
@@ -127,6 +127,7 @@ def _schemas() -> dict[str, Schema]:
         samples_min={"type": "integer"},
         advances_itself={"type": "boolean"},
         false_rollback_alpha={"type": "number"},
+        guardrails=_array(anything, items_max=GUARDRAILS_MAX),
     )
     limits = _object(requests_per_s={"type": "number"}, burst={"type": "integer"}, rows_per_day={"type": "integer"})
     scopes = _array({"enum": [scope.value for scope in Scope]})

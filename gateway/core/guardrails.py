@@ -16,7 +16,7 @@ from typing import Final, assert_never
 import numpy as np
 
 from gateway.core.evidence import EvidencePlan, EvidenceReading
-from gateway.core.fields import Json
+from gateway.core.fields import Fields, Json
 from gateway.core.models import Target, Task
 from gateway.core.records import FAULTS, Attempt, Kind, Outcome, PredictionRecord
 from gateway.core.tensors import Array, Tensor
@@ -85,6 +85,42 @@ DEFAULT_GUARDRAILS: Final = (
         is_required=False,
     ),
 )
+
+
+def guardrail_from_body(body: object, where: str) -> Guardrail:
+    """Read a guardrail of a plan.
+
+    Args:
+        where: Its path in the plan, for messages.
+
+    Raises:
+        MalformedRequest: a field is missing, unknown or out of range.
+    """
+    fields = Fields(body, where)
+    rail = Guardrail(
+        name=fields.name("name"),
+        measure=fields.choice("measure", Measure),
+        alpha_share=fields.number("alpha_share", 1e-6, 1.0),
+        margin=fields.number("margin", 0.0, 1.0),
+        harm=fields.number("harm", 0.0, 1.0),
+        samples_min=fields.integer("samples_min", 1, 1_000_000_000, 50),
+        is_required=fields.boolean("is_required", True),
+    )
+    fields.done()
+    return rail
+
+
+def guardrail_body(rail: Guardrail) -> Json:
+    """Return a guardrail as `guardrail_from_body` reads it."""
+    return {
+        "name": rail.name,
+        "measure": rail.measure.value,
+        "alpha_share": rail.alpha_share,
+        "margin": rail.margin,
+        "harm": rail.harm,
+        "samples_min": rail.samples_min,
+        "is_required": rail.is_required,
+    }
 
 
 @dataclass(frozen=True, slots=True)

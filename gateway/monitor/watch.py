@@ -10,7 +10,7 @@ from typing import Final
 
 from gateway.core.evidence import EvidencePlan, Outcome, ShareTest, Side, TwoSample
 from gateway.core.fields import Fields, Json
-from gateway.core.guardrails import DEFAULT_GUARDRAILS, Finding, Guardrail, Measure, Verdict, error_value, judge
+from gateway.core.guardrails import Finding, Guardrail, Measure, Verdict, error_value, judge
 from gateway.core.policy import Attribution, BurstWatch, Facts, PastWatch
 from gateway.core.records import PredictionRecord
 from gateway.core.rollouts import Rollout, rollout_body, rollout_from_body
@@ -31,12 +31,12 @@ class RolloutWatch:
         self.rollout = rollout
         self.step_since_s = rollout.changed_at_s
         self._epoch_s = epoch_s
-        self._rails = {rail: TwoSample(self._plan(rail)) for rail in DEFAULT_GUARDRAILS}
-        self._champion_past = {rail: PastWatch() for rail in DEFAULT_GUARDRAILS}
+        self._rails = {rail: TwoSample(self._plan(rail)) for rail in rollout.plan.guardrails}
+        self._champion_past = {rail: PastWatch() for rail in rollout.plan.guardrails}
         self._share = ShareTest()
         self._burst = BurstWatch()
         self._step_keys: dict[str, None] = {}
-        self._failing = dict.fromkeys(DEFAULT_GUARDRAILS, False)
+        self._failing = dict.fromkeys(rollout.plan.guardrails, False)
         self._was_urgent = False
 
     def learn(self, rollout: Rollout) -> None:
@@ -115,7 +115,7 @@ class RolloutWatch:
         watch = cls(rollout_from_body(fields.value("rollout")), epoch_s=epoch_s)
         watch.step_since_s = fields.number("step_since_s", 0.0, 1e12)
         rails, pasts = Fields(fields.value("rails"), "watch.rails"), Fields(fields.value("past"), "watch.past")
-        for rail in DEFAULT_GUARDRAILS:
+        for rail in watch.rollout.plan.guardrails:
             watch._rails[rail] = TwoSample.restored(watch._plan(rail), rails.value(rail.name))
             watch._champion_past[rail] = PastWatch.restored(pasts.value(rail.name))
             watch._failing[rail] = _has_failed(rail, watch._rails[rail])

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core.errors import IllegalTransition, MalformedRequest
+from gateway.core.guardrails import DEFAULT_GUARDRAILS, Guardrail, Measure, guardrail_body
 from gateway.core.rollouts import (
     ENDED,
     TRANSITIONS,
@@ -42,6 +43,8 @@ HELD rollback ROLLED_BACK
 HELD convict QUARANTINED
 LIVE rollback ROLLED_BACK
 """
+LOSS_ALONE = Guardrail("wrong", Measure.LOSS, alpha_share=1.0, margin=0.2, harm=0.03, samples_min=7, is_required=True)
+LOSS_BODY = guardrail_body(LOSS_ALONE)
 ROWS = {(RolloutState(a), Event(b)): RolloutState(c) for a, b, c in map(str.split, LEGAL.strip().splitlines())}
 
 
@@ -148,6 +151,7 @@ def plans(draw):
         draw(st.integers(1, 10**9)),
         draw(st.booleans()),
         draw(st.floats(1e-9, 0.5)),
+        draw(st.sampled_from([DEFAULT_GUARDRAILS, (LOSS_ALONE,)])),
     )
 
 
@@ -188,7 +192,7 @@ def test_plan_comes_back_from_its_body(plan):
 
 def test_plan_may_be_left_out():
     """No plan, an empty one and nulls mean the defaults."""
-    for body in (None, {}, {"steps": None, "dwell_s": None}):
+    for body in (None, {}, {"steps": None, "dwell_s": None}, {"guardrails": []}):
         assert plan_from_body(body) == Plan()
 
 
@@ -209,6 +213,10 @@ def test_plan_may_be_left_out():
         ({"advances_itself": 1}, "plan.advances_itself"),
         ({"false_rollback_alpha": 0}, "plan.false_rollback_alpha"),
         ({"false_rollback_alpha": 0.6}, "plan.false_rollback_alpha"),
+        ({"guardrails": [LOSS_BODY, LOSS_BODY]}, "two are called 'wrong'"),
+        ({"guardrails": [{**LOSS_BODY, "alpha_share": 0.4}]}, "sum to 0.4"),
+        ({"guardrails": [{**LOSS_BODY, "mesure": "loss"}]}, "plan.guardrails[0]: unknown field 'mesure'"),
+        ({"guardrails": [LOSS_BODY] * 21}, "plan.guardrails"),
         ({"stpes": [1]}, "stpes"),
         ([], "plan"),
     ],

@@ -8,7 +8,7 @@ import numpy as np
 
 from gateway.core.evidence import Outcome as Evidence
 from gateway.core.evidence import Side
-from gateway.core.guardrails import Measure
+from gateway.core.guardrails import Guardrail, Measure
 from gateway.core.policy import Attribution, Facts
 from gateway.core.records import Attempt, Kind, Outcome, PredictionRecord
 from gateway.core.rollouts import CHALLENGER, CHAMPION, Plan, Rollout, begin
@@ -24,8 +24,8 @@ RECORD = PredictionRecord(
 )  # fmt: skip
 
 
-def new_watch() -> RolloutWatch:
-    rollout, _ = begin(champion_route("delays", "1"), id="r", challenger="2", plan=Plan(), salt="s", now_s=0.0)
+def new_watch(plan: Plan | None = None) -> RolloutWatch:
+    rollout, _ = begin(champion_route("delays", "1"), id="r", challenger="2", plan=plan or Plan(), salt="s", now_s=0.0)
     assert isinstance(rollout, Rollout)
     return RolloutWatch(rollout, epoch_s=600.0)
 
@@ -51,6 +51,17 @@ def test_answers_given_while_a_variant_rests_count_for_neither() -> None:
     assert (facts(watch).srm.keys, facts(watch).srm.challenger_keys) == (100, 50)
     watch.observe(answered(CHAMPION, "k0"), 101.0, 0.5)
     assert max(finding.reading.keys for finding in watch.findings()) == 1
+
+
+def test_watch_measures_by_the_guardrails_of_the_plan_alone() -> None:
+    """What the plan does not name gathers no evidence, and the rest comes back from a saved state exactly."""
+    rail = Guardrail("wrong", Measure.LOSS, alpha_share=1.0, margin=0.2, harm=0.03, samples_min=7, is_required=True)
+    watch = new_watch(Plan(guardrails=(rail,)))
+    for at in range(20):
+        watch.observe(answered(CHALLENGER, f"k{at}", Outcome.FAILED), float(at), 0.5)
+        watch.observe_value(Measure.LOSS, Evidence(Side.CHALLENGER, f"k{at}", 1.0, float(at), 0.5))
+    assert [(finding.guardrail, finding.reading.keys) for finding in watch.findings()] == [(rail, 20)]
+    assert RolloutWatch.restored(watch.state(), epoch_s=600.0).findings() == watch.findings()
 
 
 def test_one_death_of_a_worker_is_one_key() -> None:
