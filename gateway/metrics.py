@@ -208,6 +208,21 @@ QUALITY_LOSS: Final = Metric("gateway_quality_loss_ratio", Type.GAUGE, "Mean los
 QUALITY_COVERAGE: Final = Metric(
     "gateway_quality_coverage_ratio", Type.GAUGE, "Share of the answered rows whose ground truth is known.", _PLACE
 )
+QUALITY_DELAY: Final = Metric(
+    "gateway_quality_delay_seconds",
+    Type.GAUGE,
+    "Median time from an answer to its ground truth, to a quarter of a decade.",
+    _PLACE,
+)
+QUALITY_CORRECTED: Final = Metric(
+    "gateway_quality_corrected_total", Type.COUNTER, "Values of ground truth that a later one contradicted.", _PLACE
+)
+ROLLOUT_TRUTH_LOG_E: Final = Metric(
+    "gateway_rollout_truth_log_e",
+    Type.GAUGE,
+    "Highest natural log e-value against ground truth that comes alike for both variants; from 6.91 its verdicts are void.",
+    ("route",),
+)
 METRICS_OVERFLOW: Final = Metric("gateway_metrics_overflow_total", Type.COUNTER, "What was counted after the bank was full.")
 
 METRICS: Final[tuple[Metric, ...]] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))

@@ -30,6 +30,11 @@ class Measure(enum.Enum):
     ERRORS = "errors"  # faults of the version, a deadline missed inside predict among them
     LOSS = "loss"  # against ground truth
 
+    @property
+    def needs_truth(self) -> bool:
+        """Whether it is known only with ground truth, and void where that cannot be relied on."""
+        return self is Measure.LOSS
+
 
 class Verdict(enum.Enum):
     """What the evidence says of one guardrail."""

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from gateway.core.arrivals import ArrivalReading
 from gateway.core.evidence import ShareReading, Side
 from gateway.core.fields import Fields, Json
 from gateway.core.guardrails import Finding, Verdict
@@ -24,6 +25,7 @@ BURST_FAULTS: Final = 9  # k of n: at a sound version's error rate of .2 once in
 CALM_KEYS: Final = 1_000  # keys of the champion remembered: what comes beside ten of a challenger at 1 %
 CALM_KEYS_MIN: Final = 10  # of the champion in the same time; fewer say nothing
 CALM_RATE_MAX: Final = 0.1  # above it the champion has trouble of its own and the two-sample evidence must tell
+NO_ARRIVALS: Final = ArrivalReading()
 QUARANTINE_S: Final = 1_800.0
 QUARANTINE_MAX_S: Final = 7 * 86_400.0
 
@@ -47,6 +49,7 @@ class Facts:
         step_since_s: When the step began.
         challenger_keys: Distinct keys of the challenger at this step.
         srm: Of the rollout's assignments.
+        truth: Whether the rollout's ground truth can be relied on.
         is_burst: Whether the challenger's own attempts fail one after the other while the champion's do not.
         has_champion_moved: Whether the champion got worse against its own past.
         frozen_by: WORLD or DATA while a drift incident freezes the route, else NONE.
@@ -58,6 +61,7 @@ class Facts:
     step_since_s: float
     challenger_keys: int
     srm: ShareReading
+    truth: ArrivalReading = NO_ARRIVALS
     is_burst: bool = False
     has_champion_moved: bool = False
     frozen_by: Attribution = Attribution.NONE
@@ -99,7 +103,8 @@ def decide(rollout: Rollout, findings: Sequence[Finding], facts: Facts) -> Decis
     """Return what happens to an open rollout now.
 
     The first that applies: automation off, hold. Hard faults, roll back. Assignment not as planned, hold: no verdict stands.
-    A guardrail failed, roll back. Both variants got worse or the route is frozen, hold. Then every reason not to advance.
+    A guardrail failed, roll back, but not for one that needs ground truth while that cannot be relied on; then hold. Both
+    variants got worse or the route is frozen, hold. Then every reason not to advance.
     """
     evidence = _evidence(rollout, findings, facts)
     if not rollout.is_open:
@@ -112,8 +117,12 @@ def decide(rollout: Rollout, findings: Sequence[Finding], facts: Facts) -> Decis
     if facts.srm.is_mismatch:
         reason = f"assignment: {facts.srm.challenger_keys} of {facts.srm.keys} keys, planned {facts.srm.share:.2%}"
         return Hold(reason, Attribution.ASSIGNMENT, evidence)
-    if failed := [finding for finding in findings if finding.verdict is Verdict.FAIL]:
-        return Rollback("; ".join(finding.reason for finding in failed), Attribution.VERSION, evidence)
+    doubt = facts.truth.doubt
+    failed = [finding for finding in findings if finding.verdict is Verdict.FAIL]
+    if stands := [finding for finding in failed if not (doubt and finding.guardrail.measure.needs_truth)]:
+        return Rollback("; ".join(finding.reason for finding in stands), Attribution.VERSION, evidence)
+    if doubt:
+        return Hold(doubt, Attribution.ASSIGNMENT, evidence)
     if facts.has_champion_moved:
         return Hold("the champion got worse too, and no more than the challenger", Attribution.WORLD, evidence)
     if facts.frozen_by is not Attribution.NONE:
@@ -164,6 +173,7 @@ def _evidence(rollout: Rollout, findings: Sequence[Finding], facts: Facts) -> Js
         "step": rollout.step,
         "guardrails": [finding.body() for finding in findings],
         "srm": facts.srm.body(),
+        "truth": facts.truth.body(),
         "is_burst": facts.is_burst,
         "has_champion_moved": facts.has_champion_moved,
         "frozen_by": facts.frozen_by.value,

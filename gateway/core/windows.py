@@ -46,6 +46,10 @@ class Window:
         self.truths += 1
         self.loss_units += round(loss * UNIT)
 
+    def correct_truth(self, before: float, after: float) -> None:
+        """Let a row that was counted with one loss count with another."""
+        self.loss_units += round(after * UNIT) - round(before * UNIT)
+
     def _stretch(self, time_s: float) -> None:
         self.since_s = min(self.since_s, time_s)
         self.until_s = max(self.until_s, time_s)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from gateway.core.delays import Delays
 from gateway.core.drift import frozen_by
 from gateway.core.evidence import Outcome as EvidenceOutcome
 from gateway.core.fields import Json
@@ -38,11 +39,19 @@ WINDOWS_MAX: Final = 60  # so that readings speak of the last hour
 
 @dataclass(slots=True)
 class VersionTally:
-    """What one version did on one route: windows of a minute over the last hour, and how much of its truth is known."""
+    """What one version did on one route: windows of a minute over the last hour, and how much of its truth is known.
+
+    Attributes:
+        rows, rows_known: Answered, and those of them whose ground truth came.
+        corrected: Values that a later one contradicted.
+        delays: From the answer to its first ground truth.
+    """
 
     windows: dict[int, Window] = field(default_factory=dict)
     rows: int = 0
     rows_known: int = 0
+    corrected: int = 0
+    delays: Delays = field(default_factory=Delays)
 
     def window(self, time_s: float) -> Window:
         """Return the window of a time's minute."""
@@ -53,6 +62,13 @@ class VersionTally:
             for old in [one for one in self.windows if max(self.windows) - one >= WINDOWS_MAX]:
                 del self.windows[old]
         return found
+
+    def correct(self, counted_s: float, before: float, after: float) -> None:
+        """Let a loss stand for another in the window that counted it; evidence cannot un-see the one before."""
+        self.corrected += 1
+        window = self.windows.get(int(counted_s // WINDOW_S))
+        if window is not None:
+            window.correct_truth(before, after)
 
     def hour(self) -> Window:
         """Return the last hour's window."""
@@ -160,7 +176,7 @@ class Fold:
             case PredictionRecord():
                 self._predict(merged.record)
             case GroundTruthRecord(prediction_id, _, row, value):
-                joined = self.truth.learn(prediction_id, row, value)
+                joined = self.truth.learn(prediction_id, row, value, self.now_s)
                 if joined is not None:
                     self._know(joined)
         if int(self.now_s) != second:
@@ -230,7 +246,8 @@ class Fold:
         rows = row_count(record)
         state.tally(record.variant, record.version, record.kind).rows += rows
         place = self._place(record, answer, rollout if rollout is not None and _is_own(record) else "", view.share)
-        for joined in self.truth.expect(record.prediction_id, Waiting(place, record.assignment_key, rows, packed(answer.data))):
+        waiting = Waiting(place, record.assignment_key, rows, packed(answer.data), self.now_s)
+        for joined in self.truth.expect(record.prediction_id, waiting):
             self._know(joined)
 
     def _place(self, record: PredictionRecord, answer: Tensor, rollout: str, share: float) -> Place:
@@ -273,13 +290,21 @@ class Fold:
         if value is None:
             self.unscored += 1
             return
+        watch = state.watch if place.rollout and state.watch is not None and state.watch.rollout.id == place.rollout else None
         tally = state.tally(place.variant, place.version, Kind.LIVE)
+        before = None if joined.corrects is None else loss(version.target, (answer,), joined.row, joined.corrects[0])
+        if joined.corrects is not None and before is not None:
+            tally.correct(joined.corrects[1], before, value)
+            if watch is not None:
+                watch.arrivals.correct()
+            return
         tally.rows_known += 1
-        tally.window(self.now_s).count_truth(self.now_s, value)
-        watch = state.watch
-        if place.rollout and watch is not None and watch.rollout.id == place.rollout and watch.rollout.is_open:
-            outcome = EvidenceOutcome(SIDES[place.variant], joined.waiting.key, value, self.now_s, place.share)
-            if watch.observe_value(Measure.LOSS, outcome):
+        tally.delays.count(max(0.0, joined.time_s - joined.waiting.time_s))
+        tally.window(joined.time_s).count_truth(joined.time_s, value)
+        if watch is not None and watch.rollout.is_open:
+            side, key = SIDES[place.variant], joined.waiting.key
+            watch.arrivals.observe(key, side, place.share)
+            if watch.observe_value(Measure.LOSS, EvidenceOutcome(side, key, value, self.now_s, place.share)):
                 self.due[place.route] = None
 
     def _observe_drift(self, state: RouteState, record: PredictionRecord) -> None:

@@ -12,11 +12,14 @@ from gateway.metrics import (
     MONITOR_POSITIONS_MOVED,
     MONITOR_RECORDS,
     MONITOR_TURN_FAILURES,
+    QUALITY_CORRECTED,
     QUALITY_COVERAGE,
+    QUALITY_DELAY,
     QUALITY_LOSS,
     ROLLOUT_BOUND,
     ROLLOUT_ESTIMATE,
     ROLLOUT_LOG_E,
+    ROLLOUT_TRUTH_LOG_E,
     TRUTH_UNCOUNTED,
     TRUTH_WAITING,
     cell,
@@ -66,6 +69,8 @@ class Gauges:
             cell(self._bank, ROLLOUT_LOG_E, route, rail).set(finding.reading.log_e_best)
             cell(self._bank, ROLLOUT_BOUND, route, rail).set(finding.reading.bound)
             cell(self._bank, ROLLOUT_ESTIMATE, route, rail).set(finding.reading.estimate)
+        if state.watch is not None:
+            cell(self._bank, ROLLOUT_TRUTH_LOG_E, route).set(state.watch.arrivals.reading().log_e_best)
         for event, count in state.changes.items():
             cell(self._bank, MONITOR_CHANGES, route, event).set(float(count))
 
@@ -83,5 +88,8 @@ class Gauges:
             if not tally.rows:
                 continue
             cell(self._bank, QUALITY_COVERAGE, route, variant, version).set(tally.rows_known / tally.rows)
+            cell(self._bank, QUALITY_CORRECTED, route, variant, version).set(float(tally.corrected))
+            if (delay_s := tally.delays.quantile_s(0.5)) is not None:
+                cell(self._bank, QUALITY_DELAY, route, variant, version).set(delay_s)
             if (mean_loss := tally.hour().mean_loss) is not None:
                 cell(self._bank, QUALITY_LOSS, route, variant, version).set(mean_loss)

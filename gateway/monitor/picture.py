@@ -27,17 +27,20 @@ def picture(fold: Fold, merge: Merge, *, lag_s: float) -> Json:
         "rollout":  null or {"rollout": <rollout body>, "findings": [{"guardrail", "measure", "verdict", "reason", "margin",
                      "harm", "log_e", "log_e_best", "bound", "champion_count", "challenger_count", "champion_mean",
                      "challenger_mean", "estimate", "lower", "upper", "epoch", "keys"}],
+                     "truth": {"keys", "challenger_keys", "expected_keys", "values", "corrected", "log_e_best", "bound", "doubt"},
                      "decision", "reason", "attribution", "evidence"},
         "drift":    null or {"version", "sampled_rate", "incidents": [{"attribution", "subjects", "opened_at_s", "last_at_s",
                      "alarms"}], "incident_count", "frozen_by", "unreadable", "features": [{"feature", "rows", "psi", "psi_bound",
                      "is_breached", "value", "spread", "alarms", "correlation", "apart": {reason: share}, "current",
                      "reference"}]},
-        "quality":  {"versions": [{"variant", "version", "truths", "mean_loss", "accuracy", "rows", "rows_known", "coverage"}]}}}}
+        "quality":  {"versions": [{"variant", "version", "truths", "mean_loss", "accuracy", "rows", "rows_known", "coverage",
+                     "corrected", "delay_s_p50", "delay_s_p90"}]}}}}
     ```
 
-    `versions` and the losses speak of the last hour, `rows`, `rows_known` and `coverage` of all. Shares and rates are in [0, 1]
-    and null without data; `accuracy` is 1 − mean loss. A rollout's `reason` says what it waits for or why it ended; the entry
-    stays until the route's next rollout. Features come with the one furthest over its bound first.
+    `versions` and the losses speak of the last hour; `rows`, `rows_known`, `coverage`, `corrected` and the delays of all. Shares
+    and rates are in [0, 1] and null without data; `accuracy` is 1 − mean loss. A rollout's `reason` says what it waits for or why
+    it ended; the entry stays until the route's next rollout; `doubt` says why no verdict on ground truth stands, or is empty.
+    Features come with the one furthest over its bound first.
 
     Args:
         lag_s: How far the merged log is behind the clock.
@@ -96,6 +99,7 @@ def _rollout(state: RouteState) -> Json | None:
     body: Json = {
         "rollout": rollout_body(rollout),
         "findings": [finding.body() for finding in state.watch.findings()],
+        "truth": state.watch.arrivals.reading().body(),
         **state.decision,
     }
     return body if rollout.is_open else {**body, "reason": rollout.reason}
@@ -126,6 +130,9 @@ def _quality(tallies: Mapping[tuple[str, str, str], VersionTally], hours: Mappin
             "rows": tally.rows,
             "rows_known": tally.rows_known,
             "coverage": tally.rows_known / tally.rows if tally.rows else None,
+            "corrected": tally.corrected,
+            "delay_s_p50": tally.delays.quantile_s(0.5),
+            "delay_s_p90": tally.delays.quantile_s(0.9),
         }
         for (variant, version, kind), tally in tallies.items()
         if tally.rows

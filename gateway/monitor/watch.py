@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from gateway.core.arrivals import Arrivals
 from gateway.core.evidence import EvidencePlan, Outcome, ShareTest, Side, TwoSample
 from gateway.core.fields import Fields, Json
 from gateway.core.guardrails import Finding, Guardrail, Measure, Verdict, error_value, judge
@@ -25,6 +26,7 @@ class RolloutWatch:
     Attributes:
         rollout: As last known.
         step_since_s: When its step began, in the log's time.
+        arrivals: Whether its ground truth comes alike for both.
     """
 
     def __init__(self, rollout: Rollout, *, epoch_s: float) -> None:
@@ -34,6 +36,7 @@ class RolloutWatch:
         self._rails = {rail: TwoSample(self._plan(rail)) for rail in rollout.plan.guardrails}
         self._champion_past = {rail: PastWatch() for rail in rollout.plan.guardrails}
         self._share = ShareTest()
+        self.arrivals = Arrivals()
         self._burst = BurstWatch()
         self._step_keys: dict[str, None] = {}
         self._failing = dict.fromkeys(rollout.plan.guardrails, False)
@@ -84,6 +87,7 @@ class RolloutWatch:
             step_since_s=self.step_since_s,
             challenger_keys=len(self._step_keys),
             srm=self._share.reading(),
+            truth=self.arrivals.reading(),
             is_burst=self._burst.is_burst,
             has_champion_moved=any(past.has_risen for past in self._champion_past.values()),
             frozen_by=frozen_by,
@@ -99,6 +103,7 @@ class RolloutWatch:
             "rails": {rail.name: evidence.state() for rail, evidence in self._rails.items()},
             "past": {rail.name: past.state() for rail, past in self._champion_past.items()},
             "share": self._share.state(),
+            "arrivals": self.arrivals.state(),
             "burst": self._burst.state(),
             "step_keys": list(self._step_keys),
             "was_urgent": self._was_urgent,
@@ -120,6 +125,7 @@ class RolloutWatch:
             watch._champion_past[rail] = PastWatch.restored(pasts.value(rail.name))
             watch._failing[rail] = _has_failed(rail, watch._rails[rail])
         watch._share = ShareTest.restored(fields.value("share"))
+        watch.arrivals = Arrivals.restored(fields.value("arrivals"))
         watch._burst = BurstWatch.restored(fields.value("burst"))
         watch._step_keys = dict.fromkeys(str(key) for key in fields.items("step_keys", STEP_KEYS_MAX))
         watch._was_urgent = fields.boolean("was_urgent")

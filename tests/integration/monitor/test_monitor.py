@@ -156,9 +156,32 @@ def test_unequal_coverage_convicts_nobody_and_is_shown(is_chance):
 
     assert scene.registry.rollout("r1").state is RolloutState.CANARY
     assert scene.decisions() == []
+    assert shown["rollout"]["attribution"] == "ASSIGNMENT"
+    assert shown["rollout"]["reason"].startswith("ground truth comes unequally")
     coverage = {one["variant"]: one["coverage"] for one in shown["quality"]["versions"]}
     expected = {"champion": 0.9 if is_chance else 1.0, "challenger": 0.4}
     assert coverage == {name: pytest.approx(share, abs=0.05) for name, share in expected.items()}
+
+
+def test_corrected_ground_truth_stands_and_is_counted():
+    """A value that comes again counts once; one that contradicts takes its place in the loss, however far apart they come."""
+    scene = Scene(replace(PLAN, advances_itself=False))
+    written = list(records(scene.registry, replace(SOUND, losses={"1": 0.0, "2": 0.0}), 400))
+    truths = [(stream, record) for stream, record in written if isinstance(record, GroundTruthRecord)]
+    scene.write(written)
+    scene.write((stream, replace(record, time_s=START_S + 200.0)) for stream, record in truths)
+    opposite = {"yes": "no", "no": "yes"}
+    scene.write(
+        (stream, replace(record, time_s=START_S + 300.0, value=opposite[str(record.value)])) for stream, record in truths[:100]
+    )
+    scene.write([(stream, Heartbeat(START_S + 301.0)) for stream in ("w0", "w1")])
+
+    shown = scene.run()["quality"]["versions"]
+
+    assert sum(one["corrected"] for one in shown) == 100
+    assert sum(one["mean_loss"] * one["truths"] for one in shown) == pytest.approx(100.0)
+    assert sum(one["rows_known"] for one in shown) == len(truths)
+    assert all(one["delay_s_p90"] == pytest.approx(0.1) for one in shown)
 
 
 def test_world_that_gets_worse_convicts_nobody():

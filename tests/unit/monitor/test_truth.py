@@ -13,13 +13,13 @@ from gateway.core.tensors import Datatype, Tensor
 from gateway.metrics import TRUTH_UNCOUNTED
 from gateway.monitor.fold import Fold
 from gateway.monitor.gauges import Gauges
-from gateway.monitor.truth import EARLY_MAX, Joined, Place, TruthJoin, Uncounted, Waiting, packed, unpacked
+from gateway.monitor.truth import EARLY_MAX, SETTLED_ROWS_MAX, Joined, Place, TruthJoin, Uncounted, Waiting, packed, unpacked
 
 
 def _waiting(rows: int = 1, tensor: Tensor | None = None) -> Waiting:
     answer = tensor or Tensor("y", Datatype.FP32, np.zeros((rows, 1), np.float32))
     place = Place("delays", "delays", "1", "champion", "", 0.0, answer.datatype, answer.shape[1:])
-    return Waiting(place, "key", rows, packed(answer.data))
+    return Waiting(place, "key", rows, packed(answer.data), 100.0)
 
 
 @given(st.permutations([("p", None), ("t", 0), ("t", 1), ("t", 2), ("t", 1), ("t", 7)]))
@@ -31,23 +31,42 @@ def test_truth_join_gives_each_row_once_in_any_order(arrivals):
         if what == "p":
             joined += join.expect("p", _waiting(3))
         else:
-            joined += [found for found in [join.learn("p", row, "yes")] if found is not None]
+            joined += [found for found in [join.learn("p", row, "yes", 101.0)] if found is not None]
 
     assert sorted(found.row for found in joined) == [0, 1, 2]
+    assert not any(found.corrects for found in joined)
     assert join.rows_waiting == 0
 
 
-def test_truth_join_keeps_the_first_value():
-    """A second value for the same row changes nothing and is counted."""
+@pytest.mark.parametrize("rows", [1, 2])
+def test_truth_join_tells_a_correction_from_a_repetition(rows):
+    """The same value again counts for nothing; another one corrects the one that stood, whether or not all rows are known."""
     join = TruthJoin(100)
-    join.expect("p", _waiting(2))
+    join.expect("p", _waiting(rows))
 
-    first, second = join.learn("p", 0, "yes"), join.learn("p", 0, "no")
+    first, again = join.learn("p", 0, "yes", 101.0), join.learn("p", 0, "yes", 102.0)
+    correction, second = join.learn("p", 0, "no", 103.0), join.learn("p", 0, "yes", 104.0)
 
     assert first is not None
-    assert first.value == "yes"
-    assert second is None
-    assert join.unmatched_count == 1
+    assert (first.value, first.corrects) == ("yes", None)
+    assert again is None
+    assert correction is not None
+    assert (correction.value, correction.corrects) == ("no", ("yes", 101.0))
+    assert second is not None
+    assert second.corrects == ("no", 103.0)
+    assert join.uncounted[Uncounted.REPEATED] == 1
+
+
+def test_truth_join_keeps_what_is_known_in_bounds():
+    """Of the predictions known in full the oldest go first, and their corrections are then of unknown predictions."""
+    join = TruthJoin(10)
+    for number in range(SETTLED_ROWS_MAX + 1):
+        join.expect(f"p-{number}", _waiting())
+        join.learn(f"p-{number}", 0, "yes", 101.0)
+
+    assert join.learn("p-0", 0, "no", 102.0) is None
+    assert join.learn("p-1", 0, "no", 102.0) is not None
+    assert join.rows_waiting == 0
 
 
 def test_truth_join_drops_the_oldest_prediction():
@@ -58,15 +77,15 @@ def test_truth_join_drops_the_oldest_prediction():
 
     assert join.rows_waiting == 10
     assert join.dropped_count == 1
-    assert join.learn("p-0", 0, 1) is None
-    assert join.learn("p-1", 0, 1) is not None
+    assert join.learn("p-0", 0, 1, 101.0) is None
+    assert join.learn("p-1", 0, 1, 101.0) is not None
 
 
 def test_truth_join_bounds_what_came_early():
     """Values for predictions that never come are dropped, the oldest first, and counted."""
     join = TruthJoin(10)
     for number in range(EARLY_MAX + 5):
-        join.learn(f"p-{number}", 0, 1)
+        join.learn(f"p-{number}", 0, 1, 101.0)
 
     assert join.unmatched_count == 5
     assert join.expect("p-4", _waiting()) == []
@@ -74,13 +93,13 @@ def test_truth_join_bounds_what_came_early():
 
 
 def test_truth_join_counts_what_it_drops_by_reason():
-    """A row that does not exist, a value that contradicts, and a prediction that never came are told apart."""
+    """A row that does not exist, a value that comes again, and a prediction that never came are told apart."""
     join = TruthJoin(10)
     join.expect("p", _waiting(2))
-    for row, value in ((5, "yes"), (-1, "yes"), (0, "yes"), (0, "no")):
-        join.learn("p", row, value)
+    for row, value in ((5, "yes"), (-1, "yes"), (0, "yes"), (0, "yes")):
+        join.learn("p", row, value, 101.0)
     for number in range(EARLY_MAX + 1):
-        join.learn(f"q-{number}", 0, 1)
+        join.learn(f"q-{number}", 0, 1, 101.0)
 
     assert join.uncounted == {Uncounted.NO_ROW: 2, Uncounted.REPEATED: 1, Uncounted.UNKNOWN: 1}
     assert join.unmatched_count == 4
@@ -90,7 +109,7 @@ def test_what_counts_for_nothing_is_shown_by_reason():
     """Each reason has its own series, values that fit no label among them."""
     fold = Fold(AdwinDetector, epoch_s=60.0, truth_rows_max=10, false_alarm_events=1e6)
     fold.truth.expect("p", _waiting(2))
-    fold.truth.learn("p", 5, "yes")
+    fold.truth.learn("p", 5, "yes", 101.0)
     fold.unscored = 3
     bank = MemoryBank()
 
