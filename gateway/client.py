@@ -118,7 +118,8 @@ class AdminClient(_Client):
         """Upload, validate and register a version; return it.
 
         Args:
-            metadata: `version`, `runtime`, `target`, `columns`, `lineage`, `description`, `preprocess`; all optional.
+            metadata: `version`, `runtime`, `target`, `columns`, `lineage`, `description`, `preprocess`,
+                `providers` and more; all optional.
             reference_path: The training sample: Parquet, CSV or JSON Lines, by suffix.
         """
         with contextlib.ExitStack() as open_files:

@@ -131,6 +131,12 @@ RESTS: Final = Metric(
 LOAD_FAILURES: Final = Metric(
     "gateway_load_failures_total", Type.COUNTER, "Versions that did not load or warm.", ("model", "version")
 )
+PROVIDER_FALLBACKS: Final = Metric(
+    "gateway_provider_fallbacks_total",
+    Type.COUNTER,
+    "Loads after which a version ran on another execution provider than the first that it names.",
+    ("model", "version"),
+)
 REGISTRY_FAILURES: Final = Metric(
     "gateway_registry_failures_total", Type.COUNTER, "Readings of the registry that failed; serving goes on with the last table."
 )

@@ -61,6 +61,10 @@ class Instance(Protocol):
         """How many threads may be inside `predict` at once."""
 
     @property
+    def provider(self) -> str:
+        """What it computes on, `cpu` or an accelerator, though the version may name a better one that is not there."""
+
+    @property
     def runtime_version(self) -> str:
         """Of the library, e.g. `1.31.1`; stands in every record."""
 

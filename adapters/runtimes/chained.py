@@ -75,6 +75,11 @@ class ChainedInstance:
         return min(instance.concurrency for instance in self._instances)
 
     @property
+    def provider(self) -> str:
+        """Of every member, in the order in which they run."""
+        return " + ".join(instance.provider for instance in self._instances)
+
+    @property
     def runtime_version(self) -> str:
         """Of every member, in the order in which they run."""
         return " + ".join(instance.runtime_version for instance in self._instances)

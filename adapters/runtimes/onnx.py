@@ -1,12 +1,13 @@
 """ONNX models through ONNX Runtime; the only file that names it for serving.
 
 An instance runs in its caller's thread: one intra-op thread, because small models are faster so and a thousand of them would
-otherwise start a thousand threads. Strings cross as BYTES: UTF-8 in, UTF-8 out.
+otherwise start a thousand threads. Strings cross as BYTES: UTF-8 in, UTF-8 out. A version runs on the first of the execution
+providers it names that works here; single operators that an accelerator lacks still run on the processor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Final
 
@@ -15,6 +16,7 @@ import onnxruntime
 
 from gateway.core.errors import LoadFailed, ModelFault, PredictFailed
 from gateway.core.models import Version
+from gateway.core.providers import CPU
 from gateway.core.tensors import Array, Datatype
 from gateway.ports import Instance
 
@@ -23,7 +25,15 @@ _IDENTITY: Final = bytes.fromhex(  # a model: y = x
     "08093a370a100a017812017922084964656e746974791201675a0f0a0178120a0a"
     "08080112040a020801620f0a0179120a0a08080112040a02080142040a001011"
 )
+_ENDING: Final = "ExecutionProvider"
+_ELSEWHERE: Final = frozenset({"AzureExecutionProvider"})  # sends inputs to another machine, which no version may
 _SILENT: Final = 4  # severity: what a model does wrong is raised, not printed
+
+
+def providers() -> dict[str, str]:
+    """Return the execution providers that this build of ONNX Runtime has, by the names that versions give them."""
+    names = [name for name in onnxruntime.get_available_providers() if name not in _ELSEWHERE]
+    return {name.removesuffix(_ENDING).lower(): name for name in names}
 
 
 class OnnxRuntime:
@@ -33,27 +43,49 @@ class OnnxRuntime:
     """
 
     def __init__(self) -> None:
-        onnxruntime.InferenceSession(_IDENTITY, _options(), providers=["CPUExecutionProvider"])
+        self._providers = providers()
+        onnxruntime.InferenceSession(_IDENTITY, _options(), providers=[self._providers[CPU]])
 
     def load(self, path: PurePath, version: Version) -> Instance:
         """Return an instance whose inputs and outputs are those of the version's signature.
 
         Raises:
-            LoadFailed: ONNX Runtime refuses the file, or its inputs or outputs have other names.
+            LoadFailed: ONNX Runtime refuses the file, its inputs or outputs have other names, or nothing the version may run on
+                works here.
         """
-        try:
-            session = onnxruntime.InferenceSession(str(path), _options(), providers=["CPUExecutionProvider"])
-        except Exception as error:  # its own errors share no base class
-            raise _fault(LoadFailed, error) from error
+        session, provider = self._opened(path, version.providers or (CPU,))
         _refuse_other_names(session, version)
-        return _OnnxInstance(session, version)
+        return _OnnxInstance(session, version, provider)
+
+    def _opened(self, path: PurePath, named: Sequence[str]) -> tuple[onnxruntime.InferenceSession, str]:
+        """Return a session on the first of the named providers that works here, and which that is."""
+        present = [name for name in named if name in self._providers]
+        refusal: LoadFailed | None = None
+        while present:
+            try:
+                session = _session(path, [self._providers[name] for name in present])
+            except LoadFailed as error:  # the next provider may take the file
+                refusal = error
+                present = present[1:]
+                continue
+            works = session.get_providers()  # without those whose libraries or devices were not found
+            used = [name for name in present if self._providers[name] in works]
+            if used:
+                return session, used[0]
+            break
+        raise refusal or LoadFailed(
+            f"no execution provider of {', '.join(named)} works here: this build of ONNX Runtime has "
+            f"{', '.join(self._providers)}, each with the libraries and the device that it needs",
+            hint="register it with cpu as its last provider, and it falls back to the processor",
+        )
 
 
 class _OnnxInstance:
     """One session."""
 
-    def __init__(self, session: onnxruntime.InferenceSession, version: Version) -> None:
+    def __init__(self, session: onnxruntime.InferenceSession, version: Version, provider: str) -> None:
         self._session: onnxruntime.InferenceSession | None = session
+        self._provider = provider
         self._outputs = [spec.name for spec in version.signature.outputs]
         self._text_inputs = frozenset(spec.name for spec in version.signature.inputs if spec.datatype is Datatype.BYTES)
         self._has_text_outputs = any(spec.datatype is Datatype.BYTES for spec in version.signature.outputs)
@@ -64,9 +96,14 @@ class _OnnxInstance:
         return _CONCURRENCY
 
     @property
+    def provider(self) -> str:
+        """The first of the version's providers that ONNX Runtime could use."""
+        return self._provider
+
+    @property
     def runtime_version(self) -> str:
-        """ONNX Runtime's version."""
-        return str(onnxruntime.__version__)
+        """ONNX Runtime's version, and the accelerator, whose answers differ in their last bits."""
+        return str(onnxruntime.__version__) + ("" if self._provider == CPU else f" {self._provider}")
 
     def predict(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Return every output by name.
@@ -87,6 +124,13 @@ class _OnnxInstance:
     def close(self) -> None:
         """Give the session's memory back."""
         self._session = None
+
+
+def _session(path: PurePath, names: Sequence[str]) -> onnxruntime.InferenceSession:
+    try:  # ONNX Runtime's own fall-back would start again without what the version names, and print that
+        return onnxruntime.InferenceSession(str(path), _options(), providers=list(names), enable_fallback=0)
+    except Exception as error:  # its own errors share no base class
+        raise _fault(LoadFailed, error) from error
 
 
 def _fault(kind: type[ModelFault], error: Exception) -> ModelFault:

@@ -24,6 +24,7 @@ from adapters.runtimes.pickles.framing import Broken, Late
 from adapters.runtimes.pickles.limits import Limits
 from gateway.core.errors import LoadFailed, PredictFailed
 from gateway.core.models import Digest, Pickled, Version
+from gateway.core.providers import CPU
 from gateway.core.tensors import NUMPY_DTYPES, Array, Signature
 from gateway.ports import Instance
 
@@ -145,6 +146,11 @@ class PickledInstance:
             raise
         self.runtime_version = str(self._free[0].facts.get("library", ""))[:200]
         threading.Thread(target=self._keep, name=f"pickled {self._name}", daemon=True).start()
+
+    @property
+    def provider(self) -> str:
+        """What the model's own library does beside the processor is not known here."""
+        return CPU
 
     @property
     def concurrency(self) -> int:

@@ -10,16 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from adapters.runtimes.chained import loaded
-from adapters.runtimes.onnx import OnnxRuntime
+from adapters.runtimes.onnx import OnnxRuntime, providers
 from adapters.validation.graph import read_signature
 from adapters.validation.pickled import pickled_runtime
 from adapters.validation.sample import Sample
-from adapters.validation.trial import checked_target, does_not_run, tried
+from adapters.validation.trial import checked_target, does_not_run, on_processor, tried
 from gateway.core.chains import chain_of
 from gateway.core.errors import ModelFault, NotValid
 from gateway.core.fields import Json
 from gateway.core.models import Column, Version
 from gateway.core.models import Runtime as RuntimeName
+from gateway.core.providers import refuse_absent
 from gateway.ports import Runtime
 
 Lying = tuple[Version, Path]  # a member and where its artifact lies
@@ -36,6 +37,7 @@ def validated_chain(
     Raises:
         NotValid: with the reason.
     """
+    refuse_absent(version.providers, providers())
     alone = replace(version, signature=read_signature(artifact), columns=())
     stated = chain_of(alone, [member for member, _ in before])
     stated = replace(
@@ -46,7 +48,7 @@ def validated_chain(
     runtimes: dict[RuntimeName, Runtime] = {RuntimeName.ONNX: OnnxRuntime()}
     if pickles is not None:
         runtimes[RuntimeName.PICKLED] = pickled_runtime(pickles)
-    places = [*((_single(member), path) for member, path in before), (stated.members[-1], artifact)]
+    places = [*((_tried(member), path) for member, path in before), (_tried(stated.members[-1]), artifact)]
     try:
         instance = loaded(places, runtimes)
         try:
@@ -78,8 +80,8 @@ def _columns(stated: tuple[Column, ...], first: Version) -> tuple[Column, ...]:
     return stated or first.columns
 
 
-def _single(member: Version) -> Version:
-    """Return a member that is run by one process, if by any: the trial asks one question at a time."""
+def _tried(member: Version) -> Version:
+    """Return a member as it is tried: on the processor, by one process if by any, as the trial asks one question at a time."""
     if member.pickled is None:
-        return member
+        return on_processor(member)
     return replace(member, pickled=replace(member.pickled, instances_min=1, instances_max=1))

@@ -21,7 +21,7 @@ from adapters.runtimes.pickles.framing import Broken, Late
 from adapters.runtimes.pickles.limits import Limits
 from adapters.validation.graph import fitted
 from adapters.validation.sample import Sample
-from adapters.validation.trial import batches_of_sample, validated
+from adapters.validation.trial import batches_of_sample, on_processor, validated
 from gateway.core.errors import NotValid, PredictFailed
 from gateway.core.models import Digest, Runtime, Version
 from gateway.core.tensors import FLOATS, Array, Datatype
@@ -55,7 +55,7 @@ def converted(
         size_bytes=len(content),
     )
     onnx = validated(into, reference, stated)
-    rows, difference = _compared(pickle, OnnxRuntime().load(into, onnx), found, Sample(reference), conversion)
+    rows, difference = _compared(pickle, OnnxRuntime().load(into, on_processor(onnx)), found, Sample(reference), conversion)
     origin = {
         "digest": found.digest,
         "class": fork.facts["class"],

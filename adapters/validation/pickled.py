@@ -22,6 +22,7 @@ from adapters.validation.sample import Sample
 from adapters.validation.trial import checked_target, does_not_run, rows_of_sample, tried
 from gateway.core.errors import LoadFailed, ModelFault, NotValid, PredictFailed
 from gateway.core.models import Column, ColumnKind, Pickled, Target, Task, Version
+from gateway.core.providers import CPU
 from gateway.core.tensors import NUMPY_DTYPES, VARIABLE, Array, Datatype, Signature, TensorSpec
 
 INPUT: Final = "input"  # the one wide tensor
@@ -80,6 +81,7 @@ class _Trial:
     def __init__(self, fork: Fork, limits: Limits) -> None:
         self.fork = fork
         self.concurrency = 1
+        self.provider = CPU
         self.runtime_version = str(fork.facts.get("library", ""))[:200]
         self._limits = limits
         self._signature = Signature((), ())

@@ -15,12 +15,13 @@ from typing import Final
 
 import numpy as np
 
-from adapters.runtimes.onnx import OnnxRuntime
+from adapters.runtimes.onnx import OnnxRuntime, providers
 from adapters.validation.graph import read_signature
 from adapters.validation.sample import Sample
 from gateway.core.errors import ModelFault, NotValid
 from gateway.core.models import Column, ColumnKind, Target, Task, Version
 from gateway.core.profiles import build_profile, profile_body
+from gateway.core.providers import refuse_absent
 from gateway.core.tensors import FLOATS, NUMPY_DTYPES, VARIABLE, Array, Datatype, Signature, TensorSpec
 from gateway.ports import Instance
 
@@ -40,14 +41,18 @@ Inputs = dict[str, Array]
 def validated(artifact: Path, reference: Path | None, version: Version) -> Version:
     """Return `version` with everything filled in that the artifact and the reference say.
 
+    It is tried on the processor whatever it may run on: an accelerator takes more address space than there is here. Whether one
+    takes the version shows when workers warm it, before anything is changed.
+
     Raises:
         NotValid: with the reason.
     """
+    refuse_absent(version.providers, providers())
     signature = read_signature(artifact)
     target = checked_target(version.target, signature)
     stated = replace(version, signature=signature, target=target)
     try:
-        return tried(OnnxRuntime().load(artifact, stated), stated, None if reference is None else Sample(reference))
+        return tried(OnnxRuntime().load(artifact, on_processor(stated)), stated, None if reference is None else Sample(reference))
     except ModelFault as error:
         raise does_not_run(error, reference) from error
 
@@ -77,6 +82,11 @@ def tried(instance: Instance, stated: Version, sample: Sample | None) -> Version
         warnings=(*stated.warnings, *warnings),
         is_joinable=is_joinable,
     )
+
+
+def on_processor(version: Version) -> Version:
+    """Return a version as it is tried."""
+    return replace(version, providers=())
 
 
 def does_not_run(error: ModelFault, reference: Path | None) -> NotValid:

@@ -84,6 +84,9 @@ def register(
     preprocess: Annotated[
         str | None, typer.Option(metavar="MODEL/VERSION", help="The version whose outputs are this artifact's inputs.")
     ] = None,
+    provider: Annotated[
+        list[str] | None, typer.Option(help="What it may run on, such as cuda; the best first, cpu last to fall back. Repeat.")
+    ] = None,
     method: Annotated[str | None, typer.Option(help="Pickled: what is called; predict_proba or predict, by the task.")] = None,
     interpreter: Annotated[
         str | None, typer.Option(help="Pickled: the Python of its environment; see pickled.interpreters.")
@@ -105,6 +108,7 @@ def register(
     )
     described |= _given(target=target or None)
     described |= _given(runtime=runtime or _runtime(artifact, described), preprocess=_preprocess(preprocess))
+    described |= _given(providers=provider)
     pickled = output.mapping(described.get("pickled")) | _given(method=method, interpreter=interpreter, **_instances(instances))
     described |= _given(pickled=pickled or None, convert=(_given(atol=atol, rtol=rtol) or True) if convert else None)
     with gateway.admin() as admin:
@@ -169,6 +173,7 @@ def _show(version: Json) -> None:
             "columns": [str(column.get("name")) for column in output.objects(version.get("columns"))],
             "reference profile": "yes" if profile else "none: register with --reference to have drift measured",
             "cost": f"{output.shown(version.get('cost_us_per_row'))} µs a row",
+            "may run on": version.get("providers"),
             **_pickled(version),
             **_members(version),
             "lineage": version.get("lineage"),

@@ -169,6 +169,7 @@ def _schemas() -> dict[str, Schema]:
                 columns=_array({"type": ["string", "object"]}),
                 lineage=anything,
                 description=text,
+                providers=_array({"type": "string", "description": "What it may run on, the best first; cpu, cuda, tensorrt, …"}),
                 batching=_object(rows_max={"type": "integer"}, delay_ms={"type": "number"}),
             ),
             reference={"type": "string", "description": "The training sample: Parquet, CSV or JSON Lines, by file name."},

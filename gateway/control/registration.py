@@ -207,6 +207,7 @@ def _stated(model: str, metadata: Metadata, upload: Upload) -> Version:
         runtime_version="",
         signature=Signature((), ()),
         target=metadata.target,
+        providers=metadata.providers,
         columns=metadata.columns,
         lineage=metadata.lineage,
         description=metadata.description,

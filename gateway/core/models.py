@@ -10,6 +10,7 @@ from typing import NewType
 
 from gateway.core.errors import MalformedRequest
 from gateway.core.fields import Fields, Json, checked_name
+from gateway.core.providers import CPU, providers_from_body
 from gateway.core.tensors import VARIABLE, Datatype, Signature, TensorSpec
 
 Digest = NewType("Digest", str)  # sha256 of an artifact, 64 hexadecimal digits
@@ -147,6 +148,7 @@ class Version:
         is_joinable: Whether a row is answered alike alone and in a batch, so that rows of different requests may be joined.
         pickled: Of a pickled model, how it is run; None for every other runtime.
         members: Of a chain, the versions that run one after the other, the artifact registered under this name last.
+        providers: What it may run on, the best first (see `core/providers.py`); the processor alone when empty.
     """
 
     model: str
@@ -169,6 +171,12 @@ class Version:
     pickled: Pickled | None = None
     batching: Batching = Batching()
     members: tuple[Version, ...] = ()
+    providers: tuple[str, ...] = ()
+
+    @property
+    def provider(self) -> str:
+        """What it runs on where everything it names is there; of a chain that of every member, in order."""
+        return " + ".join(member.provider for member in self.members) or (*self.providers, CPU)[0]
 
     @property
     def has_pickle(self) -> bool:
@@ -194,6 +202,7 @@ class Metadata:
     conversion: Conversion | None = None
     batching: Batching = Batching()
     preprocess: tuple[str, str] | None = None
+    providers: tuple[str, ...] = ()
 
 
 def checked_public_name(name: str, where: str) -> str:
@@ -229,6 +238,7 @@ def metadata_from_body(body: object) -> Metadata:
         conversion=conversion_from_body(fields.value("convert")),
         batching=batching_from_body(fields.value("batching"), "metadata.batching"),
         preprocess=_named_version(fields.value("preprocess")),
+        providers=providers_from_body(fields, "metadata"),
     )
     fields.done()
     _refuse_other_runtime(metadata)
@@ -253,6 +263,8 @@ def _refuse_other_runtime(metadata: Metadata) -> None:
         raise MalformedRequest(
             "metadata.pickled, metadata.convert: only for the runtime pickled", hint='set "runtime": "pickled"'
         )
+    if metadata.runtime is not Runtime.ONNX and metadata.providers and not metadata.conversion:
+        raise MalformedRequest("metadata.providers: only for the runtime onnx", hint="convert it, or leave them out")
     if metadata.runtime is not Runtime.ONNX and metadata.preprocess:
         raise MalformedRequest(
             "metadata.preprocess: only for the runtime onnx", hint="a pickled pipeline may hold its own preprocessing"
@@ -368,6 +380,7 @@ def version_body(version: Version) -> Json:
         "pickled": None if version.pickled is None else _pickled_body(version.pickled),
         "batching": {"rows_max": version.batching.rows_max, "delay_ms": version.batching.delay_ms},
         "members": [version_body(member) for member in version.members],
+        "providers": list(version.providers),
     }
 
 
@@ -395,6 +408,7 @@ def version_from_body(body: object) -> Version:
         batching=batching_from_body(fields.value("batching"), "version.batching"),
         pickled=_pickled_from_body(fields.value("pickled")),
         members=tuple(version_from_body(member) for member in fields.items("members", MEMBERS_MAX, ())),
+        providers=providers_from_body(fields, "version"),
     )
 
 

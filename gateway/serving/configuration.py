@@ -5,15 +5,20 @@ The leading dimension that counts rows stands in no `dims`. What is a route's, s
 
 from __future__ import annotations
 
+from typing import Final
+
 from gateway.core.fields import Json
 from gateway.core.models import Version
 from gateway.core.tensors import Datatype, TensorSpec
 
+_GPUS: Final = frozenset({"cuda", "tensorrt"})
 
-def configuration(name: str, version: Version, batch_rows_max: int) -> Json:
+
+def configuration(name: str, version: Version, batch_rows_max: int, *, provider: str) -> Json:
     """Return a version's configuration under the name that it was asked by.
 
     Args:
+        provider: What it runs on here, or would where all it names is there.
         batch_rows_max: Rows that one run joins; a request may hold more, and then runs alone.
     """
     has_rows = version.signature.is_batched
@@ -24,10 +29,11 @@ def configuration(name: str, version: Version, batch_rows_max: int) -> Json:
         "max_batch_size": batch_rows_max if has_rows else 0,
         "input": [_configured(spec, has_rows) for spec in version.signature.inputs],
         "output": [_configured(spec, has_rows) for spec in version.signature.outputs],
-        "instance_group": [{"name": name, "kind": "KIND_CPU", "count": 1}],
+        "instance_group": [{"name": name, "kind": "KIND_GPU" if _GPUS & set(provider.split(" + ")) else "KIND_CPU", "count": 1}],
         "parameters": {
             "version": {"string_value": version.version},
             "digest": {"string_value": version.digest},
+            "provider": {"string_value": provider},
             "runtime_version": {"string_value": version.runtime_version},
         },
     }

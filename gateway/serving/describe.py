@@ -169,11 +169,12 @@ class Description:
             "versions": [described.version] if asked.version else self._repository.warm_versions(described.model),
             "platform": platform(described),
             **signature_body(described.signature),
-            "properties": {"digest": described.digest},
+            "properties": {"digest": described.digest, "provider": self._provider(described)},
         }
 
     async def _config(self, asked: Asked) -> Json:
-        return configuration(asked.name, await self._described(asked), self._batch_rows_max)
+        described = await self._described(asked)
+        return configuration(asked.name, described, self._batch_rows_max, provider=self._provider(described))
 
     async def _stats(self, asked: Asked) -> Json:
         described = await self._described(asked)
@@ -214,6 +215,11 @@ class Description:
         key = (route.route.model, asked.version)
         known = self._router.table.table.versions.get(key)
         return known if known is not None else await self._pinned.version(*key)
+
+    def _provider(self, version: Version) -> str:
+        """Return what a version runs on here; where it is not warm, what it names first."""
+        pool = self._router.table.pools.get((version.model, version.version))
+        return version.provider if pool is None else pool.provider
 
     def _stat_versions(self, totals: Totals, name: str) -> list[str]:
         """Return the versions that a route needs or that answered under it, in order of name."""

@@ -20,7 +20,7 @@ from typing import Final
 
 from gateway.core.errors import ModelFault, NotReady
 from gateway.core.models import Version
-from gateway.metrics import LOAD_DURATION, LOAD_FAILURES, cell, histogram
+from gateway.metrics import LOAD_DURATION, LOAD_FAILURES, PROVIDER_FALLBACKS, cell, histogram
 from gateway.ports import Clock, LoadLock, MemoryMeter, MetricsBank
 from gateway.serving.pools import Pool
 from gateway.serving.shelf import Pair, Shelf
@@ -152,11 +152,20 @@ class Loader:
             began_s = self._clock.monotonic_s()
             warm = await asyncio.get_running_loop().run_in_executor(self._thread, self._warm, version)
             self._duration.observe(self._clock.monotonic_s() - began_s)
+            self._note_fallback(warm)
             pool = self._pool(warm)
             self._shelf.put((version.model, version.version), pool, warm.memory_bytes)
             return pool
         finally:
             self._pass_on()
+
+    def _note_fallback(self, warm: Warm) -> None:
+        """Count and tell that a version runs on another provider than the first that it names."""
+        version = warm.version
+        if warm.provider != version.provider:
+            cell(self._metrics, PROVIDER_FALLBACKS, version.model, version.version).add(1.0)
+            facts = {"action": "load", "model": version.model, "version": version.version, "provider": warm.provider}
+            _log.warning("a version runs without the execution provider it names first", extra=facts)
 
     async def _turn(self, waiting: deque[asyncio.Future[None]]) -> None:
         """Wait for the thread, which one load has at a time."""

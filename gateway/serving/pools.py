@@ -73,6 +73,7 @@ class Pool:
         version = warm.version
         self.version = version
         self.runtime_version = warm.instance.runtime_version
+        self.provider = warm.provider
         self.checker = Checker(version)
         self.faults = FaultWindow(
             window=settings.fault_window,

@@ -17,6 +17,7 @@ import numpy as np
 from gateway.core.errors import LoadFailed, OutputMismatch, PredictFailed
 from gateway.core.models import Runtime as RuntimeName
 from gateway.core.models import Version
+from gateway.core.providers import CPU
 from gateway.core.tensors import NUMPY_DTYPES, VARIABLE, Array, Datatype, TensorSpec
 from gateway.ports import ArtifactStore, Clock, Instance, MemoryMeter, Runtime
 from gateway.serving.checking import Checker
@@ -79,12 +80,14 @@ class Warm:
     Attributes:
         memory_bytes: What the process's heap grew by meanwhile, at least the artifact's size: what serving allocates in the
             same moments is small beside a version, and loads come one after the other.
+        provider: What the instance computes on; another than the version's own where that is not there.
     """
 
     version: Version
     instance: Instance
     cost: Cost
     memory_bytes: int = 0
+    provider: str = CPU
 
 
 def warmed(
@@ -118,7 +121,7 @@ def warmed(
             instance.close()
             raise LoadFailed(f"version {version.version!r} of {version.model!r} runs no made-up row: {error}") from error
         cost = Cost(version.cost_us_per_row, version.cost_us_per_row)
-    return Warm(version, instance, cost, max(memory.heap_bytes() - before, version.size_bytes))
+    return Warm(version, instance, cost, max(memory.heap_bytes() - before, version.size_bytes), instance.provider)
 
 
 def _measured(instance: Instance, version: Version, runs: int, clock: Clock) -> Cost:

@@ -119,13 +119,14 @@ def test_register_sends_what_the_options_say(models):
 
 
 def test_register_takes_metadata_and_reference(run, write_linear_model, tmp_path):
-    """A metadata file and a training sample are sent; an option wins over the file."""
+    """A metadata file and a training sample are sent; an option wins over the file, or stands beside it."""
     metadata = {"version": "file", "description": "from the file", "columns": ["a", {"name": "b", "kind": "categorical"}]}
     (tmp_path / "metadata.json").write_text(json.dumps(metadata))
     (tmp_path / "sample.csv").write_text("a,b\n" + "\n".join(f"{number / 7},{number % 3}" for number in range(200)))
     artifact = write_linear_model(tmp_path / "two.onnx", features=2)
     files = ("--metadata", tmp_path / "metadata.json", "--reference", tmp_path / "sample.csv")
-    version = parsed(run("models", "register", "pairs", artifact, *files, "--version", "option", "--json"))
+    version = parsed(run("models", "register", "pairs", artifact, *files, "--version", "option", "--provider", "cpu", "--json"))
+    assert version["providers"] == ["cpu"]
     assert version["version"] == "option"
     assert version["description"] == "from the file"
     assert [column["kind"] for column in version["columns"]] == ["numeric", "categorical"]

@@ -260,7 +260,15 @@ class Worker:
         self.registry.commit(Change("test", "test", "test", "", writes))
 
     def register(
-        self, name: str, version: str, model: Model, *, columns: Sequence[str] = (), cost_us: float = 0.0, champion: bool = False
+        self,
+        name: str,
+        version: str,
+        model: Model,
+        *,
+        columns: Sequence[str] = (),
+        cost_us: float = 0.0,
+        champion: bool = False,
+        providers: tuple[str, ...] = (),
     ) -> Version:
         """Register a version as the control plane would."""
         staged = Path(self.artifacts.staging())
@@ -277,6 +285,7 @@ class Worker:
             signature=model.signature,
             columns=tuple(Column(column) for column in columns),
             cost_us_per_row=cost_us,
+            providers=providers,
         )
         self.commit(PutVersion(made), *([PutChampion(name, version)] if champion else []))
         return made
