@@ -20,10 +20,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.special import betaincinv
 
+from gateway.core.attribution import Attribution
 from gateway.core.evidence import Outcome as Contribution
 from gateway.core.evidence import Side, TwoSample
 from gateway.core.guardrails import DEFAULT_GUARDRAILS, Measure, Verdict, judge
-from gateway.core.policy import Advance, Attribution, Rollback, decide
+from gateway.core.policy import Advance, Rollback, decide
 from gateway.core.records import Attempt, Kind, Outcome, PredictionRecord
 from gateway.core.rollouts import CHALLENGER, CHAMPION, Event, Plan, Rollout, apply_event, begin
 from gateway.core.routes import Route, champion_route

@@ -14,8 +14,8 @@ from typing import Final
 import numpy as np
 from scipy.special import chdtri
 
+from gateway.core.attribution import Attribution
 from gateway.core.fields import Fields, Json
-from gateway.core.policy import Attribution
 from gateway.core.profiles import FloatArray, IntArray
 
 PSI_BOUND: Final = 0.1  # the usual "moderate change"

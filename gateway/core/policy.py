@@ -6,14 +6,12 @@ both share blames the world. Pure: whoever acts commits what is decided, with th
 
 from __future__ import annotations
 
-import enum
-import math
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from gateway.core.arrivals import ArrivalReading
+from gateway.core.attribution import Attribution, Move, attributed_body
 from gateway.core.evidence import ShareReading, Side
 from gateway.core.fields import Fields, Json
 from gateway.core.guardrails import Finding, Verdict
@@ -30,16 +28,6 @@ QUARANTINE_S: Final = 1_800.0
 QUARANTINE_MAX_S: Final = 7 * 86_400.0
 
 
-class Attribution(enum.Enum):
-    """Where a change comes from."""
-
-    VERSION = "VERSION"
-    WORLD = "WORLD"
-    DATA = "DATA"
-    ASSIGNMENT = "ASSIGNMENT"
-    NONE = "NONE"
-
-
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What else is known when a decision is due.
@@ -51,7 +39,7 @@ class Facts:
         srm: Of the rollout's assignments.
         truth: Whether the rollout's ground truth can be relied on.
         is_burst: Whether the challenger's own attempts fail one after the other while the champion's do not.
-        has_champion_moved: Whether the champion got worse against its own past.
+        moves: By guardrail: where the champion stands against its own past.
         frozen_by: WORLD or DATA while a drift incident freezes the route, else NONE.
         is_automation_on: The switch that stops all automatic changes.
         last_increase_s: When the route last advanced by itself, or None.
@@ -63,7 +51,7 @@ class Facts:
     srm: ShareReading
     truth: ArrivalReading = NO_ARRIVALS
     is_burst: bool = False
-    has_champion_moved: bool = False
+    moves: Mapping[str, Move] = field(default_factory=dict)
     frozen_by: Attribution = Attribution.NONE
     is_automation_on: bool = True
     last_increase_s: float | None = None
@@ -123,8 +111,8 @@ def decide(rollout: Rollout, findings: Sequence[Finding], facts: Facts) -> Decis
         return Rollback("; ".join(finding.reason for finding in stands), Attribution.VERSION, evidence)
     if doubt:
         return Hold(doubt, Attribution.ASSIGNMENT, evidence)
-    if facts.has_champion_moved:
-        return Hold("the champion got worse too, and no more than the challenger", Attribution.WORLD, evidence)
+    if worse := [f"{name}: {move}" for name, move in facts.moves.items() if move.has_risen]:
+        return Hold("the champion got worse too: " + "; ".join(worse), Attribution.WORLD, evidence)
     if facts.frozen_by is not Attribution.NONE:
         return Hold("a drift incident freezes the route", facts.frozen_by, evidence)
     if (obstacle := _obstacle(rollout, findings, facts)) is not None:
@@ -171,11 +159,14 @@ def _evidence(rollout: Rollout, findings: Sequence[Finding], facts: Facts) -> Js
     """Return what an audit entry needs to recompute the decision."""
     return {
         "step": rollout.step,
-        "guardrails": [finding.body() for finding in findings],
+        "guardrails": [
+            attributed_body(finding, srm=facts.srm, truth=facts.truth, moves=facts.moves, frozen_by=facts.frozen_by)
+            for finding in findings
+        ],
         "srm": facts.srm.body(),
         "truth": facts.truth.body(),
         "is_burst": facts.is_burst,
-        "has_champion_moved": facts.has_champion_moved,
+        "moves": {name: move.body() for name, move in facts.moves.items()},
         "frozen_by": facts.frozen_by.value,
         "challenger_keys": facts.challenger_keys,
         "step_since_s": facts.step_since_s,
@@ -229,53 +220,4 @@ class BurstWatch:
             for item in fields.items(side.value, CALM_KEYS):
                 assert isinstance(item, list)
                 watch.observe(side, str(item[0]), float(item[1]), is_fault=bool(item[2]))
-        return watch
-
-
-class PastWatch:
-    """Whether one variant got worse against its own past: the last keys' mean against that of the keys before them.
-
-    Both are means of outcomes in [0, 1]. The change counts when it exceeds `RISE_MIN` and four standard errors: once in 30,000
-    looks at independent windows, which is enough for what only holds a rollout.
-    """
-
-    RECENT: Final = 200  # outcomes
-    PAST_MIN: Final = 200
-    RISE_MIN: Final = 0.02
-    ERRORS: Final = 4.0
-
-    def __init__(self) -> None:
-        self._recent: deque[float] = deque()
-        self._count = 0
-        self._sum = 0.0
-
-    def observe(self, value: float) -> None:
-        """Take one outcome in [0, 1]."""
-        self._recent.append(value)
-        if len(self._recent) > self.RECENT:
-            self._count += 1
-            self._sum += self._recent.popleft()
-
-    @property
-    def has_risen(self) -> bool:
-        """Whether the recent mean lies above the past's by more than chance."""
-        if self._count < self.PAST_MIN:
-            return False
-        past, recent = self._sum / self._count, sum(self._recent) / len(self._recent)
-        pooled = (self._sum + sum(self._recent)) / (self._count + len(self._recent))
-        error = math.sqrt(max(pooled * (1.0 - pooled), 1.0 / self.RECENT) * (1.0 / self._count + 1.0 / len(self._recent)))
-        return recent - past > max(self.RISE_MIN, self.ERRORS * error)
-
-    def state(self) -> Json:
-        """Return everything needed to go on exactly, as JSON."""
-        return {"recent": list(self._recent), "count": self._count, "sum": self._sum}
-
-    @classmethod
-    def restored(cls, state: object) -> PastWatch:
-        """Go on from what `state` returned."""
-        fields = Fields(state, "past")
-        watch = cls()
-        watch._recent = deque(Fields({"v": v}, "past").number("v", 0.0, 1.0) for v in fields.items("recent", cls.RECENT))
-        watch._count = fields.integer("count", 0, 1 << 62)
-        watch._sum = fields.number("sum", 0.0, 1e300)
         return watch

@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from gateway.core.access import MONITOR
+from gateway.core.attribution import Attribution
 from gateway.core.changes import Change, DecisionId, PutRollout, PutRoute, Quarantine
 from gateway.core.errors import RevisionConflict
 from gateway.core.fields import Json
-from gateway.core.policy import Advance, Attribution, Rollback, quarantine_s
+from gateway.core.policy import Advance, Rollback, quarantine_s
 from gateway.core.records import Cursor
 from gateway.core.rollouts import Event, Rollout, RolloutState, apply_event
 from gateway.core.routes import Revision, Route, Variant, with_weights

@@ -15,6 +15,7 @@ from zlib import crc32
 
 import numpy as np
 
+from gateway.core.attribution import Attribution
 from gateway.core.drift import (
     PSI_ROWS_MIN,
     Alarm,
@@ -27,7 +28,6 @@ from gateway.core.drift import (
 )
 from gateway.core.fields import Json
 from gateway.core.models import Column, ColumnKind, Version
-from gateway.core.policy import Attribution
 from gateway.core.profiles import (
     APART,
     FeatureMap,

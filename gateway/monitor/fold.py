@@ -10,13 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from gateway.core.attribution import Attribution
 from gateway.core.delays import Delays
 from gateway.core.drift import frozen_by
 from gateway.core.evidence import Outcome as EvidenceOutcome
 from gateway.core.fields import Json
 from gateway.core.guardrails import Measure, loss, own_attempt
 from gateway.core.models import Task, Version
-from gateway.core.policy import Attribution
 from gateway.core.records import FAULTS, GroundTruthRecord, Kind, Outcome, PredictionRecord
 from gateway.core.rollouts import Event, Rollout
 from gateway.core.routes import DriftAction

@@ -26,7 +26,7 @@ def picture(fold: Fold, merge: Merge, *, lag_s: float) -> Json:
         "versions": [{"variant", "version", "kind", "since_s", "until_s", "predictions", "error_rate", "latency_ms_mean"}],
         "rollout":  null or {"rollout": <rollout body>, "findings": [{"guardrail", "measure", "verdict", "reason", "margin",
                      "harm", "log_e", "log_e_best", "bound", "champion_count", "challenger_count", "champion_mean",
-                     "challenger_mean", "estimate", "lower", "upper", "epoch", "keys"}],
+                     "challenger_mean", "estimate", "lower", "upper", "epoch", "keys", "attribution", "why"}],
                      "truth": {"keys", "challenger_keys", "expected_keys", "values", "corrected", "log_e_best", "bound", "doubt"},
                      "decision", "reason", "attribution", "evidence"},
         "drift":    null or {"version", "sampled_rate", "incidents": [{"attribution", "subjects", "opened_at_s", "last_at_s",
@@ -72,7 +72,7 @@ def _route(state: RouteState, now_s: float) -> Json:
         "model": state.view.model,
         "live_version": state.view.live_version,
         "versions": [_version(place, window) for place, window in hours.items()],
-        "rollout": _rollout(state),
+        "rollout": _rollout(state, now_s),
         "drift": _drift(state, now_s),
         "quality": {"versions": _quality(state.tallies, hours)},
     }
@@ -92,13 +92,13 @@ def _version(place: tuple[str, str, str], window: Window) -> Json:
     }
 
 
-def _rollout(state: RouteState) -> Json | None:
+def _rollout(state: RouteState, now_s: float) -> Json | None:
     if state.watch is None:
         return None
     rollout = state.watch.rollout
     body: Json = {
         "rollout": rollout_body(rollout),
-        "findings": [finding.body() for finding in state.watch.findings()],
+        "findings": state.watch.attributed(state.frozen_by(now_s)),
         "truth": state.watch.arrivals.reading().body(),
         **state.decision,
     }

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from typing import Final
 
 from gateway.core.arrivals import Arrivals
+from gateway.core.attribution import Attribution, Move, PastWatch, attributed_body
 from gateway.core.evidence import EvidencePlan, Outcome, ShareTest, Side, TwoSample
 from gateway.core.fields import Fields, Json
 from gateway.core.guardrails import Finding, Guardrail, Measure, Verdict, error_value, judge
-from gateway.core.policy import Attribution, BurstWatch, Facts, PastWatch
+from gateway.core.policy import BurstWatch, Facts
 from gateway.core.records import PredictionRecord
 from gateway.core.rollouts import Rollout, rollout_body, rollout_from_body
 
@@ -80,6 +81,11 @@ class RolloutWatch:
         """Return the verdict on each guardrail."""
         return [judge(rail, evidence.reading()) for rail, evidence in self._rails.items()]
 
+    def attributed(self, frozen_by: Attribution) -> list[Json]:
+        """Return the verdicts as people see them, each with where it comes from."""
+        srm, truth, moves = self._share.reading(), self.arrivals.reading(), self._moves()
+        return [attributed_body(finding, srm=srm, truth=truth, moves=moves, frozen_by=frozen_by) for finding in self.findings()]
+
     def facts(self, *, now_s: float, frozen_by: Attribution, is_automation_on: bool, last_increase_s: float | None) -> Facts:
         """Return what else a decision rests on."""
         return Facts(
@@ -89,7 +95,7 @@ class RolloutWatch:
             srm=self._share.reading(),
             truth=self.arrivals.reading(),
             is_burst=self._burst.is_burst,
-            has_champion_moved=any(past.has_risen for past in self._champion_past.values()),
+            moves=self._moves(),
             frozen_by=frozen_by,
             is_automation_on=is_automation_on,
             last_increase_s=last_increase_s,
@@ -130,6 +136,9 @@ class RolloutWatch:
         watch._step_keys = dict.fromkeys(str(key) for key in fields.items("step_keys", STEP_KEYS_MAX))
         watch._was_urgent = fields.boolean("was_urgent")
         return watch
+
+    def _moves(self) -> dict[str, Move]:
+        return {rail.name: move for rail, past in self._champion_past.items() if (move := past.move()) is not None}
 
     def _plan(self, rail: Guardrail) -> EvidencePlan:
         return rail.evidence_plan(self.rollout.plan.false_rollback_alpha, self._epoch_s)

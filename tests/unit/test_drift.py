@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.core.attribution import Attribution
 from gateway.core.drift import (
     MERGE_S,
     PSI_BOUND,
@@ -24,7 +25,6 @@ from gateway.core.drift import (
     with_alarm,
 )
 from gateway.core.models import Column
-from gateway.core.policy import Attribution
 from gateway.core.profiles import FeatureProfile, build_profile, cell_count, probability_integral_transform
 
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-import random
 from dataclasses import dataclass, field, replace
 
 import pytest
 
+from gateway.core.attribution import Attribution, Move
 from gateway.core.evidence import EvidencePlan, ShareTest, Side, TwoSample
 from gateway.core.guardrails import DEFAULT_GUARDRAILS, Finding, Verdict
-from gateway.core.policy import Advance, Attribution, BurstWatch, Decision, Facts, Hold, PastWatch, Rollback, decide, quarantine_s
+from gateway.core.policy import Advance, BurstWatch, Decision, Facts, Hold, Rollback, decide, quarantine_s
 from gateway.core.rollouts import Plan, Rollout, RolloutState, begin
 from gateway.core.routes import champion_route
 
 ERRORS, LOSS = DEFAULT_GUARDRAILS
 SOUND_SPLIT = ShareTest().reading()
 BROKEN_SPLIT = replace(SOUND_SPLIT, log_e_best=SOUND_SPLIT.bound, keys=100, challenger_keys=50, share=0.1)
+RISEN = {ERRORS.name: Move(0.1, 0.2, has_risen=True), LOSS.name: Move(0.2, 0.2, has_risen=False)}
 FACTS = Facts(now_s=10_000.0, step_since_s=0.0, challenger_keys=1_000, srm=SOUND_SPLIT)
 
 
@@ -68,8 +69,8 @@ SCENARIOS = [
     Scenario("hard faults while frozen", Rollback, VERSION, facts=replace(FACTS, is_burst=True, frozen_by=WORLD)),
     Scenario("a broken split", Hold, ASSIGNMENT, facts=replace(FACTS, srm=BROKEN_SPLIT), says="assignment"),
     Scenario("a broken split voids a fail", Hold, ASSIGNMENT, findings=BAD, facts=replace(FACTS, srm=BROKEN_SPLIT)),
-    Scenario("both got worse", Hold, WORLD, facts=replace(FACTS, has_champion_moved=True), says="champion"),
-    Scenario("both got worse, one far more", Rollback, VERSION, findings=BAD, facts=replace(FACTS, has_champion_moved=True)),
+    Scenario("both got worse", Hold, WORLD, facts=replace(FACTS, moves=RISEN), says="champion"),
+    Scenario("both got worse, one far more", Rollback, VERSION, findings=BAD, facts=replace(FACTS, moves=RISEN)),
     Scenario("frozen by the world", Hold, WORLD, facts=replace(FACTS, frozen_by=WORLD), says="freezes"),
     Scenario("frozen by data", Hold, DATA, facts=replace(FACTS, frozen_by=DATA)),
     Scenario("frozen, and a guardrail fails", Rollback, VERSION, findings=BAD, facts=replace(FACTS, frozen_by=DATA)),
@@ -156,26 +157,6 @@ def test_burst_says_nothing_of_a_time_that_is_not_remembered() -> None:
     assert not watch.is_burst
 
 
-def test_past_rises_with_a_change_and_not_by_chance() -> None:
-    """A champion that goes from 5 to 15 % is seen; one that stays at 5 % is not, in 20,000 outcomes."""
-    rng = random.Random(1)
-    watch = PastWatch()
-    for _ in range(20_000):
-        watch.observe(float(rng.random() < 0.05))
-        assert not watch.has_risen
-    for _ in range(200):
-        watch.observe(float(rng.random() < 0.15))
-    assert watch.has_risen
-
-
-def test_past_says_nothing_before_it_knows_enough() -> None:
-    """The first outcomes are nobody's past."""
-    watch = PastWatch()
-    for _ in range(399):
-        watch.observe(1.0)
-        assert not watch.has_risen
-
-
 def test_restored_watches_go_on_exactly() -> None:
     """State survives JSON."""
     watch = burst(8, 1)
@@ -184,8 +165,3 @@ def test_restored_watches_go_on_exactly() -> None:
         one.observe(Side.CHALLENGER, "b9", 3.0, is_fault=True)
     assert again.is_burst
     assert again.state() == watch.state()
-    past = PastWatch()
-    rng = random.Random(2)
-    for _ in range(777):
-        past.observe(rng.random())
-    assert PastWatch.restored(json.loads(json.dumps(past.state()))).state() == past.state()

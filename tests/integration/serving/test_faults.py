@@ -9,8 +9,9 @@ from dataclasses import replace
 from uuid import UUID, uuid4
 
 from adapters.inflight import MappedInFlight
+from gateway.core.attribution import Attribution
 from gateway.core.guardrails import error_value
-from gateway.core.policy import Attribution, Rollback, decide
+from gateway.core.policy import Rollback, decide
 from gateway.core.records import Outcome, PredictionRecord
 from gateway.core.rollouts import Plan, begin
 from gateway.core.routes import Route, Variant, with_weights

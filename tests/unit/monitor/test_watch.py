@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from gateway.core.attribution import Attribution
 from gateway.core.evidence import Outcome as Evidence
 from gateway.core.evidence import Side
 from gateway.core.guardrails import Guardrail, Measure
-from gateway.core.policy import Attribution, Facts
+from gateway.core.policy import Facts
 from gateway.core.records import Attempt, Kind, Outcome, PredictionRecord
 from gateway.core.rollouts import CHALLENGER, CHAMPION, Plan, Rollout, begin
 from gateway.core.routes import champion_route
