@@ -227,6 +227,10 @@ class AdminClient(_Client):
         """Return one record with its ground truth."""
         return self._json("GET", f"/api/v1/predictions/{_quoted(prediction_id)}")
 
+    def recompute(self, prediction_id: str) -> Json:
+        """Run a logged prediction again; `is_equal` says whether every bit of the answer is the same."""
+        return self._json("POST", f"/api/v1/predictions/{_quoted(prediction_id)}/recompute")
+
     def export(
         self, to: Path, *, route: str = "", version: str = "", since: str = "", until: str = "", limit: int = ALL_RECORDS
     ) -> int:

@@ -131,6 +131,23 @@ class Validator(Protocol):
             NotValid: as of `validate`; there is no converter for it; the answers differ by more than `conversion` allows.
         """
 
+    def recompute(
+        self, artifact: PurePath, version: Version, prediction: Json, *, members: Sequence[tuple[Version, PurePath]] = ()
+    ) -> Json:
+        """Run a version on a logged prediction's inputs, at the recorded place in a batch of the recorded size, and compare.
+
+        Args:
+            prediction: As its line in the log; answered by this version.
+            members: Of a chain, each with its artifact.
+
+        Returns:
+            `runtime_version` of the library now, and `outputs`: of each recorded one its `name`, `elements`, how many of them are
+            `unequal` in any bit, and the `largest_difference` (null for text and other shapes, text when it is infinite).
+
+        Raises:
+            NotValid: it does not load or run any more, or it ran out of time or memory or killed its process.
+        """
+
 
 class ArtifactStore(Protocol):
     """Artifacts by digest."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from gateway.core.errors import GatewayError
+from gateway.core.fields import Json
 from gateway.core.models import Runtime, Version, version_body, version_from_body
 
 REASON_LENGTH_MAX: Final = 1_000  # characters of a library's message; some print the whole graph
@@ -43,12 +44,16 @@ def give_up(*, memory_bytes: int, timeout_s: float, file_bytes_max: int = 0) -> 
     os.nice(5)  # serving goes first
 
 
-def answer_to(order: Mapping[str, Any]) -> dict[str, object]:
-    """Return `{"version": …}`, or `{"error": …, "hint": …}`."""
+def answer_to(order: Mapping[str, Any]) -> Json:
+    """Return `{"version": …}`, what `recomputed` found, or `{"error": …, "hint": …}`."""
     artifact = Path(order["artifact"])
     reference = None if order["reference"] is None else Path(order["reference"])
     stated = version_from_body(order["version"])
     try:
+        if order["prediction"] is not None:
+            from adapters.validation.again import recomputed
+
+            return recomputed(artifact, stated, order["prediction"], _before(order), order["pickles"])
         version = _validated(artifact, reference, stated, order)
     except GatewayError as error:
         return {"error": _without_paths(error.message, order)[:REASON_LENGTH_MAX], "hint": error.hint}
@@ -61,8 +66,7 @@ def _validated(artifact: Path, reference: Path | None, stated: Version, order: M
     if order["before"]:
         from adapters.validation.chain import validated_chain
 
-        before = [(version_from_body(member["version"]), Path(member["artifact"])) for member in order["before"]]
-        return validated_chain(artifact, reference, stated, before, order["pickles"])
+        return validated_chain(artifact, reference, stated, _before(order), order["pickles"])
     if stated.runtime is not Runtime.PICKLED:
         from adapters.validation.trial import validated
 
@@ -70,6 +74,11 @@ def _validated(artifact: Path, reference: Path | None, stated: Version, order: M
     from adapters.validation.pickled import validated_pickle
 
     return validated_pickle(artifact, reference, stated, order["pickles"], order["conversion"])
+
+
+def _before(order: Mapping[str, Any]) -> list[tuple[Version, Path]]:
+    """Return the members of a chain that the order names, each with its artifact."""
+    return [(version_from_body(member["version"]), Path(member["artifact"])) for member in order["before"]]
 
 
 def _without_paths(message: str, order: Mapping[str, Any]) -> str:

@@ -26,6 +26,7 @@ from gateway.core.fields import Fields, Json
 from gateway.core.models import Conversion, Version, version_body, version_from_body
 
 ANSWER_BYTES_MAX: Final = 64 * 2**20  # a profile of 10,000 columns, the most there may be, takes 40 MB
+OUTPUTS_MAX: Final = 10_000  # of one version
 CHILD: Final = "adapters.validation.child"
 
 
@@ -72,6 +73,17 @@ class ProcessValidator:
         more = {"into": str(into), "atol": conversion.atol, "rtol": conversion.rtol}
         return self._validated(artifact, reference, version, conversion=more)
 
+    def recompute(
+        self, artifact: PurePath, version: Version, prediction: Json, *, members: Sequence[tuple[Version, PurePath]] = ()
+    ) -> Json:
+        """Run the child and have it run the model alone; see `Validator.recompute`.
+
+        Raises:
+            NotValid: the child says so, gave no answer, or was killed.
+        """
+        fields = self._ordered(artifact, None, version, before=members, prediction=prediction)
+        return {"runtime_version": fields.text("runtime_version"), "outputs": list(fields.items("outputs", OUTPUTS_MAX))}
+
     def _validated(
         self,
         artifact: PurePath,
@@ -81,6 +93,22 @@ class ProcessValidator:
         conversion: Json | None = None,
         before: Sequence[tuple[Version, PurePath]] = (),
     ) -> Version:
+        fields = self._ordered(artifact, reference, version, before=before, conversion=conversion)
+        try:
+            return version_from_body(fields.value("version"))
+        except GatewayError as error:
+            raise _unreadable(error) from error
+
+    def _ordered(
+        self,
+        artifact: PurePath,
+        reference: PurePath | None,
+        version: Version,
+        *,
+        before: Sequence[tuple[Version, PurePath]],
+        conversion: Json | None = None,
+        prediction: Json | None = None,
+    ) -> Fields:
         order = {
             "artifact": str(artifact),
             "reference": None if reference is None else str(reference),
@@ -89,6 +117,7 @@ class ProcessValidator:
             "timeout_s": self._timeout_s,
             "conversion": conversion,
             "before": [{"version": version_body(member), "artifact": str(path)} for member, path in before],
+            "prediction": prediction,
             "pickles": None,
         }
         if not any(one.has_pickle for one in (version, *(member for member, _ in before))):
@@ -155,15 +184,19 @@ class ProcessValidator:
             )
         raise NotValid(f"the artifact ended its validation process: {_ending(status, self._memory_bytes)}")
 
-    def _answer(self, answer: bytes) -> Version:
+    def _answer(self, answer: bytes) -> Fields:
         try:
             fields = Fields(json.loads(answer), "validation")
             if not fields.has("error"):
-                return version_from_body(fields.value("version"))
+                return fields
             reason, hint = fields.text("error"), fields.text("hint", "")
         except (ValueError, GatewayError) as error:
-            raise NotValid(f"the validation process gave an answer that cannot be read: {error}") from error
+            raise _unreadable(error) from error
         raise NotValid(reason, hint=hint or None)
+
+
+def _unreadable(error: Exception) -> NotValid:
+    return NotValid(f"the validation process gave an answer that cannot be read: {error}")
 
 
 def _kill(child: subprocess.Popen[bytes]) -> None:

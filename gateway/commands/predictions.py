@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 import typer
 
 from gateway.commands import output
-from gateway.commands.session import Gateway, JsonOption, examples, fail, reaches
+from gateway.commands.session import REFUSED, Gateway, JsonOption, examples, fail, reaches
 from gateway.core.fields import Json
 
 if TYPE_CHECKING:
@@ -118,18 +118,33 @@ def tail(
             _follow(admin, newest, lambda new: _show_records(new, as_json=as_json), route=route, version=version)
 
 
-@group.command(epilog=examples("headgate predictions show 0199f2d8-6f6e-7c1e-b6f6-0f1f2a3b4c5d"))
+@group.command(
+    epilog=examples(
+        "headgate predictions show 0199f2d8-6f6e-7c1e-b6f6-0f1f2a3b4c5d",
+        "headgate predictions show 0199f2d8-6f6e-7c1e-b6f6-0f1f2a3b4c5d --recompute",
+    )
+)
 @reaches
 def show(
     gateway: Gateway,
     prediction: Annotated[str, typer.Argument(help="Its id.")],
+    *,
+    recompute: Annotated[
+        bool, typer.Option("--recompute", help="Run the same artifact on the logged inputs; exit code 1 if any bit differs.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show one record: what was asked, what answered, what came true."""
+    """Show one record: what was asked, what answered, what came true; or whether it comes out the same again."""
     with gateway.admin() as admin:
-        record = admin.prediction(prediction)
+        record = admin.recompute(prediction) if recompute else admin.prediction(prediction)
     if as_json:
-        return output.show_json(record)
+        output.show_json(record)
+    elif recompute:
+        _show_recomputed(record)
+    if recompute:
+        raise typer.Exit(0 if record.get("is_equal") is True else REFUSED)
+    if as_json:
+        return None
     facts = {name: value for name, value in record.items() if name not in {"v", "type"}}  # the log's own
     facts |= {"time": output.moment(record.get("time"))} | {side: _tensors(record.get(side)) for side in ("inputs", "outputs")}
     return output.show_facts(facts)
@@ -213,6 +228,15 @@ def ground_truth(
         for at in range(0, len(records), _PAGE):
             accepted += int(str(client.ground_truth(records[at : at + _PAGE]).get("accepted", 0)))
     return output.show_json({"accepted": accepted}) if as_json else typer.echo(f"accepted {accepted}")
+
+
+def _show_recomputed(found: Json) -> None:
+    output.show_facts({name: value for name, value in found.items() if name not in {"is_equal", "outputs"}})
+    for tensor in output.objects(found.get("outputs")):
+        apart = f"{tensor.get('unequal')} of {tensor.get('elements')} elements differ"
+        largest = tensor.get("largest_difference")
+        by = "" if largest is None else f", by {output.shown(largest)} at most"
+        typer.echo(f"{tensor.get('name')}: " + (apart + by if tensor.get("unequal") else "the same to the bit"))
 
 
 def _show_records(records: Iterable[Json], *, as_json: bool, empty: str = "") -> None:

@@ -7,12 +7,13 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import orjson
 
 from gateway.control.calls import Answer, Call, Control, Lines, Parameter, ParameterKind, Reply, TemporaryFile
-from gateway.core.errors import MalformedRequest, UnknownSubject
+from gateway.control.registration import in_turn
+from gateway.core.errors import MalformedRequest, NotValid, UnknownSubject
 from gateway.core.fields import Json
 from gateway.history import export, predictions
 from gateway.ports import Filter
@@ -53,11 +54,43 @@ def list_predictions(control: Control, call: Call) -> Reply:
 
 def show_prediction(control: Control, call: Call) -> Answer:
     """Return one prediction with its ground truth."""
-    wanted = Filter(prediction_id=call.path["prediction"], limit=1)
+    return Answer(_one(control, call.path["prediction"]))
+
+
+def recompute(control: Control, call: Call) -> Answer:
+    """Run the same artifact on a prediction's logged inputs, in a validation process, and compare bit for bit."""
+    record = _one(control, call.path["prediction"])
+    if not record["outputs"]:
+        raise NotValid(f"the prediction ended as {record['outcome']}: there is no answer to compare with")
+    version = control.registry.version(str(record["model"]), str(record["version"]))
+    if version.digest != record["digest"]:
+        raise NotValid(f"version {version.version} has digest {version.digest}, the record says {record['digest']}")
+    artifact = control.artifacts.path(version.digest)
+    members = [(member, control.artifacts.path(member.digest)) for member in version.members]
+    found = in_turn(control, lambda: control.validator.recompute(artifact, version, record, members=members))
+    outputs = cast("list[Json]", found["outputs"])
+    return Answer(
+        {
+            "prediction_id": record["prediction_id"],
+            "is_equal": not any(output["unequal"] for output in outputs),
+            "outputs": outputs,
+            "model": version.model,
+            "version": version.version,
+            "digest": version.digest,
+            "runtime_version": found["runtime_version"],
+            "recorded_runtime_version": record["runtime_version"],
+            "batch_rows": record["batch_rows"],
+            "batch_position": record["batch_position"],
+        }
+    )
+
+
+def _one(control: Control, prediction_id: str) -> Json:
+    wanted = Filter(prediction_id=prediction_id, limit=1)
     found = next(predictions(wanted, archive=control.archive, log=control.log), None)
     if found is None:
         raise UnknownSubject(f"there is no prediction {wanted.prediction_id[:80]!r}", hint="it may be past its retention")
-    return Answer(found)
+    return found
 
 
 def _exported(control: Control, wanted: Filter) -> TemporaryFile:

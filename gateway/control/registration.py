@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path, PurePath
+from typing import TypeVar
 from urllib.parse import quote
 
 from gateway.control.calls import Answer, Call, Control, page_of
@@ -34,6 +35,8 @@ from gateway.core.models import (
 )
 from gateway.core.tensors import Signature
 
+T = TypeVar("T")
+
 
 def register(control: Control, call: Call) -> Answer:
     """Validate and register an uploaded version."""
@@ -52,7 +55,7 @@ def register(control: Control, call: Call) -> Answer:
         found = _converted(control, upload, stated, metadata.conversion)
     else:
         before = _before(control, metadata)
-        found = _validated(control, lambda: control.validator.validate(upload.artifact, upload.reference, stated, before=before))
+        found = in_turn(control, lambda: control.validator.validate(upload.artifact, upload.reference, stated, before=before))
     control.artifacts.put(upload.artifact, upload.digest)
     _put_manifest(control, found)
     with control.naming:
@@ -139,7 +142,7 @@ def _converted(control: Control, upload: Upload, version: Version, conversion: C
         raise MalformedRequest("metadata.convert: a conversion is compared on a reference sample, and none was sent")
     reference, into = upload.reference, control.artifacts.staging()
     try:
-        found = _validated(control, lambda: control.validator.convert(upload.artifact, reference, version, conversion, into))
+        found = in_turn(control, lambda: control.validator.convert(upload.artifact, reference, version, conversion, into))
         control.artifacts.put(into, found.digest)
     finally:
         Path(into).unlink(missing_ok=True)
@@ -178,7 +181,12 @@ def _put_manifest(control: Control, version: Version) -> None:
         staged.unlink(missing_ok=True)
 
 
-def _validated(control: Control, validate: Callable[[], Version]) -> Version:
+def in_turn(control: Control, validate: Callable[[], T]) -> T:
+    """Return what a validation process finds, when it is its turn: only so many run at once.
+
+    Raises:
+        NotReady: too many run for too long.
+    """
     timeout_s = control.settings.validation_timeout_s
     if not control.validations.acquire(timeout=timeout_s):
         raise NotReady("too many versions are being validated", hint="try again in a minute")

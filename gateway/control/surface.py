@@ -202,6 +202,16 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         answer="Object",
     ),
     Operation(
+        "POST",
+        f"{API}/predictions/{{prediction}}/recompute",
+        "recomputePrediction",
+        "Run the same artifact on a prediction's logged inputs, and compare bit for bit.",
+        Scope.PREDICTIONS,
+        history.recompute,
+        waits=True,
+        answer="Object",
+    ),
+    Operation(
         "GET",
         f"{API}/audit",
         "listAudit",

@@ -61,6 +61,9 @@ def test_prediction_is_made_looked_at_and_scored(gateway, tmp_path):
     assert (record["version"], record["kind"], record["outcome"]) == ("1", "live", "ok")
     assert [(truth["row"], truth["value"]) for truth in record["ground_truth"]] == [(0, 1), (1, "yes")]
     assert id in headgate(gateway, "predictions", "show", id).stdout
+    again = headgate(gateway, "predictions", "show", id, "--recompute", "--json")
+    assert (again.exit_code, json.loads(again.stdout)["is_equal"]) == (0, True)
+    assert "the same to the bit" in headgate(gateway, "predictions", "show", id, "--recompute").stdout
     newest = parsed(headgate(gateway, "predictions", "tail", "--json"))
     assert [one["prediction_id"] for one in newest] == [id, piped["prediction_id"], pinned["prediction_id"]]
     assert id in headgate(gateway, "predictions", "tail").stdout

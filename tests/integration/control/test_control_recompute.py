@@ -1,0 +1,95 @@
+"""A logged prediction is run again on a real control plane: the artifact by its digest, in a process of its own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from adapters.clock import SystemClock
+from adapters.logs.segments import SegmentWriter
+from adapters.runtimes.onnx import OnnxRuntime
+from gateway.core.records import Attempt, Kind, Outcome, PredictionRecord
+from gateway.core.tensors import Datatype, Tensor
+
+BATCH_ROWS, POSITION, ROWS = 33, 20, 3
+
+
+@pytest.fixture
+def answered(control, write_linear_model, tmp_path):
+    """Return a control plane and the record of what a version answered to three rows within a batch of 33."""
+    assert control.upload("delays", write_linear_model(tmp_path / "m.onnx")).status_code == 201
+    version = control.registry.version("delays", "1")
+    batch = np.random.default_rng(3).normal(size=(BATCH_ROWS, 20)).astype(np.float32)
+    answer = OnnxRuntime().load(control.artifacts.path(version.digest), version).predict({"features": batch})["probability"]
+    mine = slice(POSITION, POSITION + ROWS)
+    record = PredictionRecord(
+        prediction_id=_id(1),
+        time_s=1_700_000_000.0,
+        kind=Kind.LIVE,
+        model="delays",
+        route="delays",
+        revision=1,
+        assigned="champion",
+        variant="champion",
+        version="1",
+        digest=version.digest,
+        attempts=(Attempt("champion", "1", Outcome.OK, 20),),
+        assignment_key="0" * 16,
+        is_keyed=True,
+        inputs=(Tensor("features", Datatype.FP32, batch[mine]),),
+        outputs=(Tensor("probability", Datatype.FP32, answer[mine]),),
+        batch_rows=BATCH_ROWS,
+        batch_position=POSITION,
+        runtime_version="1",
+        outcome=Outcome.OK,
+        latency_us=100,
+    )
+    return control, record
+
+
+def _id(number: int) -> str:
+    return f"018bcfe5-6800-7000-8000-{number:012x}"
+
+
+def _logged(control, *records):
+    writer = SegmentWriter(
+        control.data / "log",
+        "w0",
+        segment_bytes_max=2**20,
+        segment_age_s=3600,
+        bytes_max=2**30,
+        free_bytes_min=0,
+        clock=SystemClock(),
+    )
+    writer.append(records)
+    writer.close()
+
+
+def test_recomputing_finds_every_bit(answered):
+    """What the version answered comes out again to the bit; an answer that is one bit off does not, and it says by how much."""
+    control, record = answered
+    data = record.outputs[0].data.copy()
+    data[1, 0] = np.nextafter(data[1, 0], np.float32(2.0))
+    altered = replace(record, prediction_id=_id(2), outputs=(Tensor("probability", Datatype.FP32, data),))
+    _logged(control, record, altered)
+    found = control.admin.post(f"/api/v1/predictions/{_id(1)}/recompute").json()
+    assert (found["is_equal"], found["batch_rows"]) == (True, BATCH_ROWS)
+    assert found["outputs"] == [{"name": "probability", "elements": 3, "unequal": 0, "largest_difference": 0.0}]
+    found = control.admin.post(f"/api/v1/predictions/{_id(2)}/recompute").json()
+    assert (found["is_equal"], found["outputs"][0]["unequal"]) == (False, 1)
+    assert 0.0 < found["outputs"][0]["largest_difference"] < 1e-6
+
+
+def test_recomputing_refuses_what_has_no_answer_or_artifact(answered):
+    """A failed prediction, another digest than the version's, and an unknown id are refused, each with its reason."""
+    control, record = answered
+    failed = replace(record, prediction_id=_id(2), outcome=Outcome.FAILED, outputs=())
+    other = replace(record, prediction_id=_id(3), digest="f" * 64)
+    _logged(control, failed, other)
+    refused = [control.admin.post(f"/api/v1/predictions/{_id(number)}/recompute") for number in (2, 3, 4)]
+    assert [answer.status_code for answer in refused] == [422, 422, 404]
+    assert "failed" in refused[0].json()["error"]
+    assert "digest" in refused[1].json()["error"]
+    assert control.client_with("read").post(f"/api/v1/predictions/{_id(2)}/recompute").status_code == 403
