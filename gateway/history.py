@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Final, cast
 
 from gateway.core.fields import Json
 from gateway.core.record_bodies import ground_truth_body, prediction_body
 from gateway.core.records import Cursor, GroundTruthRecord, Offset, PredictionRecord, Record
-from gateway.ports import Archive, Filter, PredictionLogReader
+from gateway.ports import Archive, Filter, PredictionLogReader, Timed
 
 PAGE: Final = 100  # records read, and predictions joined with their ground truth, at once
 CLOCK_STEP_S: Final = 60.0  # how far a clock may have stepped back between a prediction's id and its record
@@ -45,6 +46,44 @@ def export(wanted: Filter, to: PurePath, *, archive: Archive, log: PredictionLog
         ArchiveFailed, LogFailed: the file is not complete.
     """
     return archive.export(wanted, to, tail=lambda taken: _bodies_after(taken, log))
+
+
+def in_order(wanted: Filter, *, archive: Archive, log: PredictionLogReader, decode: Callable[[str], Record]) -> Iterator[Timed]:
+    """Yield matching predictions and all ground truth of the same time, by (time, stream, offset): the monitor's own order.
+
+    What is written after the call is not seen, nor are heartbeats, which the archive does not keep. A filter's limit is not
+    looked at.
+
+    Args:
+        decode: Reads an archived prediction's line.
+
+    Raises:
+        ArchiveFailed, LogFailed: it could not be read.
+    """
+    ends = {stream: log.end(stream) for stream in log.streams()}
+    taken, archived = archive.in_order(wanted, decode=decode)
+    tails = [_forwards(log, stream, max(taken.get(stream, Offset(0)), log.oldest(stream)), end) for stream, end in ends.items()]
+    wanted_tails = (_wanted(tail, wanted) for tail in tails)
+    return heapq.merge(archived, *wanted_tails, key=lambda timed: timed[:2])
+
+
+def _forwards(log: PredictionLogReader, stream: str, after: Offset, end: Offset) -> Iterator[Timed]:
+    while after < end and (page := log.read(stream, after)).next != after:
+        for offset, record in page.records:
+            if offset < end:
+                yield record.time_s, stream, record
+        after = page.next
+
+
+def _wanted(tail: Iterator[Timed], wanted: Filter) -> Iterator[Timed]:
+    for timed in tail:
+        match timed[2]:
+            case PredictionRecord() if _matches(timed[2], wanted) and timed[0] >= (wanted.since_s or 0.0):
+                yield timed
+            case GroundTruthRecord() if (wanted.since_s or 0.0) <= timed[0] < (wanted.until_s or math.inf):
+                yield timed
+            case _:
+                pass
 
 
 def _backwards(log: PredictionLogReader, stream: str, down_to: Offset) -> Iterator[Record]:

@@ -502,6 +502,9 @@ class Filter:
     limit: int = 100
 
 
+Timed = tuple[float, str, Record]  # a record's time, its stream, and the record
+
+
 class Archive(Protocol):
     """Columnar copies of closed segments."""
 
@@ -523,6 +526,19 @@ class Archive(Protocol):
 
     def ground_truth(self, prediction_ids: Sequence[str]) -> Mapping[str, Sequence[Json]]:
         """Return the archived ground truth of predictions, the oldest first; those without any are left out."""
+
+    def in_order(self, wanted: Filter, *, decode: Callable[[str], Record]) -> tuple[Cursor, Iterator[Timed]]:
+        """Return how far each stream is in the archive, and what is archived up to there, by (time, stream, offset).
+
+        The matching predictions, and the ground truth of the same time, whosever it is; a filter's limit is not looked at.
+        Holds some ten thousand records at once.
+
+        Args:
+            decode: Reads a prediction's line as the log's adapter does.
+        """
+
+    def dropped_s(self) -> float:
+        """Return the time of the newest record that was ever dropped, seconds since the epoch; 0 when none was."""
 
     def export(self, wanted: Filter, to: PurePath, *, tail: Callable[[Cursor], Iterable[Json]] = lambda _taken: ()) -> int:
         """Write the matching predictions to one new Parquet file, one row per row of a prediction; return the predictions.

@@ -8,8 +8,8 @@ typed column of its own; the first row of a prediction also holds the record's o
 from __future__ import annotations
 
 import contextlib
+import heapq
 import json
-import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -23,10 +23,11 @@ import duckdb
 from adapters.archives.columns import GROUND_TRUTH, PREDICTION, TENSOR, WIDTH_MAX, rows_query
 from adapters.archives.manifest import File, Manifest, flush, load_manifest, manifest_age, swap_manifest
 from adapters.archives.plain import holds_raw, longest_line, write_plain
+from adapters.archives.spans import falling_spans, holding, parameters, rising_spans, stream_of, within
 from gateway.core.errors import ArchiveFailed
 from gateway.core.fields import Json
-from gateway.core.records import Cursor, Offset
-from gateway.ports import Filter, Segment
+from gateway.core.records import Cursor, GroundTruthRecord, Offset, Record
+from gateway.ports import Filter, Segment, Timed
 
 FORMS_MAX: Final = 100  # of tensors in one segment that get columns; variable widths could make one file per record
 ROW_GROUP_ROWS: Final = 20_480  # what a look-up of one prediction has to unpack
@@ -104,6 +105,17 @@ ORDER BY prediction.time DESC, prediction.prediction_id DESC, prediction.row
 """  # noqa: S608
 
 
+_NAMED: Final = "read_parquet($paths, union_by_name = true, hive_partitioning = false, filename = true, file_row_number = true)"
+_ALL: Final = f"""
+SELECT time, parse_filename(filename) AS name, record FROM {_NAMED} WHERE record IS NOT NULL AND {_MATCHES}
+ORDER BY time, name, file_row_number
+"""  # noqa: S608
+_ALL_TRUTH: Final = f"""
+SELECT time, parse_filename(filename) AS name, prediction_id, row, value, observed_at, principal FROM {_NAMED}
+WHERE time >= $since_s AND time < $until_s ORDER BY time, name, file_row_number
+"""  # noqa: S608
+
+
 class DuckArchive:
     """Parquet under `directory`. An `Archive`; safe to share between threads.
 
@@ -139,7 +151,7 @@ class DuckArchive:
             flush(Path(segment.path))  # a log that lost power must never go on before an offset that was taken
             files = self._copied(segment)
             taken = {**manifest.taken, segment.stream: int(segment.next)}
-            swap_manifest(self._directory, Manifest(taken, (*manifest.files, *files)))
+            swap_manifest(self._directory, replace(manifest, taken=taken, files=(*manifest.files, *files)))
         return sum(file.records for file in files if file.route is not None)
 
     def taken(self, stream: str) -> Offset:
@@ -150,9 +162,9 @@ class DuckArchive:
     def query(self, wanted: Filter) -> Iterator[Json]:
         """Yield the matching predictions, the newest first; see `Archive.query`."""
         with _archive_errors(self._directory):
-            files = _holding(self._manifest().predictions(), wanted)
+            files = holding(self._manifest().predictions(), wanted)
         left = wanted.limit
-        for since_s, until_s in _spans(files, wanted):
+        for since_s, until_s in falling_spans(files, wanted):
             for page in self._pages(files, replace(wanted, since_s=since_s, until_s=until_s, limit=left)):
                 left -= len(page)
                 yield from page
@@ -180,9 +192,9 @@ class DuckArchive:
             manifest = self._manifest()
             open_paths, open_truth_paths = self._staged(cursor, tail(_cursor(manifest)), staged)
             bound = {
-                "paths": [*open_paths, *self._paths(_holding(manifest.predictions(), wanted))],
+                "paths": [*open_paths, *self._paths(holding(manifest.predictions(), wanted))],
                 "truth_paths": [*open_truth_paths, *self._paths(manifest.ground_truth())],
-                **_bound(wanted),
+                **parameters(wanted),
             }
             found = cursor.sql(_EXPORT, params=bound)
             found.write_parquet(str(to), compression="zstd", row_group_size=ROW_GROUP_ROWS)
@@ -196,10 +208,22 @@ class DuckArchive:
             manifest = self._manifest()
             self._remove_dropped()
             kept = tuple(file for file in manifest.files if file.last_s >= before_s)
-            if len(kept) < len(manifest.files):
-                swap_manifest(self._directory, replace(manifest, files=kept))
-                self._dropped = [file.path for file in manifest.files if file.last_s < before_s]
+            if gone := [file for file in manifest.files if file.last_s < before_s]:
+                dropped_s = max(manifest.dropped_s, *(file.last_s for file in gone))
+                swap_manifest(self._directory, replace(manifest, files=kept, dropped_s=dropped_s))
+                self._dropped = [file.path for file in gone]
         return len(manifest.files) - len(kept)
+
+    def in_order(self, wanted: Filter, *, decode: Callable[[str], Record]) -> tuple[Cursor, Iterator[Timed]]:
+        """Return how far the streams are taken, and the records, the oldest first; see `Archive.in_order`."""
+        with _archive_errors(self._directory):
+            manifest = self._manifest()
+        return _cursor(manifest), self._in_order(manifest, wanted, decode)
+
+    def dropped_s(self) -> float:
+        """Return the time of the newest record that was dropped; 0 when none was."""
+        with _archive_errors(self._directory):
+            return self._manifest().dropped_s
 
     def close(self) -> None:
         """Close the database and remove what it spilled."""
@@ -260,13 +284,34 @@ class DuckArchive:
 
     def _pages(self, files: Sequence[File], wanted: Filter) -> Iterator[list[Json]]:
         """Yield pages of the matching predictions of one span of time."""
-        bound = _bound(wanted)
+        bound = parameters(wanted)
         paths = self._paths(file for file in files if file.last_s >= bound["since_s"] and file.first_s < bound["until_s"])
         with _archive_errors(self._directory), self._cursor() as cursor:
             cursor.execute(_QUERY, {"paths": paths, **bound})
             while found := cursor.fetchmany(PAGE_PREDICTIONS):
                 truths = self.ground_truth([prediction_id for _, prediction_id in found])
                 yield [{**json.loads(record), "ground_truth": truths.get(name, [])} for record, name in found]
+
+    def _in_order(self, manifest: Manifest, wanted: Filter, decode: Callable[[str], Record]) -> Iterator[Timed]:
+        predictions, truths = holding(manifest.predictions(), wanted), within(manifest.ground_truth(), wanted)
+        for since_s, until_s in rising_spans([*predictions, *truths], wanted):
+            span = replace(wanted, since_s=since_s, until_s=until_s)
+            told = self._told(_ALL_TRUTH, within(truths, span), span)
+            found = (
+                (time_s, stream_of(name), decode(record))
+                for time_s, name, record in self._told(_ALL, within(predictions, span), span)
+            )
+            yield from heapq.merge(found, ((row[0], stream_of(row[1]), _truth(row)) for row in told), key=_place)
+
+    def _told(self, query: str, files: Sequence[File], wanted: Filter) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of a query over files, fetched a page at a time."""
+        if not files:
+            return
+        bound = {name: value for name, value in parameters(wanted).items() if f"${name}" in query}
+        with _archive_errors(self._directory), self._cursor() as cursor:
+            cursor.execute(query, {"paths": self._paths(files), **bound})
+            while page := cursor.fetchmany(PAGE_PREDICTIONS):
+                yield from page
 
     def _paths(self, files: Iterable[File]) -> list[str]:
         return [str(self._directory / file.path) for file in files]
@@ -326,44 +371,13 @@ def _cursor(manifest: Manifest) -> Cursor:
     return {stream: Offset(taken) for stream, taken in manifest.taken.items()}
 
 
-def _holding(files: Sequence[File], wanted: Filter) -> list[File]:
-    """Return the files that may hold matching predictions."""
-    bound = _bound(wanted)
-    return [
-        file
-        for file in files
-        if wanted.route in ("", file.route)
-        and file.last_s >= bound["since_s"]
-        and file.first_s < bound["until_s"]
-        and (not wanted.prediction_id or file.first_id <= wanted.prediction_id <= file.last_id)
-    ]
+def _truth(row: Sequence[Any]) -> GroundTruthRecord:
+    time_s, _, prediction_id, number, value, observed_at, principal = row
+    return GroundTruthRecord(prediction_id, time_s, number, json.loads(value), observed_at, principal)
 
 
-def _spans(files: Sequence[File], wanted: Filter) -> Iterator[tuple[float, float]]:
-    """Yield spans of time [since, until) that cover the files, the newest first, each begun by one file's first record.
-
-    Files of different streams overlap, so the newest predictions are spread over several; one span at a time bounds how many
-    files a query touches before it has enough.
-    """
-    bound = _bound(wanted)
-    until_s = bound["until_s"]
-    for first_s in sorted({file.first_s for file in files}, reverse=True):
-        since_s = max(first_s, bound["since_s"])
-        if since_s < until_s:
-            yield since_s, until_s
-            until_s = since_s
-
-
-def _bound(wanted: Filter) -> dict[str, Any]:
-    """Return a filter as the parameters of a query."""
-    return {
-        "route": wanted.route,
-        "version": wanted.version,
-        "prediction_id": wanted.prediction_id,
-        "since_s": -math.inf if wanted.since_s is None else wanted.since_s,
-        "until_s": math.inf if wanted.until_s is None else wanted.until_s,
-        "limit": wanted.limit,
-    }
+def _place(timed: Timed) -> tuple[float, str]:
+    return timed[0], timed[1]
 
 
 def _encoded(name: str) -> str:

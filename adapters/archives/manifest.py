@@ -41,10 +41,16 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """One state of the archive; `taken` maps a stream to the offset up to which it is archived."""
+    """One state of the archive.
+
+    Attributes:
+        taken: Stream → the offset up to which it is archived.
+        dropped_s: Time of the newest record that was dropped; 0 when none was.
+    """
 
     taken: Mapping[str, int] = field(default_factory=dict)
     files: tuple[File, ...] = ()
+    dropped_s: float = 0.0
 
     def predictions(self) -> tuple[File, ...]:
         """Return the files of predictions."""
@@ -67,7 +73,7 @@ def load_manifest(directory: Path) -> Manifest:
         return Manifest()
     if body["format"] != FORMAT:
         raise ValueError(f"archive format {body['format']!r} is unknown; this program reads {FORMAT}")
-    return Manifest(dict(body["taken"]), tuple(File(**file) for file in body["files"]))
+    return Manifest(dict(body["taken"]), tuple(File(**file) for file in body["files"]), float(body.get("dropped_s", 0.0)))
 
 
 def manifest_age(directory: Path) -> tuple[int, int, int]:
@@ -81,7 +87,12 @@ def manifest_age(directory: Path) -> tuple[int, int, int]:
 
 def swap_manifest(directory: Path, manifest: Manifest) -> None:
     """Replace the manifest; durable when it returns, and a reader sees the old one or the new one."""
-    body = {"format": FORMAT, "taken": dict(manifest.taken), "files": [dataclasses.asdict(file) for file in manifest.files]}
+    body = {
+        "format": FORMAT,
+        "taken": dict(manifest.taken),
+        "files": [dataclasses.asdict(file) for file in manifest.files],
+        "dropped_s": manifest.dropped_s,
+    }
     staged = directory / (_NAME + ".new")
     with staged.open("w") as file:
         json.dump(body, file)

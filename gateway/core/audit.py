@@ -75,9 +75,9 @@ def chained(entry: AuditEntry) -> AuditEntry:
         action=_encodable(entry.action),
         subject=_encodable(entry.subject),
         reason=_encodable(entry.reason),
-        before=_plain_object(entry.before),
-        after=_plain_object(entry.after),
-        evidence=_plain_object(entry.evidence),
+        before=plain_object(entry.before),
+        after=plain_object(entry.after),
+        evidence=plain_object(entry.evidence),
     )
     return replace(plain, hash=entry_hash(plain))
 
@@ -119,7 +119,8 @@ def first_broken(entries: Iterable[AuditEntry], *, previous: str = FIRST_HASH, s
     return None
 
 
-def _plain_object(body: Mapping[str, object]) -> Json:
+def plain_object(body: Mapping[str, object]) -> Json:
+    """Return an object as an entry keeps it; see `chained`."""
     return {_encodable(str(name)): _plain(value) for name, value in body.items()}
 
 
@@ -130,7 +131,7 @@ def _plain(value: object) -> object:
         case float() if not math.isfinite(value):
             return str(value)
         case Mapping():
-            return _plain_object(value)
+            return plain_object(value)
         case list() | tuple() | set() | frozenset():
             return [_plain(item) for item in value]
         case _:

@@ -7,15 +7,19 @@ means that the route moved on; it is read again and decided anew.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Final
 
 from gateway.core.errors import RevisionConflict
 from gateway.core.fields import Json
-from gateway.core.policy import Hold, decide
+from gateway.core.policy import Decision, Hold, decide
 from gateway.core.records import Cursor
+from gateway.core.rollouts import Rollout
 from gateway.monitor.act import Acted, act, roll_back_for_drift
+from gateway.monitor.drifting import DriftWatch
 from gateway.monitor.fold import Fold, RouteState
 from gateway.monitor.views import RouteView, present_view, unchanged_rollout
+from gateway.monitor.watch import RolloutWatch
 from gateway.ports import RegistryStore
 
 TRIES_MAX: Final = 5  # commits of others that may come between reading and committing before the next second tries again
@@ -44,13 +48,7 @@ def _decide_rollout(fold: Fold, state: RouteState, registry: RegistryStore, curs
     if watch is None or not watch.rollout.is_open:
         return
     watch.learn(unchanged_rollout(registry, state.view, watch.rollout))
-    facts = watch.facts(
-        now_s=fold.now_s,
-        frozen_by=state.frozen_by(fold.now_s),
-        is_automation_on=registry.automation().is_on,
-        last_increase_s=state.last_increase_s,
-    )
-    decision = decide(watch.rollout, watch.findings(), facts)
+    decision = judged(fold, state, watch, is_automation_on=registry.automation().is_on)
     state.decision = {
         "decision": type(decision).__name__,
         "reason": decision.reason,
@@ -62,16 +60,29 @@ def _decide_rollout(fold: Fold, state: RouteState, registry: RegistryStore, curs
         _take(fold, state, acted, decision.reason)
 
 
+def judged(fold: Fold, state: RouteState, watch: RolloutWatch, *, is_automation_on: bool) -> Decision:
+    """Return what happens to a route's rollout now; the monitor acts on it, a replay compares it or takes it further."""
+    facts = watch.facts(
+        now_s=fold.now_s,
+        frozen_by=state.frozen_by(fold.now_s),
+        is_automation_on=is_automation_on,
+        last_increase_s=state.last_increase_s,
+    )
+    return decide(watch.rollout, watch.findings(), facts)
+
+
+def drift_evidence(drift: DriftWatch) -> Json:
+    """Return what an audit entry keeps of a rollback for drift."""
+    return {"incidents": [incident.body() for incident in drift.incidents[-1:]], "drift": drift.bodies()}
+
+
 def _decide_drift(fold: Fold, state: RouteState, registry: RegistryStore, cursor: Cursor) -> None:
     if not state.drifted or state.drift is None:
         return
     if registry.automation().is_on and state.drift.version == state.view.live_version:
-        incidents: Json = {
-            "incidents": [incident.body() for incident in state.drift.incidents[-1:]],
-            "drift": state.drift.bodies(),
-        }
+        evidence = drift_evidence(state.drift)
         acted = roll_back_for_drift(
-            registry, state.view, incident=state.drifted, evidence=incidents, now_s=fold.now_s, cursor=cursor
+            registry, state.view, incident=state.drifted, evidence=evidence, now_s=fold.now_s, cursor=cursor
         )
         if acted is not None:
             _take(fold, state, acted, "drift")
@@ -84,20 +95,20 @@ def _take(fold: Fold, state: RouteState, acted: Acted, reason: str) -> None:
     _journal.warning("The monitor changed a route", extra=facts)
 
 
-def learn_route(fold: Fold, registry: RegistryStore, view: RouteView) -> None:
-    """Take a route at a revision; a rollout that it has no more is over, and how it ended is read from the registry.
+def learn_route(fold: Fold, view: RouteView, ended: Callable[[str], Rollout]) -> None:
+    """Take a route at a revision; a rollout that it has no more is over.
 
-    Raises:
-        StoreFailed: the registry cannot be read.
+    Args:
+        ended: Returns how a rollout ended, by its id; raises what the registry raises.
     """
     fold.learn(view)
     state = fold.routes[view.name]
     watch = state.watch
     if watch is not None and watch.rollout.is_open and (state.view.rollout is None or state.view.rollout.id != watch.rollout.id):
-        watch.learn(registry.rollout(watch.rollout.id))
+        watch.learn(ended(watch.rollout.id))
 
 
 def _read_again(fold: Fold, name: str, registry: RegistryStore) -> None:
     view = present_view(registry, name)
     gone = RouteView(name, fold.routes[name].view.model, fold.routes[name].view.revision)
-    learn_route(fold, registry, view or gone)
+    learn_route(fold, view or gone, registry.rollout)

@@ -175,7 +175,7 @@ class Monitor:
         """Learn from the registry what the record speaks of, before it is taken."""
         fold = self.fold
         if fold.lacks_view(record):
-            learn_route(fold, self._registry, view_at(self._registry, record.route, record.model, record.revision))
+            learn_route(fold, view_at(self._registry, record.route, record.model, record.revision), self._registry.rollout)
         if (record.model, record.version) not in fold.versions:
             fold.versions[record.model, record.version] = version_or_none(self._registry, record.model, record.version)
 

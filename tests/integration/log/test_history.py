@@ -8,8 +8,9 @@ import random
 import duckdb
 import pytest
 
+from adapters.logs.codec import decode
 from gateway.core.records import GroundTruthRecord, Heartbeat
-from gateway.history import export, predictions
+from gateway.history import export, in_order, predictions
 from gateway.ports import Filter
 
 ALL = Filter(limit=1_000_000)
@@ -125,3 +126,24 @@ def test_history_export_holds_archive_and_open_log(house, prediction):
     assert [row[2] for row in rows if row[2] is not None] == [1.0]
     assert export(Filter(limit=4), to, archive=house.archive, log=house.reader) == 4
     assert export(Filter(route="none"), to, archive=house.archive, log=house.reader) == 0
+
+
+def test_history_is_read_in_the_order_it_was_made(house, prediction):
+    """Archive and open log together give every record once, by time and stream, with the ground truth between; to the bit."""
+    written = []
+    for start in range(0, 300, 50):
+        for stream in ("w0", "w1"):
+            records = [prediction(number) for number in range(start + int(stream[1]), start + 50, 2)]
+            truth = GroundTruthRecord(records[0].prediction_id, records[-1].time_s + 0.5, 0, "yes", 1.0)
+            house.write(*records, truth, stream=stream)
+            written += [(record.time_s, stream, record) for record in (*records, truth)]
+        if start in {0, 100}:
+            house.take()
+    found = list(in_order(ALL, archive=house.archive, log=house.reader, decode=decode))
+    assert [repr(timed) for timed in found] == [repr(timed) for timed in sorted(written, key=lambda timed: timed[:2])]
+    wanted = Filter(since_s=prediction(20).time_s, until_s=prediction(280).time_s, route="other")
+    assert {type(record) for _, _, record in in_order(wanted, archive=house.archive, log=house.reader, decode=decode)} == {
+        GroundTruthRecord
+    }
+    house.archive.drop(prediction(60).time_s)
+    assert house.archive.dropped_s() == prediction(49).time_s + 0.5
