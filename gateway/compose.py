@@ -6,6 +6,7 @@ A plane runs in a process of its own; the supervisor starts it as `headgate plan
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import json
 import logging
@@ -13,9 +14,11 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from adapters.clock import SystemClock
 from adapters.heap import Heap
@@ -28,12 +31,15 @@ from adapters.runtimes.pickles.limits import Limits
 from adapters.stores.artifacts import DirectoryArtifacts
 from adapters.stores.checkpoints import SqliteCheckpoints
 from adapters.stores.registry import SqliteRegistry
-from gateway.core.errors import LogFull
+from gateway.core.errors import LogFull, StoreFailed
 from gateway.core.models import Runtime as RuntimeName
 from gateway.core.records import StreamEnd
 from gateway.journal import open_journal
 from gateway.ports import LoopWatch, Runtime
 from gateway.settings import Settings, settings_from_body
+
+if TYPE_CHECKING:
+    from gateway.replay.past import Past
 
 _log = logging.getLogger(__name__)
 SERVING, CONTROL, MONITOR, ARCHIVE = "serving", "control", "monitor", "archive"
@@ -124,28 +130,17 @@ def run_plane(argv: Sequence[str]) -> int:
 
 
 def _run_serving(settings: Settings, worker: str, listener: socket.socket) -> None:
-    from adapters.runtimes.chained import ChainedRuntime
-    from adapters.runtimes.onnx import OnnxRuntime
-    from adapters.runtimes.pickled import PickledRuntime
     from gateway.serving.run import run_worker
 
     data, clock = DataDirectory(settings.data_dir), SystemClock()
     artifacts = DirectoryArtifacts(data.artifacts)
-    runtimes: dict[RuntimeName, Runtime] = {
-        RuntimeName.ONNX: OnnxRuntime(),
-        RuntimeName.PICKLED: PickledRuntime(
-            limits=_limits(settings, data.run / "pickled" / worker),
-            interpreter=sys.executable,
-            interpreters=_interpreters(settings),
-        ),
-    }
     run_worker(
         worker=worker,
         listener=listener,
         settings=settings,
         registry=SqliteRegistry(data.registry, clock=clock),
         artifacts=artifacts,
-        runtimes={**runtimes, RuntimeName.CHAINED: ChainedRuntime(runtimes, artifacts)},
+        runtimes=_runtimes(settings, artifacts, data.run / "pickled" / worker),
         log=_log_writer(settings, worker),
         metrics=MetricsFile(data.metrics / f"{worker}.bin"),
         snapshots=MetricsDirectory(data.metrics),
@@ -215,6 +210,58 @@ def _run_archive(settings: Settings, stop: threading.Event) -> None:
         clock=clock,
         stop=stop,
     )
+
+
+@contextlib.contextmanager
+def opened_past(root: Path) -> Iterator[Past]:
+    """Yield what a replay reads of a data directory, whether or not a gateway runs on it; nothing of it is changed.
+
+    Raises:
+        StoreFailed: there is no registry, or it cannot be read.
+    """
+    from adapters.archives.duck import DuckArchive
+    from adapters.detectors.river import AdwinDetector
+    from adapters.logs.codec import decode
+    from gateway.replay.past import Past
+
+    data, settings = DataDirectory(root), Settings()
+    if not data.registry.is_file():
+        raise StoreFailed(f"there is no registry in {root}", hint="name the gateway's --data-dir")
+    if data.settings.is_file():
+        settings = settings_from_body(json.loads(data.settings.read_text()))
+    registry = SqliteRegistry(data.registry, clock=SystemClock())
+    archive = DuckArchive(data.archive, memory_bytes=settings.archive.memory_bytes)
+    artifacts = DirectoryArtifacts(data.artifacts)
+    with tempfile.TemporaryDirectory(prefix="headgate-replay-") as scratch:
+        try:
+            yield Past(
+                archive=archive,
+                log=SegmentReader(data.log),
+                registry=registry,
+                artifacts=artifacts,
+                runtimes=_runtimes(settings, artifacts, Path(scratch)),
+                detector=AdwinDetector,
+                decode=decode,
+                monitor=settings.monitor,
+            )
+        finally:
+            archive.close()
+            registry.close()
+
+
+def _runtimes(settings: Settings, artifacts: DirectoryArtifacts, scratch: Path) -> dict[RuntimeName, Runtime]:
+    """Return what runs versions in this process; pickled ones have theirs, with room of their own in `scratch`."""
+    from adapters.runtimes.chained import ChainedRuntime
+    from adapters.runtimes.onnx import OnnxRuntime
+    from adapters.runtimes.pickled import PickledRuntime
+
+    runtimes: dict[RuntimeName, Runtime] = {
+        RuntimeName.ONNX: OnnxRuntime(),
+        RuntimeName.PICKLED: PickledRuntime(
+            limits=_limits(settings, scratch), interpreter=sys.executable, interpreters=_interpreters(settings)
+        ),
+    }
+    return {**runtimes, RuntimeName.CHAINED: ChainedRuntime(runtimes, artifacts)}
 
 
 def _limits(settings: Settings, scratch: Path) -> Limits:

@@ -64,21 +64,21 @@ def in_order(wanted: Filter, *, archive: Archive, log: PredictionLogReader, deco
     taken, archived = archive.in_order(wanted, decode=decode)
     tails = [_forwards(log, stream, max(taken.get(stream, Offset(0)), log.oldest(stream)), end) for stream, end in ends.items()]
     wanted_tails = (_wanted(tail, wanted) for tail in tails)
-    return heapq.merge(archived, *wanted_tails, key=lambda timed: timed[:2])
+    return heapq.merge(archived, *wanted_tails, key=lambda timed: timed[:3])
 
 
 def _forwards(log: PredictionLogReader, stream: str, after: Offset, end: Offset) -> Iterator[Timed]:
     while after < end and (page := log.read(stream, after)).next != after:
         for offset, record in page.records:
             if offset < end:
-                yield record.time_s, stream, record
+                yield record.time_s, stream, offset, record
         after = page.next
 
 
 def _wanted(tail: Iterator[Timed], wanted: Filter) -> Iterator[Timed]:
     for timed in tail:
-        match timed[2]:
-            case PredictionRecord() if _matches(timed[2], wanted) and timed[0] >= (wanted.since_s or 0.0):
+        match timed[3]:
+            case PredictionRecord() if _matches(timed[3], wanted) and timed[0] >= (wanted.since_s or 0.0):
                 yield timed
             case GroundTruthRecord() if (wanted.since_s or 0.0) <= timed[0] < (wanted.until_s or math.inf):
                 yield timed

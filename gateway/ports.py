@@ -502,7 +502,7 @@ class Filter:
     limit: int = 100
 
 
-Timed = tuple[float, str, Record]  # a record's time, its stream, and the record
+Timed = tuple[float, str, Offset, Record]  # a record's time, its stream and offset, and the record
 
 
 class Archive(Protocol):

@@ -91,6 +91,7 @@ def rows_query(form: Form) -> str:
     shown = [
         *PREDICTION,
         "make_timestamp(CAST(time * 1e6 AS BIGINT)) AS time_utc",
+        "log_offset",
         "rows",
         "unnest(range(greatest(rows, 1))) AS row",
         "unnest([record]) AS record",

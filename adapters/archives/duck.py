@@ -16,14 +16,14 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path, PurePath
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import duckdb
 
 from adapters.archives.columns import GROUND_TRUTH, PREDICTION, TENSOR, WIDTH_MAX, rows_query
 from adapters.archives.manifest import File, Manifest, flush, load_manifest, manifest_age, swap_manifest
-from adapters.archives.plain import holds_raw, longest_line, write_plain
-from adapters.archives.spans import falling_spans, holding, parameters, rising_spans, stream_of, within
+from adapters.archives.plain import holds_raw, line_starts, longest_line, write_plain
+from adapters.archives.spans import falling_spans, holding, parameters, rising_spans, within
 from gateway.core.errors import ArchiveFailed
 from gateway.core.fields import Json
 from gateway.core.records import Cursor, GroundTruthRecord, Offset, Record
@@ -36,10 +36,12 @@ _LINE_BYTES_MIN: Final = 2**20
 
 _LOAD: Final = """
 CREATE TEMP TABLE line AS
-SELECT CAST(record AS VARCHAR) AS record, unnest(json_transform(record, $scalars)), unnest(json_transform(json, $tensors)),
+SELECT CAST(record AS VARCHAR) AS record, log_offset,
+    unnest(json_transform(record, $scalars)), unnest(json_transform(json, $tensors)),
 FROM (
-    SELECT json, coalesce(json_extract(json, '$.record'), json) AS record
+    SELECT json, coalesce(json_extract(json, '$.record'), json) AS record, log_offset
     FROM read_json_objects($path, format = 'newline_delimited', maximum_object_size = $line_bytes_max)
+    POSITIONAL JOIN (SELECT unnest(CAST($offsets AS BIGINT[])) AS log_offset)
 )
 """
 _FORM: Final = """
@@ -72,7 +74,7 @@ FROM line WHERE type = 'ground_truth' GROUP BY ALL ORDER BY 1
 """
 _TRUTH: Final = """
 SELECT prediction_id, time, make_timestamp(CAST(time * 1e6 AS BIGINT)) AS time_utc, row, CAST(value AS VARCHAR) AS value,
-    TRY_CAST(value AS DOUBLE) AS value_number, observed_at, principal,
+    TRY_CAST(value AS DOUBLE) AS value_number, observed_at, principal, log_offset,
 FROM line WHERE type = 'ground_truth' AND strftime(make_timestamp(CAST(time * 1e6 AS BIGINT)), '%Y-%m-%d') = $date
 """
 _MATCHES: Final = """
@@ -105,14 +107,15 @@ ORDER BY prediction.time DESC, prediction.prediction_id DESC, prediction.row
 """  # noqa: S608
 
 
-_NAMED: Final = "read_parquet($paths, union_by_name = true, hive_partitioning = false, filename = true, file_row_number = true)"
+_NAMED: Final = "read_parquet($paths, union_by_name = true, hive_partitioning = false, filename = true)"
+_STREAM: Final = r"regexp_replace(parse_filename(filename), '-\d{20}(-\d+)?\.parquet$', '')"
 _ALL: Final = f"""
-SELECT time, parse_filename(filename) AS name, record FROM {_NAMED} WHERE record IS NOT NULL AND {_MATCHES}
-ORDER BY time, name, file_row_number
+SELECT time, {_STREAM} AS stream, log_offset, record FROM {_NAMED} WHERE record IS NOT NULL AND {_MATCHES}
+ORDER BY time, stream, log_offset
 """  # noqa: S608
 _ALL_TRUTH: Final = f"""
-SELECT time, parse_filename(filename) AS name, prediction_id, row, value, observed_at, principal FROM {_NAMED}
-WHERE time >= $since_s AND time < $until_s ORDER BY time, name, file_row_number
+SELECT time, {_STREAM} AS stream, log_offset, prediction_id, row, value, observed_at, principal FROM {_NAMED}
+WHERE time >= $since_s AND time < $until_s ORDER BY time, stream, log_offset
 """  # noqa: S608
 
 
@@ -241,14 +244,14 @@ class DuckArchive:
         """Write a segment's Parquet files, durable but listed nowhere yet."""
         name = f"{_encoded(segment.stream)}-{segment.first:020d}"
         with self._cursor() as cursor, self._staging() as staged:
-            self._load(cursor, Path(segment.path), staged)
+            self._load(cursor, Path(segment.path), staged, first=segment.first)
             files = [*self._copied_predictions(cursor, name), *self._copied_ground_truth(cursor, name)]
         paths = [self._directory / file.path for file in files]
         for place in {*paths, *(path.parent for path in paths), *(path.parent.parent for path in paths), self._directory}:
             flush(place)
         return files
 
-    def _load(self, cursor: duckdb.DuckDBPyConnection, segment: Path, staged: Path) -> None:
+    def _load(self, cursor: duckdb.DuckDBPyConnection, segment: Path, staged: Path, *, first: int = 0) -> None:
         """Read a segment into the temporary tables `line` and `prediction`."""
         path = segment
         if holds_raw(segment):
@@ -258,6 +261,7 @@ class DuckArchive:
             _LOAD,
             {
                 "path": str(path),
+                "offsets": line_starts(segment, first),
                 "line_bytes_max": max(longest_line(path), _LINE_BYTES_MIN),
                 "scalars": json.dumps({"type": "VARCHAR", **PREDICTION, **GROUND_TRUTH}),
                 "tensors": json.dumps({"inputs": [TENSOR], "outputs": [TENSOR]}),
@@ -296,12 +300,13 @@ class DuckArchive:
         predictions, truths = holding(manifest.predictions(), wanted), within(manifest.ground_truth(), wanted)
         for since_s, until_s in rising_spans([*predictions, *truths], wanted):
             span = replace(wanted, since_s=since_s, until_s=until_s)
+            found = self._told(_ALL, within(predictions, span), span)
             told = self._told(_ALL_TRUTH, within(truths, span), span)
-            found = (
-                (time_s, stream_of(name), decode(record))
-                for time_s, name, record in self._told(_ALL, within(predictions, span), span)
+            yield from heapq.merge(
+                ((time_s, unquote(stream), offset, decode(record)) for time_s, stream, offset, record in found),
+                ((row[0], unquote(row[1]), row[2], _truth(row)) for row in told),
+                key=_place,
             )
-            yield from heapq.merge(found, ((row[0], stream_of(row[1]), _truth(row)) for row in told), key=_place)
 
     def _told(self, query: str, files: Sequence[File], wanted: Filter) -> Iterator[tuple[Any, ...]]:
         """Yield the rows of a query over files, fetched a page at a time."""
@@ -372,12 +377,12 @@ def _cursor(manifest: Manifest) -> Cursor:
 
 
 def _truth(row: Sequence[Any]) -> GroundTruthRecord:
-    time_s, _, prediction_id, number, value, observed_at, principal = row
+    time_s, _, _, prediction_id, number, value, observed_at, principal = row
     return GroundTruthRecord(prediction_id, time_s, number, json.loads(value), observed_at, principal)
 
 
-def _place(timed: Timed) -> tuple[float, str]:
-    return timed[0], timed[1]
+def _place(timed: Timed) -> tuple[float, str, Offset]:
+    return timed[:3]
 
 
 def _encoded(name: str) -> str:

@@ -6,6 +6,7 @@ which NaN and the infinities are the texts that a cast to a number understands. 
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from base64 import b64decode
@@ -23,6 +24,12 @@ def longest_line(segment: Path) -> int:
     """Return the bytes of a segment's longest line."""
     with segment.open("rb") as file:
         return max(map(len, file), default=0)
+
+
+def line_starts(segment: Path, first: int) -> list[int]:
+    """Return the offset in its stream of each line of a segment that begins at `first`."""
+    with segment.open("rb") as file:
+        return list(itertools.accumulate(map(len, file), initial=first))[:-1]
 
 
 def holds_raw(segment: Path) -> bool:

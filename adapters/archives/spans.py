@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
-from urllib.parse import unquote
 
 from adapters.archives.manifest import File
 from gateway.ports import Filter
 
 SPAN_RECORDS: Final = 20_000  # sorted at once when read in order: some 20 MB of lines, and few queries for many small files
-_OFFSET: Final = re.compile(r"-\d{20}(-\d+)?\.parquet$")
 
 
 def holding(files: Sequence[File], wanted: Filter) -> list[File]:
@@ -71,8 +68,3 @@ def parameters(wanted: Filter) -> dict[str, Any]:
         "until_s": math.inf if wanted.until_s is None else wanted.until_s,
         "limit": wanted.limit,
     }
-
-
-def stream_of(name: str) -> str:
-    """Return the stream that a file's name begins with."""
-    return unquote(_OFFSET.sub("", name))

@@ -55,7 +55,7 @@ def encode(records: Sequence[Record]) -> bytes:
         raise LogFailed(f"a record cannot be written as JSON: {error}") from error
 
 
-def decode(line: bytes) -> Record:
+def decode(line: bytes | str) -> Record:
     """Return the record of a line, with or without its end.
 
     Raises:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from gateway.commands import output
 from gateway.commands.session import REFUSED, Gateway, JsonOption, examples, fail, reaches
+from gateway.core.fields import Json
 
+if TYPE_CHECKING:
+    from gateway.replay.decisions import Recomputed
+
+_MEANINGS: Final = {
+    "same": "the same",
+    "differs": "differs",
+    "gone": "differs; a part of its log is past retention",
+    "other code": "decided by another version of the arithmetic",
+}
 group = typer.Typer(help="Every change, by whom and why, chained by hash.", no_args_is_help=True)
 
 
@@ -48,6 +59,10 @@ def verify(
     head: Annotated[
         str, typer.Option(metavar="SEQ:HASH", help="An entry noted earlier: it must still be there. Finds a shortened log.")
     ] = "",
+    recompute: Annotated[
+        bool,
+        typer.Option("--recompute", help="Also decide anew, from the log in --data-dir, whatever the gateway decided."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compute every hash anew, here, and say whether the chain holds; exit code 1 if it does not."""
@@ -65,11 +80,44 @@ def verify(
             last = entry
             found = found or (str(entry.seq) == known_seq and entry.hash.startswith(known_hash.rstrip("…")))
     holds = broken is None and found
+    shown: Json = {"holds": holds, "entries": last.seq, "head": last.hash, "broken_seq": broken}
+    decisions = _recomputed(gateway) if recompute and holds else []
+    if recompute and holds:
+        shown |= {"holds": not _unlike(decisions), "decisions": [one.body() for one in decisions]}
     if as_json:
-        output.show_json({"holds": holds, "entries": last.seq, "head": last.hash, "broken_seq": broken})
-        raise typer.Exit(0 if holds else REFUSED)
+        output.show_json(shown)
+        raise typer.Exit(0 if shown["holds"] else REFUSED)
     if broken is not None:
         fail(f"entry {broken} does not follow from the one before it: the log was edited, shortened or reordered there")
     if not found:
         fail(f"entry {head} is not there any more: the log was shortened or written anew")
     typer.echo(f"{last.seq} entries, each follows from the one before; head {last.seq}:{last.hash}")
+    if recompute:
+        _show_recomputed(decisions)
+
+
+def _recomputed(gateway: Gateway) -> list[Recomputed]:
+    from gateway.commands.replay import watched
+    from gateway.compose import opened_past
+    from gateway.replay.decisions import recompute_decisions
+
+    with opened_past(gateway.data_dir) as past, watched("recomputing", {}) as progress:
+        return recompute_decisions(past, progress=progress)
+
+
+def _unlike(decisions: Sequence[Recomputed]) -> list[Recomputed]:
+    return [one for one in decisions if one.finding.value == "differs"]
+
+
+def _show_recomputed(decisions: Sequence[Recomputed]) -> None:
+    columns: dict[str, output.Cell] = {
+        "seq": lambda one: one.get("seq"),
+        "log time": lambda one: output.moment(one.get("log_time_s")),
+        "action": lambda one: one.get("action"),
+        "subject": lambda one: one.get("subject"),
+        "recomputed": lambda one: _MEANINGS[str(one.get("finding"))],
+        "recorded, found": lambda one: output.shortened(one.get("differences")),
+    }
+    output.show_table([one.body() for one in decisions], columns, empty="the gateway has decided nothing by itself")
+    if unlike := _unlike(decisions):
+        fail(f"{len(unlike)} of {len(decisions)} decisions do not follow from the prediction log")

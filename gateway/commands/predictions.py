@@ -169,7 +169,7 @@ def query(
 ) -> None:
     """Show matching records of the archive and the log, the newest first."""
     with gateway.admin() as admin:
-        found = admin.predictions(route=route, version=version, since=_moment(since), until=_moment(until), limit=limit)
+        found = admin.predictions(route=route, version=version, since=moment(since), until=moment(until), limit=limit)
         _show_records(found, as_json=as_json, empty="no such predictions")
 
 
@@ -193,7 +193,7 @@ def export(
 
     with gateway.admin() as admin:
         size_bytes = admin.export(
-            to, route=route, version=version, since=_moment(since), until=_moment(until), limit=limit or ALL_RECORDS
+            to, route=route, version=version, since=moment(since), until=moment(until), limit=limit or ALL_RECORDS
         )
     typer.echo(f"wrote {to}, {size_bytes} bytes")
 
@@ -220,7 +220,7 @@ def ground_truth(
     elif prediction and value:
         records = [{"prediction_id": prediction, "value": _number_or_text(value), "row": row}]
         if observed_at:
-            records[0]["observed_at"] = float(_moment(observed_at))
+            records[0]["observed_at"] = float(moment(observed_at))
     else:
         raise typer.BadParameter("give a prediction and its value, or --file")
     accepted = 0
@@ -270,7 +270,7 @@ def _time_s(record: Json) -> float:
     return float(value) if isinstance(value, int | float) else 0.0
 
 
-def _moment(text: str) -> str:
+def moment(text: str) -> str:
     """Return a time as seconds since the epoch, or as it was written when the gateway reads it itself."""
     ago = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
     if ago is not None:

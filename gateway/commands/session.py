@@ -49,6 +49,11 @@ class Gateway:
         self._given = connection
         self._data_dir = connection.data_dir or Path(os.environ.get("HEADGATE_DATA_DIR", DATA_DIR))
 
+    @property
+    def data_dir(self) -> Path:
+        """The data directory, which need not be there."""
+        return self._data_dir
+
     def admin(self) -> AdminClient:
         """Return a client of the admin API.
 

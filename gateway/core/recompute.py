@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gateway.core.fields import Json
+from gateway.core.models import Target, Task
 from gateway.core.records import PredictionRecord
 from gateway.core.tensors import Array, Datatype, Tensor
 
@@ -95,3 +96,23 @@ def _apart(
         apart = np.abs(one - other)
     same = (one == other) | (np.isnan(one) & np.isnan(other))
     return np.where(same, 0.0, np.where(np.isnan(apart), np.inf, apart))
+
+
+def said(target: Target, outputs: Mapping[str, Array]) -> Array | None:
+    """Return what each row of an answer decides, in a form to compare: a side of the threshold, a label or its place.
+
+    None for a regression, another task, or an answer of another form; see `guardrails.loss` for the forms.
+    """
+    answer = outputs.get(target.output) if target.output else next(iter(outputs.values()), None)
+    if answer is None or answer.ndim not in (1, 2) or not answer.size or target.task not in (Task.BINARY, Task.MULTICLASS):
+        return None
+    rows = answer.reshape(len(answer), -1)
+    if answer.dtype.kind != "f":
+        return rows
+    if target.task is Task.MULTICLASS:
+        return np.asarray(np.argmax(rows, axis=1))
+    if rows.shape[1] > 2:
+        return None
+    labels = target.labels or ("0", "1")
+    at = labels.index(target.positive or labels[-1]) if rows.shape[1] == 2 else 0
+    return np.asarray(rows[:, at].astype(np.float64) >= target.threshold)

@@ -140,9 +140,18 @@ def test_history_is_read_in_the_order_it_was_made(house, prediction):
         if start in {0, 100}:
             house.take()
     found = list(in_order(ALL, archive=house.archive, log=house.reader, decode=decode))
-    assert [repr(timed) for timed in found] == [repr(timed) for timed in sorted(written, key=lambda timed: timed[:2])]
+    assert [repr((time_s, stream, record)) for time_s, stream, _, record in found] == [
+        repr(timed) for timed in sorted(written, key=lambda timed: timed[:2])
+    ]
+    offsets = set()
+    for stream in ("w0", "w1"):
+        at = house.reader.oldest(stream)
+        while (page := house.reader.read(stream, at)).records:
+            offsets |= {(stream, offset) for offset, _ in page.records}
+            at = page.next
+    assert {(stream, offset) for _, stream, offset, _ in found} == offsets
     wanted = Filter(since_s=prediction(20).time_s, until_s=prediction(280).time_s, route="other")
-    assert {type(record) for _, _, record in in_order(wanted, archive=house.archive, log=house.reader, decode=decode)} == {
+    assert {type(record) for *_, record in in_order(wanted, archive=house.archive, log=house.reader, decode=decode)} == {
         GroundTruthRecord
     }
     house.archive.drop(prediction(60).time_s)

@@ -1,0 +1,173 @@
+"""`replay`: another version or another plan over what was logged. Reads the data directory itself and changes nothing there."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from gateway.commands import output
+from gateway.commands.predictions import SinceOption, UntilOption, moment
+from gateway.commands.session import Gateway, JsonOption, examples, reaches
+from gateway.core.fields import Json
+
+if TYPE_CHECKING:
+    from gateway.core.rollouts import Plan
+    from gateway.replay.past import Progress
+
+_DAYS: Final[dict[str, output.Cell]] = {
+    "day": lambda day: day.get("date"),
+    "compared": lambda day: day.get("compared"),
+    "equal": lambda day: _percent(day.get("equal_share")),
+    "within tolerance": lambda day: _percent(day.get("within_share")),
+    "mean difference": lambda day: day.get("mean_difference"),
+    "largest": lambda day: day.get("largest_difference"),
+    "decisions": lambda day: day.get("decisions"),
+    "changed": lambda day: day.get("decisions_changed"),
+    "failed": lambda day: day.get("failed"),
+    "unfit": lambda day: day.get("unfit"),
+}
+_ACTS: Final[dict[str, output.Cell]] = {
+    "time": lambda act: output.moment(act.get("time_s")),
+    "would": lambda act: act.get("event"),
+    "attribution": lambda act: act.get("attribution"),
+    "on what evidence": lambda act: act.get("reason"),
+}
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this module's command."""
+    app.command(
+        epilog=examples(
+            "headgate replay --route delays --version 3 --since 7d",
+            "headgate replay --route delays --plan plan.yaml --since 2013-07-01T00:00:00Z",
+        )
+    )(replay)
+
+
+@reaches
+def replay(
+    gateway: Gateway,
+    *,
+    route: Annotated[str, typer.Option(help="Whose traffic.")],
+    version: Annotated[str, typer.Option(help="Run this version of the route's model over the logged inputs.")] = "",
+    plan: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Judge the logged rollouts under this plan: lines of `name: value`."),
+    ] = None,
+    since: SinceOption = "",
+    until: UntilOption = "",
+    tolerance: Annotated[float, typer.Option(min=0, help="What two numbers may differ by and count as the same.")] = 1e-6,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what another version would have answered, or when another plan would have acted, over the logged traffic.
+
+    Reads the data directory on this machine, beside a running gateway or without one, and writes nothing to it.
+    """
+    if bool(version) == (plan is not None):
+        raise typer.BadParameter("give either --version or --plan")
+    span = {name: float(moment(text)) if text else None for name, text in (("since_s", since), ("until_s", until))}
+    if plan is not None:
+        return _replay_plan(gateway, route, plan_read(plan), span, as_json=as_json)
+    return _replay_version(gateway, route, version, span, tolerance=tolerance, as_json=as_json)
+
+
+@contextlib.contextmanager
+def watched(what: str, span: dict[str, float | None]) -> Iterator[Progress]:
+    """Show a bar on standard error, by the time that records have reached, and yield what moves it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    end_s = span.get("until_s") or time.time()
+    texts = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[records]:,} records"))
+    with Progress(*texts, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
+        task, begin_s = bar.add_task(what, total=None, records=0), 0.0
+
+        def move(records: int, time_s: float) -> None:
+            nonlocal begin_s
+            begin_s = begin_s or time_s
+            bar.update(task, total=max(end_s - begin_s, 1.0), completed=time_s - begin_s, records=records)
+
+        yield move
+
+
+def plan_read(path: Path) -> Plan:
+    """Return the plan of a file: JSON, or the part of YAML in which a line is `name: value` and a value is written as in JSON."""
+    from gateway.core.errors import MalformedRequest
+    from gateway.core.rollouts import plan_from_body
+
+    try:
+        return plan_from_body(_body(path.read_text()))
+    except (OSError, ValueError, MalformedRequest) as error:
+        raise typer.BadParameter(f"{path}: {error}", param_hint="--plan") from None
+
+
+def _body(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        pass
+    body: Json = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        plain = line.partition("#")[0].strip()
+        if plain in {"", "---"}:
+            continue
+        name, _, value = plain.partition(":")
+        try:
+            body[name.strip()] = json.loads(value)
+        except ValueError:
+            raise ValueError(f"line {number}: expected `name: value`, such as `steps: [1000, 5000]`") from None
+    return body
+
+
+def _replay_version(
+    gateway: Gateway, route: str, name: str, span: dict[str, float | None], *, tolerance: float, as_json: bool
+) -> None:
+    from gateway.compose import opened_past
+    from gateway.ports import Filter
+    from gateway.replay.versions import replay_version
+
+    with opened_past(gateway.data_dir) as past, watched("replaying", span) as progress:
+        version = past.registry.version(past.registry.table().route(route).model, name)
+        wanted = Filter(route=route, since_s=span["since_s"], until_s=span["until_s"])
+        found = replay_version(past, version, wanted, tolerance=tolerance, progress=progress).body()
+    if as_json:
+        return output.show_json(found)
+    output.show_table([*output.objects(found["days"]), {**found, "date": "all"}], _DAYS, empty="no predictions there")
+    return None
+
+
+def _replay_plan(gateway: Gateway, route: str, plan: Plan, span: dict[str, float | None], *, as_json: bool) -> None:
+    from gateway.compose import opened_past
+    from gateway.replay.plan import PlanReplay
+
+    with opened_past(gateway.data_dir) as past, watched("replaying", span) as progress:
+        replayed = PlanReplay(past, route, plan)
+        replayed.run(since_s=span["since_s"], until_s=span["until_s"], progress=progress)
+        found = replayed.body()
+    if as_json:
+        return output.show_json(found)
+    typer.echo(f"{found['records']:,} records of route {route}")
+    for one in output.objects(found["rollouts"]):
+        was, would = output.mapping(one.get("was")), output.mapping(one.get("would_be"))
+        typer.echo(f"\nrollout {one.get('id')}: {one.get('champion')} to {one.get('challenger')}")
+        output.show_table(output.objects(one.get("acts")), _ACTS, empty="it would not have acted")
+        typer.echo(f"would be {would.get('state')} at step {would.get('step')}: {would.get('reason')}")
+        typer.echo(f"was {was.get('state')} at step {was.get('step')}: {was.get('reason')}")
+        if not one.get("is_whole"):
+            typer.echo("it began before the replayed traffic: its evidence is a part of what there was")
+    if not found["rollouts"]:
+        typer.echo("no rollout had traffic there: a plan has nothing to judge")
+    if drifts := output.objects(found["drift_rollbacks"]):
+        typer.echo("\ndrift of the live version would have brought back what stood before it:")
+        output.show_table(drifts, _ACTS, empty="")
+    return None
+
+
+def _percent(share: object) -> str:
+    return f"{share:.4%}" if isinstance(share, float) else ""

@@ -1,0 +1,195 @@
+"""Every automatic decision of the audit log, found again from the prediction log with the same evidence.
+
+The log is folded up to the decision's own time, by the monitor's code; what is decided there must be what stands in the entry,
+number by number. Between two decisions the fold goes on from what the entry wrote, as the monitor's did.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.core.access import MONITOR
+from gateway.core.audit import AuditEntry, plain_object
+from gateway.core.fields import Json
+from gateway.core.rollouts import Event, Rollout, rollout_from_body
+from gateway.monitor.act import CODE_VERSION
+from gateway.monitor.decide import drift_evidence, judged
+from gateway.monitor.fold import RouteState
+from gateway.ports import Filter, Timed
+from gateway.replay.past import Past, Progress, unheard
+from gateway.replay.refold import Refold, Routes, entries, view_in
+
+DIFFERENCES_MAX: Final = 20  # named of one entry
+_MOVES: Final = {"Advance": "rollout.advance", "Rollback": "rollout.rollback"}
+_PLACE: Final = ("cursor", "log_time_s", "code_version")  # of the evidence: where it was found, not what
+
+
+class Finding(enum.Enum):
+    """What became of a decision when it was recomputed."""
+
+    SAME = "same"
+    DIFFERS = "differs"
+    GONE = "gone"  # it differs, and a part of the log that it may rest on was dropped
+    OTHER_CODE = "other code"  # decided by another version of the arithmetic
+
+
+@dataclass(frozen=True, slots=True)
+class Recomputed:
+    """One automatic decision.
+
+    Attributes:
+        differences: `name: recorded, found` of what is not the same.
+    """
+
+    seq: int
+    action: str
+    subject: str
+    log_time_s: float
+    finding: Finding
+    differences: tuple[str, ...] = ()
+
+    def body(self) -> Json:
+        """Return it as it is printed."""
+        return {
+            "seq": self.seq,
+            "action": self.action,
+            "subject": self.subject,
+            "log_time_s": self.log_time_s,
+            "finding": self.finding.value,
+            "differences": list(self.differences),
+        }
+
+
+def recompute_decisions(past: Past, *, progress: Progress = unheard) -> list[Recomputed]:
+    """Return every automatic decision with what became of it, in the order they were made.
+
+    Raises:
+        ArchiveFailed, LogFailed, StoreFailed: the past cannot be read.
+    """
+    due = deque(entry for entry in entries(past.registry) if entry.principal == MONITOR.name and "log_time_s" in entry.evidence)
+    if not due:
+        return []
+    routes = Routes(past.registry)
+    refold = Refold(past, routes.view, routes.rollouts.__getitem__)
+    dropped_s = past.archive.dropped_s()
+    found: list[Recomputed] = []
+    until_s = math.nextafter(max(_log_time_s(entry) for entry in due), math.inf)
+    for timed in past.records(Filter(until_s=until_s), progress):
+        while due and not _rests_on(due[0], timed):
+            found.append(_recomputed(due.popleft(), refold, dropped_s))
+        refold.take(timed)
+        refold.fold.due.clear()
+    found += [_recomputed(entry, refold, dropped_s) for entry in due]
+    return found
+
+
+def _recomputed(entry: AuditEntry, refold: Refold, dropped_s: float) -> Recomputed:
+    """Compare one decision, and let the fold go on from what it wrote."""
+    log_time_s = _log_time_s(entry)
+    if log_time_s > refold.fold.now_s:
+        refold.tick(log_time_s)
+    before, after = _rollout(entry.before), _rollout(entry.after)
+    began = view_in(_route(entry.before), {} if before is None else {before.id: before})
+    became = view_in(_route(entry.after), {after.id: after} if after is not None and after.is_open else {})
+    if began is None or became is None:
+        differences = ["route: the entry does not hold it"]
+    else:
+        if began.name in refold.fold.routes:
+            refold.learn(began)
+        differences = list(_differences(entry, refold, began.name, before))
+        if began.name in refold.fold.routes:
+            event = _event(entry)
+            refold.fold.acted(began.name, event, after, became)
+    finding = Finding.SAME
+    if entry.evidence.get("code_version") != CODE_VERSION:
+        finding = Finding.OTHER_CODE
+    elif differences:
+        is_gone = dropped_s > 0.0 and (_began_s(before, refold, began.name if began else "") <= dropped_s)
+        finding = Finding.GONE if is_gone else Finding.DIFFERS
+    return Recomputed(entry.seq, entry.action, entry.subject, log_time_s, finding, tuple(differences[:DIFFERENCES_MAX]))
+
+
+def _differences(entry: AuditEntry, refold: Refold, route: str, rollout: Rollout | None) -> Iterator[str]:
+    """Yield what of an entry's evidence comes out otherwise."""
+    state = refold.fold.routes.get(route)
+    if state is None:
+        yield "route: the log has no record of it"
+        return
+    recorded = {name: value for name, value in entry.evidence.items() if name not in _PLACE}
+    if "guardrails" in recorded:
+        yield from _unlike("", {**recorded, "action": entry.action, "reason": entry.reason}, _decided(refold, state, rollout))
+        return
+    found = {} if state.drift is None else plain_object({**drift_evidence(state.drift), "attribution": "NONE"})
+    yield from _unlike("", recorded, found)
+
+
+def _decided(refold: Refold, state: RouteState, rollout: Rollout | None) -> Json:
+    """Return what is decided on a rollout now, in the form of an entry's evidence."""
+    watch = state.watch
+    if watch is None or rollout is None or watch.rollout.id != rollout.id:
+        return {}
+    watch.learn(rollout)
+    decision = judged(refold.fold, state, watch, is_automation_on=True)
+    return plain_object(
+        {
+            **decision.evidence,
+            "attribution": decision.attribution.value,
+            "action": _MOVES.get(type(decision).__name__, "none"),
+            "reason": decision.reason,
+        }
+    )
+
+
+def _unlike(name: str, recorded: object, found: object) -> Iterator[str]:
+    """Yield where two values of JSON differ."""
+    match recorded, found:
+        case dict(), dict():
+            for key in dict.fromkeys([*recorded, *found]):
+                yield from _unlike(f"{name}.{key}" if name else str(key), recorded.get(key), found.get(key))
+        case list(), list() if len(recorded) == len(found):
+            for at, (one, other) in enumerate(zip(recorded, found, strict=True)):
+                yield from _unlike(f"{name}[{at}]", one, other)
+        case _ if recorded != found:
+            yield f"{name}: {recorded!r}, {found!r}"
+        case _:
+            pass
+
+
+def _began_s(rollout: Rollout | None, refold: Refold, route: str) -> float:
+    """Return since when a decision's evidence is gathered: its rollout's begin; unknown and so 0 where drift takes part."""
+    state = refold.fold.routes.get(route)
+    has_drift = state is not None and state.drift is not None and bool(state.drift.incidents)
+    return 0.0 if rollout is None or has_drift else rollout.started_at_s
+
+
+def _event(entry: AuditEntry) -> Event:
+    if entry.action == "rollout.advance":
+        return Event.ADVANCE
+    return Event.CONVICT if "guardrails" in entry.evidence else Event.ROLLBACK
+
+
+def _rests_on(entry: AuditEntry, timed: Timed) -> bool:
+    """Return whether a record was folded before a decision: the entry's cursor names the first of each stream that was not."""
+    _, stream, offset, _ = timed
+    cursor = entry.evidence.get("cursor")
+    after = cursor.get(stream, 0) if isinstance(cursor, dict) else 0
+    return isinstance(after, int) and offset < after
+
+
+def _log_time_s(entry: AuditEntry) -> float:
+    time_s = entry.evidence["log_time_s"]
+    return float(time_s) if isinstance(time_s, int | float) else 0.0
+
+
+def _route(bodies: Json) -> object:
+    return next((body for subject, body in bodies.items() if subject.startswith("route:")), None)
+
+
+def _rollout(bodies: Json) -> Rollout | None:
+    body = next((body for subject, body in bodies.items() if subject.startswith("rollout:")), None)
+    return None if body is None else rollout_from_body(body)

@@ -1,0 +1,99 @@
+"""What was logged is decided again: by the same plan to the same numbers, by another plan as that would have it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from monitor_world import ROUTE, SETTINGS, SOUND, records
+from test_monitor import BAD_ERRORS, PLAN, Scene
+
+from adapters.archives.duck import DuckArchive
+from adapters.detectors.river import AdwinDetector
+from adapters.logs.codec import decode
+from gateway.core.policy import INCREASE_GAP_S
+from gateway.core.records import PredictionRecord
+from gateway.core.rollouts import Event, RolloutState
+from gateway.replay.decisions import Finding, recompute_decisions
+from gateway.replay.past import Past
+from gateway.replay.plan import PlanReplay
+
+
+@pytest.fixture
+def past_of(tmp_path):
+    """Return what a replay reads of a scene."""
+
+    def past(scene: Scene) -> Past:
+        return Past(
+            archive=DuckArchive(tmp_path / "archive", memory_bytes=2**28),
+            log=scene.log,
+            registry=scene.registry,
+            artifacts=None,
+            runtimes={},
+            detector=AdwinDetector,
+            decode=decode,
+            monitor=SETTINGS.monitor,
+        )
+
+    return past
+
+
+def test_decisions_are_found_again_with_the_same_evidence(past_of):
+    """An advance and a rollback come out of the log with every number that stands in the audit log."""
+    scene = Scene(replace(PLAN, steps=(2_000, 5_000)))
+    scene.write(records(scene.registry, SOUND, 12_000))
+    scene.run()
+    scene.write(records(scene.registry, BAD_ERRORS, 4_000, seed=2, start_s=1_700_000_100.0))
+    scene.run()
+    assert [entry.action for entry in scene.decisions()] == ["rollout.advance", "rollout.rollback"]
+    found = recompute_decisions(past_of(scene))
+    assert [(one.finding, one.differences) for one in found] == [(Finding.SAME, ())] * 2
+
+
+def test_log_that_was_changed_gives_another_decision(past_of):
+    """When one answer of the log is turned into another, the decision's evidence does not come out, and it is named."""
+    scene = Scene()
+    scene.write(records(scene.registry, BAD_ERRORS, 3_000))
+    scene.run()
+    changed = Scene()
+    for number, (stream, record) in enumerate(records(changed.registry, BAD_ERRORS, 3_000)):
+        is_it = isinstance(record, PredictionRecord) and number < 200 and record.assigned == "challenger"
+        changed.log.append(stream, [replace(record, assignment_key="f" * 16) if is_it else record])
+    past = replace(past_of(scene), log=changed.log)
+    [found] = recompute_decisions(past)
+    assert found.finding is Finding.DIFFERS
+    assert any("log_e" in one for one in found.differences)
+
+
+def test_plan_is_replayed_with_what_it_would_have_done(past_of):
+    """The plan that ran acts at the same moment on the same evidence; a stricter one later or never, and nothing is written."""
+    scene = Scene()
+    scene.write(records(scene.registry, BAD_ERRORS, 3_000))
+    scene.run()
+    [entry] = scene.decisions()
+    again = PlanReplay(past_of(scene), ROUTE, PLAN)
+    again.run()
+    [tried] = again.tried.values()
+    assert tried.rollout.state is RolloutState.QUARANTINED
+    [act] = tried.acts
+    assert (act.event, act.time_s, act.reason) == (Event.CONVICT.value, entry.evidence["log_time_s"], entry.reason)
+    assert act.evidence["guardrails"][0]["log_e"] == entry.evidence["guardrails"][0]["log_e"]
+
+    stricter = PlanReplay(past_of(scene), ROUTE, replace(PLAN, false_rollback_alpha=1e-6))
+    stricter.run()
+    assert all(act.time_s > entry.evidence["log_time_s"] for act in stricter.tried["r1"].acts)
+    assert len(scene.registry.audit()) == entry.seq
+
+
+def test_plan_that_advances_sooner_is_seen_to(past_of):
+    """A plan that advances by itself does so where the one that ran waited for a person, but once in a quarter of an hour."""
+    scene = Scene(replace(PLAN, steps=(2_000, 5_000), advances_itself=False))
+    scene.write(records(scene.registry, SOUND, 12_000))
+    scene.run()
+    assert scene.decisions() == []
+    bolder = PlanReplay(past_of(scene), ROUTE, replace(PLAN, steps=(1_000, 2_000, 5_000)))
+    bolder.run()
+    acts = bolder.tried["r1"].acts
+    assert [act.event for act in acts] == [Event.ADVANCE.value]
+    assert acts[0].time_s - bolder.tried["r1"].rollout.started_at_s < INCREASE_GAP_S
+    assert "increase" in bolder.tried["r1"].reason
