@@ -98,7 +98,7 @@ def fill(directory: Path, *, models: int, has_routes: bool) -> None:
     clock = SystemClock()
     registry, artifacts = SqliteRegistry(directory / "registry.db", clock=clock), DirectoryArtifacts(directory / "artifacts")
     reference = model.write_reference(directory / "reference.csv")
-    like = _validated(model.write_model(directory / "first.onnx"), reference)
+    like = validated(model.write_model(directory / "first.onnx"), reference)
     for number in range(models):
         staged = model.write_model(Path(artifacts.staging()), seed=number)
         content = staged.read_bytes()
@@ -112,7 +112,8 @@ def fill(directory: Path, *, models: int, has_routes: bool) -> None:
     registry.close()
 
 
-def _validated(artifact: Path, reference: Path) -> Version:
+def validated(artifact: Path, reference: Path) -> Version:
+    """Return the version that registration would make of an artifact, by another name."""
     metadata = metadata_from_body(model.metadata())
     digest = Digest(hashlib.sha256(artifact.read_bytes()).hexdigest())
     stated = Version(

@@ -5,15 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from monitor_world import ROUTE, SETTINGS, SOUND, records
+from monitor_world import ROUTE, SETTINGS, SOUND, START_S, records
 from test_monitor import BAD_ERRORS, PLAN, Scene
 
 from adapters.archives.duck import DuckArchive
 from adapters.detectors.river import AdwinDetector
 from adapters.logs.codec import decode
+from adapters.logs.segments import SegmentDirectory, SegmentWriter
+from adapters.memory import ManualClock
 from gateway.core.policy import INCREASE_GAP_S
 from gateway.core.records import PredictionRecord
 from gateway.core.rollouts import Event, RolloutState
+from gateway.core.routes import DriftAction
 from gateway.replay.decisions import Finding, recompute_decisions
 from gateway.replay.past import Past
 from gateway.replay.plan import PlanReplay
@@ -50,19 +53,44 @@ def test_decisions_are_found_again_with_the_same_evidence(past_of):
     assert [(one.finding, one.differences) for one in found] == [(Finding.SAME, ())] * 2
 
 
-def test_log_that_was_changed_gives_another_decision(past_of):
-    """When one answer of the log is turned into another, the decision's evidence does not come out, and it is named."""
-    scene = Scene()
+@pytest.fixture
+def changed_past(past_of):
+    """Return a past in which the monitor decided once, and a log of which some records were changed since."""
+    scene, changed = Scene(), Scene()
     scene.write(records(scene.registry, BAD_ERRORS, 3_000))
     scene.run()
-    changed = Scene()
     for number, (stream, record) in enumerate(records(changed.registry, BAD_ERRORS, 3_000)):
         is_it = isinstance(record, PredictionRecord) and number < 200 and record.assigned == "challenger"
         changed.log.append(stream, [replace(record, assignment_key="f" * 16) if is_it else record])
-    past = replace(past_of(scene), log=changed.log)
-    [found] = recompute_decisions(past)
+    return replace(past_of(scene), log=changed.log)
+
+
+def test_log_that_was_changed_gives_another_decision(changed_past):
+    """When records of the log are changed, the decision's evidence does not come out, and what differs is named."""
+    [found] = recompute_decisions(changed_past)
     assert found.finding is Finding.DIFFERS
     assert any("log_e" in one for one in found.differences)
+
+
+def test_decision_on_a_dropped_part_of_the_log_is_told_from_a_false_one(changed_past, tmp_path):
+    """What does not come out is no accusation when records of the rollout's time are past retention."""
+    writer = SegmentWriter(
+        tmp_path / "log",
+        "w7",
+        segment_bytes_max=1,
+        segment_age_s=3_600,
+        bytes_max=2**30,
+        free_bytes_min=0,
+        clock=ManualClock(START_S),
+    )
+    old = [record for _, record in records(changed_past.registry, SOUND, 2) if isinstance(record, PredictionRecord)]
+    for record in old:
+        writer.append([replace(record, time_s=START_S + 1.0)])
+    writer.close()
+    changed_past.archive.take(SegmentDirectory(tmp_path / "log").closed("w7")[0])
+    changed_past.archive.drop(START_S + 2.0)
+    [found] = recompute_decisions(changed_past)
+    assert found.finding is Finding.GONE
 
 
 def test_plan_is_replayed_with_what_it_would_have_done(past_of):
@@ -83,6 +111,18 @@ def test_plan_is_replayed_with_what_it_would_have_done(past_of):
     stricter.run()
     assert all(act.time_s > entry.evidence["log_time_s"] for act in stricter.tried["r1"].acts)
     assert len(scene.registry.audit()) == entry.seq
+
+
+def test_drift_rollback_is_found_again(past_of):
+    """A rollback that the route asked for on drift comes out with its incident and detectors."""
+    scene = Scene(drift_action=DriftAction.ROLLBACK)
+    scene.write(records(scene.registry, SOUND, 3_000))
+    scene.run()
+    scene.write(records(scene.registry, replace(SOUND, shift=3.0), 6_000, seed=2, start_s=START_S + 60.0))
+    scene.run()
+    assert [entry.evidence["attribution"] for entry in scene.decisions()][-1:] == ["NONE"]
+    found = recompute_decisions(past_of(scene))
+    assert {one.finding for one in found} == {Finding.SAME}, found
 
 
 def test_plan_that_advances_sooner_is_seen_to(past_of):
