@@ -1,15 +1,15 @@
-"""What a replay costs per million predictions: reading in order, another version, a plan, and the monitor's decisions anew.
+"""What a replay costs per million records: reading in order, another version, a plan, and the monitor's decisions anew.
 
 `python -m loadtests.replay` makes a log of 200,000 predictions of 20 floats over two workers, half with ground truth, lets a
-monitor decide on it, archives all but its end, and replays. Each replay runs in a process of its own. Figures per million are
-extrapolated from what was run, in proportion; `--predictions 1000000` measures them instead.
+monitor decide on it, archives all but its end, and replays. Each replay runs in a process of its own. Figures per million
+records are extrapolated from what was read, in proportion; `--predictions 1000000` measures them instead.
 """
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
-import resource
+import re
 import sys
 import tempfile
 import threading
@@ -43,7 +43,7 @@ from gateway.monitor.gauges import Gauges
 from gateway.monitor.run import Monitor
 from gateway.ports import Filter
 from gateway.replay.decisions import recompute_decisions
-from gateway.replay.past import unheard
+from gateway.replay.past import Progress
 from gateway.replay.plan import PlanReplay
 from gateway.replay.versions import replay_version
 from gateway.settings import Settings
@@ -61,8 +61,9 @@ PLAN = Plan(dwell_s=60.0, samples_min=100)
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """One replay: wall and processor time, peak memory of its process, and what it found."""
+    """One replay: what it read, wall and processor time, peak memory of its process, and what it found."""
 
+    records: int
     wall_s: float
     cpu_s: float
     peak_mib: float
@@ -82,51 +83,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _decide(data)
         console.print(f"{asked.predictions:,} predictions and {records - asked.predictions:,} pieces of ground truth")
         console.print(f"archived in {_archive(data):.1f} s, all but the end of each stream's log")
-        table = Table("replay", "wall s", "CPU s", "peak MiB", "CPU s per million", "found", box=None)
+        table = Table("replay", "records", "wall s", "CPU s", "per million", "peak MiB", "found", box=None)
         costs = {what: _measured(run, data.root) for what, run in REPLAYS.items()}
         for what, cost in costs.items():
-            per_million = cost.cpu_s / asked.predictions * 1e6
-            table.add_row(
-                what, f"{cost.wall_s:.1f}", f"{cost.cpu_s:.1f}", f"{cost.peak_mib:.0f}", f"{per_million:.0f}", cost.found
-            )
+            per_million = f"{cost.cpu_s / max(cost.records, 1) * 1e6:.0f}"
+            figures = (f"{cost.records:,}", f"{cost.wall_s:.1f}", f"{cost.cpu_s:.1f}", per_million, f"{cost.peak_mib:.0f}")
+            table.add_row(what, *figures, cost.found)
         console.print(table)
-    if asked.predictions < 1_000_000:
-        console.print(f"per million: extrapolated from {asked.predictions:,}, in proportion, the start included")
+    console.print("per million: CPU seconds per million records read, in proportion, the start included")
     return int("differs" in costs["decisions"].found or not costs["version that answered"].found.startswith("equal 1.0"))
 
 
-def _read(root: Path) -> str:
+def _read(root: Path, progress: Progress) -> str:
     with opened_past(root) as past:
-        return f"{sum(1 for _ in past.records(Filter(), unheard)):,} records"
+        return f"{sum(1 for _ in past.records(Filter(), progress)):,} records"
 
 
-def _version(root: Path, name: str) -> str:
+def _version(root: Path, progress: Progress, name: str) -> str:
     with opened_past(root) as past:
-        found = replay_version(past, past.registry.version(ROUTE, name), Filter(route=ROUTE), tolerance=1e-6).body()
+        found = replay_version(
+            past, past.registry.version(ROUTE, name), Filter(route=ROUTE), tolerance=1e-6, progress=progress
+        ).body()
     return f"equal {found['equal_share']}, decisions changed {found['decisions_changed']:,}"
 
 
-def _first_version(root: Path) -> str:
-    return _version(root, "1")
+def _first_version(root: Path, progress: Progress) -> str:
+    return _version(root, progress, "1")
 
 
-def _other_version(root: Path) -> str:
-    return _version(root, "2")
+def _other_version(root: Path, progress: Progress) -> str:
+    return _version(root, progress, "2")
 
 
-def _plan(root: Path) -> str:
+def _plan(root: Path, progress: Progress) -> str:
     with opened_past(root) as past:
         replay = PlanReplay(past, ROUTE, replace(PLAN, steps=(500, 1_000)))
-        replay.run()
+        replay.run(progress=progress)
     return f"{sum(len(one.acts) for one in replay.tried.values())} acts"
 
 
-def _decisions(root: Path) -> str:
+def _decisions(root: Path, progress: Progress) -> str:
     with opened_past(root) as past:
-        return ", ".join(one.finding.value for one in recompute_decisions(past)) or "none"
+        return ", ".join(one.finding.value for one in recompute_decisions(past, progress=progress)) or "none"
 
 
-REPLAYS: dict[str, Callable[[Path], str]] = {
+REPLAYS: dict[str, Callable[[Path, Progress], str]] = {
     "reading in order": _read,
     "version that answered": _first_version,
     "another version": _other_version,
@@ -135,17 +136,29 @@ REPLAYS: dict[str, Callable[[Path], str]] = {
 }
 
 
-def _measured(run: Callable[[Path], str], root: Path) -> Cost:
+def _measured(run: Callable[[Path, Progress], str], root: Path) -> Cost:
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_timed, run, root).result()
 
 
-def _timed(run: Callable[[Path], str], root: Path) -> Cost:
-    began_s = time.monotonic()
-    cpu_s = time.process_time()
-    found = run(root)
-    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return Cost(time.monotonic() - began_s, time.process_time() - cpu_s, peak_mib, found)
+def _timed(run: Callable[[Path, Progress], str], root: Path) -> Cost:
+    read = 0
+
+    def count(records: int, _time_s: float) -> None:
+        nonlocal read
+        read = records
+
+    began_s, cpu_s = time.monotonic(), time.process_time()
+    found = run(root, count)
+    wall_s, cpu_s = time.monotonic() - began_s, time.process_time() - cpu_s
+    return Cost(read, wall_s, cpu_s, _peak_mib(), found)
+
+
+def _peak_mib() -> float:
+    """Return this process's own peak; what getrusage says includes the process that started it."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) / 1024
 
 
 def _fill(data: DataDirectory, predictions: int) -> int:

@@ -81,9 +81,10 @@ def verify(
             found = found or (str(entry.seq) == known_seq and entry.hash.startswith(known_hash.rstrip("…")))
     holds = broken is None and found
     shown: Json = {"holds": holds, "entries": last.seq, "head": last.hash, "broken_seq": broken}
-    decisions = _recomputed(gateway) if recompute and holds else []
+    decisions, dropped_s = _recomputed(gateway) if recompute and holds else ([], 0.0)
     if recompute and holds:
-        shown |= {"holds": not _unlike(decisions), "decisions": [one.body() for one in decisions]}
+        bodies = [one.body() for one in decisions]
+        shown |= {"holds": not _unlike(decisions), "decisions": bodies, "dropped_until_s": dropped_s}
     if as_json:
         output.show_json(shown)
         raise typer.Exit(0 if shown["holds"] else REFUSED)
@@ -93,23 +94,24 @@ def verify(
         fail(f"entry {head} is not there any more: the log was shortened or written anew")
     typer.echo(f"{last.seq} entries, each follows from the one before; head {last.seq}:{last.hash}")
     if recompute:
-        _show_recomputed(decisions)
+        _show_recomputed(decisions, dropped_s)
 
 
-def _recomputed(gateway: Gateway) -> list[Recomputed]:
+def _recomputed(gateway: Gateway) -> tuple[list[Recomputed], float]:
+    """Return the gateway's decisions, and up to when records are past retention (0: none is)."""
     from gateway.commands.replay import watched
     from gateway.compose import opened_past
     from gateway.replay.decisions import recompute_decisions
 
     with opened_past(gateway.data_dir) as past, watched("recomputing", {}) as progress:
-        return recompute_decisions(past, progress=progress)
+        return recompute_decisions(past, progress=progress), past.archive.dropped_s()
 
 
 def _unlike(decisions: Sequence[Recomputed]) -> list[Recomputed]:
     return [one for one in decisions if one.finding.value == "differs"]
 
 
-def _show_recomputed(decisions: Sequence[Recomputed]) -> None:
+def _show_recomputed(decisions: Sequence[Recomputed], dropped_s: float) -> None:
     columns: dict[str, output.Cell] = {
         "seq": lambda one: one.get("seq"),
         "log time": lambda one: output.moment(one.get("log_time_s")),
@@ -119,5 +121,7 @@ def _show_recomputed(decisions: Sequence[Recomputed]) -> None:
         "recorded, found": lambda one: output.shortened(one.get("differences")),
     }
     output.show_table([one.body() for one in decisions], columns, empty="the gateway has decided nothing by itself")
+    if dropped_s:
+        typer.echo(f"records up to {output.moment(dropped_s)} are past retention; what rests on them cannot be recomputed")
     if unlike := _unlike(decisions):
         fail(f"{len(unlike)} of {len(decisions)} decisions do not follow from the prediction log")

@@ -45,7 +45,9 @@ def test_past_is_decided_and_answered_again(start_gateway, until, write_linear_m
 
     verified = headgate(gateway, "audit", "verify", "--recompute", "--json")
     assert verified.exit_code == 0, verified.output
-    assert [(one["action"], one["finding"]) for one in json.loads(verified.stdout)["decisions"]] == [("rollout.rollback", "same")]
+    shown = json.loads(verified.stdout)
+    assert [(one["action"], one["finding"]) for one in shown["decisions"]] == [("rollout.rollback", "same")]
+    assert shown["dropped_until_s"] == 0.0
     assert "the same" in headgate(gateway, "audit", "verify", "--recompute").stdout
 
     plan = tmp_path / "plan.yaml"

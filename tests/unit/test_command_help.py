@@ -42,6 +42,7 @@ def test_commands_are_the_documented_ones():
         *(f"predictions {verb}" for verb in ("tail", "show", "query", "export")),
         "ground-truth",
         "quality",
+        "replay",
         *(f"audit {verb}" for verb in ("list", "verify")),
         *(f"quarantine {verb}" for verb in ("list", "release")),
         *(f"automation {verb}" for verb in ("show", "on", "off")),
