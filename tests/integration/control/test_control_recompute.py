@@ -9,7 +9,9 @@ import pytest
 
 from adapters.clock import SystemClock
 from adapters.logs.segments import SegmentWriter
+from adapters.runtimes.chained import ChainedRuntime
 from adapters.runtimes.onnx import OnnxRuntime
+from gateway.core.models import Runtime
 from gateway.core.records import Attempt, Kind, Outcome, PredictionRecord
 from gateway.core.tensors import Datatype, Tensor
 
@@ -21,10 +23,15 @@ def answered(control, write_linear_model, tmp_path):
     """Return a control plane and the record of what a version answered to three rows within a batch of 33."""
     assert control.upload("delays", write_linear_model(tmp_path / "m.onnx")).status_code == 201
     version = control.registry.version("delays", "1")
+    return control, _record(version, OnnxRuntime().load(control.artifacts.path(version.digest), version), "features")
+
+
+def _record(version, instance, name):
+    """Return what an instance of a version answered to three rows within its batch."""
     batch = np.random.default_rng(3).normal(size=(BATCH_ROWS, 20)).astype(np.float32)
-    answer = OnnxRuntime().load(control.artifacts.path(version.digest), version).predict({"features": batch})["probability"]
+    answer = instance.predict({name: batch})["probability"]
     mine = slice(POSITION, POSITION + ROWS)
-    record = PredictionRecord(
+    return PredictionRecord(
         prediction_id=_id(1),
         time_s=1_700_000_000.0,
         kind=Kind.LIVE,
@@ -33,12 +40,12 @@ def answered(control, write_linear_model, tmp_path):
         revision=1,
         assigned="champion",
         variant="champion",
-        version="1",
+        version=version.version,
         digest=version.digest,
-        attempts=(Attempt("champion", "1", Outcome.OK, 20),),
+        attempts=(Attempt("champion", version.version, Outcome.OK, 20),),
         assignment_key="0" * 16,
         is_keyed=True,
-        inputs=(Tensor("features", Datatype.FP32, batch[mine]),),
+        inputs=(Tensor(name, Datatype.FP32, batch[mine]),),
         outputs=(Tensor("probability", Datatype.FP32, answer[mine]),),
         batch_rows=BATCH_ROWS,
         batch_position=POSITION,
@@ -46,7 +53,6 @@ def answered(control, write_linear_model, tmp_path):
         outcome=Outcome.OK,
         latency_us=100,
     )
-    return control, record
 
 
 def _id(number: int) -> str:
@@ -80,6 +86,19 @@ def test_recomputing_finds_every_bit(answered):
     found = control.admin.post(f"/api/v1/predictions/{_id(2)}/recompute").json()
     assert (found["is_equal"], found["outputs"][0]["unequal"]) == (False, 1)
     assert 0.0 < found["outputs"][0]["largest_difference"] < 1e-6
+
+
+def test_chain_is_recomputed_whole(control, write_linear_model, write_scaling_model, tmp_path):
+    """A chain's answer comes out again to the bit, every member run on what the one before it gave."""
+    assert control.upload("scaler", write_scaling_model(tmp_path / "s.onnx", 0.5, features=20)).status_code == 201
+    before = {"model": "scaler", "version": "1"}
+    assert control.upload("delays", write_linear_model(tmp_path / "m.onnx"), preprocess=before).status_code == 201
+    version = control.registry.version("delays", "1")
+    chain = ChainedRuntime({Runtime.ONNX: OnnxRuntime()}, control.artifacts)
+    _logged(control, _record(version, chain.load(control.artifacts.path(version.digest), version), "raw"))
+    found = control.admin.post(f"/api/v1/predictions/{_id(1)}/recompute").json()
+    assert (found["is_equal"], found["digest"]) == (True, version.digest)
+    assert found["runtime_version"].count("+") == 1
 
 
 def test_recomputing_refuses_what_has_no_answer_or_artifact(answered):
