@@ -65,7 +65,7 @@ def test_examples_are_of_their_command_and_parse(words, line, tmp_path, monkeypa
     """Every example in a help text is a valid call of that very command."""
     monkeypatch.chdir(tmp_path)
     parts = shlex.split(line.partition(" > ")[0])
-    for name in (word for word in parts if word.endswith((".onnx", ".joblib", ".json", ".parquet", ".jsonl"))):
+    for name in (word for word in parts if word.endswith((".onnx", ".joblib", ".json", ".parquet", ".jsonl", ".yaml"))):
         (tmp_path / name).touch()
     assert parts[0] == "headgate"
     assert tuple(parts[1 : 1 + len(words)]) == words
