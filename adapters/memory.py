@@ -379,6 +379,10 @@ class MemoryCell:
         """Replace it."""
         self.value = value
 
+    def raise_to(self, value: float) -> None:
+        """Replace it if it is less."""
+        self.value = max(self.value, value)
+
 
 class MemoryOverflow(MemoryCell):
     """Counts the updates of every cell that found no room."""
@@ -390,6 +394,10 @@ class MemoryOverflow(MemoryCell):
         self.value += 1.0
 
     def set(self, value: float) -> None:  # noqa: ARG002
+        """Count a loss."""
+        self.value += 1.0
+
+    def raise_to(self, value: float) -> None:  # noqa: ARG002
         """Count a loss."""
         self.value += 1.0
 

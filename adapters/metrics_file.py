@@ -53,6 +53,10 @@ class MappedCell:
         """Replace it."""
         self._value[0] = value
 
+    def raise_to(self, value: float) -> None:
+        """Replace it if it is less."""
+        self._value[0] = max(self._value[0], value)
+
 
 class OverflowCell:
     """Stands for every cell that found no room: it counts the updates that were lost."""
@@ -67,6 +71,10 @@ class OverflowCell:
         self._value[0] += 1.0
 
     def set(self, value: float) -> None:  # noqa: ARG002
+        """Count a loss."""
+        self._value[0] += 1.0
+
+    def raise_to(self, value: float) -> None:  # noqa: ARG002
         """Count a loss."""
         self._value[0] += 1.0
 

@@ -2,12 +2,14 @@
 
 A process counts in the cells of its `MetricsBank`, which outlive it; cells are bound when something changes, never per request.
 The control plane's `SnapshotCollector` turns all processes' cells into Prometheus series with the label `process`.
-Labels come from bounded sets (routes, variants, versions, outcomes), never a key, an id or a message.
+Labels come from bounded sets (routes, variants, versions, outcomes), never a key, an id or a message; the one exception is the
+`audit_entry` of the last changes of a route. A gauge that says nothing now is NaN, and not shown.
 """
 
 from __future__ import annotations
 
 import enum
+import math
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -103,6 +105,10 @@ LOG_RECORDS: Final = Metric("gateway_log_records_total", Type.COUNTER, "Records 
 LOG_WRITE_FAILURES: Final = Metric(
     "gateway_log_write_failures_total", Type.COUNTER, "Groups of records that could not be written."
 )
+LOG_WRITES: Final = Metric("gateway_log_writes_total", Type.COUNTER, "Groups of records written, one write each.")
+LOG_WRITE_DURATION: Final = Metric(
+    "gateway_log_write_seconds_total", Type.COUNTER, "Time of those writes, and of making them durable where that is asked for."
+)
 UNLOGGED: Final = Metric(
     "gateway_unlogged_records_total", Type.COUNTER, "Records lost because the log could not take them (log.when_full = continue)."
 )
@@ -142,6 +148,12 @@ REGISTRY_FAILURES: Final = Metric(
 )
 ROUTE_WEIGHT: Final = Metric("gateway_route_weight_ratio", Type.GAUGE, "Planned share of a route's requests.", _PLACE)
 SHADOW_FRACTION: Final = Metric("gateway_shadow_ratio", Type.GAUGE, "Share of a route's requests copied to a shadow.", _PLACE)
+ROUTE_INFO: Final = Metric(
+    "gateway_route_info",
+    Type.GAUGE,
+    "1 for each route and its model; a champion answers under its model's name.",
+    ("route", "model"),
+)
 ROUTE_REVISION: Final = Metric("gateway_route_revision", Type.GAUGE, "Revision of a route.", ("route",))
 NEWEST_TABLE_REVISION: Final = Metric("gateway_newest_table_revision", Type.GAUGE, "Revision of the newest route table.")
 REVISIONS_BEHIND: Final = Metric(
@@ -149,6 +161,18 @@ REVISIONS_BEHIND: Final = Metric(
 )
 ROLLOUT_STATE: Final = Metric(
     "gateway_rollout_state", Type.GAUGE, "1 for the state of a route's newest rollout, 0 for the others.", ("route", "state")
+)
+ROUTE_CHANGE: Final = Metric(
+    "gateway_route_change_timestamp_seconds",
+    Type.GAUGE,
+    "When a route was changed: the last 20 changes of each route, with their audit entries.",
+    ("route", "action", "by", "audit_entry"),
+)
+AUDIT_ENTRIES: Final = Metric("gateway_audit_entries_total", Type.COUNTER, "Entries of the audit log.")
+AUDIT_INTACT: Final = Metric(
+    "gateway_audit_intact",
+    Type.GAUGE,
+    "Whether each of the newest audit entries followed from the one before it when the control plane read it.",
 )
 AUTOMATION_ON: Final = Metric("gateway_automation_on", Type.GAUGE, "Whether the gateway may change routes by itself.")
 QUARANTINED: Final = Metric("gateway_quarantined_versions", Type.GAUGE, "Digests in quarantine now.")
@@ -181,10 +205,24 @@ MONITOR_TURN_FAILURES: Final = Metric(
 MONITOR_POSITIONS_MOVED: Final = Metric(
     "gateway_monitor_positions_moved_total", Type.COUNTER, "Streams taken up elsewhere, because power loss took the log's end."
 )
+MONITOR_ROUTES: Final = Metric("gateway_monitor_routes", Type.GAUGE, "Routes that the monitor has seen records of.")
+MONITOR_LATE: Final = Metric(
+    "gateway_monitor_late_records_total", Type.COUNTER, "Records that came out of the merge after one that is newer."
+)
+MONITOR_UNPLACED: Final = Metric(
+    "gateway_monitor_unplaced_records_total",
+    Type.COUNTER,
+    "Live records of a route's revision that is not known; they are no evidence.",
+)
 MONITOR_CHANGES: Final = Metric(
     "gateway_monitor_changes_total", Type.COUNTER, "Route changes that the monitor made by itself.", ("route", "event")
 )
 TRUTH_WAITING: Final = Metric("gateway_ground_truth_waiting_rows", Type.GAUGE, "Answered rows that wait for their ground truth.")
+TRUTH_DROPPED: Final = Metric(
+    "gateway_ground_truth_dropped_predictions_total",
+    Type.COUNTER,
+    "Predictions that waited for ground truth until others needed their room.",
+)
 TRUTH_UNCOUNTED: Final = Metric(
     "gateway_ground_truth_uncounted_total",
     Type.COUNTER,
@@ -200,17 +238,69 @@ ROLLOUT_BOUND: Final = Metric(
 ROLLOUT_ESTIMATE: Final = Metric(
     "gateway_rollout_estimate_ratio", Type.GAUGE, "Challenger's mean less champion's, of one measure.", ("route", "guardrail")
 )
+ROLLOUT_LOWER: Final = Metric(
+    "gateway_rollout_estimate_lower_ratio",
+    Type.GAUGE,
+    "Lower end of the interval of that difference, which holds at all times.",
+    ("route", "guardrail"),
+)
+ROLLOUT_UPPER: Final = Metric(
+    "gateway_rollout_estimate_upper_ratio", Type.GAUGE, "Upper end of that interval.", ("route", "guardrail")
+)
+ROLLOUT_MARGIN: Final = Metric(
+    "gateway_rollout_margin_ratio",
+    Type.GAUGE,
+    "How much worse the challenger may be: a guardrail passes once the interval's upper end is below it.",
+    ("route", "guardrail"),
+)
+ROLLOUT_KEYS: Final = Metric(
+    "gateway_rollout_keys",
+    Type.GAUGE,
+    "Assignment keys that the estimate rests on, by variant.",
+    ("route", "guardrail", "variant"),
+)
+ROLLOUT_VERDICT: Final = Metric(
+    "gateway_rollout_verdict", Type.GAUGE, "1 for each guardrail's verdict, 0 for the others.", ("route", "guardrail", "verdict")
+)
+ROLLOUT_ATTRIBUTION: Final = Metric(
+    "gateway_rollout_attribution",
+    Type.GAUGE,
+    "1 for where the last decision on a route's rollout says that a change comes from, 0 for the others.",
+    ("route", "attribution"),
+)
 DRIFT_PSI_MAX: Final = Metric(
     "gateway_drift_psi_max", Type.GAUGE, "Highest population stability index of a feature or the answer.", ("route",)
 )
 DRIFT_FEATURES_OVER: Final = Metric(
     "gateway_drift_features_over_bound", Type.GAUGE, "Features, the answer among them, whose index is over its bound.", ("route",)
 )
+DRIFT_TOP: Final = Metric(
+    "gateway_drift_top_psi_ratio",
+    Type.GAUGE,
+    "Stability index over its bound, of the five features that are furthest over it, or nearest to it.",
+    ("route", "feature"),
+)
+DRIFT_APART: Final = Metric(
+    "gateway_drift_apart_ratio",
+    Type.GAUGE,
+    "Highest share of a feature's last values that have no place in training, by why.",
+    ("route", "reason"),
+)
+DRIFT_FROZEN: Final = Metric("gateway_drift_frozen", Type.GAUGE, "Whether a drift incident freezes a rollout.", ("route",))
+DRIFT_UNREADABLE: Final = Metric(
+    "gateway_drift_unreadable_records_total",
+    Type.COUNTER,
+    "Records whose inputs do not have the columns of the live version's training sample.",
+    ("route",),
+)
 DRIFT_INCIDENTS: Final = Metric("gateway_drift_incidents_total", Type.COUNTER, "Drift incidents.", ("route",))
 DRIFT_SAMPLED_RATE: Final = Metric(
     "gateway_drift_sampled_ratio", Type.GAUGE, "Share of the rows that are watched for drift.", ("route",)
 )
 QUALITY_LOSS: Final = Metric("gateway_quality_loss_ratio", Type.GAUGE, "Mean loss against ground truth, last hour.", _PLACE)
+QUALITY_KNOWN: Final = Metric(
+    "gateway_quality_known_rows", Type.GAUGE, "Rows with ground truth that the mean loss of the last hour rests on.", _PLACE
+)
 QUALITY_COVERAGE: Final = Metric(
     "gateway_quality_coverage_ratio", Type.GAUGE, "Share of the answered rows whose ground truth is known.", _PLACE
 )
@@ -302,7 +392,8 @@ def _family(metric: Metric, by_name: dict[str, list[tuple[str, Sample]]]) -> Fam
         case Type.GAUGE:
             gauge = GaugeMetricFamily(metric.name, metric.help, labels=labels)
             for process, sample in by_name.get(metric.name, ()):
-                gauge.add_metric(_values(metric, process, sample), sample.value)
+                if not math.isnan(sample.value):
+                    gauge.add_metric(_values(metric, process, sample), sample.value)
             return gauge
         case Type.HISTOGRAM:
             return _histogram_family(metric, by_name)

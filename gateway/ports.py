@@ -468,6 +468,9 @@ class Cell(Protocol):
     def set(self, value: float) -> None:
         """Replace it."""
 
+    def raise_to(self, value: float) -> None:
+        """Replace it if it is less: for a count that somebody else keeps and may have gone on with from an older state."""
+
 
 class MetricsBank(Protocol):
     """One process's numbers. `cell` is called when something is bound, never per request."""

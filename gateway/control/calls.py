@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final, TypeVar
 
+from gateway.control.trail import Trail
 from gateway.control.upload import Upload
 from gateway.core.access import Principal, Scope
 from gateway.core.errors import MalformedRequest
@@ -68,6 +69,7 @@ class Control:
     preparing: threading.Lock = field(default_factory=threading.Lock)
     naming: threading.Lock = field(default_factory=threading.Lock)
     failures: Failures = field(default_factory=Failures)
+    trail: Trail = field(default_factory=Trail)
 
 
 class Takes(enum.Enum):

@@ -18,6 +18,7 @@ from gateway.metrics import (
     REGISTRY_UP,
     REVISIONS_BEHIND,
     ROLLOUT_STATE,
+    ROUTE_INFO,
     ROUTE_REVISION,
     ROUTE_WEIGHT,
     SHADOW_FRACTION,
@@ -68,7 +69,7 @@ class _Snapshots:
 def _own(control: Control) -> Iterator[Sample]:
     yield _sample(UNEXPECTED_ERRORS, control.failures.count, "request")
     try:
-        found = [*_of_table(control.registry.table()), *_of_changes(control)]
+        found = [*_of_table(control.registry.table()), *_of_changes(control), *control.trail.samples(control.registry)]
     except GatewayError:  # a registry that is down is a number, not a failed scrape
         found = []
     yield _sample(REGISTRY_UP, bool(found))
@@ -77,7 +78,10 @@ def _own(control: Control) -> Iterator[Sample]:
 
 def _of_table(table: RouteTable) -> Iterator[Sample]:
     yield _sample(NEWEST_TABLE_REVISION, table.revision)
+    for model in table.champions.keys() - table.routes.keys():
+        yield _sample(ROUTE_INFO, 1, model, model)
     for route in table.routes.values():
+        yield _sample(ROUTE_INFO, 1, route.name, route.model)
         yield _sample(ROUTE_REVISION, route.revision, route.name)
         for variant in route.variants:
             yield _sample(ROUTE_WEIGHT, variant.weight / SLOTS, route.name, variant.name, variant.version)

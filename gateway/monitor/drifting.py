@@ -120,6 +120,11 @@ class FeatureWatch:
         rows = max(self.rows, PSI_ROWS_MIN)
         return psi_bound(cell_count(self.profile), rows=rows, reference_rows=self.reference_rows, alpha=self._psi_alpha)
 
+    def apart(self) -> FloatArray:
+        """Return the shares of the window's rows that have no place in training, in the order of `APART`."""
+        shares: FloatArray = self._counts[-len(APART) :] / max(self.rows, 1)
+        return shares
+
     def body(self) -> Json:
         """Return the feature as readings show it; `apart` are shares of the window's rows."""
         rows = max(self.rows, 1)

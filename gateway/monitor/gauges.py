@@ -1,35 +1,67 @@
-"""The monitor's numbers: how far behind it is, and per route what a board shows. Never a gauge per feature."""
+"""The monitor's numbers: how far behind it is, and per route what a board shows. Never a gauge per feature.
+
+What a route stopped saying (a guardrail of an earlier rollout, a feature that is no more among the first five) becomes NaN, which
+is not shown. Counters are raised to what the fold counted: a fold that goes on from its checkpoint counts some records again, and
+a counter that fell would be taken for one that began anew.
+"""
 
 from __future__ import annotations
 
+import math
+from typing import Final
+
+import numpy as np
+
+from gateway.core.guardrails import Finding, Verdict
+from gateway.core.policy import Attribution
+from gateway.core.profiles import APART
+from gateway.core.rollouts import CHALLENGER, CHAMPION
 from gateway.metrics import (
+    DRIFT_APART,
     DRIFT_FEATURES_OVER,
+    DRIFT_FROZEN,
     DRIFT_INCIDENTS,
     DRIFT_PSI_MAX,
     DRIFT_SAMPLED_RATE,
+    DRIFT_TOP,
+    DRIFT_UNREADABLE,
     MONITOR_CHANGES,
     MONITOR_LAG,
+    MONITOR_LATE,
     MONITOR_POSITIONS_MOVED,
     MONITOR_RECORDS,
+    MONITOR_ROUTES,
     MONITOR_TURN_FAILURES,
+    MONITOR_UNPLACED,
     QUALITY_CORRECTED,
     QUALITY_COVERAGE,
     QUALITY_DELAY,
+    QUALITY_KNOWN,
     QUALITY_LOSS,
+    ROLLOUT_ATTRIBUTION,
     ROLLOUT_BOUND,
     ROLLOUT_ESTIMATE,
+    ROLLOUT_KEYS,
     ROLLOUT_LOG_E,
+    ROLLOUT_LOWER,
+    ROLLOUT_MARGIN,
     ROLLOUT_TRUTH_LOG_E,
+    ROLLOUT_UPPER,
+    ROLLOUT_VERDICT,
+    TRUTH_DROPPED,
     TRUTH_UNCOUNTED,
     TRUTH_WAITING,
+    Metric,
     cell,
 )
 from gateway.monitor.fold import Fold, RouteState
-from gateway.ports import MetricsBank
+from gateway.ports import Cell, MetricsBank
+
+TOP_FEATURES: Final = 5  # what a person looks at first; the rest is in the readings
 
 
 class Gauges:
-    """Cells of the monitor's bank. Counters are set to what the fold counted, so that a repeated record is not counted twice."""
+    """Cells of the monitor's bank."""
 
     def __init__(self, bank: MetricsBank) -> None:
         self._bank = bank
@@ -37,7 +69,11 @@ class Gauges:
         self._records = cell(bank, MONITOR_RECORDS)
         self._moved = cell(bank, MONITOR_POSITIONS_MOVED)
         self._failures = cell(bank, MONITOR_TURN_FAILURES)
-        self._waiting = cell(bank, TRUTH_WAITING)
+        self._late = cell(bank, MONITOR_LATE)
+        self._unplaced = cell(bank, MONITOR_UNPLACED)
+        self._dropped = cell(bank, TRUTH_DROPPED)
+        self._shown: set[Cell] = set()
+        self._showing: set[Cell] = set()
 
     def turn_failed(self) -> None:
         """Count a turn that failed."""
@@ -50,46 +86,86 @@ class Gauges:
     def count(self, fold: Fold, *, lag_s: float) -> None:
         """Show how far the monitor is; after each turn."""
         self._lag.set(lag_s)
-        self._records.set(float(fold.records))
+        self._records.raise_to(float(fold.records))
 
-    def show(self, fold: Fold) -> None:
+    def show(self, fold: Fold, *, late_count: int) -> None:
         """Show every route; with each picture."""
-        self._waiting.set(float(fold.truth.rows_waiting))
+        self._late.raise_to(float(late_count))
+        self._unplaced.raise_to(float(fold.unplaced))
+        self._dropped.raise_to(float(fold.truth.dropped_count))
+        self._set(MONITOR_ROUTES, len(fold.routes))
+        self._set(TRUTH_WAITING, fold.truth.rows_waiting)
         for reason, count in fold.truth.uncounted.items():
-            cell(self._bank, TRUTH_UNCOUNTED, reason.value).set(float(count))
-        cell(self._bank, TRUTH_UNCOUNTED, "not_comparable").set(float(fold.unscored))
+            self._count(TRUTH_UNCOUNTED, count, reason.value)
+        self._count(TRUTH_UNCOUNTED, fold.unscored, "not_comparable")
         for name, state in fold.routes.items():
             self._show_rollout(name, state)
-            self._show_drift(name, state)
+            self._show_drift(name, state, fold.now_s)
             self._show_quality(name, state)
+        for gone in self._shown - self._showing:
+            gone.set(math.nan)
+        self._shown, self._showing = self._showing, set()
 
     def _show_rollout(self, route: str, state: RouteState) -> None:
         for finding in state.watch.findings() if state.watch else ():
-            rail = finding.guardrail.name
-            cell(self._bank, ROLLOUT_LOG_E, route, rail).set(finding.reading.log_e_best)
-            cell(self._bank, ROLLOUT_BOUND, route, rail).set(finding.reading.bound)
-            cell(self._bank, ROLLOUT_ESTIMATE, route, rail).set(finding.reading.estimate)
+            self._show_finding(route, finding)
         if state.watch is not None:
-            cell(self._bank, ROLLOUT_TRUTH_LOG_E, route).set(state.watch.arrivals.reading().log_e_best)
+            self._set(ROLLOUT_TRUTH_LOG_E, state.watch.arrivals.reading().log_e_best, route)
+        if decided := state.decision.get("attribution"):
+            for attribution in Attribution:
+                self._set(ROLLOUT_ATTRIBUTION, attribution.value == decided, route, attribution.value)
         for event, count in state.changes.items():
-            cell(self._bank, MONITOR_CHANGES, route, event).set(float(count))
+            self._count(MONITOR_CHANGES, count, route, event)
 
-    def _show_drift(self, route: str, state: RouteState) -> None:
+    def _show_finding(self, route: str, finding: Finding) -> None:
+        rail, reading = finding.guardrail, finding.reading
+        self._set(ROLLOUT_LOG_E, reading.log_e_best, route, rail.name)
+        self._set(ROLLOUT_BOUND, reading.bound, route, rail.name)
+        self._set(ROLLOUT_ESTIMATE, reading.estimate, route, rail.name)
+        self._set(ROLLOUT_LOWER, reading.lower, route, rail.name)
+        self._set(ROLLOUT_UPPER, reading.upper, route, rail.name)
+        self._set(ROLLOUT_MARGIN, rail.margin, route, rail.name)
+        self._set(ROLLOUT_KEYS, reading.champion_count, route, rail.name, CHAMPION)
+        self._set(ROLLOUT_KEYS, reading.challenger_count, route, rail.name, CHALLENGER)
+        for verdict in Verdict:
+            self._set(ROLLOUT_VERDICT, verdict is finding.verdict, route, rail.name, verdict.value)
+
+    def _show_drift(self, route: str, state: RouteState, now_s: float) -> None:
         if state.drift is None:
             return
         watches = state.drift.watches()
-        cell(self._bank, DRIFT_PSI_MAX, route).set(max((watch.psi for watch in watches), default=0.0))
-        cell(self._bank, DRIFT_FEATURES_OVER, route).set(float(sum(watch.is_breached for watch in watches)))
-        cell(self._bank, DRIFT_INCIDENTS, route).set(float(state.incident_count))
-        cell(self._bank, DRIFT_SAMPLED_RATE, route).set(state.drift.rate)
+        indices = [watch.psi for watch in watches]
+        self._set(DRIFT_PSI_MAX, max(indices, default=0.0), route)
+        self._set(DRIFT_FEATURES_OVER, sum(watch.is_breached for watch in watches), route)
+        self._count(DRIFT_INCIDENTS, state.incident_count, route)
+        self._set(DRIFT_SAMPLED_RATE, state.drift.rate, route)
+        self._set(DRIFT_FROZEN, state.frozen_by(now_s) is not Attribution.NONE, route)
+        self._count(DRIFT_UNREADABLE, state.drift.unreadable, route)
+        over = [(psi / watch.psi_bound, watch.profile.name) for psi, watch in zip(indices, watches, strict=True)]
+        for ratio, feature in sorted(over, reverse=True)[:TOP_FEATURES]:
+            self._set(DRIFT_TOP, ratio, route, feature)
+        if watches:
+            apart = np.max([watch.apart() for watch in watches], axis=0)
+            for reason, share in zip(APART, apart.tolist(), strict=True):
+                self._set(DRIFT_APART, share, route, reason.value)
 
     def _show_quality(self, route: str, state: RouteState) -> None:
         for (variant, version, _), tally in state.tallies.items():
             if not tally.rows:
                 continue
-            cell(self._bank, QUALITY_COVERAGE, route, variant, version).set(tally.rows_known / tally.rows)
-            cell(self._bank, QUALITY_CORRECTED, route, variant, version).set(float(tally.corrected))
+            place, hour = (route, variant, version), tally.hour()
+            self._set(QUALITY_COVERAGE, tally.rows_known / tally.rows, *place)
+            self._set(QUALITY_KNOWN, hour.truths, *place)
+            self._count(QUALITY_CORRECTED, tally.corrected, *place)
             if (delay_s := tally.delays.quantile_s(0.5)) is not None:
-                cell(self._bank, QUALITY_DELAY, route, variant, version).set(delay_s)
-            if (mean_loss := tally.hour().mean_loss) is not None:
-                cell(self._bank, QUALITY_LOSS, route, variant, version).set(mean_loss)
+                self._set(QUALITY_DELAY, delay_s, *place)
+            if hour.mean_loss is not None:
+                self._set(QUALITY_LOSS, hour.mean_loss, *place)
+
+    def _set(self, metric: Metric, value: float, *labels: str) -> None:
+        gauge = cell(self._bank, metric, *labels)
+        gauge.set(float(value))
+        self._showing.add(gauge)
+
+    def _count(self, metric: Metric, value: float, *labels: str) -> None:
+        cell(self._bank, metric, *labels).raise_to(float(value))

@@ -200,7 +200,7 @@ class Monitor:
     def _publish(self) -> None:
         begin_s = self._clock.monotonic_s()
         self._readings.publish(picture(self.fold, self._merge, lag_s=self._lag_s()))
-        self._gauges.show(self.fold)
+        self._gauges.show(self.fold, late_count=self._merge.late_count)
         end_s = self._clock.monotonic_s()
         self._publish_at_s = end_s + max(self._settings.publish_s, (end_s - begin_s) / PICTURE_SHARE)
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from gateway.core.errors import LogFailed
 from gateway.core.records import Heartbeat, Record, StreamEnd
-from gateway.metrics import LOG_RECORDS, LOG_WRITE_FAILURES, UNLOGGED, cell
+from gateway.metrics import LOG_RECORDS, LOG_WRITE_DURATION, LOG_WRITE_FAILURES, LOG_WRITES, UNLOGGED, cell
 from gateway.ports import Clock, MetricsBank, PredictionLogWriter
 from gateway.settings import Durability, LogSettings, WhenFull
 
@@ -51,6 +51,8 @@ class Recorder:
         self._last_look_s = clock.monotonic_s()
         self._written_s = 0.0
         self._written = cell(metrics, LOG_RECORDS)
+        self._writes = cell(metrics, LOG_WRITES)
+        self._writing_s = cell(metrics, LOG_WRITE_DURATION)
         self._failures = cell(metrics, LOG_WRITE_FAILURES)
         self._unlogged = cell(metrics, UNLOGGED)
 
@@ -105,13 +107,15 @@ class Recorder:
         error = self._append(records)
         if error is None and self._settings.durability is Durability.DISK:
             self._is_syncing = True
+            began_s = self._clock.monotonic_s()
             sync = self._loop.run_in_executor(None, self._sync)
-            sync.add_done_callback(lambda done: self._synced(waiters, done))
+            sync.add_done_callback(lambda done: self._synced(waiters, done, began_s))
         else:
             _finish(waiters, error)
 
     def _append(self, records: Sequence[Record]) -> LogFailed | None:
         """Return why the answers may not leave, or None."""
+        began_s = self._clock.monotonic_s()
         try:
             self._log.append(records)
         except LogFailed as error:
@@ -120,6 +124,8 @@ class Recorder:
         self._written.add(len(records))
         self.is_refusing = False
         self._written_s = self._clock.monotonic_s()
+        self._writes.add(1.0)
+        self._writing_s.add(self._written_s - began_s)
         return None
 
     def _sync(self) -> LogFailed | None:
@@ -129,8 +135,9 @@ class Recorder:
             return error
         return None
 
-    def _synced(self, waiters: Sequence[Waiter], done: asyncio.Future[LogFailed | None]) -> None:
+    def _synced(self, waiters: Sequence[Waiter], done: asyncio.Future[LogFailed | None], began_s: float) -> None:
         self._is_syncing = False
+        self._writing_s.add(self._clock.monotonic_s() - began_s)
         error = done.result()
         if error is not None:
             self._failures.add(1.0)

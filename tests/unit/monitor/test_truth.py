@@ -113,7 +113,7 @@ def test_what_counts_for_nothing_is_shown_by_reason():
     fold.unscored = 3
     bank = MemoryBank()
 
-    Gauges(bank).show(fold)
+    Gauges(bank).show(fold, late_count=0)
 
     shown = {dict(sample.labels)["reason"]: sample.value for sample in bank.samples() if sample.name == TRUTH_UNCOUNTED.name}
     assert shown == {"unknown": 0, "no_row": 1, "repeated": 0, "not_comparable": 3}

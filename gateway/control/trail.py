@@ -1,0 +1,83 @@
+"""What the metrics say of the audit log: how long it is, whether it holds together, and the last changes of each route.
+
+Entries are read once, a page at a time, from the newest `PAST` on; a scrape reads what was added since the last. The whole chain
+is for `headgate audit verify`: what was edited after it was read here is not seen here.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.core.access import MONITOR
+from gateway.core.audit import FIRST_HASH, AuditEntry, first_broken
+from gateway.metrics import AUDIT_ENTRIES, AUDIT_INTACT, ROUTE_CHANGE
+from gateway.ports import RegistryStore, Sample
+
+CHANGES_MAX: Final = 20  # of a route: what fits on a graph and is still told apart
+PLACES_MAX: Final = 2_000  # changes of all routes together; a series each, 0.3 MB of a scrape
+PAST: Final = 2_000  # entries read at the start
+_PAGE: Final = 500
+_ROUTE: Final = "route:"
+
+
+@dataclass(frozen=True, slots=True)
+class _RouteChange:
+    seq: int
+    time_s: float
+    route: str
+    action: str
+    by: str
+
+
+class Trail:
+    """The newest part of the audit log. Safe to share between threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last: AuditEntry | None = None
+        self._is_intact = True
+        self._changes: deque[_RouteChange] = deque(maxlen=PLACES_MAX)
+
+    def samples(self, registry: RegistryStore) -> list[Sample]:
+        """Read what is new, and return what there is to show.
+
+        Raises:
+            StoreFailed: the registry cannot be read.
+        """
+        with self._lock:
+            if self._last is None:
+                self._begin(registry)
+            while page := registry.audit(self._last.seq if self._last else 0, _PAGE):
+                self._take(page)
+            return list(self._shown())
+
+    def _begin(self, registry: RegistryStore) -> None:
+        """Start `PAST` entries back from the newest."""
+        newest = registry.audit(limit=1, newest_first=True)
+        if newest and newest[0].seq > PAST:
+            self._last = registry.audit(newest[0].seq - PAST - 1, 1)[0]
+
+    def _take(self, page: Sequence[AuditEntry]) -> None:
+        previous, seq = (self._last.hash, self._last.seq) if self._last else (FIRST_HASH, 0)
+        self._is_intact = self._is_intact and first_broken(page, previous=previous, seq=seq) is None
+        self._last = page[-1]
+        for entry in page:
+            by = "monitor" if entry.principal == MONITOR.name else "person"
+            for name in dict.fromkeys([*entry.before, *entry.after]):
+                if name.startswith(_ROUTE):
+                    route = name.removeprefix(_ROUTE)
+                    self._changes.append(_RouteChange(entry.seq, entry.time_s, route, entry.action, by))
+
+    def _shown(self) -> Iterator[Sample]:
+        yield Sample(AUDIT_ENTRIES.name, (), float(self._last.seq if self._last else 0))
+        yield Sample(AUDIT_INTACT.name, (), float(self._is_intact))
+        counts: dict[str, int] = {}
+        for change in reversed(self._changes):
+            counts[change.route] = counts.get(change.route, 0) + 1
+            if counts[change.route] <= CHANGES_MAX:
+                labels = (("route", change.route), ("action", change.action), ("by", change.by), ("audit_entry", str(change.seq)))
+                yield Sample(ROUTE_CHANGE.name, labels, change.time_s)

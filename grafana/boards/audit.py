@@ -1,0 +1,81 @@
+"""Audit: who changed what, and whether the log of it holds together. From the metrics alone; the entries are in the admin API."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from grafana_foundation_sdk.builders.dashboard import Dashboard
+
+from grafana.panels import GREEN, OF_ROUTE, RED, YELLOW, Kind, Panel, Query, board, number
+
+_CHANGES: Final = f"gateway_route_change_timestamp_seconds{{{OF_ROUTE}}}"
+
+_PANELS: Final = (
+    number(
+        "Entries",
+        "Entries of the audit log. Each change is one, by a person or by the gateway.",
+        "short",
+        "max(gateway_audit_entries_total)",
+    ),
+    number(
+        "Chain",
+        "Whether each of the newest entries followed from the one before it when the control plane read it. "
+        "The whole chain is checked by `headgate audit verify`.",
+        "none",
+        "min(gateway_audit_intact)",
+        meanings=((1, "whole", GREEN), (0, "broken", RED)),
+    ),
+    number(
+        "By people, last day",
+        "Route changes by people in the last 24 hours, of the last 20 changes of each route.",
+        "short",
+        f'count((time() - {_CHANGES[:-1]}, by="person"}}) < 86400) or vector(0)',
+    ),
+    number(
+        "By the gateway, last day",
+        "Route changes that the gateway made by itself in the last 24 hours, of the last 20 changes of each route.",
+        "short",
+        f'count((time() - {_CHANGES[:-1]}, by="monitor"}}) < 86400) or vector(0)',
+    ),
+    number(
+        "Automatic changes",
+        "Whether the gateway may change routes by itself. Off stops automatic rollbacks too.",
+        "none",
+        "min(gateway_automation_on)",
+        meanings=((1, "on", GREEN), (0, "off", RED)),
+    ),
+    number(
+        "In quarantine",
+        "Versions that the gateway rolled back by itself and that no rollout may use for a while.",
+        "short",
+        "max(gateway_quarantined_versions)",
+        levels=((1, YELLOW),),
+    ),
+    Panel(
+        "When",
+        "The last 20 changes of each route, the newest first. An entry's reason and evidence: `headgate audit list`.",
+        "dateTimeAsIso",
+        (Query(f"max by (route, action, by, audit_entry) ({_CHANGES}) * 1000", "{{audit_entry}}"),),
+        Kind.TABLE,
+        width=24,
+        height=12,
+        columns=(("audit_entry", "Audit entry"), ("route", "Route"), ("action", "What"), ("by", "By")),
+    ),
+    Panel(
+        "Entries over time",
+        "How the audit log grows. A steep step is a script, or somebody in a hurry.",
+        "short",
+        (Query("max(gateway_audit_entries_total)", "entries"),),
+    ),
+    Panel(
+        "Revision of each route",
+        "It grows by one with every change of the route.",
+        "short",
+        (Query(f"max by (route) (gateway_route_revision{{{OF_ROUTE}}})", "{{route}}"),),
+    ),
+)
+
+
+def built() -> Dashboard:
+    """Return the board."""
+    return board("headgate-audit", "Audit", "Who changed what, when, and whether the log of it holds together.", _PANELS)

@@ -1,0 +1,81 @@
+"""Drift: whether what comes in still looks like what the live version was trained on."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from grafana_foundation_sdk.builders.dashboard import Dashboard
+
+from grafana.panels import GREEN, OF_ROUTE, RED, SPAN, YELLOW, Kind, Panel, Query, board
+
+_PANELS: Final = (
+    Panel(
+        "Largest drift of a feature",
+        "The highest population stability index of any feature, or of the answer, against the live version's training sample. "
+        "Below 0.1 is usual, above 0.25 is a different population.",
+        "none",
+        (Query(f"max by (route) (gateway_drift_psi_max{{{OF_ROUTE}}})", "{{route}}"),),
+        levels=((0.1, YELLOW), (0.25, RED)),
+    ),
+    Panel(
+        "The five features that moved most",
+        "Each one's stability index over its bound, which allows for the size of both samples: 1 and more has drifted. "
+        "All features stand in the route's readings, GET /api/v1/routes/{route}/drift.",
+        "none",
+        (Query(f"max by (route, feature) (gateway_drift_top_psi_ratio{{{OF_ROUTE}}})", "{{route}}: {{feature}}"),),
+        levels=((1, RED),),
+    ),
+    Panel(
+        "Features that drifted",
+        "Features, the answer among them, whose index is above its bound now.",
+        "short",
+        (Query(f"max by (route) (gateway_drift_features_over_bound{{{OF_ROUTE}}})", "{{route}}"),),
+        width=8,
+        levels=((1, YELLOW),),
+    ),
+    Panel(
+        "Values that training never had",
+        "The highest share, over all features, of the last values that are missing, infinite, below or above everything in "
+        "training, or a category that it did not have.",
+        "percentunit",
+        (Query(f"max by (route, reason) (gateway_drift_apart_ratio{{{OF_ROUTE}}})", "{{route}}: {{reason}}"),),
+        width=8,
+        levels=((0.05, YELLOW), (0.25, RED)),
+    ),
+    Panel(
+        "Incidents",
+        "Drift incidents that began; alarms within ten minutes are one incident.",
+        "short",
+        (Query(f"sum by (route) (increase(gateway_drift_incidents_total{{{OF_ROUTE}}}[{SPAN}]))", "{{route}}"),),
+        width=8,
+    ),
+    Panel(
+        "Rollouts frozen",
+        "While an incident is fresh, a rollout does not go on by itself. It still rolls back if the versions differ.",
+        "none",
+        (Query(f"max by (route) (gateway_drift_frozen{{{OF_ROUTE}}})", "{{route}}"),),
+        Kind.STATES,
+        width=8,
+        meanings=((0, "no", GREEN), (1, "frozen", YELLOW)),
+    ),
+    Panel(
+        "Share of rows watched",
+        "All of them, unless more come than the monitor may spend time on: then a share, chosen by the prediction's id.",
+        "percentunit",
+        (Query(f"min by (route) (gateway_drift_sampled_ratio{{{OF_ROUTE}}})", "{{route}}"),),
+        width=8,
+    ),
+    Panel(
+        "Requests without the training sample's columns",
+        "Their inputs could not be compared with training. Zero is usual.",
+        "reqps",
+        (Query(f"sum by (route) (rate(gateway_drift_unreadable_records_total{{{OF_ROUTE}}}[{SPAN}]))", "{{route}}"),),
+        width=8,
+        levels=((0.001, YELLOW),),
+    ),
+)
+
+
+def built() -> Dashboard:
+    """Return the board."""
+    return board("headgate-drift", "Drift", "Whether what comes in still looks like training.", _PANELS)

@@ -1,0 +1,162 @@
+"""The monitor of the monitor: whether what the other boards say can be relied on."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from grafana_foundation_sdk.builders.dashboard import Dashboard
+
+from grafana.panels import GREEN, RED, SPAN, YELLOW, Levels, Panel, Query, board, number, rate
+
+_ANY: Final[Levels] = ((1, RED),)
+
+
+def _in_an_hour(metric: str) -> str:
+    return f"sum(increase({metric}[1h])) or vector(0)"
+
+
+_PANELS: Final = (
+    number(
+        "Lag",
+        "How far the monitor is behind the newest records. Automatic decisions come that much later.",
+        "s",
+        "max(gateway_monitor_lag_seconds)",
+        levels=((5, YELLOW), (30, RED)),
+    ),
+    number(
+        "Failed turns, last hour",
+        "Turns of the monitor that failed and were tried again: the log or the registry was away.",
+        "short",
+        _in_an_hour("gateway_monitor_turn_failures_total"),
+        levels=_ANY,
+    ),
+    number(
+        "Unexpected errors, last hour",
+        "Errors that the program has no name for. Each is in the journal.",
+        "short",
+        _in_an_hour("gateway_unexpected_errors_total"),
+        levels=_ANY,
+    ),
+    number(
+        "Records lost, last hour",
+        "Answers without a record, because the log could not take it and the gateway was told to answer all the same.",
+        "short",
+        _in_an_hour("gateway_unlogged_records_total"),
+        levels=_ANY,
+    ),
+    number(
+        "Numbers lost, last hour",
+        "Updates of metrics that found no room. While this grows, the boards are not whole.",
+        "short",
+        _in_an_hour("gateway_metrics_overflow_total"),
+        levels=_ANY,
+    ),
+    number(
+        "Registry",
+        "Whether the control plane can read it. Serving goes on without it; changes do not.",
+        "none",
+        "min(gateway_registry_up)",
+        meanings=((1, "up", GREEN), (0, "down", RED)),
+    ),
+    Panel(
+        "Lag behind the log",
+        "How far the monitor is behind the newest records. It is about half a second when all is well: the workers' streams are "
+        "merged behind a watermark.",
+        "s",
+        (Query("max(gateway_monitor_lag_seconds)", "monitor"),),
+        levels=((5, YELLOW), (30, RED)),
+    ),
+    Panel(
+        "Records a second",
+        "Written by the workers, and read by the monitor; heartbeats of idle workers are not among the written ones.",
+        "wps",
+        (
+            Query(rate("gateway_log_records_total"), "written"),
+            Query(rate("gateway_monitor_records_total"), "read by the monitor"),
+        ),
+    ),
+    Panel(
+        "Time of a write to the log",
+        "The mean time of one write, which holds all records of a turn; answers wait for it.",
+        "s",
+        (
+            Query(
+                f"{rate('gateway_log_write_seconds_total', by='process')} / "
+                f"({rate('gateway_log_writes_total', by='process')} > 0)",
+                "{{process}}",
+            ),
+        ),
+        width=8,
+        levels=((0.01, YELLOW),),
+    ),
+    Panel(
+        "Writes that failed",
+        "Groups of records that could not be written. Their callers got an error, unless the gateway was told to go on.",
+        "wps",
+        (Query(rate("gateway_log_write_failures_total", by="process"), "{{process}}"),),
+        width=8,
+        levels=((0.001, RED),),
+    ),
+    Panel(
+        "Lag of the archive",
+        "Age of the oldest closed segment that is not in the archive yet.",
+        "s",
+        (Query("max(gateway_archive_lag_seconds)", "archive"),),
+        width=8,
+        levels=((3600, YELLOW),),
+    ),
+    Panel(
+        "Records that are no evidence",
+        "They came out of order, or of a revision of the route that is not known any more. Zero is usual.",
+        "short",
+        (
+            Query(f"sum(increase(gateway_monitor_late_records_total[{SPAN}]))", "out of order"),
+            Query(f"sum(increase(gateway_monitor_unplaced_records_total[{SPAN}]))", "of an unknown revision"),
+            Query(f"sum(increase(gateway_monitor_positions_moved_total[{SPAN}]))", "streams taken up elsewhere after power loss"),
+        ),
+        width=8,
+    ),
+    Panel(
+        "Share of rows watched for drift",
+        "The least of all routes. Below one, the monitor looks at a sample because more comes than it may spend time on.",
+        "percentunit",
+        (Query("min(gateway_drift_sampled_ratio)", "least"),),
+        width=8,
+    ),
+    Panel(
+        "Loop lag",
+        "How late each worker's event loop was. What is computed inside it delays everybody who waits.",
+        "s",
+        (Query("max by (process) (gateway_loop_lag_seconds)", "{{process}}"),),
+        width=8,
+        levels=((0.1, YELLOW),),
+    ),
+    Panel(
+        "Segments of the log",
+        "Closed segments that are kept. They go once the archive and the monitor have passed them; steady growth says that "
+        "one has not.",
+        "short",
+        (Query("max(gateway_log_segments)", "kept"),),
+        width=8,
+    ),
+    Panel(
+        "Failed steps of the archive",
+        "They are tried again.",
+        "short",
+        (Query(f"sum(increase(gateway_archive_failures_total[{SPAN}]))", "failed"),),
+        width=8,
+        levels=_ANY,
+    ),
+    Panel(
+        "Routes that the monitor follows",
+        "Routes of which it has seen records.",
+        "short",
+        (Query("max(gateway_monitor_routes)", "routes"),),
+        width=8,
+    ),
+)
+
+
+def built() -> Dashboard:
+    """Return the board."""
+    return board("headgate-monitor", "Monitor of the monitor", "Whether what the other boards say can be relied on.", _PANELS)

@@ -1,0 +1,99 @@
+"""Quality: how right the answers were, once their outcome became known."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from grafana_foundation_sdk.builders.dashboard import Dashboard
+
+from grafana.panels import CHOSEN, OF_ROUTE, RED, VERSION, YELLOW, Panel, Query, board, number, rate
+
+_PLACE: Final = "route, variant, version"
+_NAME: Final = "{{route}} " + VERSION
+
+_PANELS: Final = (
+    Panel(
+        "Loss against ground truth",
+        "Mean loss of each version over the last hour, where the outcome became known; for a yes or no it is the share of wrong "
+        "answers.",
+        "percentunit",
+        (Query(f"max by ({_PLACE}) (gateway_quality_loss_ratio{{{CHOSEN}}})", _NAME),),
+        width=24,
+    ),
+    Panel(
+        "Outcomes that became known",
+        "The share of the answered rows whose ground truth has arrived. Versions are compared fairly only while it is alike for "
+        "both.",
+        "percentunit",
+        (Query(f"max by ({_PLACE}) (gateway_quality_coverage_ratio{{{CHOSEN}}})", _NAME),),
+    ),
+    Panel(
+        "Rows that the loss rests on",
+        "Rows with ground truth of the last hour. A loss of a few dozen rows moves by chance alone.",
+        "short",
+        (Query(f"max by ({_PLACE}) (gateway_quality_known_rows{{{CHOSEN}}})", _NAME),),
+    ),
+    Panel(
+        "How late outcomes come",
+        "The median time from an answer to its ground truth, by version, to a quarter of a decade.",
+        "s",
+        (Query(f"max by ({_PLACE}) (gateway_quality_delay_seconds{{{CHOSEN}}})", _NAME),),
+        width=8,
+    ),
+    Panel(
+        "Whether outcomes come alike for both versions",
+        "How strongly the arrivals of ground truth differ between champion and challenger, in powers of ten. From 3 on, verdicts on "
+        "the loss are void: a version that slows its ground truth looks good.",
+        "none",
+        (Query(f"max by (route) (gateway_rollout_truth_log_e{{{OF_ROUTE}}}) / 2.302585", "{{route}}"),),
+        width=8,
+        levels=((3, RED),),
+        is_signed=True,
+    ),
+    Panel(
+        "Outcomes corrected",
+        "Values of ground truth that a later one contradicted, since the gateway's numbers began.",
+        "short",
+        (Query(f"sum by ({_PLACE}) (gateway_quality_corrected_total{{{CHOSEN}}})", _NAME),),
+        width=8,
+    ),
+    Panel(
+        "Outcomes posted a second",
+        "Records of ground truth that the gateway accepted.",
+        "wps",
+        (Query(rate("gateway_ground_truth_records_total"), "accepted"),),
+        width=8,
+    ),
+    Panel(
+        "Outcomes that count for nothing",
+        "Accepted, but their prediction is unknown or known in full already, has no such row, or the value is not comparable.",
+        "wps",
+        (Query(rate("gateway_ground_truth_uncounted_total", by="reason"), "{{reason}}"),),
+        width=8,
+    ),
+    Panel(
+        "Rows that wait for their outcome",
+        "Answers that the monitor keeps in mind until their ground truth comes.",
+        "short",
+        (Query("max(gateway_ground_truth_waiting_rows)", "waiting"),),
+        width=8,
+    ),
+    number(
+        "Given up in the last hour",
+        "Predictions whose outcome is not waited for any more, because others needed the room. Their outcomes count for nothing.",
+        "short",
+        "sum(increase(gateway_ground_truth_dropped_predictions_total[1h]))",
+        levels=((1, YELLOW),),
+    ),
+    number(
+        "Posted in the last hour",
+        "Records of ground truth accepted.",
+        "short",
+        "sum(increase(gateway_ground_truth_records_total[1h]))",
+    ),
+)
+
+
+def built() -> Dashboard:
+    """Return the board."""
+    return board("headgate-quality", "Quality", "How right the answers were, once their outcome became known.", _PANELS)

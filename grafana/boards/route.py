@@ -1,0 +1,115 @@
+"""One route: rate, errors, duration, and what its versions do inside."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from grafana_foundation_sdk.builders.dashboard import Dashboard
+
+from grafana.boards.answers import FAILED_LEVELS, answered, duration, failed_share
+from grafana.panels import CHOSEN, OF_ROUTE, SPAN, VERSION, YELLOW, Panel, Query, board, quantile, rate
+
+_BY: Final = "variant, version"
+_OF_MODEL: Final = f"and on (model) gateway_route_info{{{OF_ROUTE}}}"  # a run belongs to a model, which may have several routes
+_RUN_BY: Final = "model, version"
+_RUN: Final = "{{model}} version {{version}}"
+_VERSIONS: Final = 'version=~"$version"'
+
+_PANELS: Final = (
+    Panel(
+        "Predictions a second",
+        "Answers to callers, by the version that really gave them. Shadows are not among them.",
+        "reqps",
+        (Query(answered(CHOSEN, _BY), VERSION),),
+    ),
+    Panel(
+        "Share that failed",
+        "Of each version's answers: raised, answered with something invalid, ran out of time, or took its worker down. "
+        "The lines are the objective and ten times it.",
+        "percentunit",
+        (Query(failed_share(CHOSEN, _BY), VERSION),),
+        levels=FAILED_LEVELS,
+    ),
+    Panel(
+        "Duration of most requests",
+        "The median, from the last byte of the request to its record in the log, by version.",
+        "s",
+        (Query(duration(0.5, CHOSEN, _BY), VERSION),),
+        width=8,
+    ),
+    Panel(
+        "Duration of the slowest hundredth",
+        "The 99th percentile, from the last byte of the request to its record in the log, by version.",
+        "s",
+        (Query(duration(0.99, CHOSEN, _BY), VERSION),),
+        width=8,
+    ),
+    Panel(
+        "Answers by how they ended",
+        "All answers of the route, those of shadows apart: ok, or how they failed.",
+        "reqps",
+        (Query(rate("gateway_predictions_total", CHOSEN, by="outcome, kind"), "{{outcome}} ({{kind}})"),),
+        width=8,
+        is_stacked=True,
+    ),
+    Panel(
+        "Answered by the fallback",
+        "Answers that a variant gave because the one chosen for the caller could not. Callers did not notice.",
+        "reqps",
+        (Query(f"sum by (route) (rate(gateway_failovers_total{{{CHOSEN}}}[{SPAN}])) or vector(0)", "{{route}}"),),
+        width=8,
+        levels=((0.001, YELLOW),),
+    ),
+    Panel(
+        "Wait before a run",
+        "The 99th percentile of the time that a request waits for its version: in the queue, and for its batch.",
+        "s",
+        (Query(f"{quantile(0.99, 'gateway_queue_wait_seconds', _VERSIONS, by=_RUN_BY)} {_OF_MODEL}", _RUN),),
+        width=8,
+    ),
+    Panel(
+        "Time of a run",
+        "The mean time that a version takes for one batch. This is the model itself; the rest of the duration is the gateway.",
+        "s",
+        (
+            Query(
+                f"{rate('gateway_run_seconds_total', _VERSIONS, by=_RUN_BY)} / "
+                f"({rate('gateway_batches_total', _VERSIONS, by=_RUN_BY)} > 0) {_OF_MODEL}",
+                _RUN,
+            ),
+        ),
+        width=8,
+    ),
+    Panel(
+        "Rows a run",
+        "How many rows are computed together, on average. More are better for throughput, and cost waiting.",
+        "short",
+        (
+            Query(
+                f"{rate('gateway_batch_rows_sum', _VERSIONS, by=_RUN_BY)} / "
+                f"({rate('gateway_batch_rows_count', _VERSIONS, by=_RUN_BY)} > 0) {_OF_MODEL}",
+                _RUN,
+            ),
+        ),
+        width=8,
+    ),
+    Panel(
+        "Memory of each version",
+        "What loading and warming it took, on the worker where that was most.",
+        "bytes",
+        (Query(f"max by ({_RUN_BY}) (gateway_model_memory_bytes{{{_VERSIONS}}}) {_OF_MODEL}", _RUN),),
+        width=8,
+    ),
+    Panel(
+        "Copies for shadows that were not run",
+        "A shadow gets copies only while there is room for them; callers never wait for one.",
+        "reqps",
+        (Query(f"sum by (route, variant) (rate(gateway_shadow_dropped_total{{{OF_ROUTE}}}[{SPAN}]))", "{{route}} {{variant}}"),),
+        width=8,
+    ),
+)
+
+
+def built() -> Dashboard:
+    """Return the board."""
+    return board("headgate-route", "Route", "One route: how much, how well, how fast, and what happens inside.", _PANELS)
