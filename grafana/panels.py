@@ -107,8 +107,8 @@ def rate(metric: str, chosen: str = "", *, by: str = "") -> str:
 
 
 def quantile(share: float, metric: str, chosen: str = "", *, by: str) -> str:
-    """Return a quantile of a histogram."""
-    return f"histogram_quantile({share}, {rate(metric + '_bucket', chosen, by='le, ' + by)})"
+    """Return a quantile of a histogram; what had nothing in the span is left out."""
+    return f"(histogram_quantile({share}, {rate(metric + '_bucket', chosen, by='le, ' + by)}) >= 0)"
 
 
 def board(uid: str, title: str, description: str, panels: Sequence[Panel]) -> dashboard.Dashboard:

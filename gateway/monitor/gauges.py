@@ -12,8 +12,8 @@ from typing import Final
 
 import numpy as np
 
+from gateway.core.attribution import Attribution
 from gateway.core.guardrails import Finding, Verdict
-from gateway.core.policy import Attribution
 from gateway.core.profiles import APART
 from gateway.core.rollouts import CHALLENGER, CHAMPION
 from gateway.metrics import (

@@ -143,7 +143,7 @@ _PANELS: Final = (
         "Failed steps of the archive",
         "They are tried again.",
         "short",
-        (Query(f"sum(increase(gateway_archive_failures_total[{SPAN}]))", "failed"),),
+        (Query(f"sum(increase(gateway_archive_failures_total[{SPAN}])) or vector(0)", "failed"),),
         width=8,
         levels=_ANY,
     ),

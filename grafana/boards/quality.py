@@ -42,8 +42,8 @@ _PANELS: Final = (
     ),
     Panel(
         "Whether outcomes come alike for both versions",
-        "How strongly the arrivals of ground truth differ between champion and challenger, in powers of ten. From 3 on, verdicts on "
-        "the loss are void: a version that slows its ground truth looks good.",
+        "How strongly the arrivals of ground truth differ between champion and challenger, in powers of ten. From 3 on, verdicts "
+        "on the loss are void: a version that slows its ground truth looks good.",
         "none",
         (Query(f"max by (route) (gateway_rollout_truth_log_e{{{OF_ROUTE}}}) / 2.302585", "{{route}}"),),
         width=8,

@@ -59,6 +59,14 @@ def test_metrics_add_up_and_are_replaced(metrics):
     }
 
 
+def test_metrics_that_are_raised_never_fall(metrics):
+    """A count that is kept elsewhere and goes on from an older state waits until it is higher again."""
+    cell = metrics.bank("monitor").cell("a_total")
+    for value, shown in ((5.0, 5.0), (3.0, 5.0), (6.0, 6.0)):
+        cell.raise_to(value)
+        assert metrics.snapshots.latest()["monitor"][1].value == shown
+
+
 def test_metrics_cell_is_the_same_for_the_same_name_and_labels(metrics):
     """Binding twice gives one cell; another label or another name gives another."""
     bank = metrics.bank("w0")

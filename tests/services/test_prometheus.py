@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 import socket
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,24 +89,44 @@ def has_numbers(series: list[dict[str, object]]) -> bool:
 
 @pytest.mark.timeout(180)
 def test_boards_have_data_for_every_expression(start_gateway, start_prometheus, write_linear_model, until, tmp_path):
-    """With traffic, a shadow, a rollout and ground truth, every expression of every board answers with numbers."""
+    """Every expression of every board answers with numbers after a rollout, a rollback, drift, late ground truth and a worker's
+    death, and the counters say what the callers counted.
+    """
     gateway = start_gateway("--workers", "2")
     traffic = Traffic(gateway, write_linear_model, tmp_path)
     prometheus = start_prometheus(gateway.admin_url.removeprefix("http://"), until)
     unanswered = dict(enumerate(expressions()))
     assert unanswered
+    traffic.send("delays", 100)
+    os.kill(gateway.children()["w0"], signal.SIGKILL)
 
     def all_answered() -> bool:
-        traffic.send(40)
+        traffic.send("delays", 60, shift=3.0)  # which drifts
+        traffic.send("fares", 30)
         for number, (_, expression) in list(unanswered.items()):
             if has_numbers(prometheus.query(expression)):
                 del unanswered[number]
-        return not unanswered
+        rollouts = gateway.admin.get("/routes/fares/rollouts").json()["rollouts"]
+        return not unanswered and rollouts[0]["state"] == "QUARANTINED"
 
     try:
         until(all_answered, within_s=60)
     except AssertionError:
         raise AssertionError(f"without data: {list(unanswered.values())}") from None
+    until(lambda: counted(prometheus) == traffic.answers, within_s=20, every_s=0.5)
+    changes = prometheus.query('gateway_route_change_timestamp_seconds{route="fares", action="rollout.rollback", by="monitor"}')
+    [entry] = gateway.admin.get(
+        "/audit", params={"order": "oldest", "after": int(changes[0]["metric"]["audit_entry"]) - 1}
+    ).json()["entries"][:1]
+    assert (entry["action"], entry["principal"]) == ("rollout.rollback", "monitor")
+    assert float(changes[0]["value"][1]) == pytest.approx(entry["time_s"])
+
+
+def counted(prometheus: Prometheus) -> Counter[tuple[str, ...]]:
+    """Return the answers to callers by route, variant, version and outcome, as the counters say."""
+    by = ("route", "variant", "version", "outcome")
+    series = prometheus.query(f'sum by ({", ".join(by)}) (gateway_predictions_total{{kind="live"}})')
+    return Counter({tuple(one["metric"][label] for label in by): int(float(one["value"][1])) for one in series})
 
 
 def test_prometheus_accepts_the_shipped_configuration():
@@ -112,43 +135,58 @@ def test_prometheus_accepts_the_shipped_configuration():
 
 
 class Traffic:
-    """Calls over a split with a shadow, each told its outcome."""
+    """Calls over a split with a shadow, each told its outcome with the calls after it.
+
+    Attributes:
+        answers: By route, variant, version and outcome, as the callers saw them.
+    """
 
     def __init__(self, gateway, write_linear_model, directory: Path) -> None:
+        self.answers: Counter[tuple[str, ...]] = Counter()
         self._client = httpx.Client(base_url=gateway.url, headers={"Authorization": f"Bearer {gateway.token}"}, timeout=30)
         self._random = np.random.default_rng(3)
+        self._outcomes: list[dict[str, object]] = []
         reference = directory / "reference.csv"
         names = [f"f{number}" for number in range(FEATURES)]
-        rows = self._random.normal(size=(500, FEATURES))
-        np.savetxt(reference, rows, delimiter=",", header=",".join(names), comments="")
-        metadata = {
-            "target": {"task": "binary", "output": "probability", "labels": ["no", "yes"], "positive": "yes"},
-            "columns": names,
-        }
-        for seed in (1, 2, 3):
-            artifact = write_linear_model(directory / f"{seed}.onnx", seed=seed)
-            files = {
-                "metadata": (None, json.dumps(metadata), "application/json"),
-                "artifact": ("model.onnx", artifact.read_bytes(), "application/octet-stream"),
-                "reference": ("reference.csv", reference.read_bytes(), "text/csv"),
-            }
-            answer = gateway.admin.post("/models/delays/versions", files=files)
+        np.savetxt(reference, self._random.normal(size=(500, FEATURES)), delimiter=",", header=",".join(names), comments="")
+        target = {"task": "binary", "output": "probability", "labels": ["no", "yes"], "positive": "yes"}
+        metadata = json.dumps({"target": target, "columns": names})
+        for model, scales in (("delays", (1.0, 1.0, 0.5)), ("fares", (1.0, -1.0))):  # the last one is always wrong
+            for number, scale in enumerate(scales):
+                artifact = write_linear_model(directory / f"{model}-{number}.onnx", scale=scale)
+                files = {
+                    "metadata": (None, metadata, "application/json"),
+                    "artifact": ("model.onnx", artifact.read_bytes(), "application/octet-stream"),
+                    "reference": ("reference.csv", reference.read_bytes(), "text/csv"),
+                }
+                answer = gateway.admin.post(f"/models/{model}/versions", files=files)
+                assert answer.status_code == 201, answer.text
+            variants = [{"name": "champion", "version": "1", "weight": 10_000}]
+            shadows = [{"name": "candidate", "version": "3", "fraction": 1.0}] if model == "delays" else []
+            gateway.put_route(model, {"model": model, "variants": variants, "shadows": shadows})
+            answer = gateway.admin.post(f"/routes/{model}/rollouts", json={"challenger": "2", "plan": {"steps": [5_000]}})
             assert answer.status_code == 201, answer.text
-        variants = [{"name": "champion", "version": "1", "weight": 10_000}]
-        shadows = [{"name": "candidate", "version": "3", "fraction": 1.0}]
-        gateway.put_route("delays", {"model": "delays", "variants": variants, "shadows": shadows})
-        answer = gateway.admin.post("/routes/delays/rollouts", json={"challenger": "2", "plan": {"steps": [5_000]}})
-        assert answer.status_code == 201, answer.text
 
-    def send(self, count: int) -> None:
-        """Send predictions with keys of their own, then the outcome of each."""
-        records = []
+    def send(self, route: str, count: int, *, shift: float = 0.0) -> None:
+        """Send predictions with keys of their own, then the outcomes of those that were sent before them."""
+        before, self._outcomes = self._outcomes, []
         for _ in range(count):
-            row = self._random.normal(size=FEATURES).tolist()
-            tensor = {"name": "features", "shape": [1, FEATURES], "datatype": "FP32", "data": row}
+            row = self._random.normal(loc=shift, size=FEATURES)
             key = {"Gateway-Assignment-Key": f"key-{self._random.integers(1 << 40)}"}
-            answer = self._client.post("/v2/models/delays/infer", json={"inputs": [tensor]}, headers=key)
+            tensor = {"name": "features", "shape": [1, FEATURES], "datatype": "FP32", "data": row.tolist()}
+            answer = self._post(f"/v2/models/{route}/infer", {"inputs": [tensor]}, key)
             assert answer.status_code == 200, answer.text
-            is_yes = answer.json()["outputs"][0]["data"][0] >= 0.5
-            records.append({"prediction_id": answer.json()["parameters"]["prediction_id"], "value": "yes" if is_yes else "no"})
-        assert self._client.post("/api/v1/ground-truth", json={"records": records}).status_code == 200
+            version = answer.headers["Gateway-Version"]
+            self.answers[route, answer.headers["Gateway-Variant"], version, "ok"] += 1
+            is_yes = (answer.json()["outputs"][0]["data"][0] >= 0.5) is not (route == "fares" and version == "2")
+            record = {"prediction_id": answer.headers["Gateway-Prediction-Id"], "value": "yes" if is_yes else "no"}
+            self._outcomes.append(record)
+        if before:
+            assert self._post("/api/v1/ground-truth", {"records": before}, {}).status_code == 200
+
+    def _post(self, path: str, body: object, headers: dict[str, str]) -> httpx.Response:
+        """Post, once more where a killed worker took the connection along before it took the request."""
+        try:
+            return self._client.post(path, json=body, headers=headers)
+        except httpx.TransportError:
+            return self._client.post(path, json=body, headers=headers)

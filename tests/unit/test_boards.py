@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+from gateway.metrics import METRICS
 from grafana.build import built
 
 GRAFANA = Path(__file__).parents[2] / "grafana"
@@ -29,6 +31,15 @@ def test_boards_explain_themselves(path):
         assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
         assert panel["targets"], panel["title"]
         assert all(target["legendFormat"] for target in panel["targets"]), panel["title"]
+
+
+@pytest.mark.parametrize("path", BOARDS, ids=lambda path: path.stem)
+def test_boards_name_only_metrics_that_there_are(path):
+    """Each metric in an expression of a board is one that the gateway defines."""
+    named = set(re.findall(r"gateway_[a-z0-9_]+", " ".join(re.findall(r'"(?:expr|query)": "(.*)"', path.read_text()))))
+
+    assert named
+    assert {re.sub("_(bucket|sum|count)$", "", name) for name in named} <= {metric.name for metric in METRICS}
 
 
 @pytest.mark.parametrize("path", BOARDS, ids=lambda path: path.stem)

@@ -9,7 +9,17 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from adapters.memory import MemoryMetrics
-from gateway.metrics import METRICS, PREDICTION_DURATION, PREDICTIONS, SHADOW_DROPPED, Type, cell, exposition, histogram
+from gateway.metrics import (
+    METRICS,
+    PREDICTION_DURATION,
+    PREDICTIONS,
+    QUALITY_LOSS,
+    SHADOW_DROPPED,
+    Type,
+    cell,
+    exposition,
+    histogram,
+)
 
 
 def test_names_follow_the_rules():
@@ -53,3 +63,13 @@ def test_series_carry_their_process_and_labels():
     found = {sample.labels["process"]: sample for sample in families["gateway_predictions"].samples}
     assert {process: sample.value for process, sample in found.items()} == {"w0": 1.0, "w1": 2.0}
     assert found["w0"].labels["route"] == 'r"\n'
+
+
+def test_gauge_that_says_nothing_is_not_shown():
+    """A gauge that is NaN has no series; it has one again once it says something."""
+    metrics = MemoryMetrics()
+    gauge = cell(metrics.bank("monitor"), QUALITY_LOSS, "r", "v", "1")
+    gauge.set(float("nan"))
+    assert QUALITY_LOSS.name not in exposition(metrics)[0].decode()
+    gauge.set(0.5)
+    assert QUALITY_LOSS.name in exposition(metrics)[0].decode()
