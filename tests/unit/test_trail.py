@@ -12,7 +12,7 @@ from gateway.control import trail
 from gateway.control.trail import Trail
 from gateway.core.access import MONITOR
 from gateway.core.changes import Automation, Change, DropRoute, PutRoute
-from gateway.core.routes import Route, Variant
+from gateway.core.routes import Route, Variant, with_weights
 
 
 @pytest.fixture
@@ -22,7 +22,8 @@ def registry():
 
 def put(registry, name: str, by: str = "anna") -> None:
     """Commit a change of one route."""
-    route = Route(name, "m", (Variant("champion", "1", 10_000),))
+    variants = (Variant("champion", "1", 10_000),)
+    route = with_weights(Route(name, "m", variants), variants)
     registry.commit(Change(by, "route.put", f"route:{name}", "", (PutRoute(route),), route=name))
 
 
