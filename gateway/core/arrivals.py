@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
+from operator import add
 from typing import Final
 
 from gateway.core.evidence import COUNT_MAX, Side, log_weight
@@ -64,7 +66,7 @@ class Arrivals:
 
     def __init__(self, keys_max: int = KEYS_MAX) -> None:
         self._keys_max = keys_max
-        self._best = -math.inf
+        self._best = log_weight(1)
         self._stage = 1
         self._seen: dict[str, None] = {}
         self._challenger = 0
@@ -85,11 +87,9 @@ class Arrivals:
         is_challenger = side is Side.CHALLENGER
         self._challenger += is_challenger
         self._expected += share
-        for at, odds in enumerate(ODDS):
-            self._log_es[at] += math.log((odds if is_challenger else 1.0) / (1.0 - share + odds * share))
-        top = max(self._log_es)
-        log_e = top + math.log(sum(math.exp(one - top) for one in self._log_es) / len(ODDS))
-        self._best = max(self._best, log_e + log_weight(self._stage))
+        self._log_es = list(map(add, self._log_es, _log_factors(share, is_challenger)))
+        if max(self._log_es) > self._best:  # the mean of the e-values is at most the greatest
+            self._best = max(self._best, _log_mean(self._log_es) + log_weight(self._stage))
 
     def correct(self) -> None:
         """Count a value that replaces one observed earlier."""
@@ -98,7 +98,7 @@ class Arrivals:
     def reading(self) -> ArrivalReading:
         """Return where the test stands."""
         return ArrivalReading(
-            log_e_best=max(self._best, log_weight(self._stage)),
+            log_e_best=self._best,
             keys=len(self._seen),
             challenger_keys=self._challenger,
             expected_keys=self._expected,
@@ -109,7 +109,7 @@ class Arrivals:
     def state(self) -> Json:
         """Return everything needed to go on exactly, as JSON."""
         return {
-            "best": None if self._best == -math.inf else self._best,
+            "best": self._best,
             "stage": self._stage,
             "seen": "\n".join(self._seen),
             "challenger": self._challenger,
@@ -128,7 +128,7 @@ class Arrivals:
         """
         fields = Fields(state, "arrivals")
         test = cls(keys_max)
-        test._best = fields.number("best", -1e300, 1e300, -math.inf)
+        test._best = fields.number("best", -1e300, 1e300)
         test._stage = fields.integer("stage", 1, COUNT_MAX)
         seen = fields.text("seen", length_max=COUNT_MAX)
         test._seen = dict.fromkeys(seen.split("\n")) if seen else {}
@@ -138,3 +138,13 @@ class Arrivals:
         test._values = fields.integer("values", 0, COUNT_MAX)
         test._corrected = fields.integer("corrected", 0, COUNT_MAX)
         return test
+
+
+@lru_cache(1_000)  # the shares of the revisions that late ground truth still speaks of
+def _log_factors(share: float, is_challenger: bool) -> tuple[float, ...]:
+    return tuple(math.log((odds if is_challenger else 1.0) / (1.0 - share + odds * share)) for odds in ODDS)
+
+
+def _log_mean(log_es: list[float]) -> float:
+    top = max(log_es)
+    return top + math.log(sum(math.exp(one - top) for one in log_es) / len(log_es))

@@ -94,7 +94,7 @@ def decide(rollout: Rollout, findings: Sequence[Finding], facts: Facts) -> Decis
     A guardrail failed, roll back, but not for one that needs ground truth while that cannot be relied on; then hold. Both
     variants got worse or the route is frozen, hold. Then every reason not to advance.
     """
-    evidence = _evidence(rollout, findings, facts)
+    evidence = evidence_body(rollout, findings, facts)
     if not rollout.is_open:
         return Hold(f"the rollout is {rollout.state.value}", evidence=evidence)
     if not facts.is_automation_on:
@@ -155,7 +155,7 @@ def _obstacle(rollout: Rollout, findings: Sequence[Finding], facts: Facts) -> st
     return None
 
 
-def _evidence(rollout: Rollout, findings: Sequence[Finding], facts: Facts) -> Json:
+def evidence_body(rollout: Rollout, findings: Sequence[Finding], facts: Facts) -> Json:
     """Return what an audit entry needs to recompute the decision."""
     return {
         "step": rollout.step,

@@ -53,6 +53,7 @@ TRANSITIONS: Final[dict[tuple[RolloutState, Event], RolloutState]] = {
     (RolloutState.HELD, Event.ROLLBACK): RolloutState.ROLLED_BACK,
     (RolloutState.HELD, Event.CONVICT): RolloutState.QUARANTINED,
     (RolloutState.LIVE, Event.ROLLBACK): RolloutState.ROLLED_BACK,
+    (RolloutState.LIVE, Event.CONVICT): RolloutState.QUARANTINED,  # by ground truth that came after the promotion
 }
 ENDED: Final = frozenset({RolloutState.LIVE, RolloutState.ROLLED_BACK, RolloutState.QUARANTINED})
 

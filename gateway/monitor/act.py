@@ -12,11 +12,12 @@ from typing import Final
 
 from gateway.core.access import MONITOR
 from gateway.core.attribution import Attribution
-from gateway.core.changes import Change, DecisionId, PutRollout, PutRoute, Quarantine
+from gateway.core.changes import Change, DecisionId, PutChampion, PutRollout, PutRoute, Quarantine, Write
 from gateway.core.errors import RevisionConflict
 from gateway.core.fields import Json
 from gateway.core.policy import Advance, Rollback, quarantine_s
 from gateway.core.records import Cursor
+from gateway.core.reopening import Acquit
 from gateway.core.rollouts import Event, Rollout, RolloutState, apply_event
 from gateway.core.routes import Revision, Route, Variant, with_weights
 from gateway.monitor.views import RouteView, view_of
@@ -44,7 +45,7 @@ class Acted:
 def act(
     registry: RegistryStore, decision: Advance | Rollback, rollout: Rollout, view: RouteView, *, now_s: float, cursor: Cursor
 ) -> Acted:
-    """Commit a decision on an open rollout.
+    """Commit a decision on an open rollout, or the conviction of a promoted version.
 
     Args:
         rollout, view: What the decision rests on; the commit fails if the route is at another revision.
@@ -57,9 +58,9 @@ def act(
     """
     event = Event.ADVANCE if isinstance(decision, Advance) else Event.CONVICT
     moved, route = apply_event(rollout, _route(registry, view), event, reason=decision.reason, now_s=now_s)
-    writes: tuple[PutRoute | PutRollout | Quarantine, ...] = (PutRoute(route), PutRollout(moved))
+    writes: tuple[Write, ...] = (PutRoute(route), PutRollout(moved))
     if event is Event.CONVICT:
-        writes += (_quarantine(registry, rollout, decision.reason, now_s),)
+        writes += (_quarantine(registry, rollout, decision.reason, now_s), *_alias(registry, moved))
     change = Change(
         principal=MONITOR.name,
         action="rollout.advance" if event is Event.ADVANCE else "rollout.rollback",
@@ -74,6 +75,23 @@ def act(
     committed = registry.commit(change, expected_revision=Revision(view.revision), decision_id=decision_id)
     after = view_of(replace(route, revision=committed.revision), moved if moved.is_open else None)
     return Acted(event, moved, after, committed.is_repeat)
+
+
+def acquit(registry: RegistryStore, acquittal: Acquit, rollout: Rollout, *, now_s: float, cursor: Cursor) -> None:
+    """Record, once, that a quarantined version is sound after all; the quarantine stays until a person releases it.
+
+    Raises:
+        StoreFailed: nothing was written.
+    """
+    change = Change(
+        principal=MONITOR.name,
+        action="rollout.acquit",
+        subject=f"rollout:{rollout.id}",
+        reason=acquittal.reason,
+        writes=(PutRollout(replace(rollout, reason=acquittal.reason)),),
+        evidence=_evidence(acquittal.evidence, acquittal.attribution, cursor, now_s),
+    )
+    registry.commit(change, decision_id=DecisionId(f"{rollout.id}:acquit"))
 
 
 def roll_back_for_drift(
@@ -102,7 +120,7 @@ def roll_back_for_drift(
         action="rollout.rollback" if moved else "route.rollback",
         subject=f"rollout:{moved.id}" if moved else f"route:{view.name}",
         reason=reason,
-        writes=(PutRoute(restored), *((PutRollout(moved),) if moved else ())),
+        writes=(PutRoute(restored), *((PutRollout(moved), *_alias(registry, moved)) if moved else ())),
         route=view.name,
         evidence=_evidence(evidence, Attribution.NONE, cursor, now_s),
     )
@@ -130,6 +148,12 @@ def _quarantine(registry: RegistryStore, rollout: Rollout, reason: str, now_s: f
     digest = registry.version(rollout.model, rollout.challenger).digest
     strikes = next((one.strikes for one in registry.quarantines() if one.digest == digest), 0)
     return Quarantine(digest, rollout.model, rollout.challenger, strikes + 1, now_s + quarantine_s(strikes), reason)
+
+
+def _alias(registry: RegistryStore, moved: Rollout) -> tuple[Write, ...]:
+    """Return the write that takes a model's alias back together with the model's own route."""
+    is_alias = moved.route == moved.model and registry.table().champions.get(moved.model) == moved.challenger
+    return (PutChampion(moved.model, moved.champion),) if is_alias else ()
 
 
 def _promoted(registry: RegistryStore, view: RouteView) -> Rollout | None:

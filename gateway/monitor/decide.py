@@ -12,10 +12,11 @@ from typing import Final
 
 from gateway.core.errors import RevisionConflict
 from gateway.core.fields import Json
-from gateway.core.policy import Decision, Hold, decide
+from gateway.core.policy import Decision, Facts, Hold, Rollback, decide
 from gateway.core.records import Cursor
+from gateway.core.reopening import Acquit, reopened
 from gateway.core.rollouts import Rollout
-from gateway.monitor.act import Acted, act, roll_back_for_drift
+from gateway.monitor.act import Acted, acquit, act, roll_back_for_drift
 from gateway.monitor.drifting import DriftWatch
 from gateway.monitor.fold import Fold, RouteState
 from gateway.monitor.views import RouteView, present_view, unchanged_rollout
@@ -36,6 +37,7 @@ def decide_due(fold: Fold, registry: RegistryStore, cursor: Cursor) -> None:
         for _ in range(TRIES_MAX):
             try:
                 _decide_rollout(fold, fold.routes[name], registry, cursor)
+                _decide_reopened(fold, fold.routes[name], registry, cursor)
                 _decide_drift(fold, fold.routes[name], registry, cursor)
                 break
             except RevisionConflict:
@@ -62,18 +64,40 @@ def _decide_rollout(fold: Fold, state: RouteState, registry: RegistryStore, curs
 
 def judged(fold: Fold, state: RouteState, watch: RolloutWatch, *, is_automation_on: bool) -> Decision:
     """Return what happens to a route's rollout now; the monitor acts on it, a replay compares it or takes it further."""
-    facts = watch.facts(
-        now_s=fold.now_s,
-        frozen_by=state.frozen_by(fold.now_s),
-        is_automation_on=is_automation_on,
-        last_increase_s=state.last_increase_s,
-    )
-    return decide(watch.rollout, watch.findings(), facts)
+    return decide(watch.rollout, watch.findings(), _facts(fold, state, watch, is_automation_on=is_automation_on))
+
+
+def judged_again(fold: Fold, state: RouteState, watch: RolloutWatch, *, is_automation_on: bool) -> Rollback | Acquit | None:
+    """Return what ground truth that came after a rollout's end says against it now."""
+    return reopened(watch.rollout, watch.findings(), _facts(fold, state, watch, is_automation_on=is_automation_on))
 
 
 def drift_evidence(drift: DriftWatch) -> Json:
     """Return what an audit entry keeps of a rollback for drift."""
     return {"incidents": [incident.body() for incident in drift.incidents[-1:]], "drift": drift.bodies()}
+
+
+def _decide_reopened(fold: Fold, state: RouteState, registry: RegistryStore, cursor: Cursor) -> None:
+    """Look again at a rollout that is over, because more of its ground truth came."""
+    watch = state.watch
+    if watch is None or not watch.is_reopened or watch.rollout.is_open:
+        return
+    found = judged_again(fold, state, watch, is_automation_on=registry.automation().is_on)
+    if isinstance(found, Acquit):
+        acquit(registry, found, watch.rollout, now_s=fold.now_s, cursor=cursor)
+    elif found is not None and state.view.rollout is None and state.view.live_version == watch.rollout.challenger:
+        acted = act(registry, found, watch.rollout, state.view, now_s=fold.now_s, cursor=cursor)
+        _take(fold, state, acted, found.reason)
+    watch.is_reopened = False
+
+
+def _facts(fold: Fold, state: RouteState, watch: RolloutWatch, *, is_automation_on: bool) -> Facts:
+    return watch.facts(
+        now_s=fold.now_s,
+        frozen_by=state.frozen_by(fold.now_s),
+        is_automation_on=is_automation_on,
+        last_increase_s=state.last_increase_s,
+    )
 
 
 def _decide_drift(fold: Fold, state: RouteState, registry: RegistryStore, cursor: Cursor) -> None:

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from gateway.core.attribution import Attribution
+from gateway.core.cohorts import Known
 from gateway.core.delays import Delays
 from gateway.core.drift import frozen_by
-from gateway.core.evidence import Outcome as EvidenceOutcome
 from gateway.core.fields import Json
-from gateway.core.guardrails import Measure, loss, own_attempt
+from gateway.core.guardrails import loss, own_attempt
 from gateway.core.models import Task, Version
 from gateway.core.records import FAULTS, GroundTruthRecord, Kind, Outcome, PredictionRecord
 from gateway.core.rollouts import Event, Rollout
@@ -181,7 +181,7 @@ class Fold:
                     self._know(joined)
         if int(self.now_s) != second:
             for name, state in self.routes.items():
-                if state.drifted or (state.watch is not None and state.watch.rollout.is_open):
+                if state.drifted or (state.watch is not None and (state.watch.rollout.is_open or state.watch.is_reopened)):
                     self.due[name] = None
 
     def acted(self, name: str, event: Event, rollout: Rollout | None, view: RouteView) -> None:
@@ -246,6 +246,8 @@ class Fold:
         rows = row_count(record)
         state.tally(record.variant, record.version, record.kind).rows += rows
         place = self._place(record, answer, rollout if rollout is not None and _is_own(record) else "", view.share)
+        if place.rollout and state.watch is not None:
+            state.watch.cohorts.expect(SIDES[record.variant], self.now_s)
         waiting = Waiting(place, record.assignment_key, rows, packed(answer.data), self.now_s)
         for joined in self.truth.expect(record.prediction_id, waiting):
             self._know(joined)
@@ -301,10 +303,9 @@ class Fold:
         tally.rows_known += 1
         tally.delays.count(max(0.0, joined.time_s - joined.waiting.time_s))
         tally.window(joined.time_s).count_truth(joined.time_s, value)
-        if watch is not None and watch.rollout.is_open:
-            side, key = SIDES[place.variant], joined.waiting.key
-            watch.arrivals.observe(key, side, place.share)
-            if watch.observe_value(Measure.LOSS, EvidenceOutcome(side, key, value, self.now_s, place.share)):
+        if watch is not None:
+            known = Known(SIDES[place.variant], joined.waiting.key, value, place.share)
+            if watch.know(known, answered_s=joined.waiting.time_s, now_s=self.now_s):
                 self.due[place.route] = None
 
     def _observe_drift(self, state: RouteState, record: PredictionRecord) -> None:

@@ -27,7 +27,8 @@ def picture(fold: Fold, merge: Merge, *, lag_s: float) -> Json:
         "rollout":  null or {"rollout": <rollout body>, "findings": [{"guardrail", "measure", "verdict", "reason", "margin",
                      "harm", "log_e", "log_e_best", "bound", "champion_count", "challenger_count", "champion_mean",
                      "challenger_mean", "estimate", "lower", "upper", "epoch", "keys", "attribution", "why"}],
-                     "truth": {"keys", "challenger_keys", "expected_keys", "values", "corrected", "log_e_best", "bound", "doubt"},
+                     "truth": {"keys", "challenger_keys", "expected_keys", "values", "corrected", "log_e_best", "bound", "doubt",
+                     "held"},
                      "decision", "reason", "attribution", "evidence"},
         "drift":    null or {"version", "sampled_rate", "incidents": [{"attribution", "subjects", "opened_at_s", "last_at_s",
                      "alarms"}], "incident_count", "frozen_by", "unreadable", "features": [{"feature", "rows", "psi", "psi_bound",
@@ -99,7 +100,7 @@ def _rollout(state: RouteState, now_s: float) -> Json | None:
     body: Json = {
         "rollout": rollout_body(rollout),
         "findings": state.watch.attributed(state.frozen_by(now_s)),
-        "truth": state.watch.arrivals.reading().body(),
+        "truth": {**state.watch.arrivals.reading().body(), "held": state.watch.cohorts.held},
         **state.decision,
     }
     return body if rollout.is_open else {**body, "reason": rollout.reason}

@@ -10,6 +10,7 @@ from typing import Final
 
 from gateway.core.arrivals import Arrivals
 from gateway.core.attribution import Attribution, Move, PastWatch, attributed_body
+from gateway.core.cohorts import Cohorts, Known
 from gateway.core.evidence import EvidencePlan, Outcome, ShareTest, Side, TwoSample
 from gateway.core.fields import Fields, Json
 from gateway.core.guardrails import Finding, Guardrail, Measure, Verdict, error_value, judge
@@ -28,6 +29,8 @@ class RolloutWatch:
         rollout: As last known.
         step_since_s: When its step began, in the log's time.
         arrivals: Whether its ground truth comes alike for both.
+        cohorts: What holds ground truth back until it is known alike.
+        is_reopened: Whether ground truth came since it ended, so that its end may have to be looked at again.
     """
 
     def __init__(self, rollout: Rollout, *, epoch_s: float) -> None:
@@ -38,6 +41,8 @@ class RolloutWatch:
         self._champion_past = {rail: PastWatch() for rail in rollout.plan.guardrails}
         self._share = ShareTest()
         self.arrivals = Arrivals()
+        self.cohorts = Cohorts()
+        self.is_reopened = False
         self._burst = BurstWatch()
         self._step_keys: dict[str, None] = {}
         self._failing = dict.fromkeys(rollout.plan.guardrails, False)
@@ -77,6 +82,20 @@ class RolloutWatch:
                 self._failing[rail] = _has_failed(rail, evidence)
         return self._became_urgent()
 
+    def know(self, known: Known, *, answered_s: float, now_s: float) -> bool:
+        """Take the loss of an answer that was this rollout's evidence, and return whether a decision became urgent.
+
+        Also after the rollout's end, as long as it is the route's last.
+        """
+        self.arrivals.observe(known.key, known.side, known.share)
+        self.cohorts.know(known, answered_s=answered_s, now_s=now_s)
+        self.is_reopened = self.is_reopened or not self.rollout.is_open
+        became_urgent = False
+        while (one := self.cohorts.pop(now_s)) is not None:
+            outcome = Outcome(one.side, one.key, one.value, now_s, one.share)
+            became_urgent |= self.observe_value(Measure.LOSS, outcome)
+        return became_urgent
+
     def findings(self) -> list[Finding]:
         """Return the verdict on each guardrail."""
         return [judge(rail, evidence.reading()) for rail, evidence in self._rails.items()]
@@ -110,6 +129,8 @@ class RolloutWatch:
             "past": {rail.name: past.state() for rail, past in self._champion_past.items()},
             "share": self._share.state(),
             "arrivals": self.arrivals.state(),
+            "cohorts": self.cohorts.state(),
+            "is_reopened": self.is_reopened,
             "burst": self._burst.state(),
             "step_keys": list(self._step_keys),
             "was_urgent": self._was_urgent,
@@ -132,6 +153,8 @@ class RolloutWatch:
             watch._failing[rail] = _has_failed(rail, watch._rails[rail])
         watch._share = ShareTest.restored(fields.value("share"))
         watch.arrivals = Arrivals.restored(fields.value("arrivals"))
+        watch.cohorts = Cohorts.restored(fields.value("cohorts"))
+        watch.is_reopened = fields.boolean("is_reopened")
         watch._burst = BurstWatch.restored(fields.value("burst"))
         watch._step_keys = dict.fromkeys(str(key) for key in fields.items("step_keys", STEP_KEYS_MAX))
         watch._was_urgent = fields.boolean("was_urgent")

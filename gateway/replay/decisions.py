@@ -18,14 +18,14 @@ from gateway.core.audit import AuditEntry, plain_object
 from gateway.core.fields import Json
 from gateway.core.rollouts import Event, Rollout, rollout_from_body
 from gateway.monitor.act import CODE_VERSION
-from gateway.monitor.decide import drift_evidence, judged
+from gateway.monitor.decide import drift_evidence, judged, judged_again
 from gateway.monitor.fold import RouteState
 from gateway.ports import Filter, Timed
 from gateway.replay.past import Past, Progress, unheard
 from gateway.replay.refold import Refold, Routes, entries, view_in
 
 DIFFERENCES_MAX: Final = 20  # named of one entry
-_MOVES: Final = {"Advance": "rollout.advance", "Rollback": "rollout.rollback"}
+_MOVES: Final = {"Advance": "rollout.advance", "Rollback": "rollout.rollback", "Acquit": "rollout.acquit"}
 _PLACE: Final = ("cursor", "log_time_s", "code_version")  # of the evidence: where it was found, not what
 
 
@@ -96,7 +96,9 @@ def _recomputed(entry: AuditEntry, refold: Refold, dropped_s: float) -> Recomput
     before, after = _rollout(entry.before), _rollout(entry.after)
     began = view_in(_route(entry.before), {} if before is None else {before.id: before})
     became = view_in(_route(entry.after), {after.id: after} if after is not None and after.is_open else {})
-    if began is None or became is None:
+    if before is not None and entry.action == _MOVES["Acquit"]:  # changes no route
+        differences = list(_differences(entry, refold, before.route, before))
+    elif began is None or became is None:
         differences = ["route: the entry does not hold it"]
     else:
         if began.name in refold.fold.routes:
@@ -134,7 +136,10 @@ def _decided(refold: Refold, state: RouteState, rollout: Rollout | None) -> Json
     if watch is None or rollout is None or watch.rollout.id != rollout.id:
         return {}
     watch.learn(rollout)
-    decision = judged(refold.fold, state, watch, is_automation_on=True)
+    decide = judged if rollout.is_open else judged_again
+    decision = decide(refold.fold, state, watch, is_automation_on=True)
+    if decision is None:
+        return {}
     return plain_object(
         {
             **decision.evidence,

@@ -42,6 +42,7 @@ HELD promote LIVE
 HELD rollback ROLLED_BACK
 HELD convict QUARANTINED
 LIVE rollback ROLLED_BACK
+LIVE convict QUARANTINED
 """
 LOSS_ALONE = Guardrail("wrong", Measure.LOSS, alpha_share=1.0, margin=0.2, harm=0.03, samples_min=7, is_required=True)
 LOSS_BODY = guardrail_body(LOSS_ALONE)

@@ -27,7 +27,7 @@ from adapters.detectors.river import AdwinDetector
 from adapters.logs.memory import MemoryLog
 from adapters.memory import ManualClock, MemoryBank, MemoryCheckpoints, MemoryReadings, MemoryRegistry
 from gateway.core.audit import AuditEntry
-from gateway.core.changes import Automation, PutRollout, PutRoute, PutVersion
+from gateway.core.changes import Automation, PutChampion, PutRollout, PutRoute, PutVersion
 from gateway.core.errors import StoreFailed
 from gateway.core.records import Attempt, GroundTruthRecord, Heartbeat, Kind, Outcome, PredictionRecord, Record
 from gateway.core.rollouts import Event, Plan, RolloutState, apply_event
@@ -161,6 +161,95 @@ def test_unequal_coverage_convicts_nobody_and_is_shown(is_chance):
     coverage = {one["variant"]: one["coverage"] for one in shown["quality"]["versions"]}
     expected = {"champion": 0.9 if is_chance else 1.0, "challenger": 0.4}
     assert coverage == {name: pytest.approx(share, abs=0.05) for name, share in expected.items()}
+
+
+@pytest.mark.parametrize("kept_back", ["right", "wrong"])
+def test_ground_truth_kept_back_neither_convicts_nor_passes(kept_back):
+    """A challenger of which only the wrong answers become known is not convicted, and one that hides them gets no PASS."""
+    world = replace(SOUND, losses={"1": 0.2, "2": 0.2 if kept_back == "right" else 0.6}, errors={"1": 0.0, "2": 0.0})
+    scene, random = Scene(Plan(steps=(5_000,), advances_itself=False)), np.random.default_rng(3)
+
+    def is_known(prediction: PredictionRecord, is_right: bool) -> bool:
+        is_kept = prediction.version == "2" and is_right is (kept_back == "right")
+        return not is_kept or bool(random.random() < 0.2)
+
+    scene.write(_known(records(scene.registry, world, 3_000), is_known))
+    shown = scene.run()["rollout"]
+
+    assert scene.registry.rollout("r1").state is RolloutState.CANARY
+    assert scene.decisions() == []
+    assert shown["attribution"] == "ASSIGNMENT"
+    assert shown["truth"]["doubt"]
+    [loss] = [finding for finding in shown["findings"] if finding["measure"] == "loss"]
+    assert loss["verdict"] == "INCONCLUSIVE"
+    assert shown["truth"]["held"] > 1_000
+
+
+def _late(scene: Scene, world: World, count: int) -> list[tuple[str, Record]]:
+    """Write answers without their ground truth, and return that, half an hour late and in another order."""
+    written = list(records(scene.registry, world, count))
+    scene.write((stream, record) for stream, record in written if not isinstance(record, GroundTruthRecord))
+    late = [(stream, record) for stream, record in written if isinstance(record, GroundTruthRecord)]
+    random = np.random.default_rng(5)
+    return [
+        (late[at][0], replace(late[at][1], time_s=START_S + 1_800.0 + number * 1e-3))
+        for number, at in enumerate(random.permutation(len(late)))
+    ]
+
+
+def _ended(scene: Scene, event: Event, late: list[tuple[str, Record]], *writes: object) -> Scene:
+    """End the rollout as a person would, let a few answers tell of it, then let the ground truth come; run all of it."""
+    scene.run()
+    route = scene.registry.table().routes[ROUTE]
+    ended, split = apply_event(scene.registry.rollout("r1"), route, event, reason="too soon", now_s=START_S + 60.0)
+    commit(scene.registry, PutRoute(split), PutRollout(ended), *writes, route=ROUTE)
+    scene.write(records(scene.registry, replace(SOUND, truth=False), 10, seed=2, start_s=START_S + 100.0))
+    scene.run()
+    assert scene.decisions() == []
+    scene.write(late)
+    scene.write([(stream, Heartbeat(START_S + 1_810.0 + step)) for step in range(3) for stream in ("w0", "w1")])
+    scene.monitor = scene.begun()  # the evidence is the checkpoint's
+    scene.run()
+    return scene
+
+
+def promoted_too_soon() -> Scene:
+    """Return a scene in which ground truth convicts a version after its promotion."""
+    scene = Scene(Plan(steps=(5_000,), advances_itself=False))
+    late = _late(scene, replace(SOUND, losses={"1": 0.1, "2": 0.6}), 2_000)
+    return _ended(scene, Event.PROMOTE, late, PutChampion(ROUTE, "2"))
+
+
+def convicted_too_soon() -> Scene:
+    """Return a scene in which ground truth speaks for a version after its conviction."""
+    scene = Scene(Plan(steps=(5_000,), advances_itself=False))
+    late = _late(scene, replace(SOUND, losses={"1": 0.1, "2": 0.1}, errors={"1": 0.0, "2": 0.0}), 4_000)
+    return _ended(scene, Event.CONVICT, late)
+
+
+def test_promoted_version_is_convicted_by_late_ground_truth():
+    """What becomes known after the promotion rolls the version back, with its alias, once and with its evidence."""
+    scene = promoted_too_soon()
+
+    [entry] = scene.decisions()
+    assert (entry.decision_id, entry.evidence["attribution"]) == ("r1:convict", "VERSION")
+    assert entry.reason.startswith("ground truth after the promotion: loss")
+    table = scene.registry.table()
+    assert [(v.version, v.weight) for v in table.routes[ROUTE].variants] == [("1", 10_000)]
+    assert table.champions[ROUTE] == "1"
+    assert scene.registry.rollout("r1").state is RolloutState.QUARANTINED
+    assert [one.version for one in scene.registry.quarantines()] == ["2"]
+
+
+def test_version_convicted_too_soon_is_acquitted_on_record_only():
+    """Ground truth that speaks for a version after its conviction stands in the audit log once; it stays quarantined."""
+    scene = convicted_too_soon()
+
+    [entry] = scene.decisions()
+    assert (entry.action, entry.decision_id) == ("rollout.acquit", "r1:acquit")
+    rollout = scene.registry.rollout("r1")
+    assert rollout.state is RolloutState.QUARANTINED
+    assert rollout.reason.startswith("ground truth after the rollback speaks for the version")
 
 
 def test_corrected_ground_truth_stands_and_is_counted():

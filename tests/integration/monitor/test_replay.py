@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from monitor_world import ROUTE, SETTINGS, SOUND, START_S, records
-from test_monitor import BAD_ERRORS, PLAN, Scene
+from test_monitor import BAD_ERRORS, PLAN, Scene, convicted_too_soon, promoted_too_soon
 
 from adapters.archives.duck import DuckArchive
 from adapters.detectors.river import AdwinDetector
@@ -51,6 +51,13 @@ def test_decisions_are_found_again_with_the_same_evidence(past_of):
     assert [entry.action for entry in scene.decisions()] == ["rollout.advance", "rollout.rollback"]
     found = recompute_decisions(past_of(scene))
     assert [(one.finding, one.differences) for one in found] == [(Finding.SAME, ())] * 2
+
+
+@pytest.mark.parametrize("made", [promoted_too_soon, convicted_too_soon])
+def test_reopened_verdicts_are_found_again(past_of, made):
+    """What ground truth said after a rollout's end comes out of the log with the same numbers."""
+    found = recompute_decisions(past_of(made()))
+    assert [(one.finding, one.differences) for one in found] == [(Finding.SAME, ())]
 
 
 @pytest.fixture
