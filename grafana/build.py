@@ -9,17 +9,22 @@ import json
 from pathlib import Path
 from typing import Final
 
+import yaml
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
 from grafana.boards import BOARDS
+from grafana.rules import rules as rules_file
 
+RULES: Final = "rules/headgate.yml"
+HEADER: Final = "# Built by `python -m grafana.build` from grafana/rules.py; what each alert is for stands there.\n"
 HERE: Final = Path(__file__).parent
 
 
 def built() -> dict[str, str]:
     """Return each file's path, from this directory, and its text."""
+    rules = yaml.safe_dump(rules_file(), sort_keys=False, width=1_000)
     boards = {f"dashboards/{name}.json": made() for name, made in BOARDS.items()}
-    return {
+    return {RULES: HEADER + rules} | {
         path: json.dumps(board.build(), cls=JSONEncoder, indent=2, ensure_ascii=False) + "\n" for path, board in boards.items()
     }
 

@@ -12,12 +12,13 @@ from gateway.metrics import METRICS
 from grafana.build import built
 
 GRAFANA = Path(__file__).parents[2] / "grafana"
+RULES = GRAFANA / "rules" / "headgate.yml"
 BOARDS = sorted((GRAFANA / "dashboards").glob("*.json"))
 
 
 def test_boards_are_built_from_their_source():
-    """Building the boards anew gives the files that are checked in, and no others are there."""
-    assert {f"dashboards/{path.name}": path.read_text() for path in BOARDS} == built()
+    """Building boards and rules anew gives the files that are checked in, and no others are there."""
+    assert {str(path.relative_to(GRAFANA)): path.read_text() for path in (*BOARDS, RULES)} == built()
 
 
 @pytest.mark.parametrize("path", BOARDS, ids=lambda path: path.stem)
@@ -40,6 +41,14 @@ def test_boards_name_only_metrics_that_there_are(path):
 
     assert named
     assert {re.sub("_(bucket|sum|count)$", "", name) for name in named} <= {metric.name for metric in METRICS}
+
+
+def test_rules_name_only_metrics_that_there_are():
+    """Each metric in a rule is one that the gateway defines, or one that another rule records."""
+    named = set(re.findall(r"(?<![\w:])gateway_[a-z0-9_]+", RULES.read_text()))
+
+    assert named
+    assert named <= {metric.name for metric in METRICS}
 
 
 @pytest.mark.parametrize("path", BOARDS, ids=lambda path: path.stem)

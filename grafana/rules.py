@@ -1,0 +1,232 @@
+"""The alert rules, and the ratios that they are made of.
+
+The objective is that 999 of 1,000 answers of a route succeed over thirty days. What is left is a budget, and an alert says how
+fast it is being spent: over a long window, so that a moment does not alarm, and over a short one, so that the alert ends soon
+after the trouble does. Google SRE Workbook, chapter 5, table 5-8. What pages needs a person now; a ticket can wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+OBJECTIVE: Final = 0.999
+RATE_MIN: Final = 0.05  # requests a second over the long window: 180 an hour, of which one failure alone is no alert
+PAGE, TICKET = "page", "ticket"
+_BURNS: Final = (  # long window, short window, times the budget, severity
+    ("1h", "5m", 14.4, PAGE),  # 2 % of the month's budget in an hour
+    ("6h", "30m", 6.0, PAGE),  # 5 % in six hours
+    ("1d", "2h", 3.0, TICKET),  # 10 % in a day
+    ("3d", "6h", 1.0, TICKET),  # 10 % in three days
+)
+_LIVE: Final = 'gateway_predictions_total{kind="live"}'
+_FAILED: Final = 'gateway_predictions_total{kind="live", outcome!~"ok|abandoned"}'
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """One alert.
+
+    Attributes:
+        waits, stays: How long the condition holds before it fires, and how long it goes on firing after the condition ended.
+        action: What a person does about it, in a sentence.
+    """
+
+    name: str
+    expression: str
+    severity: str
+    summary: str
+    action: str
+    waits: str = "0s"
+    stays: str = "5m"
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+ALERTS: Final = (
+    Alert(
+        "GatewayDown",
+        'up{job="headgate"} == 0',
+        PAGE,
+        "The gateway's metrics cannot be read",
+        "See whether the gateway runs; its journal says why it stopped.",
+        waits="1m",
+    ),
+    Alert(
+        "RegistryDown",
+        "min by (instance) (gateway_registry_up) == 0",
+        PAGE,
+        "The registry cannot be read",
+        "Serving goes on with the last route table; nothing can be changed or rolled back until registry.db is back.",
+        waits="1m",
+    ),
+    Alert(
+        "MonitorStopped",
+        "sum by (instance) (rate(gateway_log_records_total[5m])) > 0 "
+        "and sum by (instance) (rate(gateway_monitor_records_total[5m])) == 0",
+        PAGE,
+        "The monitor reads nothing while the log grows",
+        "Nothing is rolled back by itself meanwhile. The journal of the process monitor says why.",
+        waits="2m",
+    ),
+    Alert(
+        "MonitorBehind",
+        "max by (instance) (gateway_monitor_lag_seconds) > 30",
+        PAGE,
+        "The monitor is {{ $value | humanizeDuration }} behind the log",
+        "Automatic decisions come that much later. See the board Monitor of the monitor.",
+        waits="2m",
+    ),
+    Alert(
+        "MonitorTurnsFail",
+        "sum by (instance) (increase(gateway_monitor_turn_failures_total[15m])) > 5",
+        TICKET,
+        "Turns of the monitor fail",
+        "The journal of the process monitor names the port that failed.",
+    ),
+    Alert(
+        "LogWritesFail",
+        "sum by (instance, process) (increase(gateway_log_write_failures_total[5m])) > 0",
+        PAGE,
+        "{{ $labels.process }} cannot write the prediction log",
+        "Answers are refused, or lose their records, as log.when_full says. Look at the disk.",
+    ),
+    Alert(
+        "RecordsLost",
+        "sum by (instance, process) (increase(gateway_unlogged_records_total[5m])) > 0",
+        PAGE,
+        "{{ $labels.process }} answers without records",
+        "The log takes nothing and log.when_full is continue. These answers cannot be judged or found again.",
+    ),
+    Alert(
+        "AuditBroken",
+        "min by (instance) (gateway_audit_intact) == 0",
+        PAGE,
+        "The audit log's chain does not hold",
+        "`headgate audit verify` names the first entry that does not follow from the one before it.",
+        stays="1h",
+    ),
+    Alert(
+        "WorkerBehind",
+        "max by (instance, worker) (gateway_worker_revisions_behind) > 0",
+        TICKET,
+        "{{ $labels.worker }} does not answer with the newest route table",
+        "GET /health/ready on the admin port says which workers; their journals say what they could not load.",
+        waits="5m",
+    ),
+    Alert(
+        "RolledBackByItself",
+        'max by (route) (time() - gateway_route_change_timestamp_seconds{by="monitor", action=~".+[.]rollback"} < bool 900) == 1',
+        TICKET,
+        "The gateway rolled {{ $labels.route }} back",
+        "The board Rollout and `headgate audit list` have the evidence. Nothing is broken now.",
+        stays="15m",
+    ),
+    Alert(
+        "FeaturesDrift",
+        "max by (route) (gateway_drift_features_over_bound) > 0",
+        TICKET,
+        "{{ $value }} features of {{ $labels.route }} drifted",
+        "The board Drift names them. A rollout on the route is frozen; retraining may be due.",
+        waits="10m",
+        stays="30m",
+    ),
+    Alert(
+        "GroundTruthUneven",
+        "max by (route) (gateway_rollout_truth_log_e) > 6.91",  # ln(1,000), from which verdicts on the loss are void
+        TICKET,
+        "Ground truth of {{ $labels.route }} does not come alike for both versions",
+        "Verdicts on the loss are void. See where outcomes come from, and why one version's are late.",
+        waits="5m",
+        stays="30m",
+    ),
+    Alert(
+        "AutomationOff",
+        "max by (instance) (gateway_automation_on) == 0",
+        TICKET,
+        "Automatic changes are off",
+        "Nothing rolls back by itself. `headgate automation on` when the reason is gone.",
+        waits="1h",
+    ),
+    Alert(
+        "RefusesForLoad",
+        'sum(rate(gateway_rejected_requests_total{reason=~"PoolSaturated|Overloaded|NotReady|DeadlineExceeded"}[5m])) > '
+        f"0.05 * sum(rate({_LIVE}[5m])) > {RATE_MIN}",
+        TICKET,
+        "More than one request in twenty is refused because the gateway is busy",
+        "Add workers or machines, or lower the load. The board Route shows which queue waits.",
+        waits="5m",
+        stays="10m",
+    ),
+    Alert(
+        "ArchiveBehind",
+        "max by (instance) (gateway_archive_lag_seconds) > 3600",
+        TICKET,
+        "The archive is {{ $value | humanizeDuration }} behind",
+        "The log is kept until the archive has it, and fills the disk. The journal of the process archive says why.",
+        waits="15m",
+    ),
+    Alert(
+        "MetricsOverflow",
+        "sum by (instance, process) (increase(gateway_metrics_overflow_total[15m])) > 0",
+        TICKET,
+        "{{ $labels.process }} has more numbers than room for them",
+        "The boards are not whole. Serve fewer routes with one gateway.",
+    ),
+    Alert(
+        "UnexpectedErrors",
+        "sum by (instance, process, loop) (increase(gateway_unexpected_errors_total[15m])) > 0",
+        TICKET,
+        "{{ $labels.process }} met errors it has no name for",
+        "Each is in its journal with a traceback. Report it.",
+    ),
+)
+
+
+def rules() -> dict[str, object]:
+    """Return the rule file."""
+    recorded = [{"record": name, "expr": expression} for window in _windows() for name, expression in _ratios(window)]
+    return {
+        "groups": [
+            {"name": "headgate-ratios", "rules": recorded},
+            {"name": "headgate-budget", "rules": [_rule(alert) for alert in _burns()]},
+            {"name": "headgate", "rules": [_rule(alert) for alert in ALERTS]},
+        ]
+    }
+
+
+def _windows() -> tuple[str, ...]:
+    return tuple(dict.fromkeys(window for long, short, _, _ in _BURNS for window in (short, long)))
+
+
+def _ratios(window: str) -> Iterator[tuple[str, str]]:
+    answered = f"sum by (route) (rate({_LIVE}[{window}]))"
+    failed = f"sum by (route) (rate({_FAILED}[{window}]))"
+    yield f"route:gateway_predictions:rate{window}", answered
+    yield f"route:gateway_failed:ratio_rate{window}", f"({failed} or 0 * {answered}) / ({answered} > 0)"
+
+
+def _burns() -> Iterator[Alert]:
+    for long, short, times, severity in _BURNS:
+        bound = f"{times} * {1 - OBJECTIVE:.3f}"
+        yield Alert(
+            "RouteBurnsBudget",
+            f"route:gateway_failed:ratio_rate{long} > {bound} and route:gateway_failed:ratio_rate{short} > {bound} "
+            f"and route:gateway_predictions:rate{long} > {RATE_MIN}",
+            severity,
+            f"{{{{ $labels.route }}}} fails {times:g} times faster than its budget allows",
+            f"{{{{ $value | humanizePercentage }}}} of its answers failed in the last {long}. See the board Route.",
+            stays="10m" if severity == PAGE else "30m",
+            labels={"window": long},
+        )
+
+
+def _rule(alert: Alert) -> dict[str, object]:
+    return {
+        "alert": alert.name,
+        "expr": alert.expression,
+        **({"for": alert.waits} if alert.waits != "0s" else {}),
+        "keep_firing_for": alert.stays,
+        "labels": {"severity": alert.severity, **alert.labels},
+        "annotations": {"summary": alert.summary, "description": alert.action},
+    }

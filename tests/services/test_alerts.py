@@ -1,0 +1,193 @@
+"""Every alert fires when it should and resolves afterwards, as Prometheus itself works it out; pages silence what they imply."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+
+pytestmark = pytest.mark.services
+
+GRAFANA = Path(__file__).parents[2] / "grafana"
+BAD_MIN = 90  # the trouble lasts from the start until then
+FIRING_MIN = 80  # by when every alert fires, the one that waits for an hour among them
+END_MIN = 560  # six hours of the longest short window after the trouble, and half an hour that its alert stays
+PLACE = 'instance="g", process="w0"'
+OF_ROUTE = 'instance="g", process="monitor", route="delays"'
+
+
+def gauge(bad: float, good: float) -> list[float]:
+    """Return a number's values, one a minute, during the trouble and after it."""
+    return [bad] * BAD_MIN + [good] * (END_MIN - BAD_MIN)
+
+
+def counter(bad: float, good: float) -> list[float]:
+    """Return a count that grows by so much a minute during the trouble and after it."""
+    return [bad * min(minute, BAD_MIN) + good * max(0, minute - BAD_MIN) for minute in range(END_MIN)]
+
+
+def predictions(outcome: str, bad: float, good: float) -> tuple[str, list[float]]:
+    """Return the live predictions of one route that ended so."""
+    labels = f'instance="g", process="w0", route="delays", variant="champion", version="1", kind="live", outcome="{outcome}"'
+    return f"gateway_predictions_total{{{labels}}}", counter(bad, good)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What an alert is tried with: series with their values, and when it must be over."""
+
+    name: str
+    series: tuple[tuple[str, list[float]], ...]
+    over_min: int
+    firing_min: int = FIRING_MIN
+    window: str = ""
+
+
+def alone(name: str, series: str, values: list[float], over_min: int = BAD_MIN + 25) -> Case:
+    """Return a case of one series."""
+    return Case(name, ((series, values),), over_min)
+
+
+FAILING = (predictions("ok", 240, 300), predictions("failed", 60, 0))
+CASES = (
+    Case("RouteBurnsBudget", FAILING, BAD_MIN + 25, window="1h"),
+    Case("RouteBurnsBudget", FAILING, BAD_MIN + 50, window="6h"),
+    Case("RouteBurnsBudget", FAILING, BAD_MIN + 160, window="1d"),
+    Case("RouteBurnsBudget", FAILING, BAD_MIN + 400, window="3d"),
+    alone("GatewayDown", 'up{job="headgate", instance="g"}', gauge(0, 1)),
+    alone("RegistryDown", f"gateway_registry_up{{{PLACE}}}", gauge(0, 1)),
+    Case(
+        "MonitorStopped",
+        (
+            (f"gateway_log_records_total{{{PLACE}}}", counter(60, 60)),
+            ('gateway_monitor_records_total{instance="g", process="monitor"}', counter(0, 60)),
+        ),
+        BAD_MIN + 25,
+    ),
+    alone("MonitorBehind", f"gateway_monitor_lag_seconds{{{PLACE}}}", gauge(60, 0.5)),
+    alone("MonitorTurnsFail", f"gateway_monitor_turn_failures_total{{{PLACE}}}", counter(2, 0)),
+    alone("LogWritesFail", f"gateway_log_write_failures_total{{{PLACE}}}", counter(1, 0)),
+    alone("RecordsLost", f"gateway_unlogged_records_total{{{PLACE}}}", counter(10, 0)),
+    alone("AuditBroken", f"gateway_audit_intact{{{PLACE}}}", gauge(0, 1), BAD_MIN + 70),
+    alone("WorkerBehind", f'gateway_worker_revisions_behind{{{PLACE}, worker="w1"}}', gauge(1, 0)),
+    Case(
+        "RolledBackByItself",
+        ((f'gateway_route_change_timestamp_seconds{{{OF_ROUTE}, action="rollout.rollback", by="monitor"}}', gauge(60, 60)),),
+        60,
+        firing_min=5,
+    ),
+    alone("FeaturesDrift", f"gateway_drift_features_over_bound{{{OF_ROUTE}}}", gauge(2, 0), BAD_MIN + 40),
+    alone("GroundTruthUneven", f"gateway_rollout_truth_log_e{{{OF_ROUTE}}}", gauge(8, 0), BAD_MIN + 40),
+    alone("AutomationOff", f"gateway_automation_on{{{PLACE}}}", gauge(0, 1)),
+    Case(
+        "RefusesForLoad",
+        (
+            (f'gateway_rejected_requests_total{{{PLACE}, reason="Overloaded"}}', counter(60, 0)),
+            predictions("ok", 300, 300),
+        ),
+        BAD_MIN + 25,
+    ),
+    alone("ArchiveBehind", f"gateway_archive_lag_seconds{{{PLACE}}}", gauge(7200, 0)),
+    alone("MetricsOverflow", f"gateway_metrics_overflow_total{{{PLACE}}}", counter(5, 0)),
+    alone("UnexpectedErrors", f'gateway_unexpected_errors_total{{{PLACE}, loop="request"}}', counter(1, 0)),
+)
+
+
+def test_every_alert_has_a_case():
+    """No alert goes untried."""
+    groups = yaml.safe_load((GRAFANA / "rules" / "headgate.yml").read_text())["groups"]
+    written = [
+        (rule["alert"], rule["labels"].get("window", "")) for group in groups for rule in group["rules"] if "alert" in rule
+    ]
+
+    assert sorted(written) == sorted((case.name, case.window) for case in CASES)
+
+
+def test_alerts_fire_and_resolve(tmp_path):
+    """Each alert fires while its trouble lasts, and is over a while after it; a few failures on a quiet route are none."""
+    quiet = Case("RouteBurnsBudget", (predictions("failed", 2, 2),), 0)  # all of two a minute fail
+    tests = [promtool_case(case, [(case.firing_min, 1), (case.over_min, 0)]) for case in CASES]
+    tests.append(promtool_case(quiet, [(FIRING_MIN, 0), (END_MIN - 1, 0)]))
+    path = tmp_path / "alerts.yml"
+    path.write_text(
+        yaml.safe_dump({"rule_files": [str(GRAFANA / "rules" / "*.yml")], "evaluation_interval": "2m", "tests": tests})
+    )
+
+    done = subprocess.run(["promtool", "test", "rules", str(path)], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+
+
+def promtool_case(case: Case, counts: Iterable[tuple[int, int]]) -> dict[str, object]:
+    """Return promtool's form: how many alerts of that name fire at which minutes."""
+    firing = f'count(ALERTS{{alertname="{case.name}", alertstate="firing", window="{case.window}"}})'
+    if not case.window:
+        firing = f'count(ALERTS{{alertname="{case.name}", alertstate="firing"}})'
+    return {
+        "name": f"{case.name} {case.window}".strip(),
+        "interval": "1m",
+        "input_series": [
+            {"series": series, "values": " ".join(f"{value:g}" for value in values)} for series, values in case.series
+        ],
+        "promql_expr_test": [
+            {"expr": firing, "eval_time": f"{minute}m", "exp_samples": [{"labels": "{}", "value": count}] if count else []}
+            for minute, count in counts
+        ],
+    }
+
+
+@pytest.mark.parametrize("what", ["config grafana/prometheus.yml", "rules grafana/rules/headgate.yml"])
+def test_prometheus_accepts_what_is_shipped(what):
+    """`promtool` finds no fault in the configuration and the rules."""
+    subprocess.run(["promtool", "check", *what.split()], check=True, capture_output=True, cwd=GRAFANA.parent)
+
+
+@pytest.fixture
+def alertmanager(until, tmp_path):
+    """Return a client of a running Alertmanager with the shipped configuration."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = ["prometheus-alertmanager", f"--config.file={GRAFANA}/alertmanager.yml", f"--storage.path={tmp_path}/alerts"]
+    command += [f"--web.listen-address=127.0.0.1:{port}", "--cluster.listen-address=", "--log.level=error"]
+    process = subprocess.Popen(command)
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+
+        def is_ready() -> bool:
+            try:
+                return client.get("/-/ready").status_code == 200
+            except httpx.TransportError:
+                return False
+
+        until(is_ready, within_s=30)
+        yield client
+    process.terminate()
+    process.wait(30)
+
+
+def test_pages_silence_what_they_imply(alertmanager, until):
+    """A page for a route silences its ticket and no other route's; a gateway that is down silences the rest of its own."""
+    raised = [
+        {"alertname": "RouteBurnsBudget", "severity": "page", "window": "1h", "route": "delays"},
+        {"alertname": "RouteBurnsBudget", "severity": "ticket", "window": "1d", "route": "delays"},
+        {"alertname": "RouteBurnsBudget", "severity": "ticket", "window": "3d", "route": "fares"},
+        {"alertname": "GatewayDown", "severity": "page", "instance": "g"},
+        {"alertname": "WorkerBehind", "severity": "ticket", "instance": "g", "worker": "w0"},
+        {"alertname": "MonitorStopped", "severity": "page", "instance": "h"},
+        {"alertname": "MonitorBehind", "severity": "page", "instance": "h"},
+    ]
+    alertmanager.post("/api/v2/alerts", json=[{"labels": labels} for labels in raised]).raise_for_status()
+
+    def silenced() -> list[tuple[str, str]]:
+        alerts = alertmanager.get("/api/v2/alerts").json()
+        found = [alert["labels"] for alert in alerts if alert["status"]["inhibitedBy"]]
+        return sorted((labels["alertname"], labels.get("route", "")) for labels in found)
+
+    expected = [("MonitorBehind", ""), ("RouteBurnsBudget", "delays"), ("WorkerBehind", "")]
+    until(lambda: silenced() == expected, within_s=30)
