@@ -24,6 +24,7 @@ RANGES = {  # of the integers that are not simply at least 1
     "serving.port": (0, 65_535),  # 0: any free port
     "serving.threads_max": (0, 64),  # 0: by the machine's cores; beyond 64 runs the in-flight file has no room
     "serving.workers": (1, 256),  # more than any machine's worth of cores
+    "serving.grpc_port": (-1, 65_535),  # -1: none
     "control.port": (0, 65_535),
     "log.free_bytes_min": (0, 1 << 62),  # 0: never mind the file system
     "archive.niceness": (0, 19),
@@ -85,6 +86,7 @@ class ServingSettings:
 
     host: str = "127.0.0.1"
     port: int = 8080
+    grpc_port: int = -1  # none; 0 is any free one; needs the extra `grpc`
     workers: int = 1  # processes; one core each is what a worker can use
     prediction_tokens: PredictionTokens = PredictionTokens.OFF  # predicting is open to whoever reaches the port
     body_bytes_max: int = 64 * 2**20  # Triton's default for a JSON body

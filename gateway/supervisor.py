@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
+import importlib.util
 import json
 import logging
 import os
@@ -29,7 +30,7 @@ from gateway.compose import ARCHIVE, CONTROL, MONITOR, SERVING, DataDirectory, p
 from gateway.core.errors import GatewayError, StoreFailed
 from gateway.journal import open_journal
 from gateway.ports import LoopWatch
-from gateway.settings import Settings, settings_body
+from gateway.settings import ServingSettings, Settings, settings_body
 
 _log = logging.getLogger(__name__)
 _WATCH_S: Final = 0.1  # how often the watchdog looks; signals wake it at once
@@ -122,9 +123,10 @@ def _run(settings: Settings, signals: _Signals, program: Sequence[str]) -> None:
     serving, control = settings.serving, settings.control
     listeners = _shared_listeners(serving.host, serving.port, serving.workers)
     admin = _listener(control.host, control.port)
+    grpc = _kept_for_grpc(serving)
     settings = replace(
         settings,
-        serving=replace(serving, port=listeners[0].getsockname()[1]),
+        serving=replace(serving, port=listeners[0].getsockname()[1], grpc_port=grpc.getsockname()[1] if grpc else -1),
         control=replace(control, port=admin.getsockname()[1]),
     )
     _publish(settings)
@@ -135,12 +137,20 @@ def _run(settings: Settings, signals: _Signals, program: Sequence[str]) -> None:
         _start(child, settings)
     _log.info(
         "the gateway is up",
-        extra={"action": "start", "port": settings.serving.port, "admin_port": settings.control.port, "pid": os.getpid()},
+        extra={
+            "action": "start",
+            "port": settings.serving.port,
+            "admin_port": settings.control.port,
+            **({"grpc_port": settings.serving.grpc_port} if grpc else {}),
+            "pid": os.getpid(),
+        },
     )
     try:
         _keep_running(children, settings, signals)
     finally:
         _stop(children, settings)
+        if grpc is not None:
+            grpc.close()
 
 
 def _keep_running(children: list[Child], settings: Settings, signals: _Signals) -> None:
@@ -240,6 +250,20 @@ def _shared_listeners(host: str, port: int, count: int) -> list[socket.socket]:
     return listeners
 
 
+def _kept_for_grpc(serving: ServingSettings) -> socket.socket | None:
+    """Return a socket that keeps the gRPC port from others and takes no connection, or None when none is asked for.
+
+    The workers listen on it by themselves, because the library takes no socket of ours.
+    """
+    if serving.grpc_port < 0:
+        return None
+    if importlib.util.find_spec("grpc") is None:
+        raise StoreFailed("a gRPC port needs the package grpcio, which is not installed", hint="pip install 'headgate[grpc]'")
+    with _bound(serving.host, serving.grpc_port, is_shared=False) as probe:
+        port = probe.getsockname()[1]
+    return _bound(serving.host, port, is_shared=True)
+
+
 def _listener(host: str, port: int) -> socket.socket:
     listener = _bound(host, port, is_shared=False)
     listener.listen(_BACKLOG)
@@ -291,13 +315,14 @@ def _locked(data: DataDirectory) -> Iterator[None]:
 
 def _publish(settings: Settings) -> None:
     """Write what the children read, and where the gateway listens, for people and scripts."""
-    data = DataDirectory(settings.data_dir)
+    data, serving = DataDirectory(settings.data_dir), settings.serving
     _replace(data.settings, settings_body(settings))
     _replace(
         data.addresses,
         {
-            "url": _url(settings.serving.host, settings.serving.port),
+            "url": _url(serving.host, serving.port),
             "admin_url": _url(settings.control.host, settings.control.port),
+            **({"grpc": _url(serving.host, serving.grpc_port).removeprefix("http://")} if serving.grpc_port >= 0 else {}),
             "pid": os.getpid(),
         },
     )

@@ -19,7 +19,10 @@ DemoDirOption = Annotated[
 def add_to(app: typer.Typer) -> None:
     """Add this module's commands."""
     app.command(
-        epilog=examples("headgate serve --data-dir ./headgate-data --workers 2", "headgate serve --port 9000 --admin-port 9001")
+        epilog=examples(
+            "headgate serve --data-dir ./headgate-data --workers 2",
+            "headgate serve --port 9000 --admin-port 9001 --grpc-port 9002",
+        )
     )(serve)
     app.command(epilog=examples("headgate demo", "headgate demo --keep --data-dir ./flights"))(demo)
 
@@ -34,6 +37,9 @@ def serve(
     ] = None,
     admin_port: Annotated[
         int | None, typer.Option(min=0, max=65_535, help="Of the admin API; 8081 by default, 0 for a free one.")
+    ] = None,
+    grpc_port: Annotated[
+        int | None, typer.Option(min=0, max=65_535, help="Of the prediction API over gRPC, 0 for a free one; none by default.")
     ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, max=256, help="Serving processes; each can use one core. 1 by default.")
@@ -52,6 +58,7 @@ def serve(
         "serving.host": host,
         "serving.port": port,
         "control.port": admin_port,
+        "serving.grpc_port": grpc_port,
         "serving.workers": workers,
     }
     with_failures_shown(_serve, config, {name: value for name, value in given.items() if value is not None})

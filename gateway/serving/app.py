@@ -21,8 +21,9 @@ from gateway.core.errors import (
 )
 from gateway.metrics import REJECTED, UNEXPECTED_ERRORS, cell
 from gateway.ports import Clock, MetricsBank
+from gateway.serving.answers import Answer, decoded, encoded
 from gateway.serving.compression import compressed, decompressed, refuse_other_encoding
-from gateway.serving.infer import Answer, Call, Inference
+from gateway.serving.infer import Call, Inference
 from gateway.serving.limits import Callers
 from gateway.serving.recorder import Recorder
 from gateway.serving.routing import Router
@@ -117,7 +118,9 @@ class ServingApp:
         call = Call(target.route, target.version, target.is_rows, headers, body, received_s, caller=exchange, allowance=allowance)
         if b"inference-header-content-length" in headers:
             call.head_bytes = _head_bytes(headers[b"inference-header-content-length"], len(body), is_rows=target.is_rows)
-        answer = await self._inference.infer(call)
+        self._inference.refuse_early(call)
+        request = decoded(call)
+        answer = encoded(call, request, await self._inference.infer(call, request))
         if b"accept-encoding" in headers:
             answer.body, encoding = await compressed(answer.body, headers[b"accept-encoding"])
             if encoding:

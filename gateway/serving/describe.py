@@ -6,6 +6,7 @@ Paths are matched as they were sent and names decoded once, so that an encoded s
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import logging
 import re
@@ -22,9 +23,9 @@ from gateway.core.fields import Fields, Json, checked_name
 from gateway.core.models import Version, signature_body
 from gateway.metrics import UNEXPECTED_ERRORS, cell
 from gateway.ports import MetricsBank
+from gateway.serving.answers import Answer
 from gateway.serving.compression import decompressed, refuse_other_encoding
 from gateway.serving.configuration import configuration, platform
-from gateway.serving.infer import Answer
 from gateway.serving.pinned import PinnedPools
 from gateway.serving.recorder import Recorder
 from gateway.serving.repository import Repository
@@ -60,12 +61,13 @@ class Asked:
         name: The route's or model's name; empty where the path has none.
         version: The version the caller named, or empty.
         headers: By lower-case name.
+        body: Reads what was sent along.
     """
 
     name: str
     version: str
     headers: Mapping[bytes, bytes]
-    exchange: Exchange
+    body: Callable[[], Awaitable[Json]]
 
 
 Endpoint = Callable[[Asked], Awaitable[object]]  # returns what the answer's JSON says
@@ -97,19 +99,19 @@ class Description:
         self._refused = refused
         self._unexpected = cell(metrics, UNEXPECTED_ERRORS, "request")
         gets: list[tuple[bytes, Endpoint]] = [
-            (rb"/v2/?", self._server),
-            (rb"/v2/health/live", self._live),
-            (rb"/v2/health/ready", self._ready),
-            (rb"/v2/models/stats", self._all_stats),
-            (_VERSION, self._model),
-            (_VERSION + rb"/ready", self._model_ready),
-            (_VERSION + rb"/config", self._config),
-            (_VERSION + rb"/stats", self._stats),
+            (rb"/v2/?", self.server),
+            (rb"/v2/health/live", self.live),
+            (rb"/v2/health/ready", self.ready),
+            (rb"/v2/models/stats", self.all_stats),
+            (_VERSION, self.model),
+            (_VERSION + rb"/ready", self.model_ready),
+            (_VERSION + rb"/config", self.config),
+            (_VERSION + rb"/stats", self.stats),
         ]
         posts: list[tuple[bytes, Endpoint]] = [
-            (rb"/v2/repository/index", self._index),
-            (_REPOSITORY + rb"/load", self._load),
-            (_REPOSITORY + rb"/unload", self._unload),
+            (rb"/v2/repository/index", self.index),
+            (_REPOSITORY + rb"/load", self.load),
+            (_REPOSITORY + rb"/unload", self.unload),
         ]
         self._paths = [
             (re.compile(path), methods, endpoint) for methods, paths in ((_GET, gets), (_POST, posts)) for path, endpoint in paths
@@ -136,13 +138,17 @@ class Description:
             if exchange.method not in methods:
                 return Answer(405, [(b"allow", ", ".join(methods).encode())], b'{"error":"Method Not Allowed"}')
             name, version = (*map(_decoded, found.groups()), "", "")[:2]
-            return Answer(200, [], orjson.dumps(await endpoint(Asked(name, version, dict(exchange.headers), exchange))))
+            headers = dict(exchange.headers)
+            asked = Asked(name, version, headers, functools.partial(_body, exchange, headers))
+            return Answer(200, [], orjson.dumps(await endpoint(asked)))
         return Answer(404, [], b'{"error":"Not Found"}')
 
-    async def _live(self, _: Asked) -> Json:
+    async def live(self, _: Asked) -> Json:
+        """Return that it runs."""
         return {"live": True}
 
-    async def _ready(self, _: Asked) -> Json:
+    async def ready(self, _: Asked) -> Json:
+        """Return that it takes requests, or raise `NotReady`."""
         self._refuse_while_draining()
         if not self._router.is_ready:
             raise NotReady("not every model that should serve is loaded")
@@ -150,10 +156,12 @@ class Description:
             raise NotReady("the prediction log cannot be written")
         return {"ready": True}
 
-    async def _server(self, _: Asked) -> Json:
+    async def server(self, _: Asked) -> Json:
+        """Return its name, version and extensions."""
         return {"name": "headgate", "version": importlib.metadata.version("headgate"), "extensions": list(_EXTENSIONS)}
 
-    async def _model_ready(self, asked: Asked) -> Json:
+    async def model_ready(self, asked: Asked) -> Json:
+        """Return that what answers is warm, or raise `NotReady`."""
         described = await self._described(asked)
         self._refuse_while_draining()
         table = self._router.table
@@ -162,7 +170,8 @@ class Description:
             raise NotReady(f"{asked.name!r} is not loaded")
         return {"name": asked.name, "ready": True}
 
-    async def _model(self, asked: Asked) -> Json:
+    async def model(self, asked: Asked) -> Json:
+        """Return a version's inputs and outputs."""
         described = await self._described(asked)
         return {
             "name": asked.name,
@@ -172,17 +181,20 @@ class Description:
             "properties": {"digest": described.digest, "provider": self._provider(described)},
         }
 
-    async def _config(self, asked: Asked) -> Json:
+    async def config(self, asked: Asked) -> Json:
+        """Return a version's configuration."""
         described = await self._described(asked)
         return configuration(asked.name, described, self._batch_rows_max, provider=self._provider(described))
 
-    async def _stats(self, asked: Asked) -> Json:
+    async def stats(self, asked: Asked) -> Json:
+        """Return the statistics of one name."""
         described = await self._described(asked)
         totals = await self._statistics.latest()
         versions = [described.version] if asked.version else self._stat_versions(totals, asked.name)
         return {"model_stats": [model_stat(totals, asked.name, described.model, version) for version in versions]}
 
-    async def _all_stats(self, _: Asked) -> Json:
+    async def all_stats(self, _: Asked) -> Json:
+        """Return the statistics of every name."""
         totals = await self._statistics.latest()
         table = self._router.table.table
         return {
@@ -193,18 +205,21 @@ class Description:
             ]
         }
 
-    async def _index(self, asked: Asked) -> list[Json]:
-        is_ready_only = Fields(await _body(asked)).boolean("ready", False)
+    async def index(self, asked: Asked) -> list[Json]:
+        """Return the repository's rows."""
+        is_ready_only = Fields(await asked.body()).boolean("ready", False)
         return await self._repository.index(is_ready_only=is_ready_only)
 
-    async def _load(self, asked: Asked) -> Json:
+    async def load(self, asked: Asked) -> Json:
+        """Hold a version warm."""
         principal, name = self._operator(asked), checked_name(asked.name, "the model's name")
-        await self._repository.load(name, _version_named(await _body(asked)), principal)
+        await self._repository.load(name, _version_named(await asked.body()), principal)
         return {}
 
-    async def _unload(self, asked: Asked) -> Json:
+    async def unload(self, asked: Asked) -> Json:
+        """Let a version go."""
         principal, name = self._operator(asked), checked_name(asked.name, "the model's name")
-        await self._repository.unload(name, _version_named(await _body(asked)), principal)
+        await self._repository.unload(name, _version_named(await asked.body()), principal)
         return {}
 
     async def _described(self, asked: Asked) -> Version:
@@ -239,11 +254,11 @@ def _decoded(quoted: bytes | None) -> str:
     return unquote((quoted or b"").decode("latin-1"), errors="replace")
 
 
-async def _body(asked: Asked) -> Json:
+async def _body(exchange: Exchange, headers: Mapping[bytes, bytes]) -> Json:
     """Return a request's object; an empty body is an empty one."""
-    encoding = asked.headers.get(b"content-encoding", b"")
+    encoding = headers.get(b"content-encoding", b"")
     refuse_other_encoding(encoding)
-    body = await decompressed(await asked.exchange.body(_BODY_BYTES_MAX), encoding, _BODY_BYTES_MAX)
+    body = await decompressed(await exchange.body(_BODY_BYTES_MAX), encoding, _BODY_BYTES_MAX)
     try:
         content = orjson.loads(body) if body else {}
     except orjson.JSONDecodeError as error:

@@ -1,9 +1,9 @@
-"""The path of a prediction, in seven verbs: decode, route, check, run, mirror, record, respond.
+"""The path of a prediction, in five verbs: route, check, run, mirror, record.
 
 A request that did not run, because it was refused or its time or its place in the queue was gone, leaves no record and no
 evidence, only a metric. One that ran leaves exactly one record, written before its answer leaves, whatever the outcome. A hard
 fault of the assigned variant is answered by the fallback within the deadline, and the record keeps both attempts. Nothing here
-knows HTTP beyond the headers it is given and the status of an `Answer`.
+knows HTTP or gRPC beyond the headers it is given: what a request is read from and its answer written as is `answers.py`'s.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Final, cast
 
 import numpy as np
-import orjson
 
 from gateway.core.errors import Busy, DeadlineExceeded, MalformedRequest, NotReady, Overloaded, SignatureMismatch
 from gateway.core.records import Attempt, Kind, Outcome, PredictionRecord
@@ -30,20 +29,17 @@ from gateway.serving.recorder import Recorder
 from gateway.serving.routing import Router
 from gateway.serving.shadow import ShadowQueue
 from gateway.serving.table import ServedRoute, ServedVariant
-from gateway.serving.wire import Request, decode_binary, decode_infer, decode_rows, encode_forms, encode_infer, encode_rows
+from gateway.serving.wire import Request
 
 _KEY_HEADER: Final = b"gateway-assignment-key"
 _KEY_PARAMETER: Final = "assignment_key"
 _FIRST_SHARE: Final = 0.75  # of the deadline for an attempt that has a fallback behind it; the rest is the fallback's
-_PRIORITY: Final = b'"priority"'  # in a body: the request may go before others, so that it has to be read
+_PRIORITY: Final = b"priority"  # in a body: the request may go before others, so that it has to be read
 _SHEDDING_S: Final = 1.0  # after a version refused a request
 _TRACE_LENGTH: Final = 32
 _OK: Final = Outcome.OK  # a name of the module is found faster than one of a class
 
-Header = tuple[bytes, bytes]
-Headers = list[Header]
-JSON: Final[Header] = (b"content-type", b"application/json")
-_BINARY: Final[Header] = (b"content-type", b"application/octet-stream")
+Answered = tuple[PredictionRecord, ServedVariant, Ran]
 
 
 @dataclass(slots=True)
@@ -70,16 +66,6 @@ class Call:
     head_bytes: int | None = None
     caller: Caller | None = None
     allowance: Allowance | None = None
-
-
-@dataclass(slots=True)
-class Answer:
-    """What goes back: a JSON body, unless `content_type` says that binary tensors follow."""
-
-    status: int
-    headers: Headers
-    body: bytes
-    content_type: Header = JSON
 
 
 @dataclass(slots=True)
@@ -123,21 +109,15 @@ class Inference:
         self._clock = clock
         self._sheds_until_s = 0.0  # while a pool has just refused a request, others like it are refused before they are read
 
-    async def infer(self, call: Call) -> Answer:
-        """Answer one prediction request.
+    async def infer(self, call: Call, request: Request) -> Answered:
+        """Run one prediction request; return its record, what answered and how that ended.
 
         Raises:
-            Rejected, LimitExceeded, Busy: it did not run, or its answer cannot be written as asked.
+            Rejected, LimitExceeded, Busy: it did not run.
             ModelFault: it would not load.
             LogFailed: it ran, but its record could not be written.
         """
-        if self._sheds_until_s:
-            self._refuse_early(call)
         prediction_id = self._ids.next()
-        if call.head_bytes is not None:
-            request = decode_binary(call.body, call.head_bytes)
-        else:
-            request = decode_rows(call.body) if call.is_rows else decode_infer(call.body)
         if call.version:
             routed = await self._routed_to_version(call, request)
         else:
@@ -154,14 +134,16 @@ class Inference:
         if routed.route.shadows and routed.kind is Kind.LIVE:
             self._shadows.mirror(routed.route, record, rows)
         await self._recorder.add(record)
-        return _respond(call, request, record, variant=variant, ran=ran)
+        return record, variant, ran
 
-    def _refuse_early(self, call: Call) -> None:
+    def refuse_early(self, call: Call) -> None:
         """Refuse a request that its version would refuse once it was read, which is most of what a refusal costs.
 
         Raises:
             PoolSaturated, Overloaded: as of `Pool.submit`, for one row without a priority.
         """
+        if not self._sheds_until_s:
+            return
         now_s = self._clock.monotonic_s()
         if now_s > self._sheds_until_s:
             self._sheds_until_s = 0.0
@@ -307,20 +289,6 @@ class Inference:
             trace_id=_trace_id(traceparent) if traceparent is not None else "",
             resting=routed.resting,
         )
-
-
-def _respond(call: Call, request: Request, record: PredictionRecord, *, variant: ServedVariant, ran: Ran) -> Answer:
-    headers = [(b"gateway-prediction-id", record.prediction_id.encode()), *variant.headers]
-    if ran.fault is None:
-        if request.forms is None:
-            return Answer(200, headers, encode_rows(record) if call.is_rows else encode_infer(request, record))
-        body, head_bytes = encode_forms(request, request.forms, record, variant.version)
-        if not head_bytes:
-            return Answer(200, headers, body)
-        return Answer(200, [*headers, (b"inference-header-content-length", b"%d" % head_bytes)], body, _BINARY)
-    variant.failed_duration.add(record.latency_us / 1e6)  # here, where answers that succeed do not pass
-    status = 504 if ran.outcome in (Outcome.TIMED_OUT, Outcome.ABANDONED) else 500
-    return Answer(status, headers, orjson.dumps({"error": f"version {record.version!r} failed: {ran.fault}"}))
 
 
 def _assignment_key(route: ServedRoute, call: Call, request: Request) -> str:

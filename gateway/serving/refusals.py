@@ -7,7 +7,7 @@ from typing import Final
 
 from gateway.core.errors import ArtifactCorrupt, GatewayError, LoadFailed, LogFailed, LogFull, PortFault
 from gateway.ports import Clock
-from gateway.serving.infer import Answer
+from gateway.serving.answers import Answer
 from gateway.web import error_body, error_headers, status_of
 
 _log = logging.getLogger(__name__)
@@ -23,11 +23,15 @@ class Refusals:
 
     def answer(self, error: GatewayError) -> Answer:
         """Return the answer of an error."""
+        return Answer(status_of(error), error_headers(error), error_body(self.told(error)))
+
+    def told(self, error: GatewayError) -> GatewayError:
+        """Return an error as callers read it."""
         told = _told(error)
         if told is not error and (now_s := self._clock.monotonic_s()) - self._told_s >= _TELL_S:
             self._told_s = now_s
             _log.error("requests are refused", extra={"action": "answer", "reason": str(error)})
-        return Answer(status_of(error), error_headers(error), error_body(told))
+        return told
 
 
 def _told(error: GatewayError) -> GatewayError:

@@ -186,6 +186,13 @@ async def serve(worker: str, listener: socket.socket, *, settings: Settings, por
             connections_max=serving.connections_max,
         ),
     )
+    grpc_server = None
+    if serving.grpc_port >= 0:
+        from gateway.serving.grpc.server import GrpcServer  # its packages come with an extra
+        from gateway.serving.grpc.service import GrpcService
+
+        service = GrpcService(inference=inference, description=description, refusals=refusals, metrics=metrics, clock=clock)
+        grpc_server = GrpcServer(service, serving)
     async with asyncio.TaskGroup() as tasks:
         owned = [
             tasks.create_task(router.follow()),
@@ -196,10 +203,13 @@ async def serve(worker: str, listener: socket.socket, *, settings: Settings, por
         ]
         await _settled(router, stop)
         await server.start(listener)
+        if grpc_server is not None:
+            await grpc_server.start(listener.getsockname()[0], serving.grpc_port)
         loader.take_turns(ports.load_lock)
         await stop.wait()
         _log.info("draining", extra={"action": "drain"})
-        await server.drain(serving.drain_s)
+        drains = [server.drain(serving.drain_s), *([] if grpc_server is None else [grpc_server.drain(serving.drain_s)])]
+        await asyncio.gather(*drains)
         for task in owned:
             task.cancel()
     ports.registry.close()  # a waiting reader returns

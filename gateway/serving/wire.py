@@ -23,6 +23,7 @@ from gateway.serving.classes import classified
 from gateway.serving.elements import ELEMENTS_BY_NAME, array_of, checked_shape, json_data
 from gateway.serving.parameters import (
     BINARY,
+    Form,
     Forms,
     Parameters,
     blob_bytes,
@@ -36,7 +37,7 @@ _PLAN_BYTES_MAX: Final = 1_024  # of a JSON part that is kept; twenty named inpu
 _PLANS_MAX: Final = 1_024  # kept ones; some 3 KiB each
 _NOTHING: Final = np.empty(0, np.uint8)  # stands for a tensor that follows
 _ANSWER: Final = b'%b%b"},%b"outputs":[%b]}'  # head, prediction id, the caller's id, outputs
-_DATATYPES: Final = {datatype.value: datatype for datatype in Datatype}
+DATATYPES: Final = {datatype.value: datatype for datatype in Datatype}
 
 
 @dataclass(slots=True)
@@ -136,7 +137,7 @@ def encode_infer(request: Request, record: PredictionRecord) -> bytes:
     Raises:
         MalformedRequest: an output holds what JSON cannot: infinities, FP16, text that is not UTF-8.
     """
-    tensors = record.outputs if request.wanted is None else _selected(record.outputs, request.wanted)
+    tensors = record.outputs if request.wanted is None else selected(record.outputs, request.wanted)
     id = b"" if request.id is None else b'"id":' + orjson.dumps(request.id) + b","
     outputs = b",".join([_output(tensor) for tensor in tensors])
     head = _head(record.route, record.version, record.variant)
@@ -154,11 +155,9 @@ def encode_forms(request: Request, forms: Forms, record: PredictionRecord, versi
     """
     outputs: list[bytes] = []
     blobs: list[Any] = []
-    for tensor in record.outputs if request.wanted is None else _selected(record.outputs, request.wanted):
+    for tensor in record.outputs if request.wanted is None else selected(record.outputs, request.wanted):
         form = forms.of(tensor.name)
-        if form.classes:
-            labels = version.target.labels if version.target.output == tensor.name else ()
-            tensor = classified(tensor, form.classes, labels, has_rows=version.signature.is_batched)  # noqa: PLW2901
+        tensor = formed(tensor, form, version)  # noqa: PLW2901 - what is written in its place
         if not form.is_binary:
             outputs.append(_output(tensor))
             continue
@@ -186,6 +185,24 @@ def encode_rows(record: PredictionRecord) -> bytes:
         return orjson.dumps({"predictions": next(iter(columns.values()))})
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     return orjson.dumps({"predictions": rows})
+
+
+def selected(outputs: Sequence[Tensor], wanted: Sequence[str]) -> Sequence[Tensor]:
+    """Return the outputs that were asked for, in that order."""
+    by_name = {tensor.name: tensor for tensor in outputs}
+    return [by_name[name] for name in wanted]
+
+
+def formed(tensor: Tensor, form: Form, version: Version) -> Tensor:
+    """Return an output, or its classes where those were asked for.
+
+    Raises:
+        MalformedRequest: it has none.
+    """
+    if not form.classes:
+        return tensor
+    labels = version.target.labels if version.target.output == tensor.name else ()
+    return classified(tensor, form.classes, labels, has_rows=version.signature.is_batched)
 
 
 def _plan(head: bytes) -> tuple[Request, list[Slot]]:
@@ -229,7 +246,7 @@ def _binary_tensor(item: dict[str, Any], name: str, size: int, slots: list[Slot]
     if item.get("data") is not None:
         raise MalformedRequest(f"input {name!r}: expected data or parameters.binary_data_size, not both")
     known = item.get("datatype")
-    datatype = _DATATYPES.get(known) if type(known) is str else None
+    datatype = DATATYPES.get(known) if type(known) is str else None
     if datatype is None:
         raise MalformedRequest(_why_not_read(name, known))
     slot = Slot(name, datatype, checked_shape(item.get("shape"), name), size)
@@ -240,14 +257,9 @@ def _binary_tensor(item: dict[str, Any], name: str, size: int, slots: list[Slot]
 
 
 def _why_not_read(name: str, datatype: object) -> str:
-    if str(datatype) in _DATATYPES:
+    if str(datatype) in DATATYPES:
         return f"input {name!r}: {datatype} has no JSON form; send it as a binary tensor"
     return f"input {name!r}: datatype {str(datatype)[:40]!r} is not one of the protocol's"
-
-
-def _selected(outputs: Sequence[Tensor], wanted: Sequence[str]) -> Sequence[Tensor]:
-    by_name = {tensor.name: tensor for tensor in outputs}
-    return [by_name[name] for name in wanted]
 
 
 @functools.lru_cache(_HEADS_MAX)

@@ -1,6 +1,7 @@
 """The edge where the planes become HTTP: one table from error to status, one form of an error's body, one server.
 
-Both HTTP planes use it, so that an error means the same wherever it is met. Nothing below the planes knows a status code.
+Both HTTP planes use it, so that an error means the same wherever it is met, and gRPC has its own column beside. Nothing below the
+planes knows a status code.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ __all__ = [
     "Scope",
     "Send",
     "asgi",
+    "code_of",
     "error_body",
     "error_headers",
     "read_body",
@@ -55,10 +57,33 @@ _STATUSES: Final[dict[type[errors.GatewayError], int]] = {  # the nearest class 
     errors.PortFault: 503,
 }
 
+_CODES: Final[dict[type[errors.GatewayError], str]] = {  # gRPC's names, found in the same way
+    errors.GatewayError: "INTERNAL",
+    errors.Rejected: "INVALID_ARGUMENT",
+    errors.PayloadTooLarge: "RESOURCE_EXHAUSTED",
+    errors.NotOffered: "UNIMPLEMENTED",
+    errors.UnknownRoute: "NOT_FOUND",
+    errors.UnknownVersion: "NOT_FOUND",
+    errors.UnknownSubject: "NOT_FOUND",
+    errors.NotAuthenticated: "UNAUTHENTICATED",
+    errors.Denied: "PERMISSION_DENIED",
+    errors.Conflict: "FAILED_PRECONDITION",
+    errors.Busy: "UNAVAILABLE",
+    errors.PoolSaturated: "RESOURCE_EXHAUSTED",
+    errors.DeadlineExceeded: "DEADLINE_EXCEEDED",
+    errors.ModelFault: "INTERNAL",
+    errors.PortFault: "UNAVAILABLE",
+}
+
 
 def status_of(error: errors.GatewayError) -> int:
     """Return the HTTP status of an error."""
     return next(_STATUSES[kind] for kind in type(error).__mro__ if kind in _STATUSES)
+
+
+def code_of(error: errors.GatewayError) -> str:
+    """Return the name of an error's gRPC status code."""
+    return next(_CODES[kind] for kind in type(error).__mro__ if kind in _CODES)
 
 
 def error_body(error: errors.GatewayError) -> bytes:

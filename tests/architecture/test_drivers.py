@@ -20,6 +20,7 @@ HOMES: dict[str, tuple[str, ...]] = {
         "gateway/monitor/checkpoint.py",
     ),
     "joblib": ("adapters/runtimes/pickles/host.py",),
+    "grpc": ("gateway/serving/grpc/server.py",),
     "prometheus_client": ("gateway/metrics.py",),
 }
 

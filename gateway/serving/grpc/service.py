@@ -1,0 +1,190 @@
+"""What a worker answers over gRPC: the same request path and the same descriptions as over HTTP, in the protocol's messages.
+
+Nothing here knows gRPC itself: bytes and headers come in, bytes, metadata and an error of the gateway's own tree go out.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from google.protobuf.json_format import ParseDict  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+from gateway.core.errors import GatewayError, MalformedRequest, NotOffered, NotReady, UnknownRoute, UnknownVersion
+from gateway.core.fields import Json
+from gateway.metrics import REJECTED, UNEXPECTED_ERRORS, cell
+from gateway.ports import Clock, MetricsBank
+from gateway.serving.answers import failure
+from gateway.serving.describe import Asked, Description, Endpoint
+from gateway.serving.grpc import inference_pb2 as pb
+from gateway.serving.grpc.messages import request_of, response_of
+from gateway.serving.infer import Call, Inference
+from gateway.serving.refusals import Refusals
+
+_log = logging.getLogger(__name__)
+_FALSE: Final = (NotReady, UnknownRoute, UnknownVersion)  # what "is it ready?" answers with no
+Metadata = tuple[tuple[str, str], ...]
+_Message = TypeVar("_Message")
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One call as it came.
+
+    Attributes:
+        headers: The metadata, by lower-case name.
+        left_s: Until the caller's deadline; None without one.
+    """
+
+    body: bytes
+    headers: Mapping[bytes, bytes]
+    left_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What goes back: a message, or an error; with either, metadata."""
+
+    body: bytes = b""
+    metadata: Metadata = ()
+    error: GatewayError | None = None
+
+
+class GrpcService:
+    """The protocol's service on one worker."""
+
+    def __init__(
+        self, *, inference: Inference, description: Description, refusals: Refusals, metrics: MetricsBank, clock: Clock
+    ) -> None:
+        self._inference = inference
+        self._description = description
+        self._refusals = refusals
+        self._metrics = metrics
+        self._clock = clock
+        self._unexpected = cell(metrics, UNEXPECTED_ERRORS, "request")
+        self.methods: Mapping[str, Callable[[Received], Awaitable[Reply]]] = {
+            "ServerLive": self._server_live,
+            "ServerReady": self._server_ready,
+            "ModelReady": self._model_ready,
+            "ServerMetadata": self._server_metadata,
+            "ModelMetadata": self._model_metadata,
+            "ModelInfer": self._model_infer,
+            "ModelConfig": self._model_config,
+            "ModelStatistics": self._model_statistics,
+            "RepositoryIndex": self._repository_index,
+            "RepositoryModelLoad": self._repository_load,
+            "RepositoryModelUnload": self._repository_unload,
+        }
+
+    async def reply(self, method: str, received: Received) -> Reply:
+        """Answer one call; never raises."""
+        try:
+            return await self.methods[method](received)
+        except GatewayError as error:
+            cell(self._metrics, REJECTED, type(error).__name__).add(1.0)
+            return Reply(error=self._refusals.told(error))
+        except Exception:  # noqa: BLE001 - the request loop; counted
+            self._unexpected.add(1.0)
+            _log.exception("a request failed unexpectedly", extra={"action": "answer"})
+            return Reply(error=GatewayError("internal error"))
+
+    async def _model_infer(self, received: Received) -> Reply:
+        received_s = self._clock.monotonic_s()
+        message = _read(pb.ModelInferRequest.FromString, received.body)
+        call = Call(message.model_name, message.model_version, False, received.headers, received.body, received_s)
+        request = request_of(message, received.left_s)
+        record, variant, ran = await self._inference.infer(call, request)
+        headers = [(b"gateway-prediction-id", record.prediction_id.encode()), *variant.headers]
+        metadata = tuple((name.decode(), value.decode("latin-1")) for name, value in headers)
+        if ran.fault is not None:
+            return Reply(metadata=metadata, error=failure(record, variant, ran.fault))
+        return Reply(response_of(request, record, variant.version), metadata)
+
+    async def _server_live(self, received: Received) -> Reply:
+        _read(pb.ServerLiveRequest.FromString, received.body)
+        return _reply(pb.ServerLiveResponse(live=True))
+
+    async def _server_ready(self, received: Received) -> Reply:
+        _read(pb.ServerReadyRequest.FromString, received.body)
+        return _reply(pb.ServerReadyResponse(ready=await _is_true(self._description.ready, _asked(received))))
+
+    async def _model_ready(self, received: Received) -> Reply:
+        message = _read(pb.ModelReadyRequest.FromString, received.body)
+        asked = _asked(received, message.name, message.version)
+        return _reply(pb.ModelReadyResponse(ready=await _is_true(self._description.model_ready, asked)))
+
+    async def _server_metadata(self, received: Received) -> Reply:
+        _read(pb.ServerMetadataRequest.FromString, received.body)
+        return _reply(ParseDict(await self._description.server(_asked(received)), pb.ServerMetadataResponse()))
+
+    async def _model_metadata(self, received: Received) -> Reply:
+        message = _read(pb.ModelMetadataRequest.FromString, received.body)
+        content = await self._description.model(_asked(received, message.name, message.version))
+        return _reply(ParseDict(content, pb.ModelMetadataResponse()))
+
+    async def _model_config(self, received: Received) -> Reply:
+        message = _read(pb.ModelConfigRequest.FromString, received.body)
+        content = await self._description.config(_asked(received, message.name, message.version))
+        return _reply(ParseDict({"config": content}, pb.ModelConfigResponse()))
+
+    async def _model_statistics(self, received: Received) -> Reply:
+        message = _read(pb.ModelStatisticsRequest.FromString, received.body)
+        endpoint = self._description.stats if message.name else self._description.all_stats
+        content = await endpoint(_asked(received, message.name, message.version))
+        return _reply(ParseDict(content, pb.ModelStatisticsResponse(), ignore_unknown_fields=True))  # what is always empty
+
+    async def _repository_index(self, received: Received) -> Reply:
+        message = _read(pb.RepositoryIndexRequest.FromString, received.body)
+        _refuse_repository(message.repository_name)
+        rows = await self._description.index(_asked(received, body={"ready": message.ready}))
+        return _reply(ParseDict({"models": rows}, pb.RepositoryIndexResponse()))
+
+    async def _repository_load(self, received: Received) -> Reply:
+        await self._description.load(_moved(_read(pb.RepositoryModelLoadRequest.FromString, received.body), received))
+        return _reply(pb.RepositoryModelLoadResponse())
+
+    async def _repository_unload(self, received: Received) -> Reply:
+        await self._description.unload(_moved(_read(pb.RepositoryModelUnloadRequest.FromString, received.body), received))
+        return _reply(pb.RepositoryModelUnloadResponse())
+
+
+def _read(from_string: Callable[[bytes], _Message], body: bytes) -> _Message:
+    try:
+        return from_string(body)
+    except DecodeError as error:
+        raise MalformedRequest(f"the message cannot be read: {error}") from None
+
+
+def _reply(message: Any) -> Reply:
+    return Reply(message.SerializeToString())
+
+
+def _asked(received: Received, name: str = "", version: str = "", *, body: Json | None = None) -> Asked:
+    async def read() -> Json:
+        return body or {}
+
+    return Asked(name, version, received.headers, read)
+
+
+def _moved(message: pb.RepositoryModelLoadRequest | pb.RepositoryModelUnloadRequest, received: Received) -> Asked:
+    """Return what is to be loaded or unloaded."""
+    _refuse_repository(message.repository_name)
+    choices = {key: (each, each.WhichOneof("parameter_choice")) for key, each in message.parameters.items()}
+    parameters = {key: getattr(each, choice) if choice else None for key, (each, choice) in choices.items()}
+    return _asked(received, message.model_name, body={"parameters": parameters})
+
+
+def _refuse_repository(name: str) -> None:
+    if name:
+        raise NotOffered("repository_name: there is one repository, and it has no name")
+
+
+async def _is_true(endpoint: Endpoint, asked: Asked) -> bool:
+    try:
+        await endpoint(asked)
+    except _FALSE:
+        return False
+    return True

@@ -1,0 +1,322 @@
+"""The protocol over gRPC, spoken to a worker with plain stubs: forms of tensors, errors, deadlines, bounds, the drain."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+
+import grpc
+import numpy as np
+import pytest
+from onnx import TensorProto
+
+from gateway.core.access import Key, Scope, token_digest
+from gateway.core.changes import PutKey
+from gateway.core.records import Outcome
+from gateway.serving.grpc import inference_pb2 as pb
+
+SERVICE = "inference.GRPCInferenceService"
+LIMITS = {"INT8": np.int8, "INT16": np.int16, "INT32": np.int32, "INT64": np.int64}
+LIMITS |= {"UINT8": np.uint8, "UINT16": np.uint16, "UINT32": np.uint32, "UINT64": np.uint64}
+FIELDS = {"BOOL": "bool", "INT64": "int64", "UINT64": "uint64", "FP32": "fp32", "FP64": "fp64", "BYTES": "bytes"}
+FIELDS |= {"INT8": "int", "INT16": "int", "INT32": "int", "UINT8": "uint", "UINT16": "uint", "UINT32": "uint"}
+VALUES = {name: np.array([[np.iinfo(kind).min, 0, np.iinfo(kind).max]], kind) for name, kind in LIMITS.items()}
+VALUES |= {
+    "BOOL": np.array([[True, False, True]]),
+    "FP16": np.array([[-0.0, 6e-8, np.inf]], np.float16),
+    "FP32": np.array([[-0.0, 1e-45, np.nan, -np.inf]], np.float32),
+    "FP64": np.array([[-0.0, 5e-324, np.nan, np.inf]], np.float64),
+    "BYTES": np.array([[b"", b"\0", "ä🙂".encode()]], object),
+}
+KINDS = {name: getattr(TensorProto, name) for name in (*LIMITS, "BOOL")}
+KINDS |= {"FP16": TensorProto.FLOAT16, "FP32": TensorProto.FLOAT, "FP64": TensorProto.DOUBLE, "BYTES": TensorProto.STRING}
+
+
+class Stub:
+    """The service's methods on one connection."""
+
+    def __init__(self, address: str) -> None:
+        self.channel = grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)])
+
+    def call(self, method: str, request: object, *, timeout: float | None = 10.0, headers: dict[str, str] | None = None):
+        """Return the answer and its trailing metadata."""
+        sent = self.method(method).with_call(request, timeout=timeout, metadata=list((headers or {}).items()))
+        return sent[0], dict(sent[1].trailing_metadata())
+
+    def method(self, name: str) -> Callable[..., object]:
+        """Return one method."""
+        kind = getattr(pb, name + "Response")
+        return self.channel.unary_unary(f"/{SERVICE}/{name}", _serialized, kind.FromString)
+
+    def refused(self, method: str, request: object, **options: object) -> tuple[str, str]:
+        """Return the code and the details of a failing call."""
+        with pytest.raises(grpc.RpcError) as error:
+            self.call(method, request, **options)
+        return error.value.code().name, error.value.details()
+
+
+def _serialized(request: object) -> bytes:
+    return request if isinstance(request, bytes) else request.SerializeToString()
+
+
+@pytest.fixture
+def free_port():
+    """Return a port that nobody else gets, as the supervisor keeps it."""
+    with socket.socket() as kept:
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        kept.bind(("127.0.0.1", 0))
+        yield kept.getsockname()[1]
+
+
+@pytest.fixture
+def start(make_worker, free_port):
+    """Start a worker that listens for gRPC too; return it and a connection."""
+    stubs: list[Stub] = []
+
+    def started(**serving: object):
+        worker = make_worker(grpc_port=free_port, **serving).start()
+        stubs.append(Stub(f"127.0.0.1:{free_port}"))
+        return worker, stubs[0]
+
+    yield started
+    for stub in stubs:
+        stub.channel.close()
+
+
+def request(name: str, datatype: str, values: np.ndarray, *, is_raw: bool, version: str = "", **more: object):
+    """Return a request of one tensor `x`."""
+    asked = pb.ModelInferRequest(model_name=name, model_version=version, **more)
+    tensor = asked.inputs.add(name="x", datatype=datatype, shape=values.shape)
+    flat = values.ravel().tolist()
+    if not is_raw:
+        getattr(tensor.contents, FIELDS[datatype] + "_contents").extend(flat)
+    elif datatype == "BYTES":
+        asked.raw_input_contents.append(b"".join(len(text).to_bytes(4, "little") + text for text in flat))
+    else:
+        asked.raw_input_contents.append(values.tobytes())
+    return asked
+
+
+@pytest.mark.parametrize("form", ["raw", "typed"])
+def test_grpc_carries_every_datatype_exactly(start, models, until, form):
+    """Each datatype goes through an identity and back bit by bit, raw or typed, in the form it came; FP16 only raw."""
+    worker, stub = start()
+    for name, kind in KINDS.items():
+        worker.register(name, "1", models.identity(kind), champion=True)
+    worker.until_served(until)
+    for name, values in VALUES.items():
+        asked = request(name, name, values, is_raw=form == "raw" or name == "FP16")
+        answer, _ = stub.call("ModelInfer", asked)
+        [output] = answer.outputs
+        assert (output.name, output.datatype, list(output.shape)) == ("y", name, list(values.shape))
+        assert list(answer.raw_output_contents) == list(asked.raw_input_contents)
+        assert output.contents.SerializeToString() == asked.inputs[0].contents.SerializeToString()
+
+
+def test_grpc_answer_takes_the_form_that_is_asked_for(start, models, until):
+    """`binary_data_output` chooses the form of all outputs; an FP16 output makes the whole answer raw."""
+    worker, stub = start()
+    worker.register("m", "1", models.linear(), champion=True)
+    worker.until_served(until)
+    row = np.ones((1, 4), np.float32)
+    for is_raw in (True, False):
+        asked = request("m", "FP32", row, is_raw=is_raw)
+        asked.parameters["binary_data_output"].bool_param = not is_raw
+        answer, _ = stub.call("ModelInfer", asked)
+        assert len(answer.raw_output_contents) == (not is_raw)
+        assert list(answer.outputs[0].contents.fp32_contents) == ([4.0] if is_raw else [])
+
+
+def test_grpc_answer_says_what_ran_and_leaves_the_record_that_http_does(start, models, until):
+    """Key, trace and tensors reach the record as they do over HTTP; id, version and variant come back in message and metadata."""
+    worker, stub = start()
+    worker.register("m", "1", models.linear(), champion=True)
+    worker.register("m", "2", models.linear(bias=1.0))
+    variants = [{"name": "one", "version": "1", "weight": 5000}, {"name": "two", "version": "2", "weight": 5000}]
+    worker.route("r", {"model": "m", "variants": variants, "fallback": "one"})
+    worker.until_served(until)
+    headers = {"gateway-assignment-key": "ann", "traceparent": f"00-{'ab' * 16}-{'cd' * 8}-01"}
+    row = np.array([[1, 2, 3, 4]], np.float32)
+    over_http = worker.infer("r", row.tolist(), headers=headers)
+    answer, metadata = stub.call("ModelInfer", request("r", "FP32", row, is_raw=True, id="7"), headers=headers)
+    first, second = worker.predictions()
+    assert replace(first, prediction_id="", time_s=0, latency_us=0, attempts=(), inputs=(), outputs=()) == replace(
+        second, prediction_id="", time_s=0, latency_us=0, attempts=(), inputs=(), outputs=()
+    )
+    assert first.is_keyed
+    assert first.trace_id == "ab" * 16
+    for side in ("inputs", "outputs"):
+        [one], [other] = getattr(first, side), getattr(second, side)
+        assert (one.name, one.datatype, one.data.tobytes()) == (other.name, other.datatype, other.data.tobytes())
+    assert (answer.model_name, answer.model_version, answer.id) == ("r", over_http.json()["model_version"], "7")
+    assert answer.parameters["prediction_id"].string_param == metadata["gateway-prediction-id"] == second.prediction_id
+    assert answer.parameters["variant"].string_param == metadata["gateway-variant"] == over_http.headers["gateway-variant"]
+    assert metadata["gateway-version"] == answer.model_version
+    pinned, _ = stub.call("ModelInfer", request("r", "FP32", row, is_raw=False, version="2"))
+    assert (pinned.model_version, pinned.outputs[0].contents.fp32_contents[0]) == ("2", 11.0)
+
+
+def test_grpc_refuses_what_does_not_fit(start, models, until):
+    """Each mistake is told with its code; the connection goes on, and nothing leaves a record."""
+    worker, stub = start()
+    worker.register("m", "1", models.linear(), champion=True)
+    worker.register("i", "1", models.identity(TensorProto.INT8), champion=True)
+    worker.until_served(until)
+    row = np.ones((1, 4), np.float32)
+
+    def changed(change: Callable[[pb.ModelInferRequest], object], *, is_raw: bool = True) -> pb.ModelInferRequest:
+        asked = request("m", "FP32", row, is_raw=is_raw)
+        change(asked)
+        return asked
+
+    def wide() -> pb.ModelInferRequest:
+        asked = request("i", "INT8", np.array([[300]]), is_raw=False)
+        return asked
+
+    invalid = {
+        "not both": changed(lambda asked: asked.inputs[0].contents.fp32_contents.append(1)),
+        "expected one for each": changed(lambda asked: asked.raw_input_contents.append(b"")),
+        "byte size mismatch": changed(lambda asked: asked.raw_input_contents.__setitem__(0, b"1234")),
+        "additional bytes|mismatch": changed(lambda asked: asked.raw_input_contents.__setitem__(0, b"1" * 17)),
+        "needs 4 values, got 5": changed(lambda asked: asked.inputs[0].contents.fp32_contents.append(1), is_raw=False),
+        "is in fp32_contents": changed(lambda asked: asked.inputs[0].contents.int_contents.append(1), is_raw=False),
+        "given twice": changed(lambda asked: asked.inputs.add().CopyFrom(asked.inputs[0]), is_raw=False),
+        "integers from 0": changed(lambda asked: asked.inputs[0].shape.append(-1)),
+        "not one of the protocol's": changed(lambda asked: setattr(asked.inputs[0], "datatype", "FP8")),
+        "no typed contents": changed(lambda asked: setattr(asked.inputs[0], "datatype", "FP16"), is_raw=False),
+        "inputs: expected": changed(lambda asked: asked.ClearField("inputs")),
+        "is missing|unknown|not one of": changed(lambda asked: setattr(asked.inputs[0], "name", "z")),
+        "expected a string, a number": changed(lambda asked: asked.parameters["k"].SetInParent()),
+        "output 'z'": changed(lambda asked: asked.outputs.add(name="z")),
+        "asked for twice": changed(lambda asked: [asked.outputs.add(name="y") for _ in "ab"]),
+        "INT8 takes integers": wide(),
+        "cannot be read": b"\xff\xff\xff",
+        "expected microseconds": changed(lambda asked: setattr(asked.parameters["timeout"], "string_param", "x")),
+    }
+    for told, asked in invalid.items():
+        code, details = stub.refused("ModelInfer", asked)
+        assert code == "INVALID_ARGUMENT", (told, code, details)
+        assert any(part in details for part in told.split("|")), (told, details)
+    others = {
+        "NOT_FOUND": changed(lambda asked: setattr(asked, "model_name", "none")),
+        "UNIMPLEMENTED": changed(lambda asked: setattr(asked.parameters["sequence_id"], "int64_param", 1)),
+    }
+    for expected, asked in others.items():
+        assert stub.refused("ModelInfer", asked)[0] == expected
+    assert stub.refused("ModelInfer", request("m", "FP32", row, is_raw=True, version="9"))[0] == "NOT_FOUND"
+    assert worker.predictions() == []
+    assert stub.call("ModelInfer", request("m", "FP32", row, is_raw=True))[0].model_version == "1"
+    with pytest.raises(grpc.RpcError) as unknown:
+        stub.channel.unary_unary(f"/{SERVICE}/TraceSetting")(b"")
+    assert unknown.value.code().name == "UNIMPLEMENTED"
+
+
+def test_grpc_loads_for_who_may(start, models, until):
+    """Loading and unloading need the scope, as over HTTP; who has none, or brings files, is told so."""
+    worker, stub = start()
+    worker.register("m", "1", models.linear(), champion=True)
+    worker.register("m", "2", models.linear())
+    for scope in (Scope.OPERATE, Scope.READ):
+        worker.commit(PutKey(Key(scope.value, scope.value, token_digest(scope.value), frozenset({scope}), 0.0)))
+    worker.until_served(until)
+    operator = {"authorization": "Bearer operate"}
+    load = pb.RepositoryModelLoadRequest(model_name="m")
+    load.parameters["version"].string_param = "2"
+    until(lambda: stub.call("RepositoryModelLoad", load, headers=operator))
+
+    def states() -> dict[str, str]:
+        index, _ = stub.call("RepositoryIndex", pb.RepositoryIndexRequest())
+        return {row.version: row.state for row in index.models}
+
+    assert states() == {"1": "READY", "2": "READY"}
+    unload = pb.RepositoryModelUnloadRequest(model_name="m")
+    assert stub.refused("RepositoryModelUnload", unload, headers=operator)[0] == "FAILED_PRECONDITION"
+    unload.parameters["version"].string_param = "2"
+    stub.call("RepositoryModelUnload", unload, headers=operator)
+    until(lambda: states() == {"1": "READY", "2": "UNAVAILABLE"})
+    ready, _ = stub.call("RepositoryIndex", pb.RepositoryIndexRequest(ready=True))
+    assert [row.version for row in ready.models] == ["1"]
+    assert stub.refused("RepositoryModelLoad", load)[0] == "UNAUTHENTICATED"
+    assert stub.refused("RepositoryModelLoad", load, headers={"authorization": "Bearer read"})[0] == "PERMISSION_DENIED"
+    load.parameters["file:1/model.onnx"].bytes_param = b"x"
+    assert stub.refused("RepositoryModelLoad", load, headers=operator)[0] == "UNIMPLEMENTED"
+    load = pb.RepositoryModelLoadRequest(model_name="m", repository_name="other")
+    assert stub.refused("RepositoryModelLoad", load, headers=operator)[0] == "UNIMPLEMENTED"
+
+
+def test_grpc_deadline_is_the_callers_own_and_counts_against_no_version(start, models, until):
+    """A run that outlasts the caller's deadline is recorded as abandoned, and so is one whose caller cancels."""
+    worker, stub = start()
+    worker.register("slow", "1", models.loop(), champion=True, cost_us=1e6)
+    worker.until_served(until)
+    asked = request("slow", "FP32", np.array([[300.0]], np.float32), is_raw=True)
+    assert stub.refused("ModelInfer", asked, timeout=0.2)[0] == "DEADLINE_EXCEEDED"
+    [record] = until(worker.predictions, within_s=10)
+    assert record.outcome is Outcome.ABANDONED
+    given_up = stub.method("ModelInfer").future(asked, timeout=1.0)
+    until(lambda: not worker.in_flight.is_empty())
+    given_up.cancel()
+    until(lambda: len(worker.predictions()) == 2, within_s=10)
+    assert worker.predictions()[1].outcome in (Outcome.ABANDONED, Outcome.OK)
+
+
+def test_grpc_own_fault_of_a_version_is_internal(start, models, until):
+    """A version that fails is told as INTERNAL with the prediction's id, which has a record."""
+    worker, stub = start()
+    worker.register("table", "1", models.lookup(), champion=True)
+    worker.until_served(until)
+    with pytest.raises(grpc.RpcError) as failed:
+        stub.call("ModelInfer", request("table", "INT64", np.array([[99]]), is_raw=True))
+    assert failed.value.code().name == "INTERNAL"
+    assert "failed" in failed.value.details()
+    [record] = worker.predictions()
+    assert dict(failed.value.trailing_metadata())["gateway-prediction-id"] == record.prediction_id
+
+
+def test_grpc_bounds_messages(start, models, until):
+    """A message over `serving.body_bytes_max` is refused, and the next one is answered."""
+    worker, stub = start(body_bytes_max=100_000)
+    worker.register("m", "1", models.linear(), champion=True)
+    worker.until_served(until)
+    large = request("m", "FP32", np.ones((20_000, 4), np.float32), is_raw=True)
+    assert stub.refused("ModelInfer", large)[0] == "RESOURCE_EXHAUSTED"
+    answer, _ = stub.call("ModelInfer", request("m", "FP32", np.ones((1_000, 4), np.float32), is_raw=True))
+    assert len(answer.raw_output_contents[0]) == 4_000
+
+
+def test_grpc_bounds_connections(start, free_port):
+    """Beyond `serving.connections_max` no further connection is taken, until one closes."""
+    _, stub = start(connections_max=1)
+    assert stub.call("ServerLive", pb.ServerLiveRequest())[0].live
+    other = Stub(f"127.0.0.1:{free_port}")
+    try:
+        assert other.refused("ServerLive", pb.ServerLiveRequest(), timeout=2)[0] in ("UNAVAILABLE", "DEADLINE_EXCEEDED")
+        stub.channel.close()
+        assert other.method("ServerLive")(pb.ServerLiveRequest(), timeout=10, wait_for_ready=True).live
+    finally:
+        other.channel.close()
+
+
+def test_grpc_drain_finishes_what_is_in_flight(start, models, until):
+    """After the wish to stop the call in flight gets its answer and its record, and a new one is refused."""
+    worker, stub = start()
+    worker.register("slow", "1", models.loop(), champion=True, cost_us=1e6)
+    worker.until_served(until)
+    assert stub.call("ServerReady", pb.ServerReadyRequest())[0].ready
+    waiting = stub.method("ModelInfer").future(request("slow", "FP32", np.array([[20.0]], np.float32), is_raw=True), timeout=20)
+    until(lambda: not worker.in_flight.is_empty())
+    worker.begin_stop()
+    until(lambda: _is_refused(stub))
+    assert waiting.result().model_version == "1"
+    worker.stop()
+    [record] = worker.predictions()
+    assert record.outcome is Outcome.OK
+
+
+def _is_refused(stub: Stub) -> bool:
+    try:
+        stub.call("ServerReady", pb.ServerReadyRequest(), timeout=1)
+    except grpc.RpcError as error:
+        return error.code().name == "UNAVAILABLE"
+    return False
