@@ -7,7 +7,6 @@ A call that its caller gave up goes on to its record, as one over HTTP does.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -21,6 +20,7 @@ from gateway.web import code_of
 _SERVICE: Final = "inference.GRPCInferenceService"
 _DETAILS_MAX: Final = 1_000  # characters; they travel as a header, and clients bound those at 8 KiB
 _AGE_S: Final = 300.0  # of a connection, which then is asked to begin anew: else a new worker would wait for its first caller
+_REFUSING_S: Final = 0.2  # at the beginning of a drain; a caller's next call comes within that, or it is idle
 _MESSAGE_BYTES: Final = 64 * 1024  # for names, shapes and parameters around the tensors
 
 
@@ -55,12 +55,18 @@ class GrpcServer:
         await self._server.start()
 
     async def drain(self, drain_s: float) -> None:
-        """Take no more calls, finish what is in flight; return when nothing is or time is over."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(drain_s):
-                await self._server.stop(drain_s)
-                if self._replies:
-                    await asyncio.wait(self._replies)
+        """Refuse further calls, finish what is in flight; return when nothing is or time is over.
+
+        The library cancels what it has accepted and not yet handed over when it stops; so calls are first refused for a while,
+        with the code that tells clients to try again.
+        """
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + drain_s
+        self._service.is_draining = True
+        await asyncio.sleep(min(_REFUSING_S, drain_s))
+        if self._replies:
+            await asyncio.wait(self._replies, timeout=max(end_s - loop.time(), 0.0))
+        await self._server.stop(max(end_s - loop.time(), 0.0))
 
     def _handler(self, method: str) -> Callable[[bytes, Any], Awaitable[bytes]]:
         async def handle(body: bytes, context: Any) -> bytes:

@@ -26,6 +26,7 @@ from gateway.serving.refusals import Refusals
 
 _log = logging.getLogger(__name__)
 _FALSE: Final = (NotReady, UnknownRoute, UnknownVersion)  # what "is it ready?" answers with no
+_WHILE_DRAINING: Final = frozenset({"ServerLive", "ServerReady", "ModelReady"})
 Metadata = tuple[tuple[str, str], ...]
 _Message = TypeVar("_Message")
 
@@ -54,7 +55,11 @@ class Reply:
 
 
 class GrpcService:
-    """The protocol's service on one worker."""
+    """The protocol's service on one worker.
+
+    Attributes:
+        is_draining: Then only questions of health are answered.
+    """
 
     def __init__(
         self, *, inference: Inference, description: Description, refusals: Refusals, metrics: MetricsBank, clock: Clock
@@ -65,6 +70,7 @@ class GrpcService:
         self._metrics = metrics
         self._clock = clock
         self._unexpected = cell(metrics, UNEXPECTED_ERRORS, "request")
+        self.is_draining = False
         self.methods: Mapping[str, Callable[[Received], Awaitable[Reply]]] = {
             "ServerLive": self._server_live,
             "ServerReady": self._server_ready,
@@ -82,6 +88,8 @@ class GrpcService:
     async def reply(self, method: str, received: Received) -> Reply:
         """Answer one call; never raises."""
         try:
+            if self.is_draining and method not in _WHILE_DRAINING:
+                raise NotReady("draining")
             return await self.methods[method](received)
         except GatewayError as error:
             cell(self._metrics, REJECTED, type(error).__name__).add(1.0)
@@ -123,7 +131,9 @@ class GrpcService:
     async def _model_metadata(self, received: Received) -> Reply:
         message = _read(pb.ModelMetadataRequest.FromString, received.body)
         content = await self._description.model(_asked(received, message.name, message.version))
-        return _reply(ParseDict(content, pb.ModelMetadataResponse()))
+        return _reply(
+            ParseDict(content, pb.ModelMetadataResponse(), ignore_unknown_fields=True)
+        )  # `properties`, which only HTTP has
 
     async def _model_config(self, received: Received) -> Reply:
         message = _read(pb.ModelConfigRequest.FromString, received.body)

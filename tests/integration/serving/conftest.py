@@ -437,3 +437,12 @@ def make_worker(tmp_path: Path) -> Iterator[Callable[..., Worker]]:
 def worker(make_worker: Callable[..., Worker]) -> Worker:
     """Return a started worker with default settings and nothing registered."""
     return make_worker().start()
+
+
+@pytest.fixture
+def free_port() -> Iterator[int]:
+    """Return a port that nobody else gets, kept as the supervisor keeps the one for gRPC."""
+    with socket.socket() as kept:
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        kept.bind(("127.0.0.1", 0))
+        yield kept.getsockname()[1]
