@@ -88,8 +88,7 @@ class GrpcService:
     async def reply(self, method: str, received: Received) -> Reply:
         """Answer one call; never raises."""
         try:
-            if self.is_draining and method not in _WHILE_DRAINING:
-                raise NotReady("draining")
+            self._refuse_while_draining(method)
             return await self.methods[method](received)
         except GatewayError as error:
             cell(self._metrics, REJECTED, type(error).__name__).add(1.0)
@@ -98,6 +97,10 @@ class GrpcService:
             self._unexpected.add(1.0)
             _log.exception("a request failed unexpectedly", extra={"action": "answer"})
             return Reply(error=GatewayError("internal error"))
+
+    def _refuse_while_draining(self, method: str) -> None:
+        if self.is_draining and method not in _WHILE_DRAINING:
+            raise NotReady("draining")
 
     async def _model_infer(self, received: Received) -> Reply:
         received_s = self._clock.monotonic_s()

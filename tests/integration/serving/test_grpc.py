@@ -291,24 +291,20 @@ def test_grpc_bounds_connections(start, free_port):
 
 
 def test_grpc_drain_finishes_what_is_in_flight(start, models, until):
-    """After the wish to stop the call in flight gets its answer and its record, and a new one is refused."""
-    worker, stub = start()
+    """After the wish to stop a worker is alive and not ready, refuses new calls, and answers and records the one in flight."""
+    worker, stub = start(inline_us_max=0.0)
     worker.register("slow", "1", models.loop(), champion=True, cost_us=1e6)
     worker.until_served(until)
     assert stub.call("ServerReady", pb.ServerReadyRequest())[0].ready
-    waiting = stub.method("ModelInfer").future(request("slow", "FP32", np.array([[20.0]], np.float32), is_raw=True), timeout=20)
+    asked = request("slow", "FP32", np.array([[2000.0]], np.float32), is_raw=True)
+    waiting = stub.method("ModelInfer").future(asked, timeout=30)
     until(lambda: not worker.in_flight.is_empty())
     worker.begin_stop()
-    until(lambda: _is_refused(stub))
+    until(lambda: not stub.call("ServerReady", pb.ServerReadyRequest())[0].ready)
+    assert stub.call("ServerLive", pb.ServerLiveRequest())[0].live
+    assert stub.refused("ModelInfer", asked)[0] == "UNAVAILABLE"
+    assert not waiting.done()
     assert waiting.result().model_version == "1"
     worker.stop()
     [record] = worker.predictions()
     assert record.outcome is Outcome.OK
-
-
-def _is_refused(stub: Stub) -> bool:
-    try:
-        stub.call("ServerReady", pb.ServerReadyRequest(), timeout=1)
-    except grpc.RpcError as error:
-        return error.code().name == "UNAVAILABLE"
-    return False
