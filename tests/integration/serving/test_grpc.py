@@ -267,14 +267,18 @@ def test_grpc_own_fault_of_a_version_is_internal(start, models, until):
 
 
 def test_grpc_bounds_messages(start, models, until):
-    """A message over `serving.body_bytes_max` is refused, and the next one is answered."""
+    """A message over `serving.body_bytes_max`, or one that expands to more, is refused, and the next one is answered."""
     worker, stub = start(body_bytes_max=100_000)
     worker.register("m", "1", models.linear(), champion=True)
     worker.until_served(until)
     large = request("m", "FP32", np.ones((20_000, 4), np.float32), is_raw=True)
     assert stub.refused("ModelInfer", large)[0] == "RESOURCE_EXHAUSTED"
-    answer, _ = stub.call("ModelInfer", request("m", "FP32", np.ones((1_000, 4), np.float32), is_raw=True))
-    assert len(answer.raw_output_contents[0]) == 4_000
+    bomb = request("m", "FP32", np.zeros((5_000_000, 4), np.float32), is_raw=True)
+    with pytest.raises(grpc.RpcError) as refused:
+        stub.method("ModelInfer")(bomb, timeout=10, compression=grpc.Compression.Gzip)
+    assert refused.value.code().name == "RESOURCE_EXHAUSTED"
+    fitting = request("m", "FP32", np.ones((1_000, 4), np.float32), is_raw=True)
+    assert len(stub.method("ModelInfer")(fitting, compression=grpc.Compression.Gzip).raw_output_contents[0]) == 4_000
 
 
 def test_grpc_bounds_connections(start, free_port):
