@@ -118,7 +118,8 @@ class ServingApp:
         call = Call(target.route, target.version, target.is_rows, headers, body, received_s, caller=exchange, allowance=allowance)
         if b"inference-header-content-length" in headers:
             call.head_bytes = _head_bytes(headers[b"inference-header-content-length"], len(body), is_rows=target.is_rows)
-        self._inference.refuse_early(call)
+        if self._inference.sheds_until_s:
+            self._inference.refuse_early(call)
         request = decoded(call)
         answer = encoded(call, request, await self._inference.infer(call, request))
         if b"accept-encoding" in headers:

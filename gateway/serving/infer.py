@@ -89,7 +89,11 @@ class Routed:
 
 
 class Inference:
-    """The path of one worker."""
+    """The path of one worker.
+
+    Attributes:
+        sheds_until_s: While a pool has just refused a request, others like it are to be refused before they are read; else 0.
+    """
 
     def __init__(
         self,
@@ -107,7 +111,7 @@ class Inference:
         self._recorder = recorder
         self._ids = ids
         self._clock = clock
-        self._sheds_until_s = 0.0  # while a pool has just refused a request, others like it are refused before they are read
+        self.sheds_until_s = 0.0
 
     async def infer(self, call: Call, request: Request) -> Answered:
         """Run one prediction request; return its record, what answered and how that ended.
@@ -142,11 +146,9 @@ class Inference:
         Raises:
             PoolSaturated, Overloaded: as of `Pool.submit`, for one row without a priority.
         """
-        if not self._sheds_until_s:
-            return
         now_s = self._clock.monotonic_s()
-        if now_s > self._sheds_until_s:
-            self._sheds_until_s = 0.0
+        if now_s > self.sheds_until_s:
+            self.sheds_until_s = 0.0
         if call.version or _PRIORITY in call.body:
             return
         route = self._router.table.route(call.route)
@@ -220,7 +222,7 @@ class Inference:
                 )
             except Busy as busy:
                 if isinstance(busy, Overloaded):
-                    self._sheds_until_s = self._clock.monotonic_s() + _SHEDDING_S
+                    self.sheds_until_s = self._clock.monotonic_s() + _SHEDDING_S
                 if ended is not None:
                     return ended  # the first attempt's failure stands, and has a record
                 if is_last or not isinstance(busy, DeadlineExceeded):

@@ -164,8 +164,9 @@ async def serve(worker: str, listener: socket.socket, *, settings: Settings, por
         is_draining=lambda: server.is_draining,
         refused=refusals.answer,
     )
-    tokens = serving.prediction_tokens
-    callers = Callers(lambda: router.keys, tokens=tokens, workers=serving.workers, clock=clock)
+    callers = None
+    if (tokens := serving.prediction_tokens) is not PredictionTokens.OFF:
+        callers = Callers(lambda: router.keys, tokens=tokens, workers=serving.workers, clock=clock)
     app = ServingApp(
         inference=inference,
         router=router,
@@ -173,7 +174,7 @@ async def serve(worker: str, listener: socket.socket, *, settings: Settings, por
         metrics=metrics,
         clock=clock,
         body_bytes_max=serving.body_bytes_max,
-        callers=None if tokens is PredictionTokens.OFF else callers,
+        callers=callers,
         rest=description,
         refused=refusals.answer,
     )
@@ -191,7 +192,14 @@ async def serve(worker: str, listener: socket.socket, *, settings: Settings, por
         from gateway.serving.grpc.server import GrpcServer  # its packages come with an extra
         from gateway.serving.grpc.service import GrpcService
 
-        service = GrpcService(inference=inference, description=description, refusals=refusals, metrics=metrics, clock=clock)
+        service = GrpcService(
+            inference=inference,
+            description=description,
+            callers=callers,
+            refusals=refusals,
+            metrics=metrics,
+            clock=clock,
+        )
         grpc_server = GrpcServer(service, serving)
     async with asyncio.TaskGroup() as tasks:
         owned = [

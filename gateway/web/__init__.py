@@ -67,9 +67,11 @@ _CODES: Final[dict[type[errors.GatewayError], str]] = {  # gRPC's names, found i
     errors.UnknownSubject: "NOT_FOUND",
     errors.NotAuthenticated: "UNAUTHENTICATED",
     errors.Denied: "PERMISSION_DENIED",
+    errors.LimitExceeded: "RESOURCE_EXHAUSTED",
     errors.Conflict: "FAILED_PRECONDITION",
     errors.Busy: "UNAVAILABLE",
-    errors.PoolSaturated: "RESOURCE_EXHAUSTED",
+    errors.PoolSaturated: "RESOURCE_EXHAUSTED",  # and not UNAVAILABLE, at which clients ask again at once by themselves
+    errors.Overloaded: "RESOURCE_EXHAUSTED",
     errors.DeadlineExceeded: "DEADLINE_EXCEEDED",
     errors.ModelFault: "INTERNAL",
     errors.PortFault: "UNAVAILABLE",

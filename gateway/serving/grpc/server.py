@@ -1,7 +1,7 @@
 """One worker's gRPC server: bytes and metadata to and from the service, bounds, and a drain that breaks no call.
 
 The library listens by itself, with `SO_REUSEPORT`, so that the workers share the port; the supervisor only keeps it from others.
-A call that its caller gave up goes on to its record, as one over HTTP does.
+A call that its caller gave up is dropped while it waits for its version and goes on to its record once it runs, as over HTTP.
 """
 
 from __future__ import annotations
@@ -71,10 +71,16 @@ class GrpcServer:
     def _handler(self, method: str) -> Callable[[bytes, Any], Awaitable[bytes]]:
         async def handle(body: bytes, context: Any) -> bytes:
             headers = {name.encode(): _bytes(value) for name, value in context.invocation_metadata()}
-            task = asyncio.create_task(self._service.reply(method, Received(body, headers, context.time_remaining())))
+            received = Received(body, headers, context.time_remaining())
+            task = asyncio.create_task(self._service.reply(method, received))
             self._replies.add(task)
             task.add_done_callback(self._replies.discard)
-            reply = await asyncio.shield(task)
+            try:
+                reply = await asyncio.shield(task)
+            except asyncio.CancelledError:
+                if received.on_gone is not None:
+                    received.on_gone()
+                raise
             if reply.error is not None:
                 code = grpc.StatusCode[code_of(reply.error)]
                 await context.abort(code, str(reply.error)[:_DETAILS_MAX], reply.metadata)

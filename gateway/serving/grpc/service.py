@@ -6,7 +6,7 @@ Nothing here knows gRPC itself: bytes and headers come in, bytes, metadata and a
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -22,7 +22,9 @@ from gateway.serving.describe import Asked, Description, Endpoint
 from gateway.serving.grpc import inference_pb2 as pb
 from gateway.serving.grpc.messages import request_of, response_of
 from gateway.serving.infer import Call, Inference
+from gateway.serving.limits import Callers
 from gateway.serving.refusals import Refusals
+from gateway.web import error_headers
 
 _log = logging.getLogger(__name__)
 _FALSE: Final = (NotReady, UnknownRoute, UnknownVersion)  # what "is it ready?" answers with no
@@ -31,18 +33,20 @@ Metadata = tuple[tuple[str, str], ...]
 _Message = TypeVar("_Message")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Received:
-    """One call as it came.
+    """One call as it came, and its caller.
 
     Attributes:
         headers: The metadata, by lower-case name.
         left_s: Until the caller's deadline; None without one.
+        on_gone: What is to be called when the caller gives up; returns whether that ended the call.
     """
 
     body: bytes
     headers: Mapping[bytes, bytes]
     left_s: float | None
+    on_gone: Callable[[], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +66,22 @@ class GrpcService:
     """
 
     def __init__(
-        self, *, inference: Inference, description: Description, refusals: Refusals, metrics: MetricsBank, clock: Clock
+        self,
+        *,
+        inference: Inference,
+        description: Description,
+        callers: Callers | None,
+        refusals: Refusals,
+        metrics: MetricsBank,
+        clock: Clock,
     ) -> None:
+        """Take what answers.
+
+        Args:
+            callers: Admits those of predictions; None where tokens are not looked at.
+        """
         self._inference = inference
+        self._callers = callers
         self._description = description
         self._refusals = refusals
         self._metrics = metrics
@@ -92,7 +109,7 @@ class GrpcService:
             return await self.methods[method](received)
         except GatewayError as error:
             cell(self._metrics, REJECTED, type(error).__name__).add(1.0)
-            return Reply(error=self._refusals.told(error))
+            return Reply(metadata=_metadata(error_headers(error)), error=self._refusals.told(error))
         except Exception:  # noqa: BLE001 - the request loop; counted
             self._unexpected.add(1.0)
             _log.exception("a request failed unexpectedly", extra={"action": "answer"})
@@ -103,13 +120,16 @@ class GrpcService:
             raise NotReady("draining")
 
     async def _model_infer(self, received: Received) -> Reply:
-        received_s = self._clock.monotonic_s()
-        message = _read(pb.ModelInferRequest.FromString, received.body)
-        call = Call(message.model_name, message.model_version, False, received.headers, received.body, received_s)
+        received_s, headers, body = self._clock.monotonic_s(), received.headers, received.body
+        allowance = self._callers.admitted(headers.get(b"authorization")) if self._callers is not None else None
+        message = _read(pb.ModelInferRequest.FromString, body)
+        name, version = message.model_name, message.model_version
+        call = Call(name, version, False, headers, body, received_s, caller=received, allowance=allowance)
+        if self._inference.sheds_until_s:
+            self._inference.refuse_early(call)
         request = request_of(message, received.left_s)
         record, variant, ran = await self._inference.infer(call, request)
-        headers = [(b"gateway-prediction-id", record.prediction_id.encode()), *variant.headers]
-        metadata = tuple((name.decode(), value.decode("latin-1")) for name, value in headers)
+        metadata = _metadata([(b"gateway-prediction-id", record.prediction_id.encode()), *variant.headers])
         if ran.fault is not None:
             return Reply(metadata=metadata, error=failure(record, variant, ran.fault))
         return Reply(response_of(request, record, variant.version), metadata)
@@ -169,6 +189,10 @@ def _read(from_string: Callable[[bytes], _Message], body: bytes) -> _Message:
         return from_string(body)
     except DecodeError as error:
         raise MalformedRequest(f"the message cannot be read: {error}") from None
+
+
+def _metadata(headers: Iterable[tuple[bytes, bytes]]) -> Metadata:
+    return tuple((name.decode(), value.decode("latin-1")) for name, value in headers)
 
 
 def _reply(message: Any) -> Reply:

@@ -22,6 +22,7 @@ CODES = {  # HTTP's status → what gRPC calls it
     413: {"RESOURCE_EXHAUSTED"},
     415: {"INVALID_ARGUMENT"},
     422: {"INVALID_ARGUMENT"},
+    429: {"RESOURCE_EXHAUSTED"},
     500: {"INTERNAL"},
     501: {"UNIMPLEMENTED"},
     503: {"UNAVAILABLE", "RESOURCE_EXHAUSTED"},
@@ -43,4 +44,5 @@ def test_every_error_has_a_code_that_fits_its_status():
     kinds = [errors.GatewayError]
     for kind in kinds:
         kinds += kind.__subclasses__()
-        assert code_of(kind("")) in CODES[status_of(kind(""))], kind
+        error = kind.__new__(kind, "")
+        assert code_of(error) in CODES[status_of(error)], kind

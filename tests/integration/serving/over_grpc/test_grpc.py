@@ -15,11 +15,8 @@ from gateway.core.changes import PutKey
 from gateway.core.records import Outcome
 from gateway.serving.grpc import inference_pb2 as pb
 
-SERVICE = "inference.GRPCInferenceService"
 LIMITS = {"INT8": np.int8, "INT16": np.int16, "INT32": np.int32, "INT64": np.int64}
 LIMITS |= {"UINT8": np.uint8, "UINT16": np.uint16, "UINT32": np.uint32, "UINT64": np.uint64}
-FIELDS = {"BOOL": "bool", "INT64": "int64", "UINT64": "uint64", "FP32": "fp32", "FP64": "fp64", "BYTES": "bytes"}
-FIELDS |= {"INT8": "int", "INT16": "int", "INT32": "int", "UINT8": "uint", "UINT16": "uint", "UINT32": "uint"}
 VALUES = {name: np.array([[np.iinfo(kind).min, 0, np.iinfo(kind).max]], kind) for name, kind in LIMITS.items()}
 VALUES |= {
     "BOOL": np.array([[True, False, True]]),
@@ -32,65 +29,6 @@ KINDS = {name: getattr(TensorProto, name) for name in (*LIMITS, "BOOL")}
 KINDS |= {"FP16": TensorProto.FLOAT16, "FP32": TensorProto.FLOAT, "FP64": TensorProto.DOUBLE, "BYTES": TensorProto.STRING}
 
 
-class Stub:
-    """The service's methods on one connection."""
-
-    def __init__(self, address: str) -> None:
-        self.channel = grpc.insecure_channel(
-            address, [("grpc.use_local_subchannel_pool", 1), ("grpc.initial_reconnect_backoff_ms", 100)]
-        )
-
-    def call(self, method: str, request: object, *, timeout: float | None = 10.0, headers: dict[str, str] | None = None):
-        """Return the answer and its trailing metadata."""
-        sent = self.method(method).with_call(request, timeout=timeout, metadata=list((headers or {}).items()))
-        return sent[0], dict(sent[1].trailing_metadata())
-
-    def method(self, name: str) -> Callable[..., object]:
-        """Return one method."""
-        kind = getattr(pb, name + "Response")
-        return self.channel.unary_unary(f"/{SERVICE}/{name}", _serialized, kind.FromString)
-
-    def refused(self, method: str, request: object, **options: object) -> tuple[str, str]:
-        """Return the code and the details of a failing call."""
-        with pytest.raises(grpc.RpcError) as error:
-            self.call(method, request, **options)
-        return error.value.code().name, error.value.details()
-
-
-def _serialized(request: object) -> bytes:
-    return request if isinstance(request, bytes) else request.SerializeToString()
-
-
-@pytest.fixture
-def start(make_worker, free_port):
-    """Start a worker that listens for gRPC too; return it and a connection."""
-    stubs: list[Stub] = []
-
-    def started(**serving: object):
-        worker = make_worker(grpc_port=free_port, **serving).start()
-        stubs.append(Stub(f"127.0.0.1:{free_port}"))
-        grpc.channel_ready_future(stubs[0].channel).result(10)
-        return worker, stubs[0]
-
-    yield started
-    for stub in stubs:
-        stub.channel.close()
-
-
-def request(name: str, datatype: str, values: np.ndarray, *, is_raw: bool, version: str = "", **more: object):
-    """Return a request of one tensor `x`."""
-    asked = pb.ModelInferRequest(model_name=name, model_version=version, **more)
-    tensor = asked.inputs.add(name="x", datatype=datatype, shape=values.shape)
-    flat = values.ravel().tolist()
-    if not is_raw:
-        getattr(tensor.contents, FIELDS[datatype] + "_contents").extend(flat)
-    elif datatype == "BYTES":
-        asked.raw_input_contents.append(b"".join(len(text).to_bytes(4, "little") + text for text in flat))
-    else:
-        asked.raw_input_contents.append(values.tobytes())
-    return asked
-
-
 @pytest.mark.parametrize("form", ["raw", "typed"])
 def test_grpc_carries_every_datatype_exactly(start, models, until, form):
     """Each datatype goes through an identity and back bit by bit, raw or typed, in the form it came; FP16 only raw."""
@@ -99,7 +37,7 @@ def test_grpc_carries_every_datatype_exactly(start, models, until, form):
         worker.register(name, "1", models.identity(kind), champion=True)
     worker.until_served(until)
     for name, values in VALUES.items():
-        asked = request(name, name, values, is_raw=form == "raw" or name == "FP16")
+        asked = stub.request(name, name, values, is_raw=form == "raw" or name == "FP16")
         answer, _ = stub.call("ModelInfer", asked)
         [output] = answer.outputs
         assert (output.name, output.datatype, list(output.shape)) == ("y", name, list(values.shape))
@@ -114,7 +52,7 @@ def test_grpc_answer_takes_the_form_that_is_asked_for(start, models, until):
     worker.until_served(until)
     row = np.ones((1, 4), np.float32)
     for is_raw in (True, False):
-        asked = request("m", "FP32", row, is_raw=is_raw)
+        asked = stub.request("m", "FP32", row, is_raw=is_raw)
         asked.parameters["binary_data_output"].bool_param = not is_raw
         answer, _ = stub.call("ModelInfer", asked)
         assert len(answer.raw_output_contents) == (not is_raw)
@@ -132,7 +70,7 @@ def test_grpc_answer_says_what_ran_and_leaves_the_record_that_http_does(start, m
     headers = {"gateway-assignment-key": "ann", "traceparent": f"00-{'ab' * 16}-{'cd' * 8}-01"}
     row = np.array([[1, 2, 3, 4]], np.float32)
     over_http = worker.infer("r", row.tolist(), headers=headers)
-    answer, metadata = stub.call("ModelInfer", request("r", "FP32", row, is_raw=True, id="7"), headers=headers)
+    answer, metadata = stub.call("ModelInfer", stub.request("r", "FP32", row, is_raw=True, id="7"), headers=headers)
     first, second = worker.predictions()
     assert replace(first, prediction_id="", time_s=0, latency_us=0, attempts=(), inputs=(), outputs=()) == replace(
         second, prediction_id="", time_s=0, latency_us=0, attempts=(), inputs=(), outputs=()
@@ -146,7 +84,7 @@ def test_grpc_answer_says_what_ran_and_leaves_the_record_that_http_does(start, m
     assert answer.parameters["prediction_id"].string_param == metadata["gateway-prediction-id"] == second.prediction_id
     assert answer.parameters["variant"].string_param == metadata["gateway-variant"] == over_http.headers["gateway-variant"]
     assert metadata["gateway-version"] == answer.model_version
-    pinned, _ = stub.call("ModelInfer", request("r", "FP32", row, is_raw=False, version="2"))
+    pinned, _ = stub.call("ModelInfer", stub.request("r", "FP32", row, is_raw=False, version="2"))
     assert (pinned.model_version, pinned.outputs[0].contents.fp32_contents[0]) == ("2", 11.0)
 
 
@@ -159,7 +97,7 @@ def test_grpc_refuses_what_does_not_fit(start, models, until):
     row = np.ones((1, 4), np.float32)
 
     def changed(change: Callable[[pb.ModelInferRequest], object], *, is_raw: bool = True) -> pb.ModelInferRequest:
-        asked = request("m", "FP32", row, is_raw=is_raw)
+        asked = stub.request("m", "FP32", row, is_raw=is_raw)
         change(asked)
         return asked
 
@@ -179,7 +117,7 @@ def test_grpc_refuses_what_does_not_fit(start, models, until):
         "expected a string, a number": changed(lambda asked: asked.parameters["k"].SetInParent()),
         "output 'z'": changed(lambda asked: asked.outputs.add(name="z")),
         "asked for twice": changed(lambda asked: [asked.outputs.add(name="y") for _ in "ab"]),
-        "INT8 takes integers": request("i", "INT8", np.array([[300]]), is_raw=False),
+        "INT8 takes integers": stub.request("i", "INT8", np.array([[300]]), is_raw=False),
         "cannot be read": b"\xff\xff\xff",
         "expected microseconds": changed(lambda asked: setattr(asked.parameters["timeout"], "string_param", "x")),
     }
@@ -193,12 +131,10 @@ def test_grpc_refuses_what_does_not_fit(start, models, until):
     }
     for expected, asked in others.items():
         assert stub.refused("ModelInfer", asked)[0] == expected
-    assert stub.refused("ModelInfer", request("m", "FP32", row, is_raw=True, version="9"))[0] == "NOT_FOUND"
+    assert stub.refused("ModelInfer", stub.request("m", "FP32", row, is_raw=True, version="9"))[0] == "NOT_FOUND"
     assert worker.predictions() == []
-    assert stub.call("ModelInfer", request("m", "FP32", row, is_raw=True))[0].model_version == "1"
-    with pytest.raises(grpc.RpcError) as unknown:
-        stub.channel.unary_unary(f"/{SERVICE}/TraceSetting")(b"")
-    assert unknown.value.code().name == "UNIMPLEMENTED"
+    assert stub.call("ModelInfer", stub.request("m", "FP32", row, is_raw=True))[0].model_version == "1"
+    assert stub.refused("TraceSetting", b"")[0] == "UNIMPLEMENTED"
 
 
 def test_grpc_loads_for_who_may(start, models, until):
@@ -239,13 +175,13 @@ def test_grpc_deadline_is_the_callers_own_and_counts_against_no_version(start, m
     worker, stub = start(inline_us_max=0.0)
     worker.register("slow", "1", models.loop(), champion=True, cost_us=1e6)
     worker.until_served(until)
-    asked = request("slow", "FP32", np.array([[1000.0]], np.float32), is_raw=True)
+    asked = stub.request("slow", "FP32", np.array([[1000.0]], np.float32), is_raw=True)
     assert stub.refused("ModelInfer", asked, timeout=0.2)[0] == "DEADLINE_EXCEEDED"
     [record] = until(worker.predictions, within_s=10)
     assert record.outcome is Outcome.ABANDONED
     assert worker.metric("gateway_predictions_total", outcome="abandoned") == 1
     until(worker.in_flight.is_empty)
-    brief = request("slow", "FP32", np.array([[200.0]], np.float32), is_raw=True)
+    brief = stub.request("slow", "FP32", np.array([[200.0]], np.float32), is_raw=True)
     given_up = stub.method("ModelInfer").future(brief)
     until(lambda: not worker.in_flight.is_empty())
     given_up.cancel()
@@ -259,7 +195,7 @@ def test_grpc_own_fault_of_a_version_is_internal(start, models, until):
     worker.register("table", "1", models.lookup(), champion=True)
     worker.until_served(until)
     with pytest.raises(grpc.RpcError) as failed:
-        stub.call("ModelInfer", request("table", "INT64", np.array([[99]]), is_raw=True))
+        stub.call("ModelInfer", stub.request("table", "INT64", np.array([[99]]), is_raw=True))
     assert failed.value.code().name == "INTERNAL"
     assert "failed" in failed.value.details()
     [record] = worker.predictions()
@@ -271,21 +207,21 @@ def test_grpc_bounds_messages(start, models, until):
     worker, stub = start(body_bytes_max=100_000)
     worker.register("m", "1", models.linear(), champion=True)
     worker.until_served(until)
-    large = request("m", "FP32", np.ones((20_000, 4), np.float32), is_raw=True)
+    large = stub.request("m", "FP32", np.ones((20_000, 4), np.float32), is_raw=True)
     assert stub.refused("ModelInfer", large)[0] == "RESOURCE_EXHAUSTED"
-    bomb = request("m", "FP32", np.zeros((5_000_000, 4), np.float32), is_raw=True)
+    bomb = stub.request("m", "FP32", np.zeros((5_000_000, 4), np.float32), is_raw=True)
     with pytest.raises(grpc.RpcError) as refused:
         stub.method("ModelInfer")(bomb, timeout=10, compression=grpc.Compression.Gzip)
     assert refused.value.code().name == "RESOURCE_EXHAUSTED"
-    fitting = request("m", "FP32", np.ones((1_000, 4), np.float32), is_raw=True)
+    fitting = stub.request("m", "FP32", np.ones((1_000, 4), np.float32), is_raw=True)
     assert len(stub.method("ModelInfer")(fitting, compression=grpc.Compression.Gzip).raw_output_contents[0]) == 4_000
 
 
-def test_grpc_bounds_connections(start, free_port):
+def test_grpc_bounds_connections(start):
     """Beyond `serving.connections_max` no further connection is taken, until one closes."""
     _, stub = start(connections_max=1)
     assert stub.call("ServerLive", pb.ServerLiveRequest())[0].live
-    other = Stub(f"127.0.0.1:{free_port}")
+    other = stub.another()
     try:
         assert other.refused("ServerLive", pb.ServerLiveRequest(), timeout=2)[0] in ("UNAVAILABLE", "DEADLINE_EXCEEDED")
         stub.channel.close()
@@ -300,7 +236,7 @@ def test_grpc_drain_finishes_what_is_in_flight(start, models, until):
     worker.register("slow", "1", models.loop(), champion=True, cost_us=1e6)
     worker.until_served(until)
     assert stub.call("ServerReady", pb.ServerReadyRequest())[0].ready
-    asked = request("slow", "FP32", np.array([[2000.0]], np.float32), is_raw=True)
+    asked = stub.request("slow", "FP32", np.array([[2000.0]], np.float32), is_raw=True)
     waiting = stub.method("ModelInfer").future(asked, timeout=30)
     until(lambda: not worker.in_flight.is_empty())
     worker.begin_stop()
