@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import socket
 import threading
@@ -233,6 +234,16 @@ class Worker:
         """Do what SIGTERM does."""
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stop.set)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the loop, so that it meets together what is sent meanwhile."""
+        is_over = threading.Event()
+        self._loop.call_soon_threadsafe(is_over.wait, 10.0)
+        try:
+            yield
+        finally:
+            is_over.set()
 
     def _run(self) -> None:
         async def run() -> None:
