@@ -20,10 +20,12 @@ from gateway.core.changes import (
     Change,
     Committed,
     DecisionId,
+    DropHold,
     DropKey,
     DropRoute,
     Proposal,
     PutChampion,
+    PutHold,
     PutKey,
     PutRollout,
     PutRoute,
@@ -47,7 +49,7 @@ from gateway.core.fields import Json
 from gateway.core.models import Version
 from gateway.core.records import Cursor
 from gateway.core.rollouts import Rollout
-from gateway.core.routes import Revision, Route, RouteTable
+from gateway.core.routes import DROPPED_MAX, Revision, Route, RouteTable
 from gateway.core.split import SLOTS
 from gateway.ports import Cell, Clock, Sample
 
@@ -95,6 +97,8 @@ class _State:
     quarantines: dict[str, Quarantine] = field(default_factory=dict)
     keys: dict[str, Key] = field(default_factory=dict)
     automation: Automation = field(default_factory=Automation)
+    holds: dict[tuple[str, str], Revision] = field(default_factory=dict)
+    dropped: dict[tuple[str, str], Revision] = field(default_factory=dict)
     audit: list[AuditEntry] = field(default_factory=list)
     decisions: dict[str, Committed] = field(default_factory=dict)
 
@@ -143,9 +147,16 @@ class MemoryRegistry:
         """Build the table of this moment."""
         state = self._read()
         needed = {(route.model, version) for route in state.routes.values() for version in route.needs()}
-        needed |= set(state.champions.items())
+        needed |= set(state.champions.items()) | set(state.holds)
         versions = {pair: state.versions[pair] for pair in sorted(needed) if pair in state.versions}
-        return RouteTable(Revision(state.revision), dict(state.routes), dict(state.champions), versions)
+        return RouteTable(
+            Revision(state.revision),
+            dict(state.routes),
+            dict(state.champions),
+            versions,
+            dict(state.holds),
+            dict(state.dropped),
+        )
 
     def rollout(self, id: str) -> Rollout:
         """Look it up."""
@@ -291,6 +302,8 @@ def _standing(state: _State, write: Write) -> Write | None:
         case PutChampion(model):
             champion = state.champions.get(model)
             return PutChampion(model, champion) if champion else None
+        case PutHold(model, name) | DropHold(model, name):
+            return PutHold(model, name) if (model, name) in state.holds else None
         case PutRoute() | DropRoute():
             route = state.routes.get(write.route.name if isinstance(write, PutRoute) else write.name)
             return PutRoute(route) if route else None
@@ -314,6 +327,14 @@ def _apply(state: _State, write: Write) -> None:
             state.versions[version.model, version.version] = version
         case PutChampion(model, name):
             state.champions[model] = name
+        case PutHold(model, name):
+            state.holds[model, name] = Revision(state.revision + 1)  # the commit's own
+            state.dropped.pop((model, name), None)
+        case DropHold(model, name):
+            state.holds.pop((model, name), None)
+            state.dropped[model, name] = Revision(state.revision + 1)
+            newest = sorted(state.dropped.items(), key=lambda item: (item[1], item[0]))[-DROPPED_MAX:]
+            state.dropped = dict(newest)
         case PutRoute(route):
             state.routes[route.name] = route
             state.revisions[route.name] = route.revision

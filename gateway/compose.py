@@ -136,6 +136,7 @@ def _run_serving(settings: Settings, worker: str, listener: socket.socket) -> No
     artifacts = DirectoryArtifacts(data.artifacts)
     run_worker(
         worker=worker,
+        workers=worker_names(settings),
         listener=listener,
         settings=settings,
         registry=SqliteRegistry(data.registry, clock=clock),

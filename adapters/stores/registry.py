@@ -180,12 +180,14 @@ class SqliteRegistry:
         """Replace the worker's row."""
         with self._database.writing(is_durable=False) as transaction:
             transaction.run(
-                "INSERT OR REPLACE INTO workers VALUES (?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO workers VALUES (?, ?, ?, ?, ?, ?, ?)",
                 status.worker,
                 status.revision,
                 status.prepared,
                 status.failure,
                 status.seen_at_s,
+                status.settled,
+                rows.text_of([[one.model, one.version, one.reason] for one in status.cold]),
             )
             _count(transaction)
         self._bell.ring()
@@ -193,7 +195,9 @@ class SqliteRegistry:
     def workers(self) -> Sequence[WorkerStatus]:
         """Read all rows; one a worker."""
         with self._database.reading() as transaction:
-            found = transaction.rows("SELECT worker, revision, prepared, failure, seen_at_s FROM workers ORDER BY worker")
+            found = transaction.rows(
+                "SELECT worker, revision, prepared, failure, seen_at_s, settled, cold FROM workers ORDER BY worker"
+            )
         return [rows.worker_of(row) for row in found]
 
     def follow(self, after: int, timeout_s: float) -> int:

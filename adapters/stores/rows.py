@@ -14,7 +14,7 @@ from typing import Any
 
 from gateway.core.access import Key, Scope, key_body, limits_from_body
 from gateway.core.audit import AuditEntry, entry_body, entry_from_body
-from gateway.core.changes import Quarantine, WorkerStatus, quarantine_from_body
+from gateway.core.changes import Cold, Quarantine, WorkerStatus, quarantine_from_body
 from gateway.core.errors import MalformedRequest, StoreFailed
 from gateway.core.fields import Fields
 from gateway.core.models import Version, version_from_body
@@ -100,9 +100,11 @@ def needs_of(text: str) -> tuple[tuple[str, str], ...]:
 
 
 def worker_of(row: Sequence[Any]) -> WorkerStatus:
-    """Read a worker's report: worker, revision, prepared, failure, seen_at_s."""
-    worker, revision, prepared, failure, seen_at_s = row
-    return WorkerStatus(worker, Revision(revision), prepared, failure, seen_at_s)
+    """Read a worker's report: worker, revision, prepared, failure, seen_at_s, settled, cold."""
+    worker, revision, prepared, failure, seen_at_s, settled, cold = row
+    with _readable("worker's report"):
+        found = tuple(Cold(*map(str, one)) for one in json.loads(cold))
+    return WorkerStatus(worker, Revision(revision), prepared, failure, seen_at_s, Revision(settled), found)
 
 
 @contextmanager

@@ -34,6 +34,14 @@ REGISTRY: Final[tuple[Migration, ...]] = (
             worker TEXT PRIMARY KEY, revision INTEGER NOT NULL, prepared INTEGER NOT NULL, failure TEXT NOT NULL,
             seen_at_s REAL NOT NULL)""",
     ),
+    (
+        # is_held: 0 once it was let go of, which workers have to see; changed: the table's revision that wrote the row last.
+        """CREATE TABLE holds (
+            model TEXT NOT NULL, version TEXT NOT NULL, is_held INTEGER NOT NULL, changed INTEGER NOT NULL,
+            PRIMARY KEY (model, version))""",
+        "ALTER TABLE workers ADD COLUMN settled INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE workers ADD COLUMN cold TEXT NOT NULL DEFAULT '[]'",
+    ),
 )
 
 CHECKPOINTS: Final[tuple[Migration, ...]] = (

@@ -30,10 +30,21 @@ def read_table(transaction: Transaction, before: Reading) -> Reading:
         return before
     routes = _routes(transaction, before.table.routes)
     champions = dict(transaction.rows("SELECT model, version FROM champions ORDER BY model"))
-    needed = {(route.model, version) for route in routes.values() for version in route.needs()} | set(champions.items())
+    holds = _holds(transaction, is_held=True)
+    needed = (
+        {(route.model, version) for route in routes.values() for version in route.needs()} | set(champions.items()) | set(holds)
+    )
     changed = _changed(transaction, needed)
     versions = {pair: _version(transaction, pair, at, before) for pair, at in changed.items()}
-    return Reading(RouteTable(revision, routes, champions, versions), changed)
+    dropped = _holds(transaction, is_held=False)
+    return Reading(RouteTable(revision, routes, champions, versions, holds, dropped), changed)
+
+
+def _holds(transaction: Transaction, *, is_held: bool) -> dict[Pair, Revision]:
+    found = transaction.rows(
+        "SELECT model, version, changed FROM holds WHERE is_held = ? ORDER BY changed, model, version", is_held
+    )
+    return {(model, version): Revision(changed) for model, version, changed in found}
 
 
 def _routes(transaction: Transaction, before: Mapping[str, Route]) -> dict[str, Route]:

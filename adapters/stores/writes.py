@@ -18,9 +18,11 @@ from adapters.stores.rows import (
 from adapters.stores.sqlite import Transaction
 from gateway.core.changes import (
     Automation,
+    DropHold,
     DropKey,
     DropRoute,
     PutChampion,
+    PutHold,
     PutKey,
     PutRollout,
     PutRoute,
@@ -35,7 +37,7 @@ from gateway.core.commits import (
 )
 from gateway.core.models import version_body
 from gateway.core.rollouts import rollout_body
-from gateway.core.routes import Revision, route_body
+from gateway.core.routes import DROPPED_MAX, Revision, route_body
 from gateway.core.split import SLOTS
 
 
@@ -70,6 +72,9 @@ def standing(transaction: Transaction, write: Write) -> Write | None:
         case PutChampion(model):
             row = transaction.row("SELECT version FROM champions WHERE model = ?", model)
             return PutChampion(model, row[0]) if row else None
+        case PutHold(model, name) | DropHold(model, name):
+            row = transaction.row("SELECT 1 FROM holds WHERE model = ? AND version = ? AND is_held", model, name)
+            return PutHold(model, name) if row else None
         case PutRoute() | DropRoute():
             name = write.route.name if isinstance(write, PutRoute) else write.name
             row = transaction.row("SELECT body, owners FROM routes WHERE name = ? AND body IS NOT NULL", name)
@@ -105,6 +110,15 @@ def apply(transaction: Transaction, write: Write, *, table_revision: int) -> Non
             )
         case PutChampion(model, name):
             transaction.run("INSERT OR REPLACE INTO champions VALUES (?, ?)", model, name)
+        case PutHold(model, name):
+            transaction.run("INSERT OR REPLACE INTO holds VALUES (?, ?, 1, ?)", model, name, table_revision)
+        case DropHold(model, name):
+            transaction.run("INSERT OR REPLACE INTO holds VALUES (?, ?, 0, ?)", model, name, table_revision)
+            transaction.run(
+                "DELETE FROM holds WHERE rowid IN (SELECT rowid FROM holds WHERE NOT is_held"
+                " ORDER BY changed DESC, model DESC, version DESC LIMIT -1 OFFSET ?)",
+                DROPPED_MAX,
+            )
         case PutRoute(route):
             transaction.run(
                 "INSERT OR REPLACE INTO routes VALUES (?, ?, ?, ?)",

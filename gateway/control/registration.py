@@ -19,7 +19,7 @@ from gateway.control.propagation import SETTLE_S, prepared, settled
 from gateway.control.upload import Upload
 from gateway.core.access import Scope
 from gateway.core.chains import manifest, members_before, named
-from gateway.core.changes import Change, PutChampion, PutVersion, Write
+from gateway.core.changes import Change, DropHold, PutChampion, PutVersion, Write
 from gateway.core.errors import Conflict, MalformedRequest, NotReady, UnknownSubject, UnknownVersion, VersionExists
 from gateway.core.fields import Json
 from gateway.core.models import (
@@ -109,8 +109,10 @@ def list_versions(control: Control, call: Call) -> Answer:
 def show_version(control: Control, call: Call) -> Answer:
     """Return everything known of a version."""
     version = control.registry.version(call.path["model"], call.path["version"])
-    champion = control.registry.table().champions.get(version.model)
-    return Answer({**version_body(version), "is_champion": champion == version.version})
+    table = control.registry.table()
+    is_champion = table.champions.get(version.model) == version.version
+    is_held = (version.model, version.version) in table.holds
+    return Answer({**version_body(version), "is_champion": is_champion, "is_held": is_held})
 
 
 def retire(control: Control, call: Call) -> Answer:
@@ -125,7 +127,8 @@ def retire(control: Control, call: Call) -> Answer:
         _refuse_used(control, version)
         retired = replace(version, state=VersionState.RETIRED)
         subject = f"version:{version.model}/{version.version}"
-        control.registry.commit(Change(call.principal.name, "version.retire", subject, reason, (PutVersion(retired),)))
+        writes = (PutVersion(retired), DropHold(version.model, version.version))
+        control.registry.commit(Change(call.principal.name, "version.retire", subject, reason, writes))
     return Answer({**version_body(retired), "is_champion": False})
 
 

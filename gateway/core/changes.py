@@ -13,6 +13,8 @@ from gateway.core.rollouts import Rollout
 from gateway.core.routes import Revision, Route
 
 DecisionId = NewType("DecisionId", str)
+_BEFORE_ANY = Revision(0)
+COLD_MAX = 20  # of a worker's report: a person looks at the first few
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,22 @@ class PutVersion:
 @dataclass(frozen=True, slots=True)
 class PutChampion:
     """Point the alias `champion` of a model at a version."""
+
+    model: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class PutHold:
+    """Have every worker keep a version warm, whether a route needs it or not."""
+
+    model: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class DropHold:
+    """Have every worker let a version go that no route needs, whether it was held or is warm because somebody called it."""
 
     model: str
     version: str
@@ -89,7 +107,9 @@ class Automation:
     is_on: bool = True
 
 
-Write = PutVersion | PutChampion | PutRoute | DropRoute | PutRollout | Quarantine | PutKey | DropKey | Automation
+Write = (
+    PutVersion | PutChampion | PutHold | DropHold | PutRoute | DropRoute | PutRollout | Quarantine | PutKey | DropKey | Automation
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +163,15 @@ class Proposal:
 
 
 @dataclass(frozen=True, slots=True)
+class Cold:
+    """A version that a worker should keep warm and could not load, and why."""
+
+    model: str
+    version: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerStatus:
     """How far a serving worker has followed the registry.
 
@@ -150,6 +179,8 @@ class WorkerStatus:
         revision: Of the route table it answers with.
         prepared: The last proposal it prepared for.
         failure: Why the last proposal could not be prepared, else empty.
+        settled: Revision of the last table of which everything that is kept was loaded, or is `cold`.
+        cold: At most `COLD_MAX`.
     """
 
     worker: str
@@ -157,6 +188,8 @@ class WorkerStatus:
     prepared: int
     failure: str
     seen_at_s: float
+    settled: Revision = _BEFORE_ANY
+    cold: tuple[Cold, ...] = ()
 
 
 def quarantine_body(quarantine: Quarantine) -> Json:

@@ -15,9 +15,11 @@ from gateway.core.changes import (
     Automation,
     Change,
     DecisionId,
+    DropHold,
     DropKey,
     DropRoute,
     PutChampion,
+    PutHold,
     PutKey,
     PutRollout,
     PutRoute,
@@ -41,6 +43,8 @@ def subject_of(write: Write) -> str:
             return f"version:{version.model}/{version.version}"
         case PutChampion(model):
             return f"champion:{model}"
+        case PutHold(model, name) | DropHold(model, name):
+            return f"hold:{model}/{name}"
         case PutRoute(route):
             return f"route:{route.name}"
         case DropRoute(name):
@@ -67,7 +71,7 @@ def body_of(write: Write) -> Json | None:
     match write:
         case PutVersion(version):
             return {**version_body(replace(version, profile=None)), "has_profile": version.profile is not None}
-        case PutChampion(model, version_name):
+        case PutChampion(model, version_name) | PutHold(model, version_name):
             return {"model": model, "version": version_name}
         case PutRoute(route):
             return route_body(route)
@@ -79,7 +83,7 @@ def body_of(write: Write) -> Json | None:
             return key_body(key)
         case Automation(is_on):
             return {"is_on": is_on}
-        case DropRoute() | DropKey():
+        case DropRoute() | DropKey() | DropHold():
             return None
         case _:
             assert_never(write)
@@ -100,15 +104,15 @@ def read_back(write: Write) -> Write:
             return PutRollout(rollout_from_body(rollout_body(rollout)))
         case Quarantine():
             return quarantine_from_body(quarantine_body(write))
-        case PutChampion() | DropRoute() | PutKey() | DropKey() | Automation():
+        case PutChampion() | PutHold() | DropHold() | DropRoute() | PutKey() | DropKey() | Automation():
             return write
         case _:
             assert_never(write)
 
 
 def touches_table(writes: Iterable[Write]) -> bool:
-    """Return whether workers have something to read: a route, a champion or a version changes."""
-    return any(isinstance(write, PutVersion | PutChampion | PutRoute | DropRoute) for write in writes)
+    """Return whether workers have something to read: a route, a champion, a version or a hold changes."""
+    return any(isinstance(write, PutVersion | PutChampion | PutHold | DropHold | PutRoute | DropRoute) for write in writes)
 
 
 def route_named_by(change: Change) -> str:

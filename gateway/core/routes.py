@@ -20,6 +20,7 @@ Revision = NewType("Revision", int)
 VARIANTS_MAX: Final = 20  # more versions at once than anyone compares; bounds label sets
 SHADOWS_MAX: Final = 5  # each shadow costs a full prediction
 DEADLINE_MS_MAX: Final = 600_000
+DROPPED_MAX: Final = 1_000  # a worker that missed more lets what nobody calls go when it needs the room
 _CHAMPION_OWNS: Final[Owners] = ("champion",) * SLOTS  # 80 kB; one for all models without a route
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2; no request can carry another
 
@@ -109,13 +110,17 @@ class RouteTable:
     Attributes:
         revision: Grows by one with every commit that touches a route, a champion or a version; it only orders propagation.
         champions: model → version that answers when a model is called by name and has no route.
-        versions: (model, version) → what is known of it; every version that a route or champion needs.
+        versions: (model, version) → what is known of it; every version that a route, a champion or a hold needs.
+        holds: (model, version) of what every worker keeps warm because an operator wants it → the revision that said so last.
+        dropped: (model, version) of what was last let go of → the revision that did; at most `DROPPED_MAX`.
     """
 
     revision: Revision = Revision(0)
     routes: Mapping[str, Route] = field(default_factory=dict)
     champions: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[tuple[str, str], Version] = field(default_factory=dict)
+    holds: Mapping[tuple[str, str], Revision] = field(default_factory=dict)
+    dropped: Mapping[tuple[str, str], Revision] = field(default_factory=dict)
 
     def route(self, name: str) -> Route:
         """Return the route of that name, or the one a champion implies.

@@ -63,12 +63,6 @@ class PinnedPools:
         except ModelFault:
             return
 
-    def drop(self, model: str, version: str) -> bool:
-        """Let a version go; return whether it was warm."""
-        is_warm = (model, version) in self._shelf
-        self._shelf.drop((model, version))
-        return is_warm
-
     async def version(self, model: str, version: str) -> Version:
         """Return what the registry knows of a version.
 

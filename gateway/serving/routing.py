@@ -8,14 +8,15 @@ with the last table and says so in a metric.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Set
+from collections.abc import Callable, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from gateway.core.access import Key
-from gateway.core.changes import Proposal, WorkerStatus
+from gateway.core.changes import COLD_MAX, Cold, Proposal, WorkerStatus
 from gateway.core.errors import GatewayError
 from gateway.core.models import Version
 from gateway.core.routes import Revision, RouteTable
@@ -29,6 +30,7 @@ _log = logging.getLogger(__name__)
 _FOLLOW_S: Final = 1.0  # longest wait for news; what failed to load or to be reported is tried again as often
 _RETRY_S: Final = 0.5  # after the registry failed
 _KEYS_PAGE: Final = 1_000
+_REASON_LENGTH_MAX: Final = 1_000  # of a failure that is reported; some libraries print the whole graph
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +49,17 @@ class _Picture:
     table: RouteTable
     proposal: Proposal | None
     keys: dict[str, Key]
+    statuses: dict[str, WorkerStatus]
 
 
 class Router:
     """The route table of one worker.
 
     Attributes:
+        worker: The name of this one.
         table: What requests are routed by; empty before the first reading.
         keys: Tokens' digests → keys, as last read.
+        statuses: What each worker reported, as last read.
         has_read: Set once a table was read.
         has_settled: Set once everything that is kept of the first table was loaded, or failed to.
     """
@@ -73,7 +78,8 @@ class Router:
     ) -> None:
         self.table = ServedTable(RouteTable(), NOTHING, shelf, bench)
         self.keys: dict[str, Key] = {}
-        self._worker = worker
+        self.statuses: Mapping[str, WorkerStatus] = {}
+        self.worker = worker
         self._registry = registry
         self._loader = loader
         self._bench = bench
@@ -82,14 +88,17 @@ class Router:
         self._keeping = keeping
         self._wanted: set[Pair] = set()  # named by the table or the proposal
         self._kept: set[Pair] = set()
+        self._kept_by_table: set[Pair] = set()  # without what only the proposal needs
         self._loads: dict[Pair, asyncio.Task[None]] = {}
         self._proposal: Proposal | None = None
         self._prepared = 0
-        self._failed: dict[Pair, str] = {}  # of the proposal's needs: why the last load failed
-        self._reported: tuple[int, int, str] | None = None
+        self._cold: dict[Pair, Cold] = {}  # of what is kept: why the last load failed
+        self._settled = Revision(0)
+        self._reported: WorkerStatus | None = None
         self._report_due = asyncio.Event()
         self.has_read = asyncio.Event()
         self.has_settled = asyncio.Event()
+        self._news = asyncio.Event()  # set, and replaced, with each reading
         self._threads = ThreadPoolExecutor(2, "registry")  # one waits for news, one reports
         self._revision = cell(metrics, TABLE_REVISION)
         self._failures = cell(metrics, REGISTRY_FAILURES)
@@ -104,6 +113,17 @@ class Router:
     def needed(self) -> Set[Pair]:
         """Which versions the table or the last proposal names."""
         return self._wanted
+
+    def is_kept(self, key: Pair) -> bool:
+        """Return whether every worker keeps a version warm by the table alone, so that nobody need hold it."""
+        return key in self._kept_by_table
+
+    async def reported(self, is_done: Callable[[], bool], *, within_s: float) -> None:
+        """Wait until `is_done`, which is asked again whenever workers may have reported, or until the time is up."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while not is_done():
+                    await self._news.wait()
 
     async def follow(self) -> None:
         """Follow until cancelled."""
@@ -124,10 +144,10 @@ class Router:
         while True:
             await self._report_due.wait()
             self._report_due.clear()
-            revision, prepared, failure = status = self._status()
+            status = self._status()
             if status == self._reported:  # a report is news itself, and would wake every follower for nothing
                 continue
-            report = WorkerStatus(self._worker, revision, prepared, failure, self._clock.now_s())
+            report = replace(status, seen_at_s=self._clock.now_s())
             try:
                 await loop.run_in_executor(self._threads, self._registry.report, report)
                 self._reported = status
@@ -139,8 +159,19 @@ class Router:
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._loader.close()
 
-    def _status(self) -> tuple[Revision, int, str]:
-        return self.table.table.revision, self._prepared, next(iter(self._failed.values()), "")
+    def _status(self) -> WorkerStatus:
+        """Return what to report, but for the time."""
+        needs = self._proposal.needs if self._proposal else ()
+        failures = [cold for key in needs if (cold := self._cold.get(key)) is not None]
+        return WorkerStatus(
+            worker=self.worker,
+            revision=self.table.table.revision,
+            prepared=self._prepared,
+            failure=" ".join((failures[0].model, f"{failures[0].version}:", failures[0].reason)) if failures else "",
+            seen_at_s=0.0,
+            settled=self._settled,
+            cold=tuple(self._cold.values())[:COLD_MAX],
+        )
 
     def _read(self, last: _Picture | None) -> _Picture:
         """Wait for news and read everything, in a thread; return what was read last when there is nothing new."""
@@ -149,7 +180,8 @@ class Router:
             number = self._registry.follow(last.number, _FOLLOW_S)
             if number == last.number:
                 return last
-        return _Picture(number, self._registry.table(), self._registry.proposal(), self._all_keys())
+        statuses = {status.worker: status for status in self._registry.workers()}
+        return _Picture(number, self._registry.table(), self._registry.proposal(), self._all_keys(), statuses)
 
     def _all_keys(self) -> dict[str, Key]:
         keys: dict[str, Key] = {}
@@ -160,12 +192,12 @@ class Router:
         return keys
 
     def _apply(self, picture: _Picture) -> None:
-        self.keys = picture.keys
+        self.keys, self.statuses = picture.keys, picture.statuses
         proposal = picture.proposal
         is_new = not self.has_read.is_set() or picture.table.revision != self.table.table.revision
         if proposal is not None and (self._proposal is None or proposal.id != self._proposal.id):
             self._proposal = proposal
-            self._failed = {}
+            self._cold = {key: cold for key, cold in self._cold.items() if key not in proposal.needs}
             is_new = True
         if is_new:
             self._swap(picture.table)
@@ -175,22 +207,33 @@ class Router:
             self._loads[key] = asyncio.get_running_loop().create_task(self._load(key, version))
         self._look_at_loads()
         self._report_due.set()
+        self._news.set()
+        self._news = asyncio.Event()
 
     def _swap(self, table: RouteTable) -> None:
         """Answer with a table from now on, and let go what neither it nor the proposal names any more."""
         proposed = set(self._proposal.needs if self._proposal else ())
         wanted = named_versions(table) | proposed
-        self._kept = kept_versions(table, names_max=self._keeping.names_max, pins=self._keeping.pins) | proposed
+        before = self.table.table
+        for key, revision in table.holds.items():
+            if revision > before.revision:
+                self._loader.forgive(*key)  # an operator says that it may load now
+        self._kept_by_table = kept_versions(table, names_max=self._keeping.names_max, pins=self._keeping.pins)
+        self._kept = self._kept_by_table | proposed
         self._shelf.keep(self._kept)
+        self._cold = {key: cold for key, cold in self._cold.items() if key in self._kept}
         self.table = ServedTable(table, self._kept, self._shelf, self._bench)
         self._revision.set(table.revision)
-        for key in self._wanted - wanted - self._kept:
-            self._shelf.drop(key)  # what a caller named alone is not among these
+        let_go = {key for key, revision in table.dropped.items() if revision > before.revision} - wanted
+        for key in (self._wanted - wanted | let_go) - self._kept:
+            self._shelf.drop(key)  # what a caller named alone is not among these, unless somebody let it go
         self._wanted = wanted
 
     def _forget(self, key: Pair) -> None:
         """Have the routes that need a version see that it came or went."""
         self.table.forget(key)
+        if key in self._shelf and self._cold.pop(key, None) is not None:
+            self._report_due.set()
 
     async def _load(self, key: Pair, version: Version | None) -> None:
         """Load one version that is kept."""
@@ -200,15 +243,15 @@ class Router:
                 version = await asyncio.get_running_loop().run_in_executor(self._threads, self._registry.version, *key)
             await self._loader.load(version)
         except GatewayError as error:
-            failure = f"{key[0]} {key[1]}: {error}"
+            failure = str(error)[:_REASON_LENGTH_MAX]
         finally:
             del self._loads[key]
         if not failure:
-            self._failed.pop(key, None)
+            self._cold.pop(key, None)
             if key not in self._kept | self._wanted:
                 self._shelf.drop(key)
-        elif self._proposal is not None and key in self._proposal.needs:
-            self._failed[key] = failure
+        elif key in self._kept:
+            self._cold[key] = Cold(*key, failure)
         self._look_at_loads()
         self._report_due.set()
 
@@ -216,5 +259,6 @@ class Router:
         """Note that the proposal is prepared for, or cannot be, once none of its loads is under way."""
         if not self._loads:
             self.has_settled.set()
+            self._settled = self.table.table.revision
         if self._proposal is not None and not any(key in self._loads for key in self._proposal.needs):
             self._prepared = self._proposal.id

@@ -14,7 +14,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,7 +25,7 @@ from gateway.core.models import Runtime as RuntimeName
 from gateway.core.models import Version
 from gateway.core.records import Attempt, Kind, Outcome, PredictionRecord
 from gateway.core.split import hashed_id
-from gateway.metrics import LOOP_LAG, cell
+from gateway.metrics import LOOP_LAG, MODEL_MEMORY, WARM_BYTES, WARM_VERSIONS, cell
 from gateway.ports import (
     ArtifactStore,
     Clock,
@@ -90,6 +90,7 @@ class Ports:
 def run_worker(
     *,
     worker: str,
+    workers: Sequence[str],
     listener: socket.socket,
     settings: Settings,
     registry: RegistryStore,
@@ -103,7 +104,11 @@ def run_worker(
     load_lock: LoadLock,
     clock: Clock,
 ) -> None:
-    """Serve until SIGTERM, then drain; blocks."""
+    """Serve until SIGTERM, then drain; blocks.
+
+    Args:
+        workers: The names of all of the gateway's, `worker` among them.
+    """
     ports = Ports(registry, artifacts, runtimes, log, metrics, snapshots, in_flight, memory, load_lock, clock)
     gc.freeze()  # what was imported is never garbage; collections look only at what requests make,
     gc.set_threshold(_GC_OBJECTS, 10, 10)  # and seldom, because nothing on the path is part of a cycle
@@ -111,7 +116,7 @@ def run_worker(
     async def until_signal() -> None:
         stop = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-        await serve(worker, listener, settings=settings, ports=ports, stop=stop)
+        await serve(worker, listener, workers=workers, settings=settings, ports=ports, stop=stop)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(until_signal())
@@ -119,7 +124,9 @@ def run_worker(
         os._exit(0)  # a runtime may be at work there; the interpreter's own end would wait for it, or abort inside it
 
 
-async def serve(worker: str, listener: socket.socket, *, settings: Settings, ports: Ports, stop: asyncio.Event) -> None:
+async def serve(
+    worker: str, listener: socket.socket, *, workers: Sequence[str], settings: Settings, ports: Ports, stop: asyncio.Event
+) -> None:
     """Serve until `stop` is set, then drain."""
     np.seterr(over="ignore")  # a number too large for FP32 is found by the infinity it becomes, and refused
     serving, loop = settings.serving, asyncio.get_running_loop()
@@ -134,6 +141,7 @@ async def serve(worker: str, listener: socket.socket, *, settings: Settings, por
     def pool(warm: Warm) -> Pool:
         return Pool(warm, turn=turn, settings=serving, in_flight=in_flight, metrics=metrics, clock=clock)
 
+    _zero_memory(worker, ports)
     recorder = Recorder(ports.log, settings=settings.log, metrics=metrics, clock=clock, loop=loop)
     shelf = Shelf(bytes_max=serving.model_memory_bytes_max, metrics=metrics)
     loader = Loader(warm=warm, pool=pool, shelf=shelf, metrics=metrics, clock=clock)
@@ -148,7 +156,9 @@ async def serve(worker: str, listener: socket.socket, *, settings: Settings, por
         clock=clock,
     )
     pinned = PinnedPools(ports.registry, loader, shelf)
-    repository = Repository(registry=ports.registry, router=router, pinned=pinned, loader=loader, clock=clock)
+    repository = Repository(
+        registry=ports.registry, workers=workers, router=router, pinned=pinned, loader=loader, shelf=shelf, clock=clock
+    )
     statistics = Shared("statistics", lambda: totals(ports.snapshots), fresh_s=_STATISTICS_S, clock=clock)
     shadows = ShadowQueue(ids=ids, recorder=recorder, turn=turn, copies_max=serving.shadow_queue_max, clock=clock)
     inference = Inference(router=router, pinned=pinned, shadows=shadows, recorder=recorder, ids=ids, clock=clock)
@@ -227,6 +237,13 @@ async def serve(worker: str, listener: socket.socket, *, settings: Settings, por
     statistics.close()
     await recorder.close()
     in_flight.close()  # what still runs in a thread was answered, or its connection was cut: no version is to blame
+
+
+def _zero_memory(worker: str, ports: Ports) -> None:
+    """Have the metrics say that nothing is warm: what the worker before held went with it."""
+    for sample in ports.snapshots.latest().get(worker, ()):
+        if sample.name in (MODEL_MEMORY.name, WARM_VERSIONS.name, WARM_BYTES.name) and sample.value:
+            ports.metrics.cell(sample.name, sample.labels).set(0.0)
 
 
 async def _settled(router: Router, stop: asyncio.Event) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Final
 
@@ -101,6 +101,11 @@ class Shelf(Mapping[Pair, Pool]):
             return False
         self._evict(memory_bytes, spared=None)
         return True
+
+    def has_room_to_keep(self, keys: Iterable[Pair]) -> bool:
+        """Return whether versions, as far as they are here, fit beside what is kept already."""
+        kept = [self._places[key].memory_bytes for key in {*self._kept, *keys} if key in self._places]
+        return sum(kept) <= self._bytes_max
 
     def _evict(self, coming_bytes: int, *, spared: Pair | None) -> None:
         """Evict the longest unused until the budget holds, or only what is kept is left."""

@@ -54,6 +54,7 @@ def main(data_dir: Path) -> None:
         scratch.mkdir(exist_ok=True)
         run_worker(
             worker="unlogged",
+            workers=("unlogged",),
             listener=listener,
             settings=settings_from_body(json.loads((data_dir / "run" / "settings.json").read_text())),
             registry=SqliteRegistry(data_dir / "registry.db", clock=clock),

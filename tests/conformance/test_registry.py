@@ -18,10 +18,13 @@ from gateway.core.audit import first_broken
 from gateway.core.changes import (
     Automation,
     Change,
+    Cold,
     DecisionId,
+    DropHold,
     DropKey,
     DropRoute,
     PutChampion,
+    PutHold,
     PutKey,
     PutRollout,
     PutRoute,
@@ -39,7 +42,7 @@ from gateway.core.errors import (
 )
 from gateway.core.models import Column, Digest, Runtime, Target, Task, Version, VersionState
 from gateway.core.rollouts import Event, Plan, apply_event, begin
-from gateway.core.routes import Revision, Route, Shadow, Variant, with_weights
+from gateway.core.routes import DROPPED_MAX, Revision, Route, Shadow, Variant, with_weights
 from gateway.core.tensors import Datatype, Signature, TensorSpec
 
 SIGNATURE = Signature((TensorSpec("x", Datatype.FP32, (-1, 20)),), (TensorSpec("y", Datatype.FP32, (-1, 1)),))
@@ -135,6 +138,21 @@ def test_registry_table_has_every_version_that_routes_and_champions_need(registr
     assert table.routes["delays"] == replace(wanted, revision=Revision(1), fallback="v0")
     assert table.champions == {"delays": "5"}
     assert table.revision == 7
+
+
+def test_registry_table_has_what_is_held_and_what_was_let_go(registry):
+    """A hold brings its version into the table; letting go leaves the revision that did, of the last so many, and survives."""
+    registry.commit(change(PutVersion(version())))
+    registry.commit(change(PutHold("delays", "1")))
+    assert registry.table().holds == {("delays", "1"): 2}
+    assert set(registry.table().versions) == {("delays", "1")}
+    registry.commit(change(DropHold("delays", "1")))
+    assert (registry.table().holds, registry.table().dropped) == ({}, {("delays", "1"): 3})
+    assert not registry.table().versions
+    registry.commit(change(*(DropHold("other", f"{number:04}") for number in range(DROPPED_MAX))))
+    assert registry.table().dropped.keys() == {("other", f"{number:04}") for number in range(DROPPED_MAX)}
+    registry.commit(change(PutHold("other", "0007")))
+    assert ("other", "0007") not in registry.table().dropped
 
 
 def test_registry_table_shows_the_newest_state(registry):
@@ -319,8 +337,9 @@ def test_registry_keeps_the_last_report_of_each_worker(registry):
     first = WorkerStatus("w0", Revision(1), 0, "", 1.0)
     registry.report(first)
     registry.report(replace(first, worker="w1"))
-    registry.report(replace(first, prepared=3, failure="no memory", seen_at_s=2.5))
-    assert registry.workers() == [WorkerStatus("w0", Revision(1), 3, "no memory", 2.5), replace(first, worker="w1")]
+    second = WorkerStatus("w0", Revision(1), 3, "no memory", 2.5, Revision(1), (Cold("delays", "1", "no memory"),))
+    registry.report(second)
+    assert registry.workers() == [second, replace(first, worker="w1")]
 
 
 @pytest.mark.parametrize("what", ["commit", "propose", "report"])
@@ -421,6 +440,8 @@ WRITES = st.one_of(
     st.builds(lambda name, size: PutVersion(version(name, size_bytes=size)), NAMES, st.integers(1, 2)),
     st.builds(lambda name: PutVersion(version(name, size_bytes=1, state=VersionState.RETIRED)), NAMES),
     st.builds(lambda name: PutChampion("delays", name), NAMES),
+    st.builds(lambda name: PutHold("delays", name), NAMES),
+    st.builds(lambda name: DropHold("delays", name), NAMES),
     st.builds(lambda name, weight: PutRoute(route(name, 10_000 - weight, weight)), NAMES, st.integers(0, 10_000)),
     st.builds(DropRoute, NAMES),
     st.builds(lambda name: PutKey(Key(name, "n", name * 64, frozenset({Scope.READ}), 1.0)), NAMES),

@@ -9,9 +9,11 @@ import pytest
 from gateway.core.access import Key, Scope
 from gateway.core.changes import (
     Automation,
+    DropHold,
     DropKey,
     DropRoute,
     PutChampion,
+    PutHold,
     PutKey,
     PutRollout,
     PutRoute,
@@ -41,6 +43,7 @@ KEY = Key("k", "ada", "b" * 64, frozenset({Scope.READ}), 1.0)
 WRITES = {
     "version:m/1": PutVersion(VERSION),
     "champion:m": PutChampion("m", "1"),
+    "hold:m/1": PutHold("m", "1"),
     "route:r": PutRoute(ROUTE),
     "rollout:x": PutRollout(ROLLOUT),
     "quarantine:" + "a" * 64: BARRED,
@@ -60,6 +63,7 @@ def test_write_names_its_subject_and_reads_back(subject, write):
 def test_write_that_drops_has_the_subject_of_what_it_drops():
     """A removal is about the same subject and leaves no body."""
     assert (subject_of(DropRoute("r")), body_of(DropRoute("r"))) == ("route:r", None)
+    assert (subject_of(DropHold("m", "1")), body_of(DropHold("m", "1"))) == ("hold:m/1", None)
     assert (subject_of(DropKey("k")), body_of(DropKey("k"))) == ("key:k", None)
 
 
@@ -72,10 +76,11 @@ def test_write_of_a_version_leaves_the_profile_out_of_the_audit():
 
 
 def test_write_touches_the_table_only_with_what_workers_read():
-    """Routes, champions and versions concern the workers; keys, rollouts, quarantines and the switch do not."""
+    """Routes, champions, versions and holds concern the workers; keys, rollouts, quarantines and the switch do not."""
     touching = {subject for subject, write in WRITES.items() if touches_table([Automation(), write])}
-    assert touching == {"version:m/1", "champion:m", "route:r"}
+    assert touching == {"version:m/1", "champion:m", "hold:m/1", "route:r"}
     assert touches_table([DropRoute("r")])
+    assert touches_table([DropHold("m", "1")])
     assert not touches_table([DropKey("k")])
 
 

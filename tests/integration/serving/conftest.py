@@ -261,7 +261,7 @@ class Worker:
                 clock=SystemClock(),
             )
             self._started.set()
-            await serve("w0", self._listener, settings=self.settings, ports=ports, stop=self._stop)
+            await serve("w0", self._listener, workers=("w0",), settings=self.settings, ports=ports, stop=self._stop)
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run())
