@@ -198,6 +198,10 @@ class AdminClient(_Client):
         """
         return self._json("POST", f"{_route_path(route)}/rollouts/{_quoted(id)}/{_quoted(event)}", json={"reason": reason})
 
+    def health(self, route: str) -> Json:
+        """Return how a route is: its level, and each part's with the evidence."""
+        return self._json("GET", f"{_route_path(route)}/health")
+
     def drift(self, route: str) -> Json:
         """Return the readings of a route's inputs against its reference."""
         return self._json("GET", f"{_route_path(route)}/drift")

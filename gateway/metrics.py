@@ -148,6 +148,15 @@ REGISTRY_FAILURES: Final = Metric(
 )
 ROUTE_WEIGHT: Final = Metric("gateway_route_weight_ratio", Type.GAUGE, "Planned share of a route's requests.", _PLACE)
 SHADOW_FRACTION: Final = Metric("gateway_shadow_ratio", Type.GAUGE, "Share of a route's requests copied to a shadow.", _PLACE)
+ROUTE_HEALTH: Final = Metric(
+    "gateway_route_health",
+    Type.GAUGE,
+    "A route's health, which is that of its worst part: 0 unknown, 1 good, 2 warning, 3 critical.",
+    ("route",),
+)
+ROUTE_UNWELL: Final = Metric(
+    "gateway_route_unwell", Type.GAUGE, "The parts of a route that are at warning (2) or critical (3).", ("route", "part")
+)
 ROUTE_INFO: Final = Metric(
     "gateway_route_info",
     Type.GAUGE,

@@ -132,6 +132,14 @@ ALERTS: Final = (
         stays="30m",
     ),
     Alert(
+        "RouteCritical",
+        "max by (route) (gateway_route_health) == 3",
+        TICKET,
+        "{{ $labels.route }} is critical",
+        "GET /api/v1/routes/{{ $labels.route }}/health says which part of it, and on what evidence.",
+        waits="5m",
+    ),
+    Alert(
         "GroundTruthUneven",
         "max by (route) (gateway_rollout_truth_log_e) > 6.91",  # ln(1,000), from which verdicts on the loss are void
         TICKET,

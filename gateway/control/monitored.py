@@ -24,8 +24,8 @@ def quality(control: Control, call: Call) -> Answer:
 
 def evidence(readings: Json | None, rollout: Rollout) -> Json:
     """Return what the monitor last published of a rollout; empty when it shows another one or none."""
-    shown = dict(_object(_of_route(readings, rollout.route).get("rollout")))
-    if _object(shown.pop("rollout", None)).get("id") != rollout.id:
+    shown = dict(object_of(of_route(readings, rollout.route).get("rollout")))
+    if object_of(shown.pop("rollout", None)).get("id") != rollout.id:
         return {}
     return shown
 
@@ -34,7 +34,7 @@ def _shown(control: Control, call: Call, parts: tuple[str, ...]) -> Answer:
     name = call.path["route"]
     control.registry.table().route(name)  # a route without readings is known; a misspelt one is not
     readings = control.readings.latest()
-    monitor, route = _object((readings or {}).get("monitor")), _of_route(readings, name)
+    monitor, route = object_of((readings or {}).get("monitor")), of_route(readings, name)
     return Answer(
         {
             "route": name,
@@ -45,9 +45,11 @@ def _shown(control: Control, call: Call, parts: tuple[str, ...]) -> Answer:
     )
 
 
-def _of_route(readings: Json | None, name: str) -> Mapping[str, object]:
-    return _object(_object((readings or {}).get("routes")).get(name))
+def of_route(readings: Json | None, name: str) -> Mapping[str, object]:
+    """Return what the readings say of a route; empty when they say nothing."""
+    return object_of(object_of((readings or {}).get("routes")).get(name))
 
 
-def _object(value: object) -> Mapping[str, object]:
+def object_of(value: object) -> Mapping[str, object]:
+    """Return a value of the readings that is an object; empty when it is something else."""
     return value if isinstance(value, dict) else {}

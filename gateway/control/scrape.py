@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from gateway.control.calls import Answer, Call, Control, Reply, Text
+from gateway.control.health import health_samples
 from gateway.control.propagation import revisions, statuses_of
 from gateway.core.errors import GatewayError
-from gateway.core.rollouts import RolloutState
+from gateway.core.rollouts import Rollout, RolloutState
 from gateway.core.routes import RouteTable
 from gateway.core.split import SLOTS
 from gateway.metrics import (
@@ -97,12 +98,13 @@ def _of_changes(control: Control) -> Iterator[Sample]:
     for worker, status in statuses_of(control).items():
         if worker in control.workers:
             yield _sample(REVISIONS_BEHIND, table.revision - status.revision, worker)
-    newest: dict[str, RolloutState] = {}
+    newest: dict[str, Rollout] = {}
     for rollout in control.registry.rollouts(limit=_ROLLOUTS_MAX):
-        newest.setdefault(rollout.route, rollout.state)
-    for route, now in newest.items():
+        newest.setdefault(rollout.route, rollout)
+    for route, last in newest.items():
         for state in RolloutState:
-            yield _sample(ROLLOUT_STATE, state is now, route, state.value)
+            yield _sample(ROLLOUT_STATE, state is last.state, route, state.value)
+    yield from health_samples(control, newest)
     yield _sample(AUTOMATION_ON, control.registry.automation().is_on)
     yield _sample(QUARANTINED, sum(one.until_s > now_s for one in control.registry.quarantines()))
 

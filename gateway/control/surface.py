@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from gateway.control import history, ledger, monitored, registration, rollout, routing, scrape
+from gateway.control import health, history, ledger, monitored, registration, rollout, routing, scrape
 from gateway.control.calls import Operation, Parameter, ParameterKind, Takes, paged
 from gateway.core.access import Scope
 from gateway.core.rollouts import Event
@@ -180,6 +180,15 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         "Realised metrics by version, as last published.",
         Scope.READ,
         monitored.quality,
+        answer="Object",
+    ),
+    Operation(
+        "GET",
+        f"{ROUTE}/health",
+        "showHealth",
+        "How the route is: the worst of its parts, each with its evidence; what is not known is said to be unknown.",
+        Scope.READ,
+        health.show_health,
         answer="Object",
     ),
     Operation(

@@ -7,8 +7,9 @@ from typing import Final
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
 from grafana.boards.answers import FAILED_LEVELS, answered, duration, failed_share
-from grafana.panels import GREEN, OF_ROUTE, RED, SPAN, YELLOW, Panel, Query, board, number, rate
+from grafana.panels import GREEN, GREY, OF_ROUTE, RED, SPAN, YELLOW, Kind, Panel, Query, board, number, rate
 
+_HEALTH: Final = ((0, "unknown", GREY), (1, "good", GREEN), (2, "warning", YELLOW), (3, "critical", RED))
 _PANELS: Final = (
     number(
         "Predictions a second", "Answers to callers on all routes. Shadows are not among them.", "reqps", answered(OF_ROUTE, "")
@@ -46,6 +47,25 @@ _PANELS: Final = (
         "short",
         "sum(gateway_worker_revisions_behind > bool 0)",
         levels=((1, RED),),
+    ),
+    Panel(
+        "Routes that are not well",
+        "Each route is as well as its worst part: errors, drift, quality against ground truth, the rollout. The evidence stands "
+        "in GET /api/v1/routes/{route}/health.",
+        "none",
+        (Query(f"max by (route, part) (gateway_route_unwell{{{OF_ROUTE}}})", "{{route}}: {{part}}"),),
+        Kind.STATES,
+        height=6,
+        meanings=_HEALTH,
+    ),
+    Panel(
+        "Health of each route",
+        "The worst of its parts. Unknown is neither good nor bad: too little was seen, or the monitor is silent.",
+        "none",
+        (Query(f"max by (route) (gateway_route_health{{{OF_ROUTE}}})", "{{route}}"),),
+        Kind.STATES,
+        height=6,
+        meanings=_HEALTH,
     ),
     Panel(
         "Busiest routes",

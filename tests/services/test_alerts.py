@@ -83,6 +83,7 @@ CASES = (
         firing_min=5,
     ),
     alone("FeaturesDrift", f"gateway_drift_features_over_bound{{{OF_ROUTE}}}", gauge(2, 0), BAD_MIN + 40),
+    alone("RouteCritical", f"gateway_route_health{{{OF_ROUTE}}}", gauge(3, 1)),
     alone("GroundTruthUneven", f"gateway_rollout_truth_log_e{{{OF_ROUTE}}}", gauge(8, 0), BAD_MIN + 40),
     alone("AutomationOff", f"gateway_automation_on{{{PLACE}}}", gauge(0, 1)),
     Case(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -424,6 +425,23 @@ def test_drift_and_quality_show_what_the_monitor_published(control):
     assert (drift["published_at_s"], drift["drift"]) == (5.0, {"features": []})
     assert control.admin.get("/api/v1/routes/delays/quality").json()["quality"] == {"versions": []}
     assert control.admin.get("/api/v1/routes/none/drift").status_code == 404
+
+
+def test_health_is_judged_on_what_the_monitor_published(control):
+    """A failing version makes its route critical in the admin API and in a scrape; a silent monitor makes it unknown."""
+    control.put_route("delays", ("champion", "1", 10_000), if_match=0)
+    version = {"variant": "champion", "version": "1", "kind": "live", "predictions": 1_000, "error_rate": 0.5}
+    readings = {"monitor": {"time_s": time.time()}, "routes": {"delays": {"versions": [version]}}}
+    for published, level, shown in (
+        (readings, "critical", "3.0"),
+        ({"monitor": {"time_s": 5.0}, "routes": {}}, "unknown", "0.0"),
+    ):
+        (control.data / "readings.json").write_text(json.dumps(published))
+        found = control.admin.get("/api/v1/routes/delays/health").json()
+        assert (found["route"], found["level"]) == ("delays", level)
+        assert f'gateway_route_health{{process="control",route="delays"}} {shown}' in control.admin.get("/metrics").text
+    assert {one["part"] for one in found["parts"]} == {"errors", "drift", "quality", "rollout"}
+    assert control.admin.get("/api/v1/routes/none/health").status_code == 404
 
 
 def test_metrics_show_split_revisions_and_rollouts(control):

@@ -1,0 +1,97 @@
+"""The facts of a route's health, from the monitor's last picture and the registry; `core/health.py` judges them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from gateway.control.calls import Answer, Call, Control
+from gateway.control.monitored import object_of, of_route
+from gateway.core.drift import PSI_ROWS_MIN
+from gateway.core.fields import Json
+from gateway.core.guardrails import Verdict
+from gateway.core.health import DriftFacts, Health, Level, RolloutFacts, RouteFacts, VersionFacts, health
+from gateway.core.records import Kind
+from gateway.core.rollouts import Rollout
+from gateway.metrics import ROUTE_HEALTH, ROUTE_UNWELL
+from gateway.ports import Sample
+
+_UNWELL: Final = (Level.WARNING, Level.CRITICAL)
+
+
+def show_health(control: Control, call: Call) -> Answer:
+    """Return a route's health, part by part, the worst first."""
+    name = call.path["route"]
+    control.registry.table().route(name)
+    rollout = next(iter(control.registry.rollouts(name, limit=1)), None)
+    return Answer({"route": name, **_health(control.readings.latest(), name, rollout, control.clock.now_s()).body()})
+
+
+def health_samples(control: Control, rollouts: Mapping[str, Rollout]) -> Iterator[Sample]:
+    """Yield each route's health, and its parts that are not well.
+
+    Args:
+        rollouts: The newest of each route.
+    """
+    readings, now_s, table = control.readings.latest(), control.clock.now_s(), control.registry.table()
+    called = object_of((readings or {}).get("routes")).keys() & table.champions.keys()
+    for name in sorted(table.routes.keys() | called):
+        found = _health(readings, name, rollouts.get(name), now_s)
+        yield Sample(ROUTE_HEALTH.name, (("route", name),), float(found.level.value))
+        for part in found.parts:
+            if part.level in _UNWELL:
+                yield Sample(ROUTE_UNWELL.name, (("route", name), ("part", part.name)), float(part.level.value))
+
+
+def _health(readings: Json | None, name: str, rollout: Rollout | None, now_s: float) -> Health:
+    route = of_route(readings, name)
+    time_s = object_of((readings or {}).get("monitor")).get("time_s")
+    return health(
+        RouteFacts(
+            silent_s=max(0.0, now_s - time_s) if isinstance(time_s, int | float) and time_s else None,
+            versions=tuple(_versions(route)),
+            drift=_drift(route),
+            rollout=None if rollout is None else RolloutFacts(rollout.state, rollout.reason, _failed(route, rollout)),
+        )
+    )
+
+
+def _versions(route: Mapping[str, object]) -> Iterator[VersionFacts]:
+    """Yield the versions that answer callers."""
+    qualities = {(one.get("variant"), one.get("version")): one for one in _objects(object_of(route.get("quality")), "versions")}
+    for one in _objects(route, "versions"):
+        if one.get("kind") == Kind.LIVE.value:
+            quality = qualities.get((one.get("variant"), one.get("version")), {})
+            yield VersionFacts(
+                version=str(one.get("version")),
+                predictions=int(_number(one, "predictions") or 0),
+                error_rate=_number(one, "error_rate"),
+                truths=int(_number(quality, "truths") or 0),
+                mean_loss=_number(quality, "mean_loss"),
+            )
+
+
+def _drift(route: Mapping[str, object]) -> DriftFacts | None:
+    features = list(_objects(object_of(route.get("drift")), "features"))
+    if not features:
+        return None
+    rows = int(min(_number(one, "rows") or 0 for one in features))
+    over = tuple(str(one.get("feature")) for one in features if one.get("is_breached") is True)
+    return DriftFacts(rows if rows >= PSI_ROWS_MIN else 0, len(features), over)
+
+
+def _failed(route: Mapping[str, object], rollout: Rollout) -> tuple[str, ...]:
+    shown = object_of(route.get("rollout"))
+    if object_of(shown.get("rollout")).get("id") != rollout.id:
+        return ()
+    return tuple(str(one.get("guardrail")) for one in _objects(shown, "findings") if one.get("verdict") == Verdict.FAIL.value)
+
+
+def _objects(body: Mapping[str, object], name: str) -> Iterator[Mapping[str, object]]:
+    found = body.get(name)
+    yield from (object_of(one) for one in found) if isinstance(found, list) else ()
+
+
+def _number(body: Mapping[str, object], name: str) -> float | None:
+    value = body.get(name)
+    return float(value) if isinstance(value, int | float) else None

@@ -1,0 +1,201 @@
+"""How a route is: the worst of its parts, each with the evidence that it rests on.
+
+Nothing is averaged: one critical part makes a critical route, however well the others are. What is not known is neither good nor
+bad, and says why it is not known. Pure; the facts are the monitor's last picture and the registry.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.core.fields import Json
+from gateway.core.rollouts import RolloutState
+
+SILENT_MAX_S: Final = 60.0  # the monitor shows a picture every second or two; older than a minute it speaks of another time
+PREDICTIONS_MIN: Final = 30  # of a version, in the hour; of fewer, one failure would be a large share
+FAULTS_MIN: Final = 3  # two failures are chance
+ERRORS_WARNING: Final = 0.001  # the objective of the alerts
+ERRORS_CRITICAL: Final = 0.01  # ten times it
+TRUTHS_MIN: Final = 50  # rows with ground truth before two versions' losses are compared
+LOSS_MARGIN: Final = 0.10  # the guardrail's: what so few rows can show
+
+
+class Level(enum.Enum):
+    """How a part or a route is, from best to worst in this order; the value is what the metric shows."""
+
+    GOOD = 1
+    UNKNOWN = 0
+    WARNING = 2
+    CRITICAL = 3
+
+
+_WORSE: Final = {level: rank for rank, level in enumerate(Level)}
+
+
+@dataclass(frozen=True, slots=True)
+class VersionFacts:
+    """What one live version of a route did in the last hour; None where nothing is known.
+
+    Attributes:
+        truths: Rows whose ground truth came.
+    """
+
+    version: str
+    predictions: int = 0
+    error_rate: float | None = None
+    truths: int = 0
+    mean_loss: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DriftFacts:
+    """How the live version's inputs lie against its training sample.
+
+    Attributes:
+        rows: That the index of the feature with the fewest rests on.
+        over: Features whose index is over its bound, the furthest first.
+    """
+
+    rows: int
+    features: int
+    over: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutFacts:
+    """The route's newest rollout.
+
+    Attributes:
+        failed: Guardrails that failed.
+    """
+
+    state: RolloutState
+    reason: str = ""
+    failed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RouteFacts:
+    """What is known of a route.
+
+    Attributes:
+        silent_s: How long the monitor has said nothing; None when it never did.
+        drift: None when the live version has no training sample, or nothing was compared with it yet.
+        rollout: None when there never was one.
+    """
+
+    silent_s: float | None
+    versions: tuple[VersionFacts, ...] = ()
+    drift: DriftFacts | None = None
+    rollout: RolloutFacts | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of a route's health, and the sentence with the numbers that say so."""
+
+    name: str
+    level: Level
+    evidence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """A route's health; `level` is that of its worst part."""
+
+    parts: tuple[Part, ...]
+
+    @property
+    def level(self) -> Level:
+        """The worst part's level."""
+        return worst(part.level for part in self.parts)
+
+    def body(self) -> Json:
+        """Return the health as the admin API shows it."""
+        parts = sorted(self.parts, key=lambda part: _WORSE[part.level], reverse=True)
+        return {
+            "level": self.level.name.lower(),
+            "parts": [{"part": part.name, "level": part.level.name.lower(), "evidence": part.evidence} for part in parts],
+        }
+
+
+def worst(levels: Iterable[Level]) -> Level:
+    """Return the worst level; of nothing, that it is unknown."""
+    return max(levels, key=_WORSE.__getitem__, default=Level.UNKNOWN)
+
+
+def health(facts: RouteFacts) -> Health:
+    """Return a route's health, part by part."""
+    rollout = Part("rollout", *_rollout(facts.rollout))
+    if facts.silent_s is None or facts.silent_s > SILENT_MAX_S:
+        silent = "the monitor has said nothing" + (f" for {facts.silent_s:.0f} s" if facts.silent_s is not None else "")
+        return Health((*(Part(name, Level.UNKNOWN, silent) for name in ("errors", "drift", "quality")), rollout))
+    return Health(
+        (
+            Part("errors", *_errors(facts.versions)),
+            Part("drift", *_drift(facts.drift)),
+            Part("quality", *_quality(facts.versions)),
+            rollout,
+        )
+    )
+
+
+_Judged = tuple[Level, str]
+
+
+def _errors(versions: Sequence[VersionFacts]) -> _Judged:
+    """Judge each version by itself: a small challenger that always fails must not vanish in the champion's traffic."""
+    judged = [_errors_of(version) for version in versions]
+    return max(judged, key=lambda one: _WORSE[one[0]], default=(Level.UNKNOWN, "no prediction in the last hour"))
+
+
+def _errors_of(facts: VersionFacts) -> _Judged:
+    if facts.predictions < PREDICTIONS_MIN or facts.error_rate is None:
+        return Level.UNKNOWN, f"version {facts.version}: {facts.predictions} predictions in the last hour are too few to say"
+    faults = round(facts.error_rate * facts.predictions)
+    evidence = f"version {facts.version}: {faults:,} of {facts.predictions:,} predictions failed in the last hour"
+    if faults < FAULTS_MIN or facts.error_rate < ERRORS_WARNING:
+        return Level.GOOD, evidence
+    return (Level.CRITICAL if facts.error_rate >= ERRORS_CRITICAL else Level.WARNING), evidence
+
+
+def _drift(facts: DriftFacts | None) -> _Judged:
+    if facts is None:
+        return Level.UNKNOWN, "nothing is compared with a training sample"
+    if facts.over:
+        return Level.WARNING, f"{len(facts.over)} of {facts.features} features drifted: {', '.join(facts.over[:5])}"
+    if facts.rows == 0:
+        return Level.UNKNOWN, "too few rows were compared with the training sample yet"
+    return Level.GOOD, f"none of {facts.features} features drifted over the last {facts.rows:,} rows"
+
+
+def _quality(versions: Sequence[VersionFacts]) -> _Judged:
+    known = [(one.mean_loss, one) for one in versions if one.mean_loss is not None and one.truths >= TRUTHS_MIN]
+    if not known:
+        truths = sum(one.truths for one in versions)
+        return Level.UNKNOWN, f"{truths} outcomes came in the last hour, too few to say"
+    known.sort(key=lambda one: one[0])
+    (least, best), (most, bad) = known[0], known[-1]
+    evidence = "; ".join(f"version {one.version}: mean loss {loss:.3g} over {one.truths:,} outcomes" for loss, one in known)
+    if most - least > LOSS_MARGIN:
+        return Level.WARNING, f"version {bad.version} is worse than version {best.version}: {evidence}"
+    return Level.GOOD, evidence
+
+
+def _rollout(facts: RolloutFacts | None) -> _Judged:
+    match facts:
+        case None:
+            return Level.GOOD, "there was no rollout"
+        case RolloutFacts(failed=failed) if failed and facts.state in _BOTH_ANSWER:
+            return Level.CRITICAL, f"a challenger that failed still answers: {', '.join(failed)}"
+        case RolloutFacts(RolloutState.HELD, reason):
+            return Level.WARNING, f"the rollout is held: {reason}"
+        case RolloutFacts(RolloutState.QUARANTINED, reason):
+            return Level.WARNING, f"the last rollout was rolled back by the gateway: {reason}"
+    return Level.GOOD, f"the last rollout is {facts.state.value}"
+
+
+_BOTH_ANSWER: Final = frozenset({RolloutState.CANARY, RolloutState.HELD})

@@ -1,0 +1,101 @@
+"""A route's health: its worst part decides, each part says why, and what is not known is not called good."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core.health import DriftFacts, Level, RolloutFacts, RouteFacts, VersionFacts, health, worst
+from gateway.core.rollouts import RolloutState
+
+SOUND = VersionFacts("1", predictions=10_000, error_rate=0.0, truths=500, mean_loss=0.1)
+WELL = RouteFacts(silent_s=1.0, versions=(SOUND,), drift=DriftFacts(2_000, 20))
+
+
+def part(facts: RouteFacts, name: str):
+    """Return one part of a route's health."""
+    return next(one for one in health(facts).parts if one.name == name)
+
+
+def test_health_of_a_sound_route_is_good():
+    """With traffic, ground truth and a training sample, and nothing wrong, every part is good and has numbers."""
+    found = health(WELL)
+
+    assert found.level is Level.GOOD
+    assert {one.level for one in found.parts} == {Level.GOOD}
+    assert "0 of 10,000" in part(WELL, "errors").evidence
+
+
+def test_health_is_not_averaged():
+    """A challenger that always fails makes the route critical, though it is a hundredth of the traffic."""
+    bad = VersionFacts("2", predictions=100, error_rate=1.0)
+    facts = RouteFacts(silent_s=1.0, versions=(SOUND, bad), drift=WELL.drift)
+
+    assert health(facts).level is Level.CRITICAL
+    assert part(facts, "errors").evidence == "version 2: 100 of 100 predictions failed in the last hour"
+    assert health(facts).body()["parts"][0]["part"] == "errors"
+
+
+@pytest.mark.parametrize(
+    ("facts", "name"),
+    [
+        (RouteFacts(silent_s=1.0), "errors"),
+        (RouteFacts(silent_s=1.0, versions=(VersionFacts("1", predictions=5, error_rate=0.0),)), "errors"),
+        (RouteFacts(silent_s=1.0, versions=(SOUND,)), "drift"),
+        (RouteFacts(silent_s=1.0, drift=DriftFacts(0, 20)), "drift"),
+        (RouteFacts(silent_s=1.0, versions=(VersionFacts("1", truths=10, mean_loss=0.1),)), "quality"),
+        (RouteFacts(silent_s=90.0, versions=(SOUND,), drift=WELL.drift), "errors"),
+        (RouteFacts(silent_s=None, versions=(SOUND,), drift=WELL.drift), "drift"),
+    ],
+)
+def test_health_that_is_not_known_is_unknown(facts, name):
+    """No or too little traffic, no training sample, no ground truth, or a silent monitor: unknown, and neither good nor bad."""
+    assert part(facts, name).level is Level.UNKNOWN
+    assert health(facts).level is Level.UNKNOWN
+
+
+def test_health_takes_no_chance_for_a_fault():
+    """Two failures among many are chance; a rate above the objective is a warning, ten times it critical."""
+    for error_rate, level in ((2 / 1_000, Level.GOOD), (5 / 1_000, Level.WARNING), (10 / 1_000, Level.CRITICAL)):
+        version = VersionFacts("1", predictions=1_000, error_rate=error_rate)
+        assert part(RouteFacts(silent_s=0.0, versions=(version,)), "errors").level is level
+
+
+def test_health_names_the_features_that_drifted():
+    """Drift is a warning that says how many features and which."""
+    found = part(RouteFacts(silent_s=0.0, drift=DriftFacts(2_000, 20, ("age", "fare"))), "drift")
+
+    assert (found.level, found.evidence) == (Level.WARNING, "2 of 20 features drifted: age, fare")
+
+
+def test_health_compares_losses_of_versions():
+    """A version whose answers are clearly worse than another's of the same hour is a warning; few outcomes say nothing."""
+    worse = VersionFacts("2", truths=500, mean_loss=0.3)
+    few = VersionFacts("2", truths=10, mean_loss=0.9)
+    assert part(RouteFacts(silent_s=0.0, versions=(SOUND, worse)), "quality").level is Level.WARNING
+    assert part(RouteFacts(silent_s=0.0, versions=(SOUND, few)), "quality").level is Level.GOOD
+
+
+@pytest.mark.parametrize(
+    ("rollout", "level"),
+    [
+        (RolloutFacts(RolloutState.CANARY), Level.GOOD),
+        (RolloutFacts(RolloutState.CANARY, failed=("loss",)), Level.CRITICAL),
+        (RolloutFacts(RolloutState.HELD, "by hand"), Level.WARNING),
+        (RolloutFacts(RolloutState.QUARANTINED, "loss", ("loss",)), Level.WARNING),
+        (RolloutFacts(RolloutState.LIVE), Level.GOOD),
+    ],
+)
+def test_health_of_a_rollout_is_that_of_what_answers(rollout, level):
+    """A failed challenger that still answers is critical; one that is held or was rolled back is a warning."""
+    facts = RouteFacts(WELL.silent_s, WELL.versions, WELL.drift, rollout)
+    assert part(facts, "rollout").level is level
+    assert health(facts).level is level
+
+
+@given(st.lists(st.sampled_from(Level), min_size=1))
+def test_worst_level_is_one_of_them_and_hides_none(levels):
+    """The worst is critical if any is, else a warning if any is, else unknown if any is."""
+    order = (Level.CRITICAL, Level.WARNING, Level.UNKNOWN, Level.GOOD)
+    assert worst(levels) is next(level for level in order if level in levels)
