@@ -21,8 +21,8 @@ import numpy as np
 from scipy.special import betaincinv
 
 from gateway.core.attribution import Attribution
+from gateway.core.evidence import Evidence, Side
 from gateway.core.evidence import Outcome as Contribution
-from gateway.core.evidence import Side, TwoSample
 from gateway.core.guardrails import DEFAULT_GUARDRAILS, Measure, Verdict, judge
 from gateway.core.policy import Advance, Rollback, decide
 from gateway.core.records import Attempt, Kind, Outcome, PredictionRecord
@@ -256,7 +256,7 @@ def harmful_rollout(champion: float, challenger: float, seed: int) -> Delays:
     rollout, route = started(f"salt-{seed}", Plan(advances_itself=False))
     watch = RolloutWatch(rollout, epoch_s=EPOCH_S)
     rail = replace(DEFAULT_GUARDRAILS[0], alpha_share=1.0)
-    evidence = TwoSample(rail.evidence_plan(0.01, EPOCH_S))
+    evidence = Evidence(rail.evidence_plan(0.01, EPOCH_S))
     share = rollout.plan.steps[0] / SLOTS
     looks, delays = [[0, 0], [0, 0]], {}
     for at, chance in enumerate(chances(rng)):

@@ -61,7 +61,7 @@ def attributed_body(
     finding: Finding, *, srm: ShareReading, truth: ArrivalReading, moves: Mapping[str, Move], frozen_by: Attribution
 ) -> Json:
     """Return a finding with its attribution, as readings show it and audit entries store it; moves by guardrail."""
-    doubt = truth.doubt if finding.guardrail.measure.needs_truth else ""
+    doubt = truth.doubt if finding.guardrail.needs_truth else ""
     attributed = attribute(finding, srm=srm, doubt=doubt, move=moves.get(finding.guardrail.name), frozen_by=frozen_by)
     return {**finding.body(), "attribution": attributed.attribution.value, "why": attributed.why}
 

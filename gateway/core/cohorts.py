@@ -33,12 +33,14 @@ class Known:
         key: The hashed assignment key.
         value: The loss, in [0, 1].
         share: The challenger's chance of this key.
+        others: What else it says, a guardrail's name and what its outcome is made of each (value, beside, segment).
     """
 
     side: Side
     key: str
     value: float
     share: float
+    others: tuple[tuple[str, float, float, str], ...] = ()
 
 
 class Cohorts:
@@ -85,7 +87,10 @@ class Cohorts:
         """Return everything needed to go on exactly, as JSON."""
         return {
             "counts": [[cohort, *counts] for cohort, counts in self._counts.items()],
-            "held": [[cohort, latest_s, one.side.value, one.key, one.value, one.share] for cohort, latest_s, one in self._held],
+            "held": [
+                [cohort, latest_s, one.side.value, one.key, one.value, one.share, [list(other) for other in one.others]]
+                for cohort, latest_s, one in self._held
+            ],
         }
 
     @classmethod
@@ -102,7 +107,8 @@ class Cohorts:
             cohorts._counts[int(item[0])] = [int(count) for count in item[1:]]
         for item in fields.items("held", HELD_MAX + 1):
             assert isinstance(item, list)
-            known = Known(Side(item[2]), str(item[3]), float(item[4]), float(item[5]))
+            others = tuple((str(name), float(value), float(beside), str(segment)) for name, value, beside, segment in item[6])
+            known = Known(Side(item[2]), str(item[3]), float(item[4]), float(item[5]), others)
             cohorts._held.append((int(item[0]), float(item[1]), known))
         return cohorts
 

@@ -1,39 +1,58 @@
-"""Guardrails: what a challenger is measured by, what one record contributes, and the verdict on the evidence.
+"""Guardrails: what a challenger is measured by, and the verdict on the evidence; `docs/guardrails.md` has them for people.
 
-Only the *assigned* variant's own first attempt counts: the second attempt of a failover, pinned requests, shadows and drills
-never enter. What cannot be scored (no ground truth, a NaN, an unknown label) contributes nothing, neither for nor against.
-Pure; whoever reads the log feeds `core/evidence.py` with what is found here.
+Only the *assigned* variant's own first attempt counts: the second attempt of a failover, pinned requests and drills never enter,
+and shadows only where a measure compares both answers to one request. What cannot be scored (no ground truth, a NaN, an unknown
+label) contributes nothing, neither for nor against. Pure; `monitor/measured.py` finds what a record contributes.
 """
 
 from __future__ import annotations
 
 import enum
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, assert_never
+from typing import Final
 
-import numpy as np
-
-from gateway.core.evidence import EvidencePlan, EvidenceReading
-from gateway.core.fields import Fields, Json
-from gateway.core.models import Target, Task
+from gateway.core.evidence import Direction, EvidenceKind, EvidencePlan, EvidenceReading
+from gateway.core.expressions import compiled
+from gateway.core.fields import Json
 from gateway.core.records import FAULTS, Attempt, Kind, Outcome, PredictionRecord
-from gateway.core.tensors import Array, Tensor
-
-Truth = str | float | int | bool
 
 
 class Measure(enum.Enum):
     """What is compared between the variants."""
 
     ERRORS = "errors"  # faults of the version, a deadline missed inside predict among them
+    LATENCY = "latency"  # slower than the champion's own quantile
+    INVALID_OUTPUTS = "invalid_outputs"  # not numbers, or out of the declared range
+    OUTPUTS = "outputs"  # where the answers lie
+    DISAGREEMENT = "disagreement"  # champion and challenger answer one request differently
+    SHADOW_LOSS = "shadow_loss"  # both against the truth, on the same request
     LOSS = "loss"  # against ground truth
+    CALIBRATION = "calibration"  # probabilities against what came true
+    FAIRNESS = "fairness"  # between segments
+    DATA_QUALITY = "data_quality"  # of the inputs
+    EXPRESSION = "expression"  # one's own
 
-    @property
-    def needs_truth(self) -> bool:
-        """Whether it is known only with ground truth, and void where that cannot be relied on."""
-        return self is Measure.LOSS
+
+class Of(enum.Enum):
+    """What FAIRNESS compares between segments."""
+
+    ERRORS = "errors"
+    POSITIVES = "positives"
+    LOSS = "loss"
+
+
+class EvidenceClass(enum.Enum):
+    """What kind of finding a breach is; it decides what the gateway may do by itself."""
+
+    HARD_FAULT = "S0"
+    SERVICE = "S1"
+    QUALITY = "S2"
+    WORLD = "S3"
+    DATA = "S4"  # a guardrail compares variants: both see like inputs, so a difference is the version's side's
+    ASSIGNMENT = "S5"
+
+
+HOLDING: Final = frozenset({EvidenceClass.WORLD, EvidenceClass.ASSIGNMENT})  # a breach stops the rollout; all others convict
 
 
 class Verdict(enum.Enum):
@@ -45,16 +64,41 @@ class Verdict(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Options:
+    """What some measures need to know; each takes its own (see `core/guardrail_bodies.py`).
+
+    Attributes:
+        quantile: LATENCY: of the champion's latency, in (0, 1).
+        low, high: The declared range of the answer (INVALID_OUTPUTS, OUTPUTS) or of the expression; None: not declared.
+        column: FAIRNESS: the one that names the segment; DATA_QUALITY: the one looked at, empty for all.
+        segments: FAIRNESS: those compared; empty for the first that are met.
+        of: FAIRNESS: what is compared.
+        tolerance: DISAGREEMENT: how far two numbers may lie apart and still agree.
+        expression: EXPRESSION, see `core/expressions.py`.
+    """
+
+    quantile: float = 0.95
+    low: float | None = None
+    high: float | None = None
+    column: str = ""
+    segments: tuple[str, ...] = ()
+    of: Of = Of.ERRORS
+    tolerance: float = 1e-6
+    expression: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Guardrail:
     """One bound on a challenger.
 
     Attributes:
-        alpha_share: Part of the rollout's alpha; over all guardrails of a rollout they sum to 1.
+        alpha_share: Part of the rollout's alpha; over all guardrails of a rollout, dry runs among them, they sum to 1.
         margin: PASS when the challenger is surely less than this worse, in units of the measure.
-        harm: The smallest harmful effect: FAIL needs an estimate above it.
+        harm: The smallest harmful effect: FAIL needs an estimate above it. DISAGREEMENT: the rate that must surely be exceeded.
         samples_min: Keys of the challenger before a PASS.
         is_required: Whether an advance needs its PASS. One that is not required, such as ground truth that may never come,
             stops an advance only while its estimate reaches the margin.
+        is_dry_run: Its verdicts are shown and recorded, and nothing is done about them.
     """
 
     name: str
@@ -64,12 +108,54 @@ class Guardrail:
     harm: float
     samples_min: int
     is_required: bool
+    direction: Direction = Direction.UP
+    evidence_class: EvidenceClass = EvidenceClass.QUALITY
+    is_dry_run: bool = False
+    options: Options = Options()
 
     def evidence_plan(self, alpha: float, epoch_s: float) -> EvidencePlan:
         """Return how evidence for this guardrail is gathered in a rollout with that alpha."""
-        return EvidencePlan(alpha=alpha * self.alpha_share, epoch_s=epoch_s, epoch_max_s=6 * epoch_s)
+        is_rate = self.measure is Measure.DISAGREEMENT
+        return EvidencePlan(
+            alpha=alpha * self.alpha_share,
+            epoch_s=epoch_s,
+            epoch_max_s=6 * epoch_s,
+            kind=self._kind,
+            direction=self.direction,
+            level=self.harm if is_rate else self.options.quantile,
+            segments=self.options.segments,
+        )
+
+    @property
+    def units(self) -> tuple[float, float]:
+        """What 0 and 1 of the evidence's values mean."""
+        low, high = self.options.low, self.options.high
+        if self.measure in (Measure.OUTPUTS, Measure.EXPRESSION) and low is not None and high is not None:
+            return low, high
+        return (-1.0, 1.0) if self.measure is Measure.CALIBRATION else (0.0, 1.0)
+
+    @property
+    def needs_truth(self) -> bool:
+        """Whether it is known only with ground truth, and void where that cannot be relied on."""
+        if self.measure is Measure.EXPRESSION:
+            return compiled(self.options.expression, self.name).is_late
+        return self.measure in _OF_TRUTH or (self.measure is Measure.FAIRNESS and self.options.of is Of.LOSS)
+
+    @property
+    def _kind(self) -> EvidenceKind:
+        if self.measure is Measure.OUTPUTS and self.options.low is None:
+            return EvidenceKind.PLACEMENT
+        return _KINDS.get(self.measure, EvidenceKind.SPLIT)
 
 
+_KINDS: Final = {
+    Measure.LATENCY: EvidenceKind.EXCEEDANCE,
+    Measure.CALIBRATION: EvidenceKind.CALIBRATION,
+    Measure.FAIRNESS: EvidenceKind.SEGMENTS,
+    Measure.DISAGREEMENT: EvidenceKind.RATE,
+    Measure.SHADOW_LOSS: EvidenceKind.PAIRED,
+}
+_OF_TRUTH: Final = frozenset({Measure.LOSS, Measure.SHADOW_LOSS, Measure.CALIBRATION})
 DEFAULT_GUARDRAILS: Final = (
     Guardrail(
         name="service errors",
@@ -79,6 +165,7 @@ DEFAULT_GUARDRAILS: Final = (
         harm=0.002,  # under the step from .1 % to 1 %, which must be found
         samples_min=50,
         is_required=True,
+        evidence_class=EvidenceClass.SERVICE,
     ),
     Guardrail(
         name="loss",
@@ -92,56 +179,48 @@ DEFAULT_GUARDRAILS: Final = (
 )
 
 
-def guardrail_from_body(body: object, where: str) -> Guardrail:
-    """Read a guardrail of a plan.
-
-    Args:
-        where: Its path in the plan, for messages.
-
-    Raises:
-        MalformedRequest: a field is missing, unknown or out of range.
-    """
-    fields = Fields(body, where)
-    rail = Guardrail(
-        name=fields.name("name"),
-        measure=fields.choice("measure", Measure),
-        alpha_share=fields.number("alpha_share", 1e-6, 1.0),
-        margin=fields.number("margin", 0.0, 1.0),
-        harm=fields.number("harm", 0.0, 1.0),
-        samples_min=fields.integer("samples_min", 1, 1_000_000_000, 50),
-        is_required=fields.boolean("is_required", True),
-    )
-    fields.done()
-    return rail
-
-
-def guardrail_body(rail: Guardrail) -> Json:
-    """Return a guardrail as `guardrail_from_body` reads it."""
-    return {
-        "name": rail.name,
-        "measure": rail.measure.value,
-        "alpha_share": rail.alpha_share,
-        "margin": rail.margin,
-        "harm": rail.harm,
-        "samples_min": rail.samples_min,
-        "is_required": rail.is_required,
-    }
-
-
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The verdict on one guardrail, and what it rests on."""
+    """The verdict on one guardrail, and what it rests on; the reading is in the measure's units."""
 
     guardrail: Guardrail
     verdict: Verdict
     reading: EvidenceReading
     reason: str
 
+    @property
+    def convicts(self) -> bool:
+        """Whether it is reason to roll back."""
+        return self._is_breach and self.guardrail.evidence_class not in HOLDING
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is reason to stay where the rollout is, and no more."""
+        return self._is_breach and self.guardrail.evidence_class in HOLDING
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why the rollout may not go on, or None."""
+        rail = self.guardrail
+        if rail.is_dry_run or self.verdict is Verdict.PASS:
+            return None
+        if rail.is_required:
+            return f"inconclusive: {self.reason}"
+        if rail.direction.harm_of(self.reading.estimate) >= rail.margin:
+            return f"leans towards harm: {self.reason}"
+        return None
+
+    @property
+    def _is_breach(self) -> bool:
+        return self.verdict is Verdict.FAIL and not self.guardrail.is_dry_run
+
     def body(self) -> Json:
         """Return the finding as an audit entry stores it."""
         return {
             "guardrail": self.guardrail.name,
             "measure": self.guardrail.measure.value,
+            "class": self.guardrail.evidence_class.value,
+            "is_dry_run": self.guardrail.is_dry_run,
             "verdict": self.verdict.value,
             "reason": self.reason,
             "margin": self.guardrail.margin,
@@ -151,18 +230,26 @@ class Finding:
 
 
 def judge(guardrail: Guardrail, reading: EvidenceReading) -> Finding:
-    """Return the verdict on one guardrail. No data is INCONCLUSIVE."""
+    """Return the verdict on one guardrail. No data is INCONCLUSIVE.
+
+    Args:
+        reading: Of the evidence, its values in [0, 1].
+    """
+    reading = reading.in_units(*guardrail.units)
+    name = f"{guardrail.name}{' (dry run)' if guardrail.is_dry_run else ''}{f', {reading.subject}' if reading.subject else ''}"
     counts = f"{reading.challenger_count} keys of the challenger, {reading.champion_count} of the champion"
     rates = f"{reading.challenger_mean:.4g} against {reading.champion_mean:.4g}"
     if not reading.challenger_count or not reading.champion_count:
-        return Finding(guardrail, Verdict.INCONCLUSIVE, reading, f"{guardrail.name}: {counts}")
-    if reading.log_e_best >= reading.bound and reading.estimate > guardrail.harm:
-        reason = f"{guardrail.name}: {rates}, log e {reading.log_e_best:.2f} reached {reading.bound:.2f} ({counts})"
+        return Finding(guardrail, Verdict.INCONCLUSIVE, reading, f"{name}: {counts}")
+    harm_of = guardrail.direction.harm_of
+    if reading.log_e_best >= reading.bound and harm_of(reading.estimate) > guardrail.harm:
+        reason = f"{name}: {rates}, log e {reading.log_e_best:.2f} reached {reading.bound:.2f} ({counts})"
         return Finding(guardrail, Verdict.FAIL, reading, reason)
-    if reading.upper < guardrail.margin and reading.challenger_count >= guardrail.samples_min:
-        reason = f"{guardrail.name}: {rates}, at most {reading.upper:.4g} worse, under {guardrail.margin:g} ({counts})"
+    worst = max(harm_of(reading.lower), harm_of(reading.upper))
+    if worst < guardrail.margin and reading.challenger_count >= guardrail.samples_min:
+        reason = f"{name}: {rates}, at most {worst:.4g} worse, under {guardrail.margin:g} ({counts})"
         return Finding(guardrail, Verdict.PASS, reading, reason)
-    reason = f"{guardrail.name}: {rates}, the difference is in [{reading.lower:.4g}, {reading.upper:.4g}] ({counts})"
+    reason = f"{name}: {rates}, the difference is in [{reading.lower:.4g}, {reading.upper:.4g}] ({counts})"
     return Finding(guardrail, Verdict.INCONCLUSIVE, reading, reason)
 
 
@@ -181,103 +268,3 @@ def error_value(record: PredictionRecord) -> float | None:
     """
     attempt = own_attempt(record)
     return None if attempt is None or attempt.outcome is Outcome.ABANDONED else float(attempt.outcome in FAULTS)
-
-
-def loss(target: Target, outputs: Sequence[Tensor], row: int, truth: Truth) -> float | None:
-    """Return how wrong one row of an answer is: 0 or 1 for classes, min(|error| / loss_max, 1) for numbers.
-
-    The answer is the output named by the target, or the first.
-
-    - binary: floats [n] or [n,1] are the probability of the positive label, [n,2] those of the labels in order, compared with the
-      threshold; integers, booleans and bytes [n] or [n,1] are the label itself. Without labels the positive is 1.
-    - multiclass: floats [n,c] are scores of the labels in order, of which the highest counts; integers, booleans and bytes [n]
-      or [n,1] are the label itself. Without labels they are 0, 1, 2….
-    - regression: numbers [n] or [n,1].
-
-    None when the output or the row is missing, a number is not finite, or the truth is not one of the labels.
-    """
-    answer = _row(target, outputs, row)
-    if answer is None:
-        return None
-    match target.task:
-        case Task.BINARY:
-            return _binary_loss(target, answer, truth)
-        case Task.MULTICLASS:
-            return _multiclass_loss(target, answer, truth)
-        case Task.REGRESSION:
-            return _regression_loss(target, answer, truth)
-        case Task.OTHER:
-            return None
-        case _:
-            assert_never(target.task)
-
-
-def _row(target: Target, outputs: Sequence[Tensor], row: int) -> Array | None:
-    """Return one row of the answer as a flat array; None when there is none or a number in it is not finite."""
-    named = [tensor for tensor in outputs if tensor.name == target.output] if target.output else list(outputs[:1])
-    if not named or named[0].data.ndim not in (1, 2) or not 0 <= row < named[0].data.shape[0]:
-        return None
-    answer = np.atleast_1d(named[0].data[row])
-    if answer.size == 0 or (answer.dtype.kind == "f" and not np.isfinite(answer.astype(np.float64)).all()):
-        return None
-    return answer
-
-
-def _binary_loss(target: Target, answer: Array, truth: Truth) -> float | None:
-    labels = target.labels or ("0", "1")
-    positive = target.positive or labels[-1]
-    true_label = _label(truth, labels)
-    if true_label is None:
-        return None
-    if answer.dtype.kind == "f":
-        if answer.size > 2 or (answer.size == 2 and positive not in labels):
-            return None
-        probability = float(answer[labels.index(positive) if answer.size == 2 else 0])
-        is_positive = probability >= target.threshold
-    else:
-        said = _label(_plain(answer[0]), labels)
-        if answer.size != 1 or said is None:
-            return None
-        is_positive = said == positive
-    return float(is_positive != (true_label == positive))
-
-
-def _multiclass_loss(target: Target, answer: Array, truth: Truth) -> float | None:
-    labels = target.labels or tuple(str(index) for index in range(answer.size if answer.dtype.kind == "f" else 0))
-    if answer.dtype.kind == "f":
-        true_label = _label(truth, labels)
-        if answer.size != len(labels) or true_label is None:
-            return None
-        return float(labels[int(np.argmax(answer))] != true_label)
-    said, true_label = _label(_plain(answer[0]), labels), _label(truth, labels)
-    return None if answer.size != 1 or said is None or true_label is None else float(said != true_label)
-
-
-def _regression_loss(target: Target, answer: Array, truth: Truth) -> float | None:
-    if answer.size != 1 or answer.dtype.kind not in "fiu" or isinstance(truth, str):
-        return None
-    error = abs(float(answer[0].item()) - float(truth))
-    return min(error / target.loss_max, 1.0) if math.isfinite(error) else None
-
-
-def _plain(value: object) -> object:
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _label(value: object, labels: Sequence[str]) -> str | None:
-    """Return the label that a truth or an answer means; None when it is none of `labels` (any will do when there are none)."""
-    spellings: tuple[str, ...]
-    match value:
-        case bool():
-            spellings = ("1", "true", "True") if value else ("0", "false", "False")
-        case int() | float() if math.isfinite(value):
-            spellings = (str(int(value)), f"{int(value)}.0") if value == int(value) else (str(value),)
-        case bytes():
-            spellings = (value.decode("utf-8", "replace"),)
-        case str():
-            spellings = (value,)
-        case _:
-            return None
-    if not labels:
-        return spellings[0]
-    return next((label for label in spellings if label in labels), None)

@@ -14,7 +14,7 @@ from gateway.core.arrivals import ArrivalReading
 from gateway.core.attribution import Attribution, Move, attributed_body
 from gateway.core.evidence import ShareReading, Side
 from gateway.core.fields import Fields, Json
-from gateway.core.guardrails import Finding, Verdict
+from gateway.core.guardrails import EvidenceClass, Finding
 from gateway.core.rollouts import Rollout, RolloutState
 
 INCREASE_GAP_S: Final = 900.0  # one automatic increase a route in 15 minutes, so that an oscillating fault cannot make it flap
@@ -91,8 +91,9 @@ def decide(rollout: Rollout, findings: Sequence[Finding], facts: Facts) -> Decis
     """Return what happens to an open rollout now.
 
     The first that applies: automation off, hold. Hard faults, roll back. Assignment not as planned, hold: no verdict stands.
-    A guardrail failed, roll back, but not for one that needs ground truth while that cannot be relied on; then hold. Both
-    variants got worse or the route is frozen, hold. Then every reason not to advance.
+    A guardrail failed, roll back, but not for one that needs ground truth while that cannot be relied on; then hold. A guardrail
+    failed whose class says no more, both variants got worse, or the route is frozen, hold. Then every reason not to advance.
+    Dry runs decide nothing.
     """
     evidence = evidence_body(rollout, findings, facts)
     if not rollout.is_open:
@@ -106,11 +107,16 @@ def decide(rollout: Rollout, findings: Sequence[Finding], facts: Facts) -> Decis
         reason = f"assignment: {facts.srm.challenger_keys} of {facts.srm.keys} keys, planned {facts.srm.share:.2%}"
         return Hold(reason, Attribution.ASSIGNMENT, evidence)
     doubt = facts.truth.doubt
-    failed = [finding for finding in findings if finding.verdict is Verdict.FAIL]
-    if stands := [finding for finding in failed if not (doubt and finding.guardrail.measure.needs_truth)]:
-        return Rollback("; ".join(finding.reason for finding in stands), Attribution.VERSION, evidence)
+    stands = [finding for finding in findings if not (doubt and finding.guardrail.needs_truth)]
+    held = [finding for finding in stands if finding.holds]
+    if void := [finding for finding in held if finding.guardrail.evidence_class is EvidenceClass.ASSIGNMENT]:
+        return Hold(void[0].reason, Attribution.ASSIGNMENT, evidence)
+    if failed := [finding for finding in stands if finding.convicts]:
+        return Rollback("; ".join(finding.reason for finding in failed), Attribution.VERSION, evidence)
     if doubt:
         return Hold(doubt, Attribution.ASSIGNMENT, evidence)
+    if held:
+        return Hold(held[0].reason, Attribution.WORLD, evidence)
     if worse := [f"{name}: {move}" for name, move in facts.moves.items() if move.has_risen]:
         return Hold("the champion got worse too: " + "; ".join(worse), Attribution.WORLD, evidence)
     if facts.frozen_by is not Attribution.NONE:
@@ -140,12 +146,8 @@ def _obstacle(rollout: Rollout, findings: Sequence[Finding], facts: Facts) -> st
         return "the last step is reached; promotion is a person's"
     if not findings:
         return "no guardrail was judged"
-    for finding in findings:
-        rail = finding.guardrail
-        if rail.is_required and finding.verdict is not Verdict.PASS:
-            return f"inconclusive: {finding.reason}"
-        if finding.verdict is not Verdict.PASS and finding.reading.estimate >= rail.margin:
-            return f"leans towards harm: {finding.reason}"
+    if obstacles := [finding.obstacle for finding in findings if finding.obstacle is not None]:
+        return obstacles[0]
     if facts.challenger_keys < plan.samples_min:
         return f"{facts.challenger_keys} keys of the challenger at this step, {plan.samples_min} wanted"
     if (rest_s := facts.step_since_s + plan.dwell_s - facts.now_s) > 0:

@@ -28,19 +28,19 @@ class Acquit:
 def reopened(rollout: Rollout, findings: Sequence[Finding], facts: Facts) -> Rollback | Acquit | None:
     """Return what the ground truth of an ended rollout says against its end; None while it says nothing.
 
-    Only guardrails that need ground truth count, and none while that cannot be relied on. For an acquittal every one of them must
-    PASS, and nothing else stand against the version. A conviction needs automation; a record does not.
+    Only guardrails that need ground truth and are no dry run count, and none while it cannot be relied on. For an acquittal every
+    one of them must PASS, and nothing else stand against the version. A conviction needs automation; a record does not.
     """
-    late = [finding for finding in findings if finding.guardrail.measure.needs_truth]
+    late = [finding for finding in findings if finding.guardrail.needs_truth and not finding.guardrail.is_dry_run]
     if rollout.is_open or facts.truth.doubt or facts.srm.is_mismatch or not late:
         return None
     evidence = evidence_body(rollout, findings, facts)
     if rollout.state is RolloutState.LIVE:
-        failed = [finding.reason for finding in late if finding.verdict is Verdict.FAIL]
+        failed = [finding.reason for finding in late if finding.convicts]
         if not failed or not facts.is_automation_on:
             return None
         return Rollback(f"ground truth after the promotion: {'; '.join(failed)}", Attribution.VERSION, evidence)
-    is_sound = not facts.is_burst and all(finding.verdict is not Verdict.FAIL for finding in findings)
+    is_sound = not facts.is_burst and not any(finding.convicts for finding in findings)
     if rollout.state is RolloutState.QUARANTINED and is_sound and all(finding.verdict is Verdict.PASS for finding in late):
         reasons = "; ".join(finding.reason for finding in late)
         return Acquit(f"ground truth after the rollback speaks for the version: {reasons}", evidence=evidence)

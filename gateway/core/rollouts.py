@@ -7,13 +7,13 @@ whoever acts (a person through control, the monitor by itself) commits what the 
 from __future__ import annotations
 
 import enum
-import math
 from dataclasses import dataclass, replace
 from typing import Final
 
 from gateway.core.errors import IllegalTransition, MalformedRequest
 from gateway.core.fields import Fields, Json
-from gateway.core.guardrails import DEFAULT_GUARDRAILS, Guardrail, guardrail_body, guardrail_from_body
+from gateway.core.guardrail_bodies import guardrail_body, guardrails_from_bodies
+from gateway.core.guardrails import DEFAULT_GUARDRAILS, Guardrail
 from gateway.core.routes import Route, Variant, with_weights
 from gateway.core.split import SLOTS
 
@@ -225,25 +225,13 @@ def plan_from_body(body: object) -> Plan:
         samples_min=fields.integer("samples_min", 1, 1_000_000_000, default.samples_min),
         advances_itself=fields.boolean("advances_itself", default.advances_itself),
         false_rollback_alpha=fields.number("false_rollback_alpha", 1e-9, 0.5, default.false_rollback_alpha),
-        guardrails=tuple(
-            guardrail_from_body(body, f"plan.guardrails[{at}]")
-            for at, body in enumerate(fields.items("guardrails", GUARDRAILS_MAX, ()))
-        )
+        guardrails=guardrails_from_bodies(fields.items("guardrails", GUARDRAILS_MAX, ()), "plan.guardrails")
         or DEFAULT_GUARDRAILS,
     )
     fields.done()
-    _refuse_loose_guardrails(plan.guardrails)
     if not plan.steps or list(plan.steps) != sorted(set(plan.steps)):
         raise MalformedRequest("plan.steps: expected at least one weight, each above the one before")
     return plan
-
-
-def _refuse_loose_guardrails(rails: tuple[Guardrail, ...]) -> None:
-    names = [rail.name for rail in rails]
-    if taken := [name for name in names if names.count(name) > 1]:
-        raise MalformedRequest(f"plan.guardrails: two are called {taken[0]!r}")
-    if not math.isclose(total := sum(rail.alpha_share for rail in rails), 1.0, abs_tol=1e-6):
-        raise MalformedRequest(f"plan.guardrails: their alpha_share sum to {total:g}, expected 1")
 
 
 def plan_body(plan: Plan) -> Json:

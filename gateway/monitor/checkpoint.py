@@ -18,7 +18,7 @@ from gateway.monitor.watch import RolloutWatch
 from gateway.ports import RegistryStore
 
 CONSUMER: Final = "monitor"
-FORMAT: Final = 6
+FORMAT: Final = 7
 _UNREADABLE: Final = (
     pickle.UnpicklingError,
     AttributeError,
@@ -91,7 +91,9 @@ def _restored_route(saved: dict[str, Any], fold: Fold, registry: RegistryStore) 
         view=view,
         views=saved["views"],
         tallies=saved["tallies"],
-        watch=None if saved["watch"] is None else RolloutWatch.restored(saved["watch"], epoch_s=fold.epoch_s),
+        watch=None
+        if saved["watch"] is None
+        else RolloutWatch.restored(saved["watch"], epoch_s=fold.epoch_s, version_of=fold.versions_of(view.model)),
         last_increase_s=saved["last_increase_s"],
         decision=saved["decision"],
         drifted=saved["drifted"],

@@ -7,7 +7,7 @@ means that the route moved on; it is read again and decided anew.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from gateway.core.errors import RevisionConflict
@@ -19,7 +19,7 @@ from gateway.core.rollouts import Rollout
 from gateway.monitor.act import Acted, acquit, act, roll_back_for_drift
 from gateway.monitor.drifting import DriftWatch
 from gateway.monitor.fold import Fold, RouteState
-from gateway.monitor.views import RouteView, present_view, unchanged_rollout
+from gateway.monitor.views import RouteView, present_view, unchanged_rollout, version_or_none
 from gateway.monitor.watch import RolloutWatch
 from gateway.ports import RegistryStore
 
@@ -130,6 +130,17 @@ def learn_route(fold: Fold, view: RouteView, ended: Callable[[str], Rollout]) ->
     watch = state.watch
     if watch is not None and watch.rollout.is_open and (state.view.rollout is None or state.view.rollout.id != watch.rollout.id):
         watch.learn(ended(watch.rollout.id))
+
+
+def learn_versions(fold: Fold, registry: RegistryStore, model: str, versions: Iterable[str]) -> None:
+    """Learn versions that the fold does not know yet.
+
+    Raises:
+        StoreFailed: the registry cannot be read.
+    """
+    for version in versions:
+        if (model, version) not in fold.versions:
+            fold.versions[model, version] = version_or_none(registry, model, version)
 
 
 def _read_again(fold: Fold, name: str, registry: RegistryStore) -> None:

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from gateway.core.attribution import Attribution
-from gateway.core.cohorts import Known
 from gateway.core.delays import Delays
 from gateway.core.drift import frozen_by
 from gateway.core.fields import Json
-from gateway.core.guardrails import loss, own_attempt
+from gateway.core.guardrails import own_attempt
+from gateway.core.losses import loss
 from gateway.core.models import Task, Version
 from gateway.core.records import FAULTS, GroundTruthRecord, Kind, Outcome, PredictionRecord
 from gateway.core.rollouts import Event, Rollout
@@ -23,11 +23,12 @@ from gateway.core.routes import DriftAction
 from gateway.core.tensors import Tensor
 from gateway.core.windows import Window, merge
 from gateway.monitor.drifting import DriftWatch
+from gateway.monitor.measured import Known
 from gateway.monitor.merge import Merged
 from gateway.monitor.rows import answer_tensor, row_count
 from gateway.monitor.truth import Joined, Place, TruthJoin, Waiting, packed, unpacked
 from gateway.monitor.views import RouteView
-from gateway.monitor.watch import SIDES, RolloutWatch, is_compared
+from gateway.monitor.watch import SIDES, RolloutWatch, Told, is_compared
 from gateway.ports import Detector
 
 VIEWS_MAX: Final = 20  # revisions of one route kept, those learned last; records of several come mixed
@@ -135,7 +136,7 @@ class Fold:
         due: Routes with a decision due, in order.
         records: Folded so far.
         unscored: Values of ground truth that fit no answer.
-        epoch_s: Of the evidence, see `core/evidence.py`.
+        epoch_s: Of the evidence, see `core/evidence/plan.py`.
         unplaced: Live records of a revision that was not found; they are no evidence.
     """
 
@@ -178,7 +179,7 @@ class Fold:
             case GroundTruthRecord(prediction_id, _, row, value):
                 joined = self.truth.learn(prediction_id, row, value, self.now_s)
                 if joined is not None:
-                    self._know(joined)
+                    self._know(prediction_id, joined)
         if int(self.now_s) != second:
             for name, state in self.routes.items():
                 if state.drifted or (state.watch is not None and (state.watch.rollout.is_open or state.watch.is_reopened)):
@@ -196,16 +197,20 @@ class Fold:
 
     def _watch(self, state: RouteState, rollout: Rollout) -> None:
         if state.watch is None or state.watch.rollout.id != rollout.id:
-            state.watch, state.decision = RolloutWatch(rollout, epoch_s=self.epoch_s), {}
+            versions = self.versions_of(rollout.model)
+            state.watch, state.decision = RolloutWatch(rollout, epoch_s=self.epoch_s, version_of=versions), {}
         else:
             state.watch.learn(rollout)
 
     def _predict(self, record: PredictionRecord) -> None:
         state = self.routes[record.route]
         self._count(state, record)
-        if record.kind is not Kind.LIVE:
+        if record.kind not in (Kind.LIVE, Kind.SHADOW):
             return
         view = state.views.get(record.revision, state.view)
+        self._pair(state, view, record)
+        if record.kind is not Kind.LIVE:
+            return
         self.unplaced += not view.is_known
         rollout = self._judged_by(state, view, record)
         if rollout is not None:
@@ -214,6 +219,14 @@ class Fold:
                 self.due[record.route] = None
         self._expect(state, record, rollout, view)
         self._observe_drift(state, record)
+
+    def _pair(self, state: RouteState, view: RouteView, record: PredictionRecord) -> None:
+        """Let a live answer wait for its copy, or join the two, while a rollout that asks for it is open."""
+        watch = state.watch
+        if watch is None or not watch.pairs or not watch.rollout.is_open or view.rollout is None:
+            return
+        if view.rollout.id == watch.rollout.id and watch.observe_pairable(record, self.now_s):
+            self.due[record.route] = None
 
     def _count(self, state: RouteState, record: PredictionRecord) -> None:
         for attempt in record.attempts:
@@ -250,7 +263,7 @@ class Fold:
             state.watch.cohorts.expect(SIDES[record.variant], self.now_s)
         waiting = Waiting(place, record.assignment_key, rows, packed(answer.data), self.now_s)
         for joined in self.truth.expect(record.prediction_id, waiting):
-            self._know(joined)
+            self._know(record.prediction_id, joined)
 
     def _place(self, record: PredictionRecord, answer: Tensor, rollout: str, share: float) -> Place:
         share = share if rollout else 0.0
@@ -280,7 +293,7 @@ class Fold:
             )
         return place
 
-    def _know(self, joined: Joined) -> None:
+    def _know(self, prediction_id: str, joined: Joined) -> None:
         """Score one row of an answer against its ground truth."""
         place = joined.waiting.place
         version = self.versions.get((place.model, place.version))
@@ -303,10 +316,19 @@ class Fold:
         tally.rows_known += 1
         tally.delays.count(max(0.0, joined.time_s - joined.waiting.time_s))
         tally.window(joined.time_s).count_truth(joined.time_s, value)
+        self._know_pair(state, prediction_id, joined)
         if watch is not None:
-            known = Known(SIDES[place.variant], joined.waiting.key, value, place.share)
-            if watch.know(known, answered_s=joined.waiting.time_s, now_s=self.now_s):
+            told = Told(prediction_id, SIDES[place.variant], joined.waiting.key, place.share, joined.waiting.time_s)
+            if watch.know(told, Known(version, answer, joined.row, joined.value, value), now_s=self.now_s):
                 self.due[place.route] = None
+
+    def _know_pair(self, state: RouteState, prediction_id: str, joined: Joined) -> None:
+        """Score both answers where a shadow's was joined to this one."""
+        watch = state.watch
+        if watch is None or not watch.pairs or not watch.rollout.is_open:
+            return
+        if watch.observe_truth(prediction_id, joined.row, joined.value, self.now_s):
+            self.due[joined.waiting.place.route] = None
 
     def _observe_drift(self, state: RouteState, record: PredictionRecord) -> None:
         """Feed the live version's own answers to its drift watch."""
@@ -322,6 +344,10 @@ class Fold:
             if state.view.drift_action is DriftAction.ROLLBACK:
                 state.drifted = state.incident_count
                 self.due[record.route] = None
+
+    def versions_of(self, model: str) -> Callable[[str], Version | None]:
+        """Return what finds a model's version by name; None for one that no record named yet, or that is not registered."""
+        return lambda version: self.versions.get((model, version))
 
     def drift_watch(self, version: Version) -> DriftWatch:
         """Return a watch over a version's features and answers that has seen nothing."""

@@ -17,12 +17,12 @@ from gateway.core.errors import PortFault
 from gateway.core.records import PredictionRecord
 from gateway.metrics import UNEXPECTED_ERRORS, cell
 from gateway.monitor.checkpoint import CONSUMER, restored, state_of
-from gateway.monitor.decide import decide_due, learn_route
+from gateway.monitor.decide import decide_due, learn_route, learn_versions
 from gateway.monitor.fold import Fold
 from gateway.monitor.gauges import Gauges
 from gateway.monitor.merge import Merge, refill
 from gateway.monitor.picture import picture
-from gateway.monitor.views import version_or_none, view_at
+from gateway.monitor.views import view_at
 from gateway.ports import (
     CheckpointStore,
     Clock,
@@ -175,9 +175,10 @@ class Monitor:
         """Learn from the registry what the record speaks of, before it is taken."""
         fold = self.fold
         if fold.lacks_view(record):
-            learn_route(fold, view_at(self._registry, record.route, record.model, record.revision), self._registry.rollout)
-        if (record.model, record.version) not in fold.versions:
-            fold.versions[record.model, record.version] = version_or_none(self._registry, record.model, record.version)
+            view = view_at(self._registry, record.route, record.model, record.revision)
+            learn_route(fold, view, self._registry.rollout)
+            learn_versions(fold, self._registry, record.model, view.compared)
+        learn_versions(fold, self._registry, record.model, (record.version,))
 
     def _restored(self) -> Merge:
         saved = self._checkpoints.load(CONSUMER)

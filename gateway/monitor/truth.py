@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from gateway.core.guardrails import Truth
+from gateway.core.losses import Truth
 from gateway.core.tensors import NUMPY_DTYPES, Array, Datatype, Tensor
 
 Packed = bytes | list[bytes]  # of numbers; of BYTES

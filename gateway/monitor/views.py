@@ -46,6 +46,11 @@ class RouteView:
         return sum(variant.weight for variant in self.variants if variant.name == CHALLENGER) / SLOTS
 
     @property
+    def compared(self) -> tuple[str, ...]:
+        """The versions that a rollout compares; none without one."""
+        return (self.rollout.champion, self.rollout.challenger) if self.rollout is not None else ()
+
+    @property
     def live_version(self) -> str:
         """The version in charge: the champion during a rollout, else the variant with the greatest weight."""
         if self.rollout is not None:

@@ -6,20 +6,49 @@ Folds records in merged order; its findings and facts are what `core/policy.py` 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Final, cast
 
+from gateway.core import cohorts
 from gateway.core.arrivals import Arrivals
-from gateway.core.attribution import Attribution, Move, PastWatch, attributed_body
-from gateway.core.cohorts import Cohorts, Known
-from gateway.core.evidence import EvidencePlan, Outcome, ShareTest, Side, TwoSample
+from gateway.core.attribution import Attribution, Move, attributed_body
+from gateway.core.cohorts import Cohorts
+from gateway.core.evidence import Outcome, ShareTest, Side
 from gateway.core.fields import Fields, Json
-from gateway.core.guardrails import Finding, Guardrail, Measure, Verdict, error_value, judge
+from gateway.core.guardrails import Finding, Measure, error_value
+from gateway.core.losses import Truth
 from gateway.core.policy import BurstWatch, Facts
 from gateway.core.records import PredictionRecord
 from gateway.core.rollouts import Rollout, rollout_body, rollout_from_body
+from gateway.monitor.measured import Contribution, Kept, Known, VersionOf
+from gateway.monitor.pairs import Pairs
+from gateway.monitor.rails import Rail
 
 SIDES: Final[Mapping[str, Side]] = {side.value: side for side in Side}
 STEP_KEYS_MAX: Final = 100_000  # counted at one step; a plan that asks for more waits for a person
+KEPT_MAX: Final = 100_000  # predictions of which something is kept until their truth is known
+EVEN: Final = 0.5  # in place of a share where nothing was split
+
+
+def _unknown(version: str) -> None:
+    """No version is known: only what needs none is measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Whose answer the truth became known of.
+
+    Attributes:
+        key: The hashed assignment key.
+        share: The challenger's chance of this key.
+        answered_s: When it was answered, in the log's time.
+    """
+
+    prediction_id: str
+    side: Side
+    key: str
+    share: float
+    answered_s: float
 
 
 class RolloutWatch:
@@ -29,23 +58,27 @@ class RolloutWatch:
         rollout: As last known.
         step_since_s: When its step began, in the log's time.
         arrivals: Whether its ground truth comes alike for both.
+        pairs: Both versions' answers to the same requests; None where no guardrail asks for them.
         cohorts: What holds ground truth back until it is known alike.
         is_reopened: Whether ground truth came since it ended, so that its end may have to be looked at again.
     """
 
-    def __init__(self, rollout: Rollout, *, epoch_s: float) -> None:
+    def __init__(self, rollout: Rollout, *, epoch_s: float, version_of: VersionOf = _unknown) -> None:
         self.rollout = rollout
         self.step_since_s = rollout.changed_at_s
-        self._epoch_s = epoch_s
-        self._rails = {rail: TwoSample(self._plan(rail)) for rail in rollout.plan.guardrails}
-        self._champion_past = {rail: PastWatch() for rail in rollout.plan.guardrails}
+        self._rails = [Rail(guardrail, rollout, version_of, epoch_s=epoch_s) for guardrail in rollout.plan.guardrails]
+        self._by_record = [(rail, rail.on_record) for rail in self._rails if rail.on_record is not None]
+        self._keeping = [(rail.guardrail.name, rail.kept_of) for rail in self._rails if rail.kept_of is not None]
+        self._kept: dict[str, dict[str, Kept]] = {}  # by prediction id and guardrail
+        self.pairs: Pairs | None = None
+        if any(rail.on_pair or rail.on_pair_known for rail in self._rails):
+            self.pairs = Pairs(rollout, version_of, keeps=any(rail.on_pair_known for rail in self._rails))
         self._share = ShareTest()
         self.arrivals = Arrivals()
         self.cohorts = Cohorts()
         self.is_reopened = False
         self._burst = BurstWatch()
         self._step_keys: dict[str, None] = {}
-        self._failing = dict.fromkeys(rollout.plan.guardrails, False)
         self._was_urgent = False
 
     def learn(self, rollout: Rollout) -> None:
@@ -67,38 +100,77 @@ class RolloutWatch:
             return False
         if side is Side.CHALLENGER and len(self._step_keys) < STEP_KEYS_MAX:
             self._step_keys[record.assignment_key] = None
-        value = error_value(record)
-        if value is None:
+        fault = error_value(record)
+        if fault is not None:
+            self._burst.observe(side, record.assignment_key, time_s, is_fault=fault > 0.0)
+        for rail, on_record in self._by_record:
+            found = on_record(record)
+            if found is not None:
+                rail.observe(_outcome(found, side, record.assignment_key, time_s, share))
+        self._keep(record)
+        return self._became_urgent()
+
+    def observe_pairable(self, record: PredictionRecord, time_s: float) -> bool:
+        """Take a live answer or a shadow's at a revision of the rollout, and return whether a decision became urgent."""
+        pair = self.pairs.observe(record) if self.pairs is not None else None
+        if pair is None:
             return False
-        self._burst.observe(side, record.assignment_key, time_s, is_fault=value > 0.0)
-        return self.observe_value(Measure.ERRORS, Outcome(side, record.assignment_key, value, time_s, share))
+        for rail in self._rails:
+            found = rail.on_pair(pair) if rail.on_pair is not None else None
+            if found is not None:
+                rail.observe(_outcome(found, Side.CHALLENGER, record.assignment_key, time_s, EVEN))
+        return self._became_urgent()
+
+    def observe_truth(self, prediction_id: str, row: int, truth: Truth, time_s: float) -> bool:
+        """Take the truth of one row of a live prediction that may have a pair, and return whether a decision became urgent."""
+        paired = self.pairs.known(prediction_id) if self.pairs is not None else None
+        if paired is None:
+            return False
+        key, pair = paired
+        for rail in self._rails:
+            found = rail.on_pair_known(pair, row, truth) if rail.on_pair_known is not None else None
+            if found is not None:
+                rail.observe(_outcome(found, Side.CHALLENGER, key, time_s, EVEN))
+        return self._became_urgent()
 
     def observe_value(self, measure: Measure, outcome: Outcome) -> bool:
         """Take what one prediction says of one measure, and return whether a decision became urgent."""
-        for rail, evidence in self._rails.items():
-            if rail.measure is measure and evidence.observe(outcome):
-                if outcome.side is Side.CHAMPION:
-                    self._champion_past[rail].observe(outcome.value)
-                self._failing[rail] = _has_failed(rail, evidence)
+        for rail in self._rails:
+            if rail.guardrail.measure is measure:
+                rail.observe(outcome)
         return self._became_urgent()
 
-    def know(self, known: Known, *, answered_s: float, now_s: float) -> bool:
-        """Take the loss of an answer that was this rollout's evidence, and return whether a decision became urgent.
+    def know(self, told: Told, known: Known, *, now_s: float) -> bool:
+        """Take the truth of an answer that was this rollout's evidence, and return whether a decision became urgent.
 
         Also after the rollout's end, as long as it is the route's last.
         """
-        self.arrivals.observe(known.key, known.side, known.share)
-        self.cohorts.know(known, answered_s=answered_s, now_s=now_s)
+        kept = self._kept.get(told.prediction_id, {})
+        found = {
+            rail.guardrail.name: rail.on_known(replace(known, kept=kept.get(rail.guardrail.name)))
+            for rail in self._rails
+            if rail.on_known is not None
+        }
+        others = tuple((name, one.value, one.beside, one.segment) for name, one in found.items() if one is not None)
+        self.arrivals.observe(told.key, told.side, told.share)
+        held = cohorts.Known(told.side, told.key, known.loss, told.share, others)
+        self.cohorts.know(held, answered_s=told.answered_s, now_s=now_s)
         self.is_reopened = self.is_reopened or not self.rollout.is_open
         became_urgent = False
         while (one := self.cohorts.pop(now_s)) is not None:
-            outcome = Outcome(one.side, one.key, one.value, now_s, one.share)
-            became_urgent |= self.observe_value(Measure.LOSS, outcome)
+            became_urgent |= self._take(one, now_s)
         return became_urgent
+
+    def _take(self, known: cohorts.Known, now_s: float) -> bool:
+        contributions = {name: Contribution(value, beside, segment) for name, value, beside, segment in known.others}
+        for rail in self._rails:
+            if (found := contributions.get(rail.guardrail.name)) is not None:
+                rail.observe(_outcome(found, known.side, known.key, now_s, known.share))
+        return self.observe_value(Measure.LOSS, Outcome(known.side, known.key, known.value, now_s, known.share))
 
     def findings(self) -> list[Finding]:
         """Return the verdict on each guardrail."""
-        return [judge(rail, evidence.reading()) for rail, evidence in self._rails.items()]
+        return [rail.finding() for rail in self._rails]
 
     def attributed(self, frozen_by: Attribution) -> list[Json]:
         """Return the verdicts as people see them, each with where it comes from."""
@@ -121,12 +193,13 @@ class RolloutWatch:
         )
 
     def state(self) -> Json:
-        """Return everything needed to go on exactly, as JSON."""
+        """Return everything needed to go on exactly; JSON, but for what guardrails keep of requests and pairs."""
         return {
             "rollout": rollout_body(self.rollout),
             "step_since_s": self.step_since_s,
-            "rails": {rail.name: evidence.state() for rail, evidence in self._rails.items()},
-            "past": {rail.name: past.state() for rail, past in self._champion_past.items()},
+            "rails": {rail.guardrail.name: rail.state() for rail in self._rails},
+            "kept": {id: dict(kept) for id, kept in self._kept.items()},
+            "pairs": None if self.pairs is None else self.pairs.state(),
             "share": self._share.state(),
             "arrivals": self.arrivals.state(),
             "cohorts": self.cohorts.state(),
@@ -137,20 +210,21 @@ class RolloutWatch:
         }
 
     @classmethod
-    def restored(cls, state: object, *, epoch_s: float) -> RolloutWatch:
+    def restored(cls, state: object, *, epoch_s: float, version_of: VersionOf = _unknown) -> RolloutWatch:
         """Go on from what `state` returned.
 
         Raises:
             MalformedRequest: it is not such a state.
         """
         fields = Fields(state, "watch")
-        watch = cls(rollout_from_body(fields.value("rollout")), epoch_s=epoch_s)
+        watch = cls(rollout_from_body(fields.value("rollout")), epoch_s=epoch_s, version_of=version_of)
         watch.step_since_s = fields.number("step_since_s", 0.0, 1e12)
-        rails, pasts = Fields(fields.value("rails"), "watch.rails"), Fields(fields.value("past"), "watch.past")
-        for rail in watch.rollout.plan.guardrails:
-            watch._rails[rail] = TwoSample.restored(watch._plan(rail), rails.value(rail.name))
-            watch._champion_past[rail] = PastWatch.restored(pasts.value(rail.name))
-            watch._failing[rail] = _has_failed(rail, watch._rails[rail])
+        rails = Fields(fields.value("rails"), "watch.rails")
+        for rail in watch._rails:
+            rail.restore(rails.value(rail.guardrail.name))
+        watch._kept = cast("dict[str, dict[str, Kept]]", fields.mapping("kept"))
+        if watch.pairs is not None:
+            watch.pairs.restore(fields.mapping("pairs"))
         watch._share = ShareTest.restored(fields.value("share"))
         watch.arrivals = Arrivals.restored(fields.value("arrivals"))
         watch.cohorts = Cohorts.restored(fields.value("cohorts"))
@@ -161,14 +235,19 @@ class RolloutWatch:
         return watch
 
     def _moves(self) -> dict[str, Move]:
-        return {rail.name: move for rail, past in self._champion_past.items() if (move := past.move()) is not None}
+        return {rail.guardrail.name: move for rail in self._rails if (move := rail.past.move()) is not None}
 
-    def _plan(self, rail: Guardrail) -> EvidencePlan:
-        return rail.evidence_plan(self.rollout.plan.false_rollback_alpha, self._epoch_s)
+    def _keep(self, record: PredictionRecord) -> None:
+        """Remember what guardrails need of a prediction until its truth is known."""
+        kept = {name: found for name, kept_of in self._keeping if (found := kept_of(record)) is not None}
+        if kept:
+            self._kept[record.prediction_id] = kept
+            if len(self._kept) > KEPT_MAX:
+                del self._kept[next(iter(self._kept))]
 
     def _became_urgent(self) -> bool:
         """Return whether there is reason to roll back now and there was none before; in between the seconds' decisions do."""
-        is_urgent = self._burst.is_burst or any(self._failing.values())
+        is_urgent = self._burst.is_burst or any(rail.has_failed for rail in self._rails)
         became, self._was_urgent = is_urgent and not self._was_urgent, is_urgent
         return became
 
@@ -182,5 +261,5 @@ def is_compared(record: PredictionRecord) -> bool:
     return not any(variant in SIDES for variant in record.resting)
 
 
-def _has_failed(rail: Guardrail, evidence: TwoSample) -> bool:
-    return evidence.has_reached_bound and judge(rail, evidence.reading()).verdict is Verdict.FAIL
+def _outcome(found: Contribution, side: Side, key: str, time_s: float, share: float) -> Outcome:
+    return Outcome(side, key, found.value, time_s, share, found.beside, found.segment)

@@ -13,10 +13,10 @@ from gateway.core.errors import MalformedRequest
 from gateway.core.records import Heartbeat, Offset, PredictionRecord
 from gateway.core.rollouts import Rollout, rollout_from_body
 from gateway.core.routes import stored_route
-from gateway.monitor.decide import learn_route
+from gateway.monitor.decide import learn_route, learn_versions
 from gateway.monitor.fold import Fold
 from gateway.monitor.merge import Merged
-from gateway.monitor.views import RouteView, version_or_none, view_of
+from gateway.monitor.views import RouteView, view_of
 from gateway.ports import RegistryStore, Timed
 from gateway.replay.past import Past
 
@@ -79,9 +79,10 @@ class Refold:
         fold = self.fold
         if isinstance(record, PredictionRecord):
             if fold.lacks_view(record):
-                self.learn(self._view(record.route, record.model, record.revision))
-            if (record.model, record.version) not in fold.versions:
-                fold.versions[record.model, record.version] = version_or_none(self._registry, record.model, record.version)
+                view = self._view(record.route, record.model, record.revision)
+                self.learn(view)
+                learn_versions(fold, self._registry, record.model, view.compared)
+            learn_versions(fold, self._registry, record.model, (record.version,))
         fold.take(Merged(time_s, stream, offset, offset, record))
 
     def learn(self, view: RouteView) -> None:

@@ -10,14 +10,14 @@ import pytest
 
 from gateway.core.arrivals import ArrivalReading
 from gateway.core.attribution import Attribution, Move, PastWatch, attribute, attributed_body
-from gateway.core.evidence import EvidencePlan, ShareTest, TwoSample
+from gateway.core.evidence import Evidence, EvidencePlan, ShareTest
 from gateway.core.guardrails import DEFAULT_GUARDRAILS, Finding, Verdict
 
 ERRORS = DEFAULT_GUARDRAILS[0]
 SOUND = ShareTest().reading()
 BROKEN = replace(SOUND, log_e_best=SOUND.bound, keys=100, challenger_keys=50, share=0.1)
 READING = replace(
-    TwoSample(EvidencePlan()).reading(), champion_mean=0.1, challenger_mean=0.4, lower=0.2, upper=0.4, log_e_best=6.0, bound=5.0
+    Evidence(EvidencePlan()).reading(), champion_mean=0.1, challenger_mean=0.4, lower=0.2, upper=0.4, log_e_best=6.0, bound=5.0
 )
 STEADY, RISEN = Move(0.1, 0.1, has_risen=False), Move(0.1, 0.25, has_risen=True)
 NONE, VERSION, WORLD, DATA = Attribution.NONE, Attribution.VERSION, Attribution.WORLD, Attribution.DATA

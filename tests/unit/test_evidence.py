@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.core.evidence import EvidencePlan, Outcome, ShareTest, Side, TwoSample, factor, log_weight
+from gateway.core.evidence import Evidence, EvidencePlan, Outcome, ShareTest, Side, factor, log_weight
 
 SHARES = (0.1, 0.5, 0.9)
 
@@ -21,8 +21,8 @@ def outcome(key: int | str, *, is_challenger: bool, value: float, time_s: float 
     return Outcome(Side.CHALLENGER if is_challenger else Side.CHAMPION, str(key), value, time_s, share)
 
 
-def fed(values: Sequence[tuple[bool, float]], *, share: float, plan: EvidencePlan | None = None) -> TwoSample:
-    evidence = TwoSample(plan or EvidencePlan())
+def fed(values: Sequence[tuple[bool, float]], *, share: float, plan: EvidencePlan | None = None) -> Evidence:
+    evidence = Evidence(plan or EvidencePlan())
     for key, (is_challenger, value) in enumerate(values):
         evidence.observe(outcome(key, is_challenger=is_challenger, value=value, share=share))
     return evidence
@@ -98,7 +98,7 @@ def test_evidence_rises_with_each_fault_of_the_challenger_and_falls_with_each_of
 
 def test_key_counts_only_its_first_outcome_in_an_epoch() -> None:
     """A caller who fails a thousand times weighs as much as one who fails once."""
-    evidence = TwoSample(EvidencePlan())
+    evidence = Evidence(EvidencePlan())
     assert evidence.observe(outcome("loud", is_challenger=True, value=1.0))
     once = evidence.reading()
     for _ in range(1_000):
@@ -109,7 +109,7 @@ def test_key_counts_only_its_first_outcome_in_an_epoch() -> None:
 def test_epoch_ends_by_time_and_keys_of_both_sides_and_a_key_counts_again() -> None:
     """An epoch lasts its span and goes on while keys are few, up to its longest span; then every key is new."""
     plan = EvidencePlan(epoch_s=10.0, epoch_keys_min=3, epoch_max_s=100.0)
-    evidence = TwoSample(plan)
+    evidence = Evidence(plan)
     for key in (1, 2, 3):
         evidence.observe(outcome(key, is_challenger=False, value=0.0, time_s=0.0))
     evidence.observe(outcome(4, is_challenger=False, value=0.0, time_s=9.9))
@@ -125,7 +125,7 @@ def test_epoch_ends_by_time_and_keys_of_both_sides_and_a_key_counts_again() -> N
 
 def test_epoch_ends_early_when_its_keys_are_too_many() -> None:
     """The set of seen keys is bounded."""
-    evidence = TwoSample(EvidencePlan(keys_max=5))
+    evidence = Evidence(EvidencePlan(keys_max=5))
     for key in range(11):
         evidence.observe(outcome(key, is_challenger=False, value=0.0))
     assert evidence.reading().epoch == 3
@@ -146,7 +146,7 @@ def test_evidence_latches_and_pays_for_later_epochs() -> None:
         evidence.observe(outcome(key, is_challenger=key % 2 == 0, value=float(key % 2 == 1)))
     assert evidence.reading().log_e < 0.0
     assert evidence.reading().log_e_best == reached
-    late = TwoSample(EvidencePlan(epoch_s=10.0, epoch_keys_min=1))
+    late = Evidence(EvidencePlan(epoch_s=10.0, epoch_keys_min=1))
     late.observe(outcome("a", is_challenger=False, value=0.0))
     for key, (is_challenger, value) in enumerate(bad):
         late.observe(outcome(key, is_challenger=is_challenger, value=value, time_s=10.0))
@@ -158,12 +158,12 @@ def test_outcome_is_refused_when_it_is_not_a_number_in_zero_to_one() -> None:
     """A NaN never becomes evidence."""
     for value in (math.nan, math.inf, -0.1, 1.1):
         with pytest.raises(AssertionError):
-            TwoSample(EvidencePlan()).observe(outcome("k", is_challenger=True, value=value))
+            Evidence(EvidencePlan()).observe(outcome("k", is_challenger=True, value=value))
 
 
 def test_share_of_all_or_nothing_compares_nothing() -> None:
     """While one variant answers alone there is no comparison."""
-    evidence = TwoSample(EvidencePlan())
+    evidence = Evidence(EvidencePlan())
     assert not evidence.observe(outcome("k", is_challenger=True, value=1.0, share=1.0))
     assert evidence.reading().keys == 0
 
@@ -178,11 +178,11 @@ def test_restored_evidence_goes_on_to_the_bit(seed: int, cut: int, keys_max: int
         outcome(f"{rng.randrange(90):x}", is_challenger=rng.random() < 0.3, value=rng.random(), time_s=float(at), share=0.3)
         for at in range(300)
     ]
-    whole, part = TwoSample(plan), TwoSample(plan)
+    whole, part = Evidence(plan), Evidence(plan)
     share, share_part = ShareTest(keys_max), ShareTest(keys_max)
     for at, one in enumerate(outcomes):
         if at == cut:
-            part = TwoSample.restored(plan, json.loads(json.dumps(part.state())))
+            part = Evidence.restored(plan, json.loads(json.dumps(part.state())))
             share_part = ShareTest.restored(json.loads(json.dumps(share_part.state())), keys_max)
         for evidence in (whole, part):
             evidence.observe(one)
@@ -199,7 +199,7 @@ def test_interval_holds_the_difference_whenever_one_looks(share: float) -> None:
     rng = random.Random(7)
     missed = 0
     for _ in range(100):
-        evidence = TwoSample(EvidencePlan())
+        evidence = Evidence(EvidencePlan())
         is_missed = False
         for key in range(400):
             side = rng.random() < share

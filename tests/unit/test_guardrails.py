@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.evidence import EvidencePlan, EvidenceReading, Side, TwoSample
+from gateway.core.evidence import Evidence, EvidencePlan, EvidenceReading, Side
 from gateway.core.evidence import Outcome as Contribution
-from gateway.core.guardrails import DEFAULT_GUARDRAILS, Truth, Verdict, error_value, judge, loss
+from gateway.core.guardrails import DEFAULT_GUARDRAILS, Verdict, error_value, judge
+from gateway.core.losses import Truth, loss
 from gateway.core.models import Target, Task
 from gateway.core.records import FAULTS, Attempt, Kind, Outcome, PredictionRecord
 from gateway.core.tensors import Datatype, Tensor
@@ -54,7 +55,7 @@ def tensor(values: object, dtype: type = np.float32, name: str = "p") -> tuple[T
 
 
 def reading(**changed: float) -> EvidenceReading:
-    plain = TwoSample(EvidencePlan()).reading()
+    plain = Evidence(EvidencePlan()).reading()
     return replace(plain, champion_count=900, challenger_count=100, log_e=0.0, lower=-0.2, upper=0.2, **changed)
 
 
@@ -153,8 +154,8 @@ def test_loss_of_numbers_is_in_zero_to_one_or_nothing(answer: float, truth: floa
 
 def test_verdict_without_data_is_inconclusive() -> None:
     """Nothing seen, or one side only, is neither a pass nor a fail."""
-    assert judge(ERRORS, TwoSample(EvidencePlan()).reading()).verdict is Verdict.INCONCLUSIVE
-    alone = TwoSample(ERRORS.evidence_plan(0.01, 600.0))
+    assert judge(ERRORS, Evidence(EvidencePlan()).reading()).verdict is Verdict.INCONCLUSIVE
+    alone = Evidence(ERRORS.evidence_plan(0.01, 600.0))
     for key in range(500):
         alone.observe(Contribution(Side.CHALLENGER, str(key), 1.0, 0.0, 0.1))
     assert judge(ERRORS, alone.reading()).verdict is Verdict.INCONCLUSIVE
@@ -185,7 +186,7 @@ def test_default_guardrails_spend_alpha_once_and_find_harm() -> None:
     for rail in DEFAULT_GUARDRAILS:
         for rate, verdict in ((0.6, Verdict.FAIL), (0.01, Verdict.PASS)):
             rng = random.Random(5)
-            evidence = TwoSample(rail.evidence_plan(0.01, 600.0))
+            evidence = Evidence(rail.evidence_plan(0.01, 600.0))
             for key in range(3_000):
                 side = Side.CHALLENGER if rng.random() < 0.1 else Side.CHAMPION
                 bad = rng.random() < (rate if side is Side.CHALLENGER else 0.01)

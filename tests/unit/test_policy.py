@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from gateway.core.attribution import Attribution, Move
-from gateway.core.evidence import EvidencePlan, ShareTest, Side, TwoSample
+from gateway.core.evidence import Evidence, EvidencePlan, ShareTest, Side
 from gateway.core.guardrails import DEFAULT_GUARDRAILS, Finding, Verdict
 from gateway.core.policy import Advance, BurstWatch, Decision, Facts, Hold, Rollback, decide, quarantine_s
 from gateway.core.rollouts import Plan, Rollout, RolloutState, begin
@@ -27,7 +27,7 @@ def rollout(state: RolloutState = RolloutState.CANARY, step: int = 0, **plan: ob
 
 
 def findings(errors: Verdict, loss: Verdict, *, loss_estimate: float = 0.0) -> tuple[Finding, ...]:
-    empty = TwoSample(EvidencePlan()).reading()
+    empty = Evidence(EvidencePlan()).reading()
     return (
         Finding(ERRORS, errors, empty, "errors"),
         Finding(LOSS, loss, replace(empty, estimate=loss_estimate), "loss"),

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core.errors import IllegalTransition, MalformedRequest
-from gateway.core.guardrails import DEFAULT_GUARDRAILS, Guardrail, Measure, guardrail_body
+from gateway.core.guardrail_bodies import guardrail_body
+from gateway.core.guardrails import DEFAULT_GUARDRAILS, Guardrail, Measure
 from gateway.core.rollouts import (
     ENDED,
     TRANSITIONS,

@@ -1,0 +1,200 @@
+"""The bets that evidence is made of: e-processes over bounded values, and a confidence sequence of a mean. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+from gateway.core.evidence.plan import COUNT_MAX, Direction
+from gateway.core.fields import Fields, Json
+
+ODDS: Final = (2.0, 5.0, 20.0)  # how much worse a version may be: doubled, 10 → 40 %, and from hardly ever to often
+NARROWEST: Final = 1_000  # keys at which the interval is about as narrow as one looked at once; ×1.4 at 200 and at 20,000
+PRIOR: Final = {Direction.UP: 0.1, Direction.EITHER: 0.5, Direction.DOWN: 0.9}  # pooled mean before the first key: mostly well
+
+
+def odds_of(direction: Direction) -> tuple[float, ...]:
+    """Return the odds ratios betted on; those below 1 are bets that the challenger has less."""
+    less = tuple(1.0 / odds for odds in ODDS)
+    match direction:
+        case Direction.UP:
+            return ODDS
+        case Direction.DOWN:
+            return less
+        case Direction.EITHER:
+            return (*ODDS, *less)
+
+
+def log_weight(epoch: int) -> float:
+    """Return ln w of an epoch's part of alpha, w = 1/(j(j+1)); over all epochs they sum to 1."""
+    return -math.log(epoch * (epoch + 1))
+
+
+def log_mean(log_es: Sequence[float]) -> float:
+    """Return the log of the mean of e-values."""
+    top = max(log_es)
+    return top + math.log(sum(math.exp(one - top) for one in log_es) / len(log_es))
+
+
+def factor(is_challenger: bool, value: float, share: float, *, pooled: float, odds: float) -> float:
+    """Return what one key's first outcome multiplies the e-process of a split by.
+
+    Args:
+        value: The outcome, in [0, 1].
+        share: The chance of the challenger, in (0, 1).
+        pooled: The rate over both sides so far, in (0, 1).
+        odds: The challenger's odds over the champion's that are betted on, not 1.
+    """
+    ta = _champion_rate(share, pooled, odds)
+    tb = odds * ta / (1.0 + (odds - 1.0) * ta)
+    t0 = (1.0 - share) * ta + share * tb
+    rate = tb if is_challenger else ta
+    return value * rate / t0 + (1.0 - value) * (1.0 - rate) / (1.0 - t0)
+
+
+def rate_factor(value: float, bound: float, odds: float) -> float:
+    """Return what one value multiplies the e-process of a mean by: its mean is at most 1 while the value's is at most the bound.
+
+    Args:
+        value: In [0, 1].
+        bound: In (0, 1).
+        odds: Of the mean over the bound's that are betted on; below 1 the bound is a least one.
+    """
+    rate = odds * bound / (1.0 + (odds - 1.0) * bound)
+    return value * rate / bound + (1.0 - value) * (1.0 - rate) / (1.0 - bound)
+
+
+def _champion_rate(share: float, pooled: float, odds: float) -> float:
+    """Return ta for which (1 − share)·ta + share·tb is the pooled rate: a·ta² + b·ta − pooled = 0, the root in (0, 1)."""
+    a = (1.0 - share) * (odds - 1.0)
+    b = (1.0 - share) + share * odds - pooled * (odds - 1.0)
+    root = math.sqrt(b * b + 4.0 * a * pooled)
+    return 2.0 * pooled / (b + root) if b > 0.0 else (root - b) / (2.0 * a)  # either form, without cancellation
+
+
+class SplitBet:
+    """The two-sample e-process of Turner, Ly and Grünwald ("Generic E-variables for exact sequential k-sample tests") in blocks
+    of one key.
+
+    A key with outcome y multiplies it by p_side(y) / p_0(y), with p_0 = (1 − share)·p_a + share·p_b. With y fixed and the side
+    left to the split the mean of that factor is (1 − share)·p_a/p_0 + share·p_b/p_0 = 1. For y between 0 and 1 the factors of 0
+    and of 1 are mixed, which keeps the mean 1. The rates follow from the past's pooled rate and an odds ratio; several ratios run
+    side by side and are averaged. Where no key is harmed and some are helped, the mean is below 1.
+    """
+
+    __slots__ = ("_odds", "_prior", "counts", "log_es", "sums")
+
+    def __init__(self, direction: Direction) -> None:
+        self._odds = odds_of(direction)
+        self._prior = PRIOR[direction]
+        self.log_es = [0.0] * len(self._odds)
+        self.counts = [0, 0]
+        self.sums = [0.0, 0.0]
+
+    def add(self, is_challenger: bool, value: float, share: float) -> None:
+        """Take one key's outcome in [0, 1]."""
+        assert 0.0 <= value <= 1.0, "an outcome lies in [0, 1]"
+        pooled = (self.sums[0] + self.sums[1] + self._prior) / (self.counts[0] + self.counts[1] + 1)
+        for at, odds in enumerate(self._odds):
+            self.log_es[at] += math.log(factor(is_challenger, value, share, pooled=pooled, odds=odds))
+        self.counts[is_challenger] += 1
+        self.sums[is_challenger] += value
+
+    @property
+    def log_e(self) -> float:
+        """The log of the e-value now."""
+        return log_mean(self.log_es)
+
+    def means(self) -> tuple[float, float]:
+        """Return the mean of each side; 0 without any."""
+        champion, challenger = (total / count if count else 0.0 for total, count in zip(self.sums, self.counts, strict=True))
+        return champion, challenger
+
+    def state(self) -> Json:
+        """Return everything needed to go on exactly, as JSON."""
+        return {"log_es": list(self.log_es), "counts": list(self.counts), "sums": list(self.sums)}
+
+    def restore(self, state: object) -> None:
+        """Go on from what `state` returned.
+
+        Raises:
+            MalformedRequest: it is not such a state.
+        """
+        fields = Fields(state, "evidence.bet")
+        self.counts = [Fields({"n": n}, "evidence.bet").integer("n", 0, COUNT_MAX) for n in fields.items("counts", 2)]
+        self.sums, self.log_es = floats(fields, "sums", 2), floats(fields, "log_es", len(self._odds))
+
+
+class MeanInterval:
+    """Where a mean lies, and evidence that it is above or below 0: an empirical-Bernstein confidence sequence (Waudby-Smith and
+    Ramdas, theorem 2). Its bets are tuned to be near the best at `NARROWEST` values.
+
+    Args:
+        level: ln(2 / chance of ever missing).
+        limit: The mean lies within ±limit.
+    """
+
+    __slots__ = ("_level", "_limit", "centre", "count", "pull", "slack", "spread", "weight")
+
+    def __init__(self, level: float, limit: float = 1.0) -> None:
+        self._level = level
+        self._limit = limit
+        self.count = 0
+        self.centre = 0.0  # Σ X, for the predictable mean of X
+        self.spread = 0.0  # Σ (X − mean before)²
+        self.weight = 0.0  # Σ λ
+        self.pull = 0.0  # Σ λX
+        self.slack = 0.0  # Σ ψ(λR)·(X − mean before)²/R²
+
+    def add(self, value: float, *, reach: float, variance: float) -> None:
+        """Take one value.
+
+        Args:
+            reach: The most that its absolute value may be; known before it.
+            variance: What its variance is believed to be before the first.
+        """
+        mean = min(self._limit, max(-self._limit, self.centre / (self.count + 1)))
+        reach += abs(mean)  # of |X − mean|
+        varied = (self.spread + variance) / (self.count + 1)
+        wish = math.sqrt(2.0 * self._level / (varied * max(self.count + 1, NARROWEST)))
+        bet = min(wish * reach, 0.9)  # of [0, 1); beyond it ψ grows without bound
+        gap = ((value - mean) / reach) ** 2
+        self.slack += (-math.log1p(-bet) - bet) * gap
+        self.weight += bet / reach
+        self.pull += bet / reach * value
+        self.spread += (value - mean) ** 2
+        self.centre += value
+        self.count += 1
+
+    def log_e(self, sign: int) -> float:
+        """Return the log of the evidence that the mean is above 0 (sign 1) or below it (sign −1)."""
+        return sign * self.pull - self.slack
+
+    def interval(self) -> tuple[float, float]:
+        """Return what holds the mean, whenever one looks."""
+        if self.weight == 0.0:
+            return -self._limit, self._limit
+        middle = self.pull / self.weight
+        radius = (self._level + self.slack) / self.weight
+        return max(-self._limit, middle - radius), min(self._limit, middle + radius)
+
+    def state(self) -> Json:
+        """Return everything needed to go on exactly, as JSON."""
+        return {name: getattr(self, name) for name in self.__slots__ if not name.startswith("_")}
+
+    def restore(self, state: object) -> None:
+        """Go on from what `state` returned.
+
+        Raises:
+            MalformedRequest: it is not such a state.
+        """
+        fields = Fields(state, "evidence.interval")
+        self.count = fields.integer("count", 0, COUNT_MAX)
+        for name in ("centre", "spread", "weight", "pull", "slack"):
+            setattr(self, name, fields.number(name, -1e300, 1e300))
+
+
+def floats(fields: Fields, name: str, count_max: int) -> list[float]:
+    """Return an array of finite numbers from a saved state."""
+    return [Fields({name: item}, "evidence").number(name, -1e300, 1e300) for item in fields.items(name, count_max)]

@@ -1,0 +1,179 @@
+"""The evidence of one guardrail over one rollout: epochs of first outcomes, each with a part of alpha.
+
+What an epoch makes of its outcomes is the plan's kind: `splits.py`, `segments.py` and `rates.py`. An epoch starts from nothing:
+what was learnt by side would carry over which callers always fail, and on which side. Pure.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol, assert_never
+
+from gateway.core.evidence.bets import log_weight
+from gateway.core.evidence.plan import COUNT_MAX, EvidenceKind, EvidencePlan, EvidenceReading, Outcome
+from gateway.core.evidence.rates import RateEpoch
+from gateway.core.evidence.segments import SegmentsEpoch
+from gateway.core.evidence.splits import SplitEpoch
+from gateway.core.fields import Fields, Json
+
+
+class Epoch(Protocol):
+    """What is made of one epoch's outcomes, a key each."""
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Keys of the champion and of the challenger that the evidence rests on."""
+        ...
+
+    @property
+    def log_e(self) -> float:
+        """The log of the epoch's e-value now."""
+        ...
+
+    @property
+    def subject(self) -> str:
+        """What the means speak of, where the kind alone does not say it."""
+        ...
+
+    def add(self, outcome: Outcome) -> bool:
+        """Take the first outcome of a key, and return whether it moved the evidence; one that was only learned from did not."""
+        ...
+
+    def means(self) -> tuple[float, float]:
+        """Return what the estimate is the difference of: champion's and challenger's."""
+        ...
+
+    def interval(self) -> tuple[float, float]:
+        """Return what holds the difference, whenever one looks."""
+        ...
+
+    def state(self) -> Json:
+        """Return everything needed to go on exactly, as JSON."""
+        ...
+
+    def restore(self, state: object) -> None:
+        """Go on from what `state` returned."""
+        ...
+
+
+class Evidence:
+    """The evidence of one guardrail over one rollout. Not shared between threads."""
+
+    def __init__(self, plan: EvidencePlan) -> None:
+        self._plan = plan
+        self._since_s = 0.0
+        self._keys = 0
+        self._best = -math.inf
+        self._seen: dict[str, None] = {}
+        self._number = 1
+        self._epoch = _begun(plan, 1)
+        self._last: Epoch | None = None
+
+    def observe(self, outcome: Outcome) -> bool:
+        """Take one outcome, in the log's merged order, and return whether its key counted.
+
+        A share of 0 or 1 compares nothing, and its outcomes do not count.
+        """
+        assert outcome.key, "a record without a key has that of its prediction"
+        if not 0.0 < outcome.share < 1.0:
+            return False
+        self._roll(outcome.time_s)
+        if outcome.key in self._seen:
+            return False
+        self._seen[outcome.key] = None
+        if not self._epoch.add(outcome):
+            return False
+        self._keys += 1
+        self._best = max(self._best, self._epoch.log_e + log_weight(self._number))
+        return True
+
+    @property
+    def has_reached_bound(self) -> bool:
+        """Whether any epoch's evidence ever reached the bound; much cheaper than a reading."""
+        return self._best >= -math.log(self._plan.alpha)
+
+    def reading(self) -> EvidenceReading:
+        """Return the evidence now.
+
+        The means and the interval are the running epoch's, or the one's before while that had more keys of the challenger.
+        """
+        shown = self._epoch
+        if self._last is not None and self._last.counts[1] > shown.counts[1]:
+            shown = self._last
+        lower, upper = shown.interval()
+        champion, challenger = shown.means()
+        return EvidenceReading(
+            log_e=self._epoch.log_e,
+            log_e_best=max(self._best, log_weight(self._number)),
+            bound=-math.log(self._plan.alpha),
+            champion_count=shown.counts[0],
+            challenger_count=shown.counts[1],
+            champion_mean=champion,
+            challenger_mean=challenger,
+            estimate=challenger - champion,
+            lower=lower,
+            upper=upper,
+            epoch=self._number,
+            keys=self._keys,
+            subject=shown.subject,
+        )
+
+    def state(self) -> Json:
+        """Return everything needed to go on exactly, as JSON; at most 17 bytes a key of the running epoch."""
+        return {
+            "since_s": self._since_s,
+            "keys": self._keys,
+            "best": None if self._best == -math.inf else self._best,
+            "seen": "\n".join(self._seen),
+            "number": self._number,
+            "epoch": self._epoch.state(),
+            "last": None if self._last is None else self._last.state(),
+        }
+
+    @classmethod
+    def restored(cls, plan: EvidencePlan, state: object) -> Evidence:
+        """Go on from what `state` returned.
+
+        Raises:
+            MalformedRequest: it is not such a state.
+        """
+        fields = Fields(state, "evidence")
+        evidence = cls(plan)
+        evidence._since_s = fields.number("since_s", -1e12, 1e12)
+        evidence._keys = fields.integer("keys", 0, COUNT_MAX)
+        evidence._best = fields.number("best", -1e300, 1e300, -math.inf)
+        seen = fields.text("seen", length_max=COUNT_MAX)
+        evidence._seen = dict.fromkeys(seen.split("\n")) if seen else {}
+        evidence._number = fields.integer("number", 1, COUNT_MAX)
+        evidence._epoch = _begun(plan, evidence._number)
+        evidence._epoch.restore(fields.value("epoch"))
+        if fields.has("last"):
+            evidence._last = _begun(plan, evidence._number - 1)
+            evidence._last.restore(fields.value("last"))
+        return evidence
+
+    def _roll(self, time_s: float) -> None:
+        """Begin an epoch where one is due. Neither side's count may play a part: the end must not depend on the split."""
+        keys = len(self._seen)
+        if keys == 0:
+            self._since_s = time_s
+        span_s = time_s - self._since_s
+        is_over = span_s >= self._plan.epoch_s and (keys >= self._plan.epoch_keys_min or span_s >= self._plan.epoch_max_s)
+        if keys and (is_over or keys >= self._plan.keys_max):
+            self._number += 1
+            self._last, self._epoch = self._epoch, _begun(self._plan, self._number)
+            self._seen = {}
+            self._since_s = time_s
+
+
+def _begun(plan: EvidencePlan, number: int) -> Epoch:
+    """Return an epoch that has seen nothing."""
+    match plan.kind:
+        case EvidenceKind.SPLIT | EvidenceKind.EXCEEDANCE | EvidenceKind.PLACEMENT | EvidenceKind.CALIBRATION:
+            return SplitEpoch(plan, number)
+        case EvidenceKind.SEGMENTS:
+            return SegmentsEpoch(plan, number)
+        case EvidenceKind.RATE | EvidenceKind.PAIRED:
+            return RateEpoch(plan, number)
+        case _:
+            assert_never(plan.kind)

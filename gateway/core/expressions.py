@@ -1,0 +1,278 @@
+"""One's own measures: small expressions over a record, read by a small parser and never by Python's own.
+
+    abs(answer - truth) > 15 and feature.carrier == "AA"
+
+Numbers, text in quotes, names, `+ - * /`, comparisons, `and or not`, parentheses, and the functions `abs min max`. Names are
+those in `NAMES`, and `feature.NAME`, or `feature."ANY NAME"`, for a column. A truth value counts 1 or 0. What has no value (a
+missing feature, a division by zero, text where a number is needed) makes the whole expression say nothing. Pure; compiled once.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.core.errors import MalformedRequest
+
+EXPRESSION_LENGTH_MAX: Final = 500  # characters: what a person can read at a glance
+DEPTH_MAX: Final = 20  # of parentheses, functions and signs within each other
+NAMES: Final = frozenset({"answer", "error", "latency_ms", "loss", "rows", "truth"})
+LATE: Final = frozenset({"loss", "truth"})  # known with the ground truth only
+FEATURE: Final = "feature."
+
+Value = float | str | None
+Values = Callable[[str], Value]  # by name; features as `feature.NAME`; None where there is no value
+_Node = Callable[[Values], Value]
+_TOKENS: Final = re.compile(
+    r"""\s*(?:(?P<number>\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?)
+    |(?P<quoted>feature\."[^"]*")|(?P<text>"[^"]*")
+    |(?P<name>[A-Za-z_]\w*(?:\.\w+)?)
+    |(?P<sign><=|>=|==|!=|[-+*/()<>,]))""",
+    re.VERBOSE | re.ASCII,
+)
+_ORDERS: Final[Mapping[str, Callable[[float, float], bool]]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+_SUMS: Final[Mapping[str, Callable[[float, float], float]]] = {"+": operator.add, "-": operator.sub}
+_FUNCTIONS: Final[Mapping[str, Callable[..., float]]] = {"abs": abs, "min": min, "max": max}
+_WORDS: Final = frozenset({"and", "or", "not"})
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """An expression, ready to be evaluated.
+
+    Attributes:
+        names: What it asks for.
+    """
+
+    names: frozenset[str]
+    _root: _Node
+
+    @property
+    def is_late(self) -> bool:
+        """Whether it needs the ground truth."""
+        return bool(self.names & LATE)
+
+    def value(self, values: Values) -> float | None:
+        """Return its value; None where it says nothing, which a number that is not finite does."""
+        found = self._root(values)
+        return found if isinstance(found, float) else None
+
+
+def compiled(source: str, where: str) -> Expression:
+    """Read an expression.
+
+    Args:
+        where: Its path in the plan, for messages.
+
+    Raises:
+        MalformedRequest: it is too long, nested too deeply, has a name that nobody knows, or is no expression.
+    """
+    if len(source) > EXPRESSION_LENGTH_MAX:
+        raise MalformedRequest(f"{where}: expected at most {EXPRESSION_LENGTH_MAX} characters")
+    parser = _Parser(source, where)
+    root = parser.whole()
+    return Expression(frozenset(parser.names), root)
+
+
+class _Parser:
+    """Recursive descent; each method reads what binds at least as tightly as its name says."""
+
+    def __init__(self, source: str, where: str) -> None:
+        self._where = where
+        self._tokens = self._read(source)
+        self._at = 0
+        self._depth = 0
+        self.names: set[str] = set()
+
+    def whole(self) -> _Node:
+        root = self._either()
+        if self._at < len(self._tokens):
+            raise self._wrong(f"{self._next()!r} is not expected here")
+        return root
+
+    def _read(self, source: str) -> list[tuple[str, str]]:
+        tokens, at = [], 0
+        end = len(source.rstrip())
+        while at < end:
+            found = _TOKENS.match(source, at)
+            if found is None:
+                raise self._wrong(f"cannot read {source[at : at + 10].strip()!r}")
+            tokens.append((str(found.lastgroup), found[str(found.lastgroup)]))
+            at = found.end()
+        return tokens
+
+    def _next(self) -> str:
+        return self._tokens[self._at][1] if self._at < len(self._tokens) else ""
+
+    def _kind(self) -> str:
+        return self._tokens[self._at][0] if self._at < len(self._tokens) else ""
+
+    def _took(self, *texts: str) -> str:
+        """Step over one of these signs or words if it is next, and return it, else nothing."""
+        if self._kind() in ("sign", "name") and self._next() in texts:
+            self._at += 1
+            return self._tokens[self._at - 1][1]
+        return ""
+
+    def _either(self) -> _Node:
+        node = self._both()
+        while self._took("or"):
+            node = _logical(node, self._both(), is_and=False)
+        return node
+
+    def _both(self) -> _Node:
+        node = self._negated()
+        while self._took("and"):
+            node = _logical(node, self._negated(), is_and=True)
+        return node
+
+    def _negated(self) -> _Node:
+        if not self._took("not"):
+            return self._compared()
+        with self:
+            return _negation(self._negated())
+
+    def _compared(self) -> _Node:
+        left = self._sum()
+        if sign := self._took("<=", ">=", "==", "!=", "<", ">"):
+            return _comparison(sign, left, self._sum())
+        return left
+
+    def _sum(self) -> _Node:
+        node = self._product()
+        while sign := self._took("+", "-"):
+            node = _arithmetic(_SUMS[sign], node, self._product())
+        return node
+
+    def _product(self) -> _Node:
+        node = self._signed()
+        while sign := self._took("*", "/"):
+            node = _arithmetic(operator.mul if sign == "*" else _quotient, node, self._signed())
+        return node
+
+    def _signed(self) -> _Node:
+        if not self._took("-"):
+            return self._single()
+        with self:
+            return _arithmetic(operator.sub, lambda _: 0.0, self._signed())
+
+    def _single(self) -> _Node:
+        kind, text = self._kind(), self._next()
+        if self._took("("):
+            with self:
+                node = self._either()
+            self._close()
+            return node
+        if kind == "name" and text in _FUNCTIONS:
+            return self._function()
+        if kind not in ("number", "text", "name", "quoted") or text in _WORDS:
+            raise self._wrong(f"{text!r} is not expected here" if text else "it ends too early")
+        self._at += 1
+        match kind:
+            case "number":
+                number = float(text)
+                return lambda _: number
+            case "text":
+                quoted = text[1:-1]
+                return lambda _: quoted
+            case _:
+                return self._name(text)
+
+    def _function(self) -> _Node:
+        name = self._took(*_FUNCTIONS)
+        if not self._took("("):
+            raise self._wrong(f"{name} is a function; expected {name}(…)")
+        with self:
+            arguments = [self._either()]
+            while self._took(","):
+                arguments.append(self._either())
+        self._close()
+        if (name == "abs") != (len(arguments) == 1):
+            raise self._wrong(f"{name} takes {'one value' if name == 'abs' else 'two values or more'}")
+        return _call(_FUNCTIONS[name], arguments)
+
+    def _name(self, text: str) -> _Node:
+        name = text.replace('"', "") if text.startswith(FEATURE) else text
+        if not name.startswith(FEATURE) and name not in NAMES:
+            raise self._wrong(f"unknown name {name!r}; known are {', '.join(sorted(NAMES))} and {FEATURE}NAME")
+        self.names.add(name)
+        return lambda values: _finite(values(name))
+
+    def _close(self) -> None:
+        if not self._took(")"):
+            raise self._wrong("a parenthesis is not closed")
+
+    def __enter__(self) -> None:
+        self._depth += 1
+        if self._depth > DEPTH_MAX:
+            raise self._wrong(f"nested more than {DEPTH_MAX} deep")
+
+    def __exit__(self, *_: object) -> None:
+        self._depth -= 1
+
+    def _wrong(self, what: str) -> MalformedRequest:
+        return MalformedRequest(f"{self._where}: {what}")
+
+
+def _finite(value: Value) -> Value:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _quotient(left: float, right: float) -> float:
+    return left / right if right else math.nan
+
+
+def _arithmetic(work: Callable[[float, float], float], left: _Node, right: _Node) -> _Node:
+    def value(values: Values) -> Value:
+        one, other = left(values), right(values)
+        return _finite(work(one, other)) if isinstance(one, float) and isinstance(other, float) else None
+
+    return value
+
+
+def _call(work: Callable[..., float], arguments: list[_Node]) -> _Node:
+    def value(values: Values) -> Value:
+        found = [argument(values) for argument in arguments]
+        numbers = [one for one in found if isinstance(one, float)]
+        return work(*numbers) if len(numbers) == len(found) else None
+
+    return value
+
+
+def _comparison(sign: str, left: _Node, right: _Node) -> _Node:
+    def value(values: Values) -> Value:
+        one, other = left(values), right(values)
+        if one is None or other is None:
+            return None
+        if sign in ("==", "!="):
+            return float((one == other) == (sign == "=="))
+        return float(_ORDERS[sign](one, other)) if isinstance(one, float) and isinstance(other, float) else None
+
+    return value
+
+
+def _logical(left: _Node, right: _Node, *, is_and: bool) -> _Node:
+    def value(values: Values) -> Value:
+        one, other = left(values), right(values)
+        if not isinstance(one, float) or not isinstance(other, float):
+            return None
+        return float(bool(one) and bool(other)) if is_and else float(bool(one) or bool(other))
+
+    return value
+
+
+def _negation(node: _Node) -> _Node:
+    def value(values: Values) -> Value:
+        found = node(values)
+        return float(not found) if isinstance(found, float) else None
+
+    return value

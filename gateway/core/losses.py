@@ -1,0 +1,170 @@
+"""How wrong an answer is, and how sure it was, once the truth is known.
+
+What cannot be scored (an unknown label, a NaN, an answer of another form) has no loss, neither a good one nor a bad one. Pure.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import assert_never
+
+import numpy as np
+
+from gateway.core.models import Target, Task
+from gateway.core.tensors import Array, Tensor
+
+Truth = str | float | int | bool
+
+
+def loss(target: Target, outputs: Sequence[Tensor], row: int, truth: Truth) -> float | None:
+    """Return how wrong one row of an answer is: 0 or 1 for classes, min(|error| / loss_max, 1) for numbers.
+
+    The answer is the output named by the target, or the first.
+
+    - binary: floats [n] or [n,1] are the probability of the positive label, [n,2] those of the labels in order, compared with the
+      threshold; integers, booleans and bytes [n] or [n,1] are the label itself. Without labels the positive is 1.
+    - multiclass: floats [n,c] are scores of the labels in order, of which the highest counts; integers, booleans and bytes [n]
+      or [n,1] are the label itself. Without labels they are 0, 1, 2….
+    - regression: numbers [n] or [n,1].
+
+    None when the output or the row is missing, a number is not finite, or the truth is not one of the labels.
+    """
+    answer = _row(target, outputs, row)
+    if answer is None:
+        return None
+    match target.task:
+        case Task.BINARY:
+            return _binary_loss(target, answer, truth)
+        case Task.MULTICLASS:
+            return _multiclass_loss(target, answer, truth)
+        case Task.REGRESSION:
+            return _regression_loss(target, answer, truth)
+        case Task.OTHER:
+            return None
+        case _:
+            assert_never(target.task)
+
+
+def decided(target: Target, outputs: Sequence[Tensor], row: int) -> str | float | None:
+    """Return what one row of an answer comes to: a label of a class, a number of a regression or of another task.
+
+    A target without labels counts its classes 0, 1, 2…. None where `loss` says nothing.
+    """
+    answer = _row(target, outputs, row)
+    if answer is None:
+        return None
+    match target.task:
+        case Task.BINARY:
+            return _binary_label(target, answer)
+        case Task.MULTICLASS:
+            return _class_label(target, answer)
+        case Task.REGRESSION | Task.OTHER:
+            if answer.size != 1:
+                return None
+            return float(answer[0].item()) if answer.dtype.kind in "fiub" else _label(_plain(answer[0]), ())
+        case _:
+            assert_never(target.task)
+
+
+def confidence(target: Target, outputs: Sequence[Tensor], row: int, truth: Truth) -> tuple[float, float] | None:
+    """Return the probability that one row of an answer stated, and 1 if it came true, else 0.
+
+    binary: that of the positive label; multiclass: the highest, of the label that has it. None when the answer states no
+    probability in [0, 1], or where `loss` says nothing.
+    """
+    answer = _row(target, outputs, row)
+    if answer is None or answer.dtype.kind != "f":
+        return None
+    numbers = answer.astype(np.float64)
+    if not ((numbers >= 0.0) & (numbers <= 1.0)).all():
+        return None
+    wrong = loss(target, outputs, row, truth)
+    if wrong is None:
+        return None
+    match target.task:
+        case Task.BINARY:
+            labels = target.labels or ("0", "1")
+            positive = target.positive or labels[-1]
+            probability = float(answer[labels.index(positive) if answer.size == 2 else 0])
+            return probability, float(_label(truth, labels) == positive)
+        case Task.MULTICLASS:
+            return float(numbers.max()), 1.0 - wrong
+        case Task.REGRESSION | Task.OTHER:
+            return None
+        case _:
+            assert_never(target.task)
+
+
+def _row(target: Target, outputs: Sequence[Tensor], row: int) -> Array | None:
+    """Return one row of the answer as a flat array; None when there is none or a number in it is not finite."""
+    named = [tensor for tensor in outputs if tensor.name == target.output] if target.output else list(outputs[:1])
+    if not named or named[0].data.ndim not in (1, 2) or not 0 <= row < named[0].data.shape[0]:
+        return None
+    answer = np.atleast_1d(named[0].data[row])
+    if answer.size == 0 or (answer.dtype.kind == "f" and not np.isfinite(answer.astype(np.float64)).all()):
+        return None
+    return answer
+
+
+def _binary_loss(target: Target, answer: Array, truth: Truth) -> float | None:
+    labels = target.labels or ("0", "1")
+    true_label, said = _label(truth, labels), _binary_label(target, answer)
+    if true_label is None or said is None:
+        return None
+    positive = target.positive or labels[-1]
+    return float((said == positive) != (true_label == positive))
+
+
+def _binary_label(target: Target, answer: Array) -> str | None:
+    labels = target.labels or ("0", "1")
+    positive = target.positive or labels[-1]
+    if answer.dtype.kind != "f":
+        return _label(_plain(answer[0]), labels) if answer.size == 1 else None
+    if answer.size > 2 or (answer.size == 2 and positive not in labels):
+        return None
+    probability = float(answer[labels.index(positive) if answer.size == 2 else 0])
+    return positive if probability >= target.threshold else next(label for label in (*labels, "") if label != positive)
+
+
+def _multiclass_loss(target: Target, answer: Array, truth: Truth) -> float | None:
+    labels = target.labels or tuple(str(index) for index in range(answer.size if answer.dtype.kind == "f" else 0))
+    said, true_label = _class_label(target, answer), _label(truth, labels)
+    return None if said is None or true_label is None else float(said != true_label)
+
+
+def _class_label(target: Target, answer: Array) -> str | None:
+    if answer.dtype.kind != "f":
+        return _label(_plain(answer[0]), target.labels) if answer.size == 1 else None
+    labels = target.labels or tuple(str(index) for index in range(answer.size))
+    return labels[int(np.argmax(answer))] if answer.size == len(labels) else None
+
+
+def _regression_loss(target: Target, answer: Array, truth: Truth) -> float | None:
+    if answer.size != 1 or answer.dtype.kind not in "fiu" or isinstance(truth, str):
+        return None
+    error = abs(float(answer[0].item()) - float(truth))
+    return min(error / target.loss_max, 1.0) if math.isfinite(error) else None
+
+
+def _plain(value: object) -> object:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _label(value: object, labels: Sequence[str]) -> str | None:
+    """Return the label that a truth or an answer means; None when it is none of `labels` (any will do when there are none)."""
+    spellings: tuple[str, ...]
+    match value:
+        case bool():
+            spellings = ("1", "true", "True") if value else ("0", "false", "False")
+        case int() | float() if math.isfinite(value):
+            spellings = (str(int(value)), f"{int(value)}.0") if value == int(value) else (str(value),)
+        case bytes():
+            spellings = (value.decode("utf-8", "replace"),)
+        case str():
+            spellings = (value,)
+        case _:
+            return None
+    if not labels:
+        return spellings[0]
+    return next((label for label in spellings if label in labels), None)

@@ -1,0 +1,64 @@
+"""One guardrail of a rollout at work: what it takes of records, truths and pairs, its evidence, and the champion's past."""
+
+from __future__ import annotations
+
+from gateway.core.attribution import PastWatch
+from gateway.core.evidence import Evidence, Outcome, Side
+from gateway.core.fields import Fields, Json
+from gateway.core.guardrails import Finding, Guardrail, Measure, Verdict, judge
+from gateway.core.rollouts import Rollout
+from gateway.monitor.measured import VersionOf, kept_of, on_known, on_pair, on_pair_known, on_record
+
+_OF_THE_PAST = (Measure.ERRORS, Measure.LOSS)  # where a rise of the champion alone tells of the world
+
+
+class Rail:
+    """One guardrail. Not shared between threads.
+
+    Attributes:
+        has_failed: Whether its verdict is FAIL, dry run or not.
+        on_record, kept_of, on_known, on_pair, on_pair_known: See `monitor/measured.py`; None where it takes nothing.
+    """
+
+    def __init__(self, guardrail: Guardrail, rollout: Rollout, version_of: VersionOf, *, epoch_s: float) -> None:
+        champion, challenger = rollout.champion, rollout.challenger
+        self.guardrail = guardrail
+        self.on_record = on_record(guardrail, champion, version_of)
+        self.kept_of = kept_of(guardrail, version_of)
+        self.on_known = on_known(guardrail)
+        self.on_pair = on_pair(guardrail, champion, challenger, version_of)
+        self.on_pair_known = on_pair_known(guardrail, champion, challenger, version_of)
+        self.has_failed = False
+        self.past = PastWatch()
+        self._plan = guardrail.evidence_plan(rollout.plan.false_rollback_alpha, epoch_s)
+        self._evidence = Evidence(self._plan)
+
+    def observe(self, outcome: Outcome) -> None:
+        """Take what one prediction says."""
+        if not self._evidence.observe(outcome):
+            return
+        if outcome.side is Side.CHAMPION and self.guardrail.measure in _OF_THE_PAST:
+            self.past.observe(outcome.value)
+        self._look()
+
+    def finding(self) -> Finding:
+        """Return the verdict."""
+        return judge(self.guardrail, self._evidence.reading())
+
+    def state(self) -> Json:
+        """Return everything needed to go on exactly, as JSON."""
+        return {"evidence": self._evidence.state(), "past": self.past.state()}
+
+    def restore(self, state: object) -> None:
+        """Go on from what `state` returned.
+
+        Raises:
+            MalformedRequest: it is not such a state.
+        """
+        fields = Fields(state, "watch.rails")
+        self._evidence = Evidence.restored(self._plan, fields.value("evidence"))
+        self.past = PastWatch.restored(fields.value("past"))
+        self._look()
+
+    def _look(self) -> None:
+        self.has_failed = self._evidence.has_reached_bound and self.finding().verdict is Verdict.FAIL
