@@ -258,6 +258,10 @@ class AdminClient(_Client):
         """Yield every audit entry, the oldest first, as the chain's check needs them."""
         return map(_audit_entry, self._listing("/api/v1/audit", "entries"))
 
+    def verify_audit(self) -> Json:
+        """Return whether the gateway finds its audit log whole, and which of the prediction log's anchors it contradicts."""
+        return self._json("GET", "/api/v1/audit/verify")
+
     def latest_audit(self, limit: int = 20) -> Sequence[Json]:
         """Return the last entries, the newest first."""
         return _items(self._json("GET", "/api/v1/audit", params={"limit": str(limit), "order": "newest"}), "entries")

@@ -16,7 +16,7 @@ from typing import Final, cast
 
 from gateway.core.fields import Json
 from gateway.core.record_bodies import ground_truth_body, prediction_body
-from gateway.core.records import Cursor, GroundTruthRecord, Offset, PredictionRecord, Record
+from gateway.core.records import Anchor, Cursor, GroundTruthRecord, Offset, PredictionRecord, Record
 from gateway.ports import Archive, Filter, PredictionLogReader, Timed
 
 PAGE: Final = 100  # records read, and predictions joined with their ground truth, at once
@@ -65,6 +65,20 @@ def in_order(wanted: Filter, *, archive: Archive, log: PredictionLogReader, deco
     tails = [_forwards(log, stream, max(taken.get(stream, Offset(0)), log.oldest(stream)), end) for stream, end in ends.items()]
     wanted_tails = (_wanted(tail, wanted) for tail in tails)
     return heapq.merge(archived, *wanted_tails, key=lambda timed: timed[:3])
+
+
+def anchors(*, archive: Archive, log: PredictionLogReader) -> list[Anchor]:
+    """Return every anchor of the audit log that archive and open log hold, each number and hash once, by number.
+
+    Raises:
+        ArchiveFailed, LogFailed: it could not be read.
+    """
+    tails = [_forwards(log, one, max(archive.taken(one), log.oldest(one)), log.end(one)) for one in log.streams()]
+    recent = [record for *_, record in itertools.chain(*tails) if isinstance(record, Anchor)]
+    found: dict[tuple[int, str], Anchor] = {}
+    for anchor in (*archive.anchors(), *sorted(recent, key=lambda one: one.time_s)):
+        found.setdefault((anchor.seq, anchor.hash), anchor)
+    return [found[place] for place in sorted(found)]
 
 
 def _forwards(log: PredictionLogReader, stream: str, after: Offset, end: Offset) -> Iterator[Timed]:

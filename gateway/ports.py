@@ -17,7 +17,7 @@ from gateway.core.audit import AuditEntry
 from gateway.core.changes import Automation, Change, Committed, DecisionId, Proposal, Quarantine, WorkerStatus
 from gateway.core.fields import Json
 from gateway.core.models import Conversion, Digest, Version
-from gateway.core.records import Cursor, Offset, Page, Record
+from gateway.core.records import Anchor, Cursor, Offset, Page, Record
 from gateway.core.rollouts import Rollout
 from gateway.core.routes import Revision, RouteTable
 from gateway.core.tensors import Array
@@ -539,6 +539,9 @@ class Archive(Protocol):
         Args:
             decode: Reads a prediction's line as the log's adapter does.
         """
+
+    def anchors(self) -> Sequence[Anchor]:
+        """Return the archived anchors of the audit log, each number and hash once with its earliest time, by number."""
 
     def dropped_s(self) -> float:
         """Return the time of the newest record that was ever dropped, seconds since the epoch; 0 when none was."""

@@ -34,6 +34,7 @@ PREDICTION: Final = {
     "trace_id": "VARCHAR",
 }
 GROUND_TRUTH: Final = {"row": "BIGINT", "value": "JSON", "observed_at": "DOUBLE", "principal": "VARCHAR"}
+ANCHOR: Final = {"seq": "BIGINT", "hash": "VARCHAR"}
 TENSOR: Final = {"name": "VARCHAR", "datatype": "VARCHAR", "shape": ["BIGINT"], "data": "JSON"}
 _TYPES: Final = {
     "BOOL": "BOOLEAN",

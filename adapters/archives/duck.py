@@ -2,7 +2,8 @@
 
 `route=<name>/date=<UTC day>/<stream>-<offset>-<n>.parquet` holds predictions, one row per row of a prediction, each feature in a
 typed column of its own; the first row of a prediction also holds the record's own line, so that nothing is lost.
-`ground_truth/date=…/` holds outcomes. DuckDB never downloads anything here, and what is asked for is always bound.
+`ground_truth/date=…/` holds outcomes, `anchors/date=…/` where the audit log stood. DuckDB never downloads anything here, and what
+is asked for is always bound.
 """
 
 from __future__ import annotations
@@ -20,103 +21,20 @@ from urllib.parse import quote, unquote
 
 import duckdb
 
-from adapters.archives.columns import GROUND_TRUTH, PREDICTION, TENSOR, WIDTH_MAX, rows_query
-from adapters.archives.manifest import File, Manifest, flush, load_manifest, manifest_age, swap_manifest
+from adapters.archives import queries
+from adapters.archives.columns import ANCHOR, GROUND_TRUTH, PREDICTION, TENSOR, WIDTH_MAX, rows_query
+from adapters.archives.manifest import ANCHORS, File, Manifest, flush, load_manifest, manifest_age, swap_manifest
 from adapters.archives.plain import holds_raw, line_starts, longest_line, write_plain
 from adapters.archives.spans import falling_spans, holding, parameters, rising_spans, within
 from gateway.core.errors import ArchiveFailed
 from gateway.core.fields import Json
-from gateway.core.records import Cursor, GroundTruthRecord, Offset, Record
+from gateway.core.records import Anchor, Cursor, GroundTruthRecord, Offset, Record
 from gateway.ports import Filter, Segment, Timed
 
 FORMS_MAX: Final = 100  # of tensors in one segment that get columns; variable widths could make one file per record
 ROW_GROUP_ROWS: Final = 20_480  # what a look-up of one prediction has to unpack
 PAGE_PREDICTIONS: Final = 1_000  # held at once by a query
 _LINE_BYTES_MIN: Final = 2**20
-
-_LOAD: Final = """
-CREATE TEMP TABLE line AS
-SELECT CAST(record AS VARCHAR) AS record, log_offset,
-    unnest(json_transform(record, $scalars)), unnest(json_transform(json, $tensors)),
-FROM (
-    SELECT json, coalesce(json_extract(json, '$.record'), json) AS record, log_offset
-    FROM read_json_objects($path, format = 'newline_delimited', maximum_object_size = $line_bytes_max)
-    POSITIONAL JOIN (SELECT unnest(CAST($offsets AS BIGINT[])) AS log_offset)
-)
-"""
-_FORM: Final = """
-CREATE TEMP TABLE prediction AS
-SELECT *, CAST(to_json([
-    [[t.name, t.datatype, CASE
-        WHEN len(t.shape) NOT IN (1, 2) OR t.shape[1] <> rows THEN NULL
-        WHEN coalesce(t.shape[2], 1) BETWEEN 1 AND $width_max THEN CAST(coalesce(t.shape[2], 1) AS VARCHAR) END]
-     FOR t IN side]
-    FOR side IN [inputs, outputs]
-]) AS VARCHAR) AS form,
-FROM (
-    SELECT * EXCLUDE (type, row, value, observed_at, principal), coalesce(inputs[1].shape[1], 1) AS rows,
-        strftime(make_timestamp(CAST(time * 1e6 AS BIGINT)), '%Y-%m-%d') AS date,
-    FROM line WHERE type = 'prediction'
-)
-"""
-_RARE_FORMS: Final = """
-UPDATE prediction SET form = '[[],[]]'
-WHERE form NOT IN (SELECT form FROM prediction GROUP BY form ORDER BY count(*) DESC, form LIMIT $forms_max)
-"""
-_GROUPS: Final = """
-SELECT route, date, form, count(*), min(time), max(time), min(prediction_id), max(prediction_id),
-FROM prediction GROUP BY route, date, form ORDER BY count(*) DESC, route, date, form
-"""
-_TRUTH_GROUPS: Final = """
-SELECT strftime(make_timestamp(CAST(time * 1e6 AS BIGINT)), '%Y-%m-%d'), count(*),
-    min(time), max(time), min(prediction_id), max(prediction_id),
-FROM line WHERE type = 'ground_truth' GROUP BY ALL ORDER BY 1
-"""
-_TRUTH: Final = """
-SELECT prediction_id, time, make_timestamp(CAST(time * 1e6 AS BIGINT)) AS time_utc, row, CAST(value AS VARCHAR) AS value,
-    TRY_CAST(value AS DOUBLE) AS value_number, observed_at, principal, log_offset,
-FROM line WHERE type = 'ground_truth' AND strftime(make_timestamp(CAST(time * 1e6 AS BIGINT)), '%Y-%m-%d') = $date
-"""
-_MATCHES: Final = """
-    ($route = '' OR route = $route) AND ($version = '' OR version = $version)
-    AND ($prediction_id = '' OR prediction_id = $prediction_id) AND time >= $since_s AND time < $until_s
-"""
-_FILES: Final = "read_parquet($paths, union_by_name = true, hive_partitioning = false)"
-_QUERY: Final = f"""
-SELECT record, prediction_id FROM {_FILES} WHERE record IS NOT NULL AND {_MATCHES}
-ORDER BY time DESC, prediction_id DESC LIMIT $limit
-"""  # noqa: S608 - composed of constants, as are the two below
-_TRUTH_OF: Final = f"""
-SELECT prediction_id, row, value, observed_at, time, principal FROM {_FILES}
-WHERE prediction_id IN (SELECT unnest($ids)) ORDER BY time
-"""  # noqa: S608
-_EXPORT: Final = f"""
-SELECT prediction.*, truth.* EXCLUDE (prediction_id, row),
-FROM (
-    SELECT * FROM {_FILES} WHERE {_MATCHES} AND prediction_id IN (
-        SELECT prediction_id FROM {_FILES} WHERE record IS NOT NULL AND {_MATCHES}
-        ORDER BY time DESC, prediction_id DESC LIMIT $limit
-    )
-) AS prediction
-LEFT JOIN (
-    SELECT prediction_id, row, arg_max(value, time) AS ground_truth, arg_max(value_number, time) AS ground_truth_number,
-        arg_max(observed_at, time) AS ground_truth_observed_at,
-    FROM read_parquet($truth_paths, union_by_name = true, hive_partitioning = false) GROUP BY prediction_id, row
-) AS truth ON prediction.prediction_id = truth.prediction_id AND prediction.row = truth.row
-ORDER BY prediction.time DESC, prediction.prediction_id DESC, prediction.row
-"""  # noqa: S608
-
-
-_NAMED: Final = "read_parquet($paths, union_by_name = true, hive_partitioning = false, filename = true)"
-_STREAM: Final = r"regexp_replace(parse_filename(filename), '-\d{20}(-\d+)?\.parquet$', '')"
-_ALL: Final = f"""
-SELECT time, {_STREAM} AS stream, log_offset, record FROM {_NAMED} WHERE record IS NOT NULL AND {_MATCHES}
-ORDER BY time, stream, log_offset
-"""  # noqa: S608
-_ALL_TRUTH: Final = f"""
-SELECT time, {_STREAM} AS stream, log_offset, prediction_id, row, value, observed_at, principal FROM {_NAMED}
-WHERE time >= $since_s AND time < $until_s ORDER BY time, stream, log_offset
-"""  # noqa: S608
 
 
 class DuckArchive:
@@ -183,7 +101,7 @@ class DuckArchive:
         with _archive_errors(self._directory), self._cursor() as cursor:
             files = self._manifest().ground_truth()
             paths = self._paths(file for file in files if file.first_id <= last and file.last_id >= first)
-            rows = cursor.execute(_TRUTH_OF, {"paths": paths, "ids": list(prediction_ids)}).fetchall() if paths else []
+            rows = cursor.execute(queries.TRUTH_OF, {"paths": paths, "ids": list(prediction_ids)}).fetchall() if paths else []
         for prediction_id, row, value, observed_at, time_s, principal in rows:
             truth = {"row": row, "value": json.loads(value), "observed_at": observed_at, "time": time_s, "principal": principal}
             found.setdefault(prediction_id, []).append(truth)
@@ -199,7 +117,7 @@ class DuckArchive:
                 "truth_paths": [*open_truth_paths, *self._paths(manifest.ground_truth())],
                 **parameters(wanted),
             }
-            found = cursor.sql(_EXPORT, params=bound)
+            found = cursor.sql(queries.EXPORT, params=bound)
             found.write_parquet(str(to), compression="zstd", row_group_size=ROW_GROUP_ROWS)
             counted = cursor.execute("SELECT count(record) FROM read_parquet($path)", {"path": str(to)}).fetchone()
         assert counted is not None
@@ -223,6 +141,13 @@ class DuckArchive:
             manifest = self._manifest()
         return _cursor(manifest), self._in_order(manifest, wanted, decode)
 
+    def anchors(self) -> Sequence[Anchor]:
+        """Return the anchors, each number and hash once."""
+        with _archive_errors(self._directory), self._cursor() as cursor:
+            paths = self._paths(self._manifest().anchors())
+            rows = cursor.execute(queries.ANCHORS_OF, {"paths": paths}).fetchall() if paths else []
+        return [Anchor(time_s, seq, hash) for time_s, seq, hash in rows]
+
     def dropped_s(self) -> float:
         """Return the time of the newest record that was dropped; 0 when none was."""
         with _archive_errors(self._directory):
@@ -245,7 +170,8 @@ class DuckArchive:
         name = f"{_encoded(segment.stream)}-{segment.first:020d}"
         with self._cursor() as cursor, self._staging() as staged:
             self._load(cursor, Path(segment.path), staged, first=segment.first)
-            files = [*self._copied_predictions(cursor, name), *self._copied_ground_truth(cursor, name)]
+            copied = (self._copied_predictions, self._copied_ground_truth, self._copied_anchors)
+            files = [file for copy in copied for file in copy(cursor, name)]
         paths = [self._directory / file.path for file in files]
         for place in {*paths, *(path.parent for path in paths), *(path.parent.parent for path in paths), self._directory}:
             flush(place)
@@ -258,28 +184,33 @@ class DuckArchive:
             path = staged / "plain.jsonl"
             write_plain(segment, path)
         cursor.execute(
-            _LOAD,
+            queries.LOAD,
             {
                 "path": str(path),
                 "offsets": line_starts(segment, first),
                 "line_bytes_max": max(longest_line(path), _LINE_BYTES_MIN),
-                "scalars": json.dumps({"type": "VARCHAR", **PREDICTION, **GROUND_TRUTH}),
+                "scalars": json.dumps({"type": "VARCHAR", **PREDICTION, **GROUND_TRUTH, **ANCHOR}),
                 "tensors": json.dumps({"inputs": [TENSOR], "outputs": [TENSOR]}),
             },
         )
-        cursor.execute(_FORM, {"width_max": WIDTH_MAX})
-        cursor.execute(_RARE_FORMS, {"forms_max": FORMS_MAX})
+        cursor.execute(queries.FORM, {"width_max": WIDTH_MAX})
+        cursor.execute(queries.RARE_FORMS, {"forms_max": FORMS_MAX})
 
     def _copied_predictions(self, cursor: duckdb.DuckDBPyConnection, name: str) -> Iterator[File]:
-        for number, (route, date, form, *facts) in enumerate(cursor.execute(_GROUPS).fetchall()):
+        for number, (route, date, form, *facts) in enumerate(cursor.execute(queries.GROUPS).fetchall()):
             path = self._directory / f"route={_encoded(route)}" / f"date={date}" / f"{name}-{number}.parquet"
             rows = cursor.sql(rows_query(json.loads(form)), params={"route": route, "date": date, "form": form})
             yield self._written(rows, path, route, facts)
 
     def _copied_ground_truth(self, cursor: duckdb.DuckDBPyConnection, name: str) -> Iterator[File]:
-        for date, *facts in cursor.execute(_TRUTH_GROUPS).fetchall():
+        for date, *facts in cursor.execute(queries.TRUTH_GROUPS).fetchall():
             path = self._directory / "ground_truth" / f"date={date}" / f"{name}.parquet"
-            yield self._written(cursor.sql(_TRUTH, params={"date": date}), path, None, facts)
+            yield self._written(cursor.sql(queries.TRUTH, params={"date": date}), path, None, facts)
+
+    def _copied_anchors(self, cursor: duckdb.DuckDBPyConnection, name: str) -> Iterator[File]:
+        for date, *facts in cursor.execute(queries.ANCHOR_GROUPS).fetchall():
+            path = self._directory / ANCHORS / f"date={date}" / f"{name}.parquet"
+            yield self._written(cursor.sql(queries.ANCHOR, params={"date": date}), path, None, facts)
 
     def _written(self, rows: duckdb.DuckDBPyRelation, path: Path, route: str | None, facts: Sequence[Any]) -> File:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -291,7 +222,7 @@ class DuckArchive:
         bound = parameters(wanted)
         paths = self._paths(file for file in files if file.last_s >= bound["since_s"] and file.first_s < bound["until_s"])
         with _archive_errors(self._directory), self._cursor() as cursor:
-            cursor.execute(_QUERY, {"paths": paths, **bound})
+            cursor.execute(queries.QUERY, {"paths": paths, **bound})
             while found := cursor.fetchmany(PAGE_PREDICTIONS):
                 truths = self.ground_truth([prediction_id for _, prediction_id in found])
                 yield [{**json.loads(record), "ground_truth": truths.get(name, [])} for record, name in found]
@@ -300,8 +231,8 @@ class DuckArchive:
         predictions, truths = holding(manifest.predictions(), wanted), within(manifest.ground_truth(), wanted)
         for since_s, until_s in rising_spans([*predictions, *truths], wanted):
             span = replace(wanted, since_s=since_s, until_s=until_s)
-            found = self._told(_ALL, within(predictions, span), span)
-            told = self._told(_ALL_TRUTH, within(truths, span), span)
+            found = self._told(queries.ALL, within(predictions, span), span)
+            told = self._told(queries.ALL_TRUTH, within(truths, span), span)
             yield from heapq.merge(
                 ((time_s, unquote(stream), offset, decode(record)) for time_s, stream, offset, record in found),
                 ((row[0], unquote(row[1]), row[2], _truth(row)) for row in told),
@@ -344,15 +275,15 @@ class DuckArchive:
         with lines.open("w") as file:
             file.writelines(json.dumps(body) + "\n" for body in bodies)
         self._load(cursor, lines, staged)
-        groups = [("", "", "[[],[]]"), *(group[:3] for group in cursor.execute(_GROUPS).fetchall())]
+        groups = [("", "", "[[],[]]"), *(group[:3] for group in cursor.execute(queries.GROUPS).fetchall())]
         paths = [str(staged / f"{number}.parquet") for number in range(len(groups))]
         for path, (route, date, form) in zip(paths, groups, strict=True):
             rows = cursor.sql(rows_query(json.loads(form)), params={"route": route, "date": date, "form": form})
             rows.write_parquet(path, row_group_size=ROW_GROUP_ROWS)
-        truths = [("",), *(group[:1] for group in cursor.execute(_TRUTH_GROUPS).fetchall())]
+        truths = [("",), *(group[:1] for group in cursor.execute(queries.TRUTH_GROUPS).fetchall())]
         truth_paths = [str(staged / f"truth-{number}.parquet") for number in range(len(truths))]
         for path, (date,) in zip(truth_paths, truths, strict=True):
-            cursor.sql(_TRUTH, params={"date": date}).write_parquet(path)
+            cursor.sql(queries.TRUTH, params={"date": date}).write_parquet(path)
         return paths, truth_paths
 
     def _sweep(self, manifest: Manifest) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 FORMAT: Final = 1
+ANCHORS: Final = "anchors"  # the directory of their files
 _NAME: Final = "manifest.json"
 
 
@@ -24,8 +25,8 @@ class File:
 
     Attributes:
         path: Relative to the archive's directory.
-        route: Of its predictions; None for a file of ground truth.
-        records: Predictions, or pieces of ground truth.
+        route: Of its predictions; None for a file of ground truth or anchors.
+        records: Predictions, pieces of ground truth or anchors.
         first_s, last_s: Of the records' times.
         first_id, last_id: Of the predictions' ids, as text.
     """
@@ -58,7 +59,11 @@ class Manifest:
 
     def ground_truth(self) -> tuple[File, ...]:
         """Return the files of ground truth."""
-        return tuple(file for file in self.files if file.route is None)
+        return tuple(file for file in self.files if file.route is None and not file.path.startswith(f"{ANCHORS}/"))
+
+    def anchors(self) -> tuple[File, ...]:
+        """Return the files of the audit log's anchors."""
+        return tuple(file for file in self.files if file.route is None and file.path.startswith(f"{ANCHORS}/"))
 
 
 def load_manifest(directory: Path) -> Manifest:

@@ -18,6 +18,7 @@ from gateway.core.errors import LogFailed
 from gateway.core.fields import Json
 from gateway.core.records import (
     FORMAT,
+    Anchor,
     Attempt,
     GroundTruthRecord,
     Heartbeat,
@@ -118,6 +119,8 @@ def _line(record: Record) -> bytes:
             body = {"v": FORMAT, "type": "heartbeat", "time": record.time_s}
         case StreamEnd():
             body = {"v": FORMAT, "type": "end", "time": record.time_s}
+        case Anchor():
+            body = {"v": FORMAT, "type": "anchor", "time": record.time_s, "seq": record.seq, "hash": record.hash}
     return orjson.dumps(body)[:-1]
 
 
@@ -288,4 +291,5 @@ _READERS: Final[Mapping[str, Callable[[Mapping[str, Any]], Record]]] = {
     "ground_truth": _read_ground_truth,
     "heartbeat": lambda body: Heartbeat(body["time"]),
     "end": lambda body: StreamEnd(body["time"]),
+    "anchor": lambda body: Anchor(body["time"], body["seq"], body["hash"]),
 }

@@ -65,7 +65,10 @@ def verify(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compute every hash anew, here, and say whether the chain holds; exit code 1 if it does not."""
+    """Compute every hash anew, here, and say whether the chain holds; exit code 1 if it does not.
+
+    Each change is also noted in the prediction log, so that a log that was shortened or written anew is found.
+    """
     from gateway.core.audit import FIRST_HASH, AuditEntry, first_broken
 
     known_seq, _, known_hash = head.partition(":")
@@ -79,8 +82,10 @@ def verify(
                 break
             last = entry
             found = found or (str(entry.seq) == known_seq and entry.hash.startswith(known_hash.rstrip("…")))
-    holds = broken is None and found
-    shown: Json = {"holds": holds, "entries": last.seq, "head": last.hash, "broken_seq": broken}
+        anchors = output.mapping(admin.verify_audit().get("anchors")) if broken is None else {}
+    lost = list(output.objects(anchors.get("lost")))
+    holds = broken is None and found and not lost
+    shown: Json = {"holds": holds, "entries": last.seq, "head": last.hash, "broken_seq": broken, "anchors": anchors}
     decisions, dropped_s = _recomputed(gateway) if recompute and holds else ([], 0.0)
     if recompute and holds:
         bodies = [one.body() for one in decisions]
@@ -92,9 +97,18 @@ def verify(
         fail(f"entry {broken} does not follow from the one before it: the log was edited, shortened or reordered there")
     if not found:
         fail(f"entry {head} is not there any more: the log was shortened or written anew")
+    if lost:
+        fail(_lost_said(lost[0]))
     typer.echo(f"{last.seq} entries, each follows from the one before; head {last.seq}:{last.hash}")
+    if anchors.get("count"):
+        typer.echo(f"the prediction log says the same at {anchors['count']} places since {output.moment(anchors['oldest_s'])}")
     if recompute:
         _show_recomputed(decisions, dropped_s)
+
+
+def _lost_said(anchor: Json) -> str:
+    was = f"the newest entry was {anchor.get('seq')}:{str(anchor.get('hash'))[:12]}…"
+    return f"at {output.moment(anchor.get('time_s'))} {was}, which is not there any more: the log was shortened or written anew"
 
 
 def _recomputed(gateway: Gateway) -> tuple[list[Recomputed], float]:

@@ -9,11 +9,13 @@ from typing import Final
 from gateway.control.auth import all_keys, new_key
 from gateway.control.calls import Answer, Call, Control, page_of
 from gateway.core.access import Key, Scope, key_body, limits_from_body
-from gateway.core.audit import FIRST_HASH, AuditEntry, entry_body, first_broken
+from gateway.core.audit import FIRST_HASH, AuditEntry, entry_body, first_broken, lost_anchors
 from gateway.core.changes import Automation, Change, DropKey, PutKey, Quarantine, quarantine_body
 from gateway.core.errors import Conflict, MalformedRequest, UnknownSubject
 from gateway.core.fields import Json
+from gateway.history import anchors
 
+LOST_MAX: Final = 20  # anchors that are shown; one is enough to know
 _PAGE: Final = 1_000
 
 
@@ -28,11 +30,28 @@ def list_audit(control: Control, call: Call) -> Answer:
 
 
 def verify_audit(control: Control, _: Call) -> Answer:
-    """Walk the whole chain and return the first entry that does not follow from the one before it."""
+    """Walk the whole chain, and look for the entries that the prediction log says were once its newest."""
+    anchored = anchors(archive=control.archive, log=control.log)  # first: what they name was in the chain before it is walked
+    hashes: dict[int, str] = {anchor.seq: "" for anchor in anchored}
     last: list[AuditEntry] = []
-    broken = first_broken(_walked(control, last))
+    broken = first_broken(_walked(control, last, hashes))
     count, head = (last[0].seq, last[0].hash) if last else (0, FIRST_HASH)
-    return Answer({"is_intact": broken is None, "first_broken": broken, "entry_count": count, "head": head})
+    lost = lost_anchors(anchored, hashes) if broken is None else []
+    return Answer(
+        {
+            "is_intact": broken is None and not lost,
+            "first_broken": broken,
+            "entry_count": count,
+            "head": head,
+            "anchors": {
+                "count": len(anchored),
+                "newest_seq": max((anchor.seq for anchor in anchored), default=0),
+                "oldest_s": min((anchor.time_s for anchor in anchored), default=None),
+                "lost_count": len(lost),
+                "lost": [{"seq": one.seq, "hash": one.hash, "time_s": one.time_s} for one in lost[:LOST_MAX]],
+            },
+        }
+    )
 
 
 def audit_body(entry: AuditEntry) -> Json:
@@ -109,11 +128,13 @@ def put_automation(control: Control, call: Call) -> Answer:
     return Answer({"is_on": is_on})
 
 
-def _walked(control: Control, last: list[AuditEntry]) -> Iterator[AuditEntry]:
-    """Yield every entry, leaving the newest one seen in `last`."""
+def _walked(control: Control, last: list[AuditEntry], hashes: dict[int, str]) -> Iterator[AuditEntry]:
+    """Yield every entry, leaving the newest one seen in `last`, and in `hashes` those of the numbers that are in it."""
     while page := control.registry.audit(last[0].seq if last else 0, _PAGE):
         for entry in page:
             last[:] = [entry]
+            if entry.seq in hashes:
+                hashes[entry.seq] = entry.hash
             yield entry
 
 

@@ -234,7 +234,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         "GET",
         f"{API}/audit/verify",
         "verifyAudit",
-        "Whether the chain of audit entries is whole.",
+        "Whether the chain of audit entries is whole, and holds what the prediction log says of it.",
         Scope.READ,
         ledger.verify_audit,
         answer="Object",

@@ -10,6 +10,7 @@ from hashlib import sha256
 from typing import Final
 
 from gateway.core.fields import Fields, Json
+from gateway.core.records import Anchor
 
 FIRST_HASH: Final = "0" * 64  # what the first entry follows
 
@@ -117,6 +118,15 @@ def first_broken(entries: Iterable[AuditEntry], *, previous: str = FIRST_HASH, s
             return seq
         previous = entry.hash
     return None
+
+
+def lost_anchors(anchors: Iterable[Anchor], hashes: Mapping[int, str]) -> list[Anchor]:
+    """Return the anchors whose entry is not in the chain, or not with that hash: the chain was shortened or written anew.
+
+    Args:
+        hashes: Of the chain's entries by number, of the anchored ones at least.
+    """
+    return [anchor for anchor in anchors if hashes.get(anchor.seq) != anchor.hash]
 
 
 def plain_object(body: Mapping[str, object]) -> Json:

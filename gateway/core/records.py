@@ -130,7 +130,16 @@ class StreamEnd:
     time_s: float
 
 
-Record = PredictionRecord | GroundTruthRecord | Heartbeat | StreamEnd
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """The audit log's newest entry, as a worker found it: an audit log shortened or written anew later contradicts it."""
+
+    time_s: float
+    seq: int
+    hash: str
+
+
+Record = PredictionRecord | GroundTruthRecord | Heartbeat | StreamEnd | Anchor
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from typing import Final
 
 from gateway.core.errors import LogFailed
-from gateway.core.records import Heartbeat, Record, StreamEnd
+from gateway.core.records import Anchor, Heartbeat, Record, StreamEnd
 from gateway.metrics import LOG_RECORDS, LOG_WRITE_DURATION, LOG_WRITE_FAILURES, LOG_WRITES, UNLOGGED, cell
 from gateway.ports import Clock, MetricsBank, PredictionLogWriter
 from gateway.settings import Durability, LogSettings, WhenFull
 
+ANCHOR_S: Final = 86_400.0  # between anchors of one audit entry: retention is counted in days, and one of them is always kept
 _CATCH_UP: Final = 0.9  # of the real pace, while wall time lies behind; a step of a minute is made good in ten
 Waiter = asyncio.Future[None]
 
@@ -50,6 +51,8 @@ class Recorder:
         self._last_time_s = log.resumed_s
         self._last_look_s = clock.monotonic_s()
         self._written_s = 0.0
+        self._anchored = (0, "")
+        self._anchored_s = 0.0
         self._written = cell(metrics, LOG_RECORDS)
         self._writes = cell(metrics, LOG_WRITES)
         self._writing_s = cell(metrics, LOG_WRITE_DURATION)
@@ -88,6 +91,13 @@ class Recorder:
         """Write a heartbeat if nothing was written for a while; called regularly."""
         if not self._records and self._clock.monotonic_s() - self._written_s >= self._settings.heartbeat_s:
             self.add_unwaited(Heartbeat(self.time_s()))
+
+    def anchor(self, seq: int, hash: str) -> None:
+        """Write down the audit log's newest entry if it is another than the last time, or that was long ago."""
+        now_s = self._clock.monotonic_s()
+        if (seq, hash) != self._anchored or now_s - self._anchored_s >= ANCHOR_S:
+            self._anchored, self._anchored_s = (seq, hash), now_s
+            self.add_unwaited(Anchor(self.time_s(), seq, hash))
 
     async def close(self) -> None:
         """Write what is queued and the end of the stream."""

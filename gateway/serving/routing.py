@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from gateway.core.access import Key
+from gateway.core.audit import AuditEntry
 from gateway.core.changes import COLD_MAX, Cold, Proposal, WorkerStatus
 from gateway.core.errors import GatewayError
 from gateway.core.models import Version
@@ -50,6 +51,7 @@ class _Picture:
     proposal: Proposal | None
     keys: dict[str, Key]
     statuses: dict[str, WorkerStatus]
+    head: AuditEntry | None
 
 
 class Router:
@@ -73,9 +75,15 @@ class Router:
         shelf: Shelf,
         keeping: Keeping,
         bench: Bench,
+        anchor: Callable[[int, str], None],
         metrics: MetricsBank,
         clock: Clock,
     ) -> None:
+        """Prepare.
+
+        Args:
+            anchor: Called about once a second with number and hash of the audit log's newest entry.
+        """
         self.table = ServedTable(RouteTable(), NOTHING, shelf, bench)
         self.keys: dict[str, Key] = {}
         self.statuses: Mapping[str, WorkerStatus] = {}
@@ -83,6 +91,7 @@ class Router:
         self._registry = registry
         self._loader = loader
         self._bench = bench
+        self._anchor = anchor
         self._clock = clock
         self._shelf = shelf
         self._keeping = keeping
@@ -181,7 +190,8 @@ class Router:
             if number == last.number:
                 return last
         statuses = {status.worker: status for status in self._registry.workers()}
-        return _Picture(number, self._registry.table(), self._registry.proposal(), self._all_keys(), statuses)
+        head = next(iter(self._registry.audit(limit=1, newest_first=True)), None)
+        return _Picture(number, self._registry.table(), self._registry.proposal(), self._all_keys(), statuses, head)
 
     def _all_keys(self) -> dict[str, Key]:
         keys: dict[str, Key] = {}
@@ -193,6 +203,8 @@ class Router:
 
     def _apply(self, picture: _Picture) -> None:
         self.keys, self.statuses = picture.keys, picture.statuses
+        if picture.head is not None:
+            self._anchor(picture.head.seq, picture.head.hash)
         proposal = picture.proposal
         is_new = not self.has_read.is_set() or picture.table.revision != self.table.table.revision
         if proposal is not None and (self._proposal is None or proposal.id != self._proposal.id):

@@ -152,6 +152,7 @@ async def serve(
         shelf=shelf,
         keeping=Keeping(serving.kept_names_max, frozenset(name.strip() for name in serving.keep_warm.split(","))),
         bench=bench,
+        anchor=recorder.anchor,
         metrics=metrics,
         clock=clock,
     )

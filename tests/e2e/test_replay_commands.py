@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import sqlite3
 import threading
 import time
 
@@ -64,6 +66,15 @@ def test_past_is_decided_and_answered_again(start_gateway, until, write_linear_m
     plan.write_text("steps: many\n")
     assert headgate(gateway, "replay", "--route", "delays", "--plan", plan).exit_code == 2
     assert headgate(gateway, "replay", "--route", "delays").exit_code == 2
+
+    until(lambda: json.loads(headgate(gateway, "audit", "verify", "--json").stdout)["anchors"]["newest_seq"] == entry["seq"])
+    with contextlib.closing(sqlite3.connect(gateway.data_dir / "registry.db", isolation_level=None)) as registry:
+        (kept,) = registry.execute("SELECT seq, hash, body FROM audit WHERE seq = ?", (entry["seq"],))
+        registry.execute("DELETE FROM audit WHERE seq = ?", kept[:1])  # the chain before it is whole
+        shortened = headgate(gateway, "audit", "verify")
+        registry.execute("INSERT INTO audit VALUES (?, ?, ?)", kept)
+    assert (shortened.exit_code, f"{kept[0]}:{kept[1][:12]}" in shortened.stderr) == (1, True)
+    assert "the prediction log says the same" in headgate(gateway, "audit", "verify").stdout
 
     assert gateway.stop() == 0
     whole = json.loads(headgate(gateway, "replay", "--route", "delays", "--version", 1, "--json").stdout)

@@ -14,7 +14,7 @@ import pytest
 
 from adapters.archives.duck import DuckArchive
 from adapters.clock import SystemClock
-from adapters.logs.segments import SegmentReader
+from adapters.logs.segments import SegmentReader, SegmentWriter
 from adapters.metrics_file import MetricsDirectory
 from adapters.readings_file import ReadingsFile
 from adapters.runtimes.chained import ChainedRuntime
@@ -26,6 +26,7 @@ from gateway.control.run import run_control
 from gateway.core.changes import WorkerStatus
 from gateway.core.errors import GatewayError
 from gateway.core.models import Runtime
+from gateway.core.records import Record
 from gateway.settings import ControlSettings, Settings
 
 
@@ -121,6 +122,20 @@ class ControlPlane:
         if reference is not None:
             files["reference"] = (reference.name, reference.read_bytes())
         return self.admin.post(f"/api/v1/models/{model}/versions", files=files)
+
+    def write_log(self, *records: Record) -> None:
+        """Append records to the log of worker w0."""
+        writer = SegmentWriter(
+            self.data / "log",
+            "w0",
+            segment_bytes_max=2**20,
+            segment_age_s=3600,
+            bytes_max=2**30,
+            free_bytes_min=0,
+            clock=SystemClock(),
+        )
+        writer.append(records)
+        writer.close()
 
     def put_route(self, name: str, *variants: tuple[str, str, int], if_match: int, **more: object) -> httpx.Response:
         """Put a route with variants given as (name, version, weight)."""

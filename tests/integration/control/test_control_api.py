@@ -14,6 +14,7 @@ import pytest
 
 from gateway.control.surface import OPERATIONS
 from gateway.core.access import Scope
+from gateway.core.records import Anchor
 
 NEEDING = [operation for operation in OPERATIONS if operation.scope is not None]
 NAMES = {"model": "m", "version": "1", "route": "r", "id": "i", "digest": "d", "key": "k", "prediction": "p"}
@@ -252,6 +253,20 @@ def test_audit_pages_join_to_a_whole_chain(control):
     assert oldest == newest[::-1] == list(range(1, len(oldest) + 1))
     verdict = control.admin.get("/api/v1/audit/verify").json()
     assert (verdict["is_intact"], verdict["entry_count"]) == (True, len(oldest))
+
+
+def test_audit_log_that_was_shortened_or_rewritten_is_found(control):
+    """An entry that a worker noted in the prediction log must still be there with its hash, however whole the chain looks."""
+    for number in range(3):
+        control.admin.put("/api/v1/automation", json={"is_on": bool(number % 2)})
+    entries = control.admin.get("/api/v1/audit", params={"limit": 100}).json()["entries"]
+    noted = [Anchor(1.0, entry["seq"], entry["hash"]) for entry in entries]
+    control.write_log(*noted)
+    assert control.admin.get("/api/v1/audit/verify").json()["is_intact"] is True
+    control.write_log(Anchor(2.0, len(entries), "f" * 64), Anchor(3.0, len(entries) + 1, "e" * 64))
+    verdict = control.admin.get("/api/v1/audit/verify").json()
+    assert (verdict["is_intact"], verdict["first_broken"], verdict["anchors"]["count"]) == (False, None, len(entries) + 2)
+    assert [one["time_s"] for one in verdict["anchors"]["lost"]] == [2.0, 3.0]
 
 
 def test_unknown_order_is_refused(shared_control):

@@ -10,8 +10,6 @@ import duckdb
 import numpy as np
 import pytest
 
-from adapters.clock import SystemClock
-from adapters.logs.segments import SegmentWriter
 from gateway.core.records import Attempt, GroundTruthRecord, Kind, Outcome, PredictionRecord
 from gateway.core.tensors import Datatype, Tensor
 
@@ -49,19 +47,9 @@ def _record(number: int) -> PredictionRecord:
 @pytest.fixture
 def logged(control):
     """Return a control plane over a log of fifty predictions, one of which has ground truth."""
-    writer = SegmentWriter(
-        control.data / "log",
-        "w0",
-        segment_bytes_max=2**20,
-        segment_age_s=3600,
-        bytes_max=2**30,
-        free_bytes_min=0,
-        clock=SystemClock(),
-    )
     records = [_record(number) for number in range(COUNT)]
     truth = GroundTruthRecord(records[3].prediction_id, BEGIN_S + 100, 0, 1, BEGIN_S + 99, "backend")
-    writer.append([*records, truth])
-    writer.close()
+    control.write_log(*records, truth)
     return control
 
 

@@ -7,8 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from adapters.clock import SystemClock
-from adapters.logs.segments import SegmentWriter
 from adapters.runtimes.chained import ChainedRuntime
 from adapters.runtimes.onnx import OnnxRuntime
 from gateway.core.models import Runtime
@@ -59,27 +57,13 @@ def _id(number: int) -> str:
     return f"018bcfe5-6800-7000-8000-{number:012x}"
 
 
-def _logged(control, *records):
-    writer = SegmentWriter(
-        control.data / "log",
-        "w0",
-        segment_bytes_max=2**20,
-        segment_age_s=3600,
-        bytes_max=2**30,
-        free_bytes_min=0,
-        clock=SystemClock(),
-    )
-    writer.append(records)
-    writer.close()
-
-
 def test_recomputing_finds_every_bit(answered):
     """What the version answered comes out again to the bit; an answer that is one bit off does not, and it says by how much."""
     control, record = answered
     data = record.outputs[0].data.copy()
     data[1, 0] = np.nextafter(data[1, 0], np.float32(2.0))
     altered = replace(record, prediction_id=_id(2), outputs=(Tensor("probability", Datatype.FP32, data),))
-    _logged(control, record, altered)
+    control.write_log(record, altered)
     found = control.admin.post(f"/api/v1/predictions/{_id(1)}/recompute").json()
     assert (found["is_equal"], found["batch_rows"]) == (True, BATCH_ROWS)
     assert found["outputs"] == [{"name": "probability", "elements": 3, "unequal": 0, "largest_difference": 0.0}]
@@ -95,7 +79,7 @@ def test_chain_is_recomputed_whole(control, write_linear_model, write_scaling_mo
     assert control.upload("delays", write_linear_model(tmp_path / "m.onnx"), preprocess=before).status_code == 201
     version = control.registry.version("delays", "1")
     chain = ChainedRuntime({Runtime.ONNX: OnnxRuntime()}, control.artifacts)
-    _logged(control, _record(version, chain.load(control.artifacts.path(version.digest), version), "raw"))
+    control.write_log(_record(version, chain.load(control.artifacts.path(version.digest), version), "raw"))
     found = control.admin.post(f"/api/v1/predictions/{_id(1)}/recompute").json()
     assert (found["is_equal"], found["digest"]) == (True, version.digest)
     assert found["runtime_version"].count("+") == 1
@@ -106,7 +90,7 @@ def test_recomputing_refuses_what_has_no_answer_or_artifact(answered):
     control, record = answered
     failed = replace(record, prediction_id=_id(2), outcome=Outcome.FAILED, outputs=())
     other = replace(record, prediction_id=_id(3), digest="f" * 64)
-    _logged(control, failed, other)
+    control.write_log(failed, other)
     refused = [control.admin.post(f"/api/v1/predictions/{_id(number)}/recompute") for number in (2, 3, 4)]
     assert [answer.status_code for answer in refused] == [422, 422, 404]
     assert "failed" in refused[0].json()["error"]

@@ -9,8 +9,8 @@ import duckdb
 import pytest
 
 from adapters.logs.codec import decode
-from gateway.core.records import GroundTruthRecord, Heartbeat
-from gateway.history import export, in_order, predictions
+from gateway.core.records import Anchor, GroundTruthRecord, Heartbeat
+from gateway.history import anchors, export, in_order, predictions
 from gateway.ports import Filter
 
 ALL = Filter(limit=1_000_000)
@@ -156,3 +156,19 @@ def test_history_is_read_in_the_order_it_was_made(house, prediction):
     }
     house.archive.drop(prediction(60).time_s)
     assert house.archive.dropped_s() == prediction(49).time_s + 0.5
+
+
+def test_anchors_are_found_in_archive_and_open_log(house, prediction):
+    """Each number and hash comes once with its earliest time, wherever it lies; predictions beside it are what they were."""
+    house.write(Anchor(10.0, 1, "a"), prediction(1), Anchor(11.0, 2, "b"))
+    house.write(Anchor(10.5, 1, "a"), stream="w1")
+    assert house.take() == 1
+    house.write(Anchor(12.0, 2, "b"), Anchor(13.0, 2, "other"), stream="w1")
+    expected = [Anchor(10.0, 1, "a"), Anchor(11.0, 2, "b"), Anchor(13.0, 2, "other")]
+    assert anchors(archive=house.archive, log=house.reader) == expected
+    assert house.archive.ground_truth([prediction(1).prediction_id]) == {}
+    assert [type(one[3]) for one in in_order(ALL, archive=house.archive, log=house.reader, decode=decode)] == [
+        type(prediction(1))
+    ]
+    house.take()
+    assert anchors(archive=house.archive, log=house.reader) == expected

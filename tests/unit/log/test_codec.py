@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from adapters.logs.codec import END_OF_APPEND, END_OF_LINE, decode, encode
 from gateway.core.errors import LogFailed
 from gateway.core.record_bodies import ground_truth_body, prediction_body
-from gateway.core.records import Attempt, GroundTruthRecord, Heartbeat, Kind, Outcome, PredictionRecord, StreamEnd
+from gateway.core.records import Anchor, Attempt, GroundTruthRecord, Heartbeat, Kind, Outcome, PredictionRecord, StreamEnd
 from gateway.core.tensors import NUMPY_DTYPES, Datatype, Tensor
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
@@ -72,7 +72,8 @@ predictions = st.builds(
 )
 truth_values = st.one_of(TEXT, st.floats(allow_nan=False, allow_infinity=False), st.booleans(), st.integers(-(2**63), 2**64 - 1))
 truths = st.builds(GroundTruthRecord, TEXT, TIMES, COUNTS, truth_values, TIMES, TEXT)
-records = st.one_of(predictions, truths, st.builds(Heartbeat, TIMES), st.builds(StreamEnd, TIMES))
+anchors = st.builds(Anchor, TIMES, COUNTS, TEXT)
+records = st.one_of(predictions, truths, anchors, st.builds(Heartbeat, TIMES), st.builds(StreamEnd, TIMES))
 
 
 def bits(tensor: Tensor) -> object:

@@ -9,8 +9,8 @@ import pytest
 
 from adapters.logs.memory import MemoryLog
 from adapters.memory import ManualClock, MemoryBank
-from gateway.core.records import Heartbeat, Offset
-from gateway.serving.recorder import Recorder
+from gateway.core.records import Anchor, Heartbeat, Offset
+from gateway.serving.recorder import ANCHOR_S, Recorder
 from gateway.settings import LogSettings
 
 
@@ -42,6 +42,31 @@ def test_time_of_records_goes_on_from_the_stream():
         loop = asyncio.get_running_loop()
         recorder = Recorder(log.writer("w0"), settings=LogSettings(), metrics=MemoryBank(), clock=clock, loop=loop)
         assert recorder.time_s() >= clock.now_s() + 50.0
+
+    asyncio.run(run())
+
+
+def test_anchor_is_written_once_for_each_change_and_now_and_then():
+    """The audit log's newest entry is written when it is another, and again after a day so that one is always kept."""
+
+    async def run() -> None:
+        clock, log = ManualClock(), MemoryLog()
+        loop = asyncio.get_running_loop()
+        recorder = Recorder(log.writer("w0"), settings=LogSettings(), metrics=MemoryBank(), clock=clock, loop=loop)
+        for seq, hash, passed_s in (
+            (1, "a", 1.0),
+            (1, "a", 1.0),
+            (2, "b", 1.0),
+            (1, "a", 1.0),
+            (1, "a", ANCHOR_S),
+            (1, "a", 1.0),
+        ):
+            recorder.anchor(seq, hash)
+            clock.move(passed_s)
+        await recorder.close()
+        anchors = [record for _, record in log.read("w0", Offset(0)).records if isinstance(record, Anchor)]
+        assert [(anchor.seq, anchor.hash) for anchor in anchors] == [(1, "a"), (2, "b"), (1, "a"), (1, "a")]
+        assert anchors[0].time_s < anchors[-1].time_s
 
     asyncio.run(run())
 
