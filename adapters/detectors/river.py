@@ -27,8 +27,9 @@ _PROMISE: Final = "a detector never sees NaN or an unscaled value"
 class AdwinDetector:
     """ADWIN over one signal."""
 
-    def __init__(self, *, delta: float = DELTA, clock: int = CLOCK) -> None:
-        self._adwin: Any = ADWIN(delta=delta, clock=clock)  # type: ignore[no-untyped-call]
+    def __init__(self, signals: int = 1) -> None:
+        """Watch one of so many signals, which share what one alone may raise of false alarms."""
+        self._adwin: Any = ADWIN(delta=DELTA / signals, clock=CLOCK)  # type: ignore[no-untyped-call]
 
     def update(self, values: Sequence[float]) -> Reading:
         """Take values in [0, 1] and return the window's mean and how many of them raised the alarm.

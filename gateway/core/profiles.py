@@ -11,20 +11,19 @@ import enum
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gateway.core.blocks import Blocks
 from gateway.core.errors import MalformedRequest
 from gateway.core.fields import Fields, Json
 from gateway.core.models import COLUMNS_MAX, Column, ColumnKind
-from gateway.core.tensors import Array
+from gateway.core.tensors import Array, FloatArray, IntArray
 
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
-FORMAT: Final = 1
+FORMAT: Final = 2
 QUANTILES: Final = 101  # one a percent
 CELLS: Final = 10  # deciles, as is usual for the population stability index
 CATEGORIES_MAX: Final = 100  # kept by name; the rest is one category
@@ -55,6 +54,9 @@ class FeatureProfile:
         categories: Categorical: the most frequent values as text, the most frequent first.
         rates: Of each cell (numeric) or category, then, for a categorical feature, of all other values together; then of each
             member of `Apart`. They sum to 1.
+        place, spread: Mean and standard deviation, over the reference, of u and of `spread(u)`; 0.29 and 0.30 for a continuous
+            feature, 0 for a constant.
+        correlation: Of neighbouring rows' u, in [0, 1): a sample taken in a row knows less than its rows promise.
     """
 
     name: str
@@ -63,6 +65,9 @@ class FeatureProfile:
     quantiles: tuple[float, ...] = ()
     edges: tuple[float, ...] = ()
     categories: tuple[str, ...] = ()
+    place: tuple[float, float] = (0.5, 0.0)
+    spread: tuple[float, float] = (0.0, 0.0)
+    correlation: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +116,17 @@ def build_profile(columns: Sequence[Column], reference: Mapping[str, Array]) -> 
     return ReferenceProfile(rows=lengths.pop(), features=tuple(_feature(column, reference[column.name]) for column in columns))
 
 
+def spread(u: FloatArray) -> FloatArray:
+    """Return 4·(u − ½)², in [0, 1]: its mean moves when the values spread or shrink about an unmoved centre."""
+    squared: FloatArray = 4.0 * (u - 0.5) ** 2
+    return squared
+
+
+def effective_rows(feature: FeatureProfile, rows: int) -> float:
+    """Return how many independent rows would know a feature's means as well as the reference's rows do; at least 1."""
+    return max(1.0, rows * (1.0 - feature.correlation) / (1.0 + feature.correlation))
+
+
 def probability_integral_transform(feature: FeatureProfile, values: Array) -> Placed:
     """Map values through the training distribution: u is uniform over [0, 1] while they come from it.
 
@@ -128,18 +144,34 @@ class FeatureMap:
 
     def __init__(self, features: Sequence[FeatureProfile]) -> None:
         self._features = tuple(features)
+        self._categories = {
+            at: _Categories(feature) for at, feature in enumerate(features) if feature.kind is ColumnKind.CATEGORICAL
+        }
         self._numeric = [at for at, feature in enumerate(features) if feature.kind is ColumnKind.NUMERIC]
         self._numbers = _Numbers([features[at] for at in self._numeric]) if self._numeric else None
 
-    def place(self, columns: Sequence[Array]) -> list[Placed]:
-        """Map one array of shape (rows,) for each feature, in their order."""
-        placed: dict[int, Placed] = {}
+    def rows(self, columns: Sequence[Array]) -> tuple[FloatArray, IntArray]:
+        """Map one array of shape (rows,) for each feature, in their order.
+
+        Returns:
+            u and cells, each of shape (features, rows): u is 0 below and 1 above the reference's range, NaN for what is missing,
+            infinite or unseen.
+        """
+        count = len(columns[0]) if columns else 0
+        u, cells = np.empty((len(columns), count)), np.empty((len(columns), count), np.int64)
         if self._numbers is not None:
-            values = np.stack([_as_floats(columns[at]) for at in self._numeric])
-            placed = dict(zip(self._numeric, self._numbers.place(values), strict=True))
-        return [
-            placed[at] if at in placed else _place_categories(feature, columns[at]) for at, feature in enumerate(self._features)
-        ]
+            u[self._numeric], cells[self._numeric] = self._numbers.rows(
+                np.stack([_as_floats(columns[at]) for at in self._numeric])
+            )
+        for at, categories in self._categories.items():
+            u[at], cells[at] = categories.rows(columns[at])
+        return u, cells
+
+    def place(self, columns: Sequence[Array]) -> list[Placed]:
+        """Map as `rows` does, and leave out of u what has no place."""
+        u, cells = self.rows(columns)
+        is_apart = cells >= np.asarray([[cell_count(feature) - len(APART)] for feature in self._features])
+        return [Placed(u=u[at, ~is_apart[at]], cells=cells[at], is_apart=is_apart[at]) for at in range(len(self._features))]
 
 
 def cell_count(feature: FeatureProfile) -> int:
@@ -171,6 +203,9 @@ def profile_body(profile: ReferenceProfile) -> Json:
                 "quantiles": list(feature.quantiles),
                 "edges": list(feature.edges),
                 "categories": list(feature.categories),
+                "place": list(feature.place),
+                "spread": list(feature.spread),
+                "correlation": feature.correlation,
             }
             for feature in profile.features
         ],
@@ -198,7 +233,15 @@ def _feature_from_body(body: object) -> FeatureProfile:
         quantiles=_numbers(fields, "quantiles", QUANTILES),
         edges=_numbers(fields, "edges", CELLS),
         categories=tuple(str(item) for item in fields.items("categories", CATEGORIES_MAX)),
+        place=_pair(fields, "place"),
+        spread=_pair(fields, "spread"),
+        correlation=fields.number("correlation", 0.0, 1.0),
     )
+
+
+def _pair(fields: Fields, name: str) -> tuple[float, float]:
+    mean, deviation = _numbers(fields, name, 2)
+    return mean, deviation
 
 
 def _numbers(fields: Fields, name: str, count_max: int) -> tuple[float, ...]:
@@ -209,11 +252,23 @@ def _numbers(fields: Fields, name: str, count_max: int) -> tuple[float, ...]:
 
 def _feature(column: Column, values: Array) -> FeatureProfile:
     if column.kind is ColumnKind.CATEGORICAL:
-        return _categorical(column.name, values)
+        return _with_signals(_categorical(column.name, values), values)
     try:
-        return _numeric(column.name, _as_floats(values))
+        return _with_signals(_numeric(column.name, _as_floats(values)), values)
     except (TypeError, ValueError) as error:
         raise MalformedRequest(f"reference: column {column.name!r} is not numeric; declare it categorical") from error
+
+
+def _with_signals(feature: FeatureProfile, values: Array) -> FeatureProfile:
+    """Return the feature with what the reference's own rows say of its place and spread, mapped as live rows will be."""
+    u = FeatureMap((feature,)).rows((values,))[0]
+    blocks = Blocks(1)
+    blocks.push(u)
+    known = u[np.isfinite(u)]
+    if not known.size:
+        return feature
+    place, spreads = ((float(one.mean()), float(one.std())) for one in (known, spread(known)))
+    return replace(feature, place=place, spread=spreads, correlation=float(blocks.correlations[0].clip(max=0.999)))
 
 
 def _numeric(name: str, values: FloatArray) -> FeatureProfile:
@@ -237,7 +292,7 @@ def _numeric(name: str, values: FloatArray) -> FeatureProfile:
 
 
 def _rates(bare: FeatureProfile, values: FloatArray) -> tuple[float, ...]:
-    counts = np.bincount(_Numbers((bare,)).place(values[None])[0].cells, minlength=cell_count(bare))
+    counts = np.bincount(_Numbers((bare,)).rows(values[None])[1][0], minlength=cell_count(bare))
     return tuple((counts / len(values)).tolist())
 
 
@@ -259,29 +314,29 @@ class _Numbers:
 
     def __init__(self, features: Sequence[FeatureProfile]) -> None:
         self._quantiles = [np.asarray(feature.quantiles) for feature in features]
+        self._unknown = np.asarray([not feature.quantiles for feature in features])
         self._starts = np.arange(len(features))[:, None] * (QUANTILES + 1)
         self._apart = np.asarray([cell_count(feature) - len(APART) for feature in features])[:, None]
         tables = zip(*map(_tables, features), strict=True)
         self._low, self._half_span, self._level, self._level_on, self._cell, self._cell_on = map(np.concatenate, tables)
 
-    def place(self, values: FloatArray) -> list[Placed]:
-        """Map values of shape (features, rows)."""
+    def rows(self, values: FloatArray) -> tuple[FloatArray, IntArray]:
+        """Map values of shape (features, rows) as `FeatureMap.rows` says."""
         passed = self._starts + [own.searchsorted(row, "right") for own, row in zip(self._quantiles, values, strict=True)]
         low = self._low[passed]
         with np.errstate(invalid="ignore"):  # of what is not finite
             part = (values / 2 - low / 2) / self._half_span[passed]  # halves, because a span may exceed the largest float
         is_on = values == low
         u = np.where(is_on, self._level_on[passed], self._level[passed] + part / (QUANTILES - 1)).clip(0.0, 1.0)
+        u[passed == self._starts] = 0.0  # below every quantile
         cells = np.where(is_on, self._cell_on[passed], self._cell[passed])
         if not (is_finite := np.isfinite(values)).all():
             odd = np.where(np.isnan(values), APART.index(Apart.MISSING), APART.index(Apart.INFINITE)) + self._apart
             cells = np.where(is_finite, cells, odd)
-        is_apart = cells >= self._apart
-        has_apart = is_apart.any(axis=1).tolist()
-        return [
-            Placed(u=u[at, ~is_apart[at]] if has_apart[at] else u[at], cells=cells[at], is_apart=is_apart[at])
-            for at in range(len(values))
-        ]
+            u = np.where(is_finite, u, np.nan)
+        if self._unknown.any():
+            u[self._unknown] = np.nan
+        return u, cells
 
 
 def _tables(feature: FeatureProfile) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, IntArray, IntArray]:
@@ -302,17 +357,23 @@ def _tables(feature: FeatureProfile) -> tuple[FloatArray, FloatArray, FloatArray
     return low, half_span, level, level_on, cell, cell_on
 
 
-def _place_categories(feature: FeatureProfile, values: Array) -> Placed:
-    index = {text: at for at, text in enumerate(feature.categories)}
-    rest = len(feature.categories)
-    missing = rest + 1 + APART.index(Apart.MISSING)
-    stranger = rest if feature.rates[rest] > 0.0 else rest + 1 + APART.index(Apart.UNSEEN)
-    texts = [_category(value) for value in values]
-    cells = np.asarray([missing if text is None else index.get(text, stranger) for text in texts], dtype=np.int64)
-    rates = np.asarray(feature.rates[: rest + 1])
-    middles = (np.cumsum(rates) - rates / 2.0) / max(float(rates.sum()), 1e-300)
-    is_apart = cells > rest
-    return Placed(u=np.clip(middles[cells[~is_apart]], 0.0, 1.0), cells=cells, is_apart=is_apart)
+class _Categories:
+    """A categorical feature's cells by text."""
+
+    def __init__(self, feature: FeatureProfile) -> None:
+        rest = len(feature.categories)
+        self._index: dict[str | None, int] = {text: at for at, text in enumerate(feature.categories)}
+        self._index[None] = rest + 1 + APART.index(Apart.MISSING)
+        self._stranger = rest if feature.rates[rest] > 0.0 else rest + 1 + APART.index(Apart.UNSEEN)
+        rates = np.asarray(feature.rates[: rest + 1])
+        middles = (np.cumsum(rates) - rates / 2.0) / max(float(rates.sum()), 1e-300)
+        self._middles = np.concatenate((middles.clip(0.0, 1.0), np.full(len(APART), np.nan)))
+
+    def rows(self, values: Array) -> tuple[FloatArray, IntArray]:
+        """Map values of shape (rows,) as `FeatureMap.rows` says: a category to the middle of the span it fills."""
+        found = [self._index.get(_category(value), self._stranger) for value in values]
+        cells = np.asarray(found, dtype=np.int64)
+        return self._middles[cells], cells
 
 
 def _as_floats(values: Array) -> FloatArray:

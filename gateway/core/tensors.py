@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.generic]
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
 Shape = tuple[int, ...]
 VARIABLE: Final = -1  # a dimension of any size, as in the protocol's metadata
 

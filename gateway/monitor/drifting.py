@@ -1,13 +1,12 @@
-"""Watches one version's features and answers for drift, in two views that are both kept.
+"""Watches one version's features, answers, errors and losses on one route for drift, with one false-alarm budget for all.
 
-Detectors say "it changed lately" and forget; the stability index over the last rows says "it is not like training" and does not.
-Values are mapped through the training quantiles a batch at a time; what has no place there is counted apart and never fed.
-A batch ends by rows or by the log's time, so that the same log gives the same alarms. Folds rows; no I/O of its own.
+Features are compared with the reference profile; answers, errors and losses, of which training says nothing, with the version's
+own first ones. Rows are taken a batch at a time, which ends by rows or by the log's time, so that the same log gives the same
+alarms. Folds records; no I/O of its own.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -16,176 +15,31 @@ from zlib import crc32
 import numpy as np
 
 from gateway.core.attribution import Attribution
-from gateway.core.drift import (
-    PSI_ROWS_MIN,
-    Alarm,
-    BlockAverage,
-    Incident,
-    population_stability_index,
-    psi_bound,
-    spread,
-    with_alarm,
-)
+from gateway.core.drift import Alarm, Incident, with_alarm
 from gateway.core.fields import Json
 from gateway.core.models import Column, ColumnKind, Version
-from gateway.core.profiles import (
-    APART,
-    FeatureMap,
-    FeatureProfile,
-    FloatArray,
-    IntArray,
-    Placed,
-    ReferenceProfile,
-    apart_counts,
-    build_profile,
-    cell_count,
-    profile_body,
-    profile_from_body,
-)
+from gateway.core.outcomes import OutcomeWatch
+from gateway.core.profiles import ReferenceProfile, build_profile, profile_body, profile_from_body
 from gateway.core.records import PredictionRecord
 from gateway.core.tensors import Array
+from gateway.monitor.columns import WINDOW_ROWS, Budget, ColumnsWatch, FeatureReading, Moved
 from gateway.monitor.rows import ANSWER, Features, answer_column, feature_values, joined_columns
 from gateway.ports import Detector
 
-BATCH_ROWS: Final = 128  # mapping a batch costs 0.3 µs a value, a single row 30
-BATCH_S: Final = 1.0  # of the log's time; a quiet route is not kept waiting for 128 rows
-WINDOW_BATCHES_MAX: Final = 4_000  # of batches cut by time, on a quiet route: over an hour
-WINDOW_ROWS: Final = 2_000  # what the stability index looks at; chance alone moves it by 0.01
+BATCH_ROWS: Final = 32  # a shift by σ is found after some forty rows, so a batch may not be many more
+BATCH_S: Final = 1.0  # of the log's time; a quiet route is not kept waiting for 32 rows
 LEARN_ROWS: Final = 1_000  # a version's own first answers are what the later ones are compared with
 EVENTS_PER_S_MAX: Final = 100_000.0  # feature-events; at 2 µs each 20 % of a core. Above it rows are sampled
+INPUTS_SHARE: Final = 0.3  # of the false-alarm budget…
+ANSWER_SHARE: Final = 0.1
+OUTCOME_SHARE: Final = 0.05  # …of errors and of losses each; what is left is for the indices and the detectors of recent change
+PSI_SHARE: Final = 0.25
+OUTCOMES: Final = ("errors", "loss")
 
 
-@dataclass(slots=True)
-class Signal:
-    """One number a row that a detector watches."""
-
-    blocks: BlockAverage
-    detector: Detector
-    value: float | None = None
-    alarms: int = 0
-
-    def feed(self, values: FloatArray) -> bool:
-        """Take values in [0, 1] and return whether the detector raised an alarm among them."""
-        means = self.blocks.push_all(values).tolist()
-        if not means:
-            return False
-        reading = self.detector.update(means)
-        self.value = reading.value
-        self.alarms += reading.alarm_count
-        return reading.alarm_count > 0
-
-
-class FeatureWatch:
-    """One feature: two signals, and the cells of the last rows.
-
-    Attributes:
-        rows: In the window.
-    """
-
-    def __init__(
-        self, profile: FeatureProfile, reference_rows: int, detector: Callable[[], Detector], *, psi_alpha: float
-    ) -> None:
-        self.profile = profile
-        self.reference_rows = reference_rows
-        self.place = Signal(BlockAverage(), detector())
-        self.spread = Signal(BlockAverage(), detector())
-        self._psi_alpha = psi_alpha
-        self._rates = np.asarray(profile.rates)
-        self._window: deque[tuple[int, IntArray]] = deque()  # a batch's rows and their cells' counts
-        self._counts = np.zeros(cell_count(profile), dtype=np.int64)
-        self.rows = 0
-        self.is_breached = False
-
-    def feed(self, placed: Placed) -> tuple[Attribution, ...]:
-        """Take a batch of values and return what it raised alarms of, without repeats."""
-        alarms = []
-        if self.place.feed(placed.u) | self.spread.feed(spread(placed.u)):
-            alarms.append(Attribution.WORLD)
-        self._slide(len(placed.cells), np.bincount(placed.cells, minlength=len(self._counts)))
-        was_breached, self.is_breached = self.is_breached, self.psi > self.psi_bound
-        if self.is_breached and not was_breached:
-            alarms.append(self._breach_of())
-        return tuple(dict.fromkeys(alarms))
-
-    @property
-    def psi(self) -> float:
-        """The stability index of the window; 0 while it says nothing."""
-        if self.rows < PSI_ROWS_MIN:
-            return 0.0
-        return population_stability_index(self._rates, self._counts, reference_rows=self.reference_rows)
-
-    @property
-    def psi_bound(self) -> float:
-        """What the index must exceed."""
-        rows = max(self.rows, PSI_ROWS_MIN)
-        return psi_bound(cell_count(self.profile), rows=rows, reference_rows=self.reference_rows, alpha=self._psi_alpha)
-
-    def apart(self) -> FloatArray:
-        """Return the shares of the window's rows that have no place in training, in the order of `APART`."""
-        shares: FloatArray = self._counts[-len(APART) :] / max(self.rows, 1)
-        return shares
-
-    def body(self) -> Json:
-        """Return the feature as readings show it; `apart` are shares of the window's rows."""
-        rows = max(self.rows, 1)
-        counts = np.repeat(np.arange(cell_count(self.profile)), self._counts)
-        return {
-            "feature": self.profile.name,
-            "rows": self.rows,
-            "psi": self.psi,
-            "psi_bound": self.psi_bound,
-            "is_breached": self.is_breached,
-            "value": self.place.value,
-            "spread": self.spread.value,
-            "alarms": self.place.alarms + self.spread.alarms,
-            "correlation": self.place.blocks.correlation,
-            "apart": {reason.value: count / rows for reason, count in apart_counts(self.profile, counts).items()},
-            "current": [int(count) for count in self._counts],
-            "reference": list(self.profile.rates),
-        }
-
-    def state(self) -> dict[str, Any]:
-        """Return everything needed to go on exactly, but for the profile."""
-        return {
-            "signals": [
-                (signal.blocks.state(), signal.detector.state(), signal.value, signal.alarms)
-                for signal in (self.place, self.spread)
-            ],
-            "window": np.array(
-                [counts for _, counts in self._window], dtype=np.int32
-            ),  # one array is a quarter of many small ones
-            "is_breached": self.is_breached,
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned."""
-        for signal, (blocks, detector, value, alarms) in zip((self.place, self.spread), state["signals"], strict=True):
-            signal.blocks = BlockAverage.restored(blocks)
-            signal.detector.restore(detector)
-            signal.value, signal.alarms = value, alarms
-        for counts in state["window"]:
-            self._slide(int(counts.sum()), counts.astype(np.int64))
-        self.is_breached = state["is_breached"]
-
-    def _slide(self, rows: int, counts: IntArray) -> None:
-        self._window.append((rows, counts))
-        self._counts += counts
-        self.rows += rows
-        while self.rows - self._window[0][0] >= WINDOW_ROWS or len(self._window) > WINDOW_BATCHES_MAX:
-            gone, their_counts = self._window.popleft()
-            self._counts -= their_counts
-            self.rows -= gone
-
-    def _breach_of(self) -> Attribution:
-        """Return DATA when the values that have a place lie as they did in training, so that those without one are the breach."""
-        reference, counts = np.asarray(self.profile.rates[: -len(APART)]), self._counts[: -len(APART)]
-        if len(counts) < 2 or not counts.any() or not reference.any():
-            return Attribution.DATA
-        share = float(reference.sum())
-        index = population_stability_index(
-            (reference / share).tolist(), counts.tolist(), reference_rows=max(1, round(self.reference_rows * share))
-        )
-        return Attribution.WORLD if index > self.psi_bound else Attribution.DATA
+def budget_of(alarm_rows: float, share: float, features: int) -> Budget:
+    """Return what a share of the columns may cost of one false alarm in so many rows of the whole version."""
+    return Budget(alarm_rows / share, PSI_SHARE * WINDOW_ROWS / alarm_rows / (1 + features))
 
 
 @dataclass(slots=True)
@@ -227,20 +81,22 @@ class DriftWatch:
         incidents: Alarms, merged; the newest last.
         incident_count: How many incidents there ever were.
         unreadable: Records whose inputs do not have the version's columns.
+        inputs: Its features; None without a reference profile.
+        answer: None until enough answers were seen.
+        outcomes: By name, `errors` and `loss`.
     """
 
-    def __init__(self, version: Version, detector: Callable[[], Detector], *, false_alarm_events: float) -> None:
-        profile = profile_from_body(version.profile) if version.profile else None
-        features = profile.features if profile else ()
+    def __init__(self, version: Version, detector: Callable[[int], Detector], *, false_alarm_events: float) -> None:
         self.version = version.version
         self._known = version
         self._detector = detector
-        self._psi_alpha = WINDOW_ROWS / false_alarm_events / (1 + len(features))
+        self._alarm_rows = false_alarm_events
+        profile = profile_from_body(version.profile) if version.profile else None
+        features = profile.features if profile else ()
         self._columns = tuple(Column(feature.name, feature.kind) for feature in features)
-        self.features = [self._watch(feature, profile.rows) for feature in features] if profile else []
-        self._map = FeatureMap(features)
-        self.answer: FeatureWatch | None = None
-        self._answer_map = FeatureMap(())
+        self.inputs = self._watch(profile, INPUTS_SHARE) if profile and features else None
+        self.answer: ColumnsWatch | None = None
+        self.outcomes = {name: OutcomeWatch(alarm_rows=false_alarm_events / OUTCOME_SHARE) for name in OUTCOMES}
         self._answer_column = Column(ANSWER)
         self._first_answers: list[Array] = []
         self._batch = _Batch()
@@ -254,12 +110,12 @@ class DriftWatch:
         """The share of rows watched."""
         return self._sampling.rate
 
-    def observe(self, record: PredictionRecord, time_s: float) -> bool:
-        """Take a live answer of the version, and return whether an alarm was raised."""
+    def observe(self, record: PredictionRecord, time_s: float) -> int | None:
+        """Take a live answer of the version, and return how many incidents an alarm began; None without an alarm."""
         answer = answer_column(self._known, record.outputs)
         rows = len(answer[1]) if answer else 1
         if not self._sampling.takes(record, time_s, rows * (len(self._columns) + 1)):
-            return False
+            return None
         batch = self._batch
         if not batch.rows:
             batch.since_s = time_s
@@ -275,23 +131,42 @@ class DriftWatch:
                 batch.features.append(values)
         if batch.rows >= BATCH_ROWS or time_s - batch.since_s >= BATCH_S:
             return self._fold(time_s)
-        return False
+        return None
 
-    def watches(self) -> Sequence[FeatureWatch]:
-        """Return all features, and the answer once enough were seen."""
-        return [*self.features, *([self.answer] if self.answer else [])]
+    def observe_outcome(self, name: str, value: float, time_s: float) -> int | None:
+        """Take an error (1, or 0 for none) or a loss in [0, 1], and return what `observe` does.
+
+        Args:
+            name: One of `OUTCOMES`.
+        """
+        why = self.outcomes[name].observe(value)
+        return self._raise([Moved((name,), Attribution.WORLD, f"{name}: {why}")] if why else [], time_s)
 
     def bodies(self) -> list[Json]:
         """Return every feature as readings show it, the furthest over its bound first."""
-        return [watch.body() for watch in sorted(self.watches(), key=lambda watch: watch.psi / watch.psi_bound, reverse=True)]
+        readings = sorted(self.readings(), key=lambda reading: reading.psi / reading.psi_bound, reverse=True)
+        return [reading.body() for reading in readings]
+
+    def readings(self) -> list[FeatureReading]:
+        """Return where every feature stands, and the answer once enough were seen."""
+        return [reading for watch in (self.inputs, self.answer) if watch is not None for reading in watch.readings()]
+
+    def against_training(self) -> Json:
+        """Return where the e-detectors stand: of the inputs, the answer and the outcomes."""
+        parts = {"inputs": self.inputs, "answer": self.answer}
+        return {
+            **{name: None if watch is None else watch.against_training() for name, watch in parts.items()},
+            **{name: watch.body() for name, watch in self.outcomes.items()},
+        }
 
     def state(self) -> dict[str, Any]:
         """Return everything needed to go on exactly, but for the version itself."""
         answer = self.answer
         return {
             "version": self.version,
-            "features": [watch.state() for watch in self.features],
-            "answer": None if answer is None else (_alone(answer), answer.state()),
+            "inputs": None if self.inputs is None else self.inputs.state(),
+            "answer": None if answer is None else (profile_body(answer.profile), answer.state()),
+            "outcomes": {name: watch.state() for name, watch in self.outcomes.items()},
             "answer_kind": self._answer_column.kind.value,
             "first_answers": self._first_answers,
             "batch": (self._batch.since_s, self._batch.rows, self._batch.features, self._batch.answers),
@@ -303,11 +178,14 @@ class DriftWatch:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what `state` returned for the same version."""
-        for watch, saved in zip(self.features, state["features"], strict=True):
-            watch.restore(saved)
+        if self.inputs is not None:
+            self.inputs.restore(state["inputs"])
         if state["answer"] is not None:
             body, saved = state["answer"]
-            self._compare_answers(profile_from_body(body)).restore(saved)
+            self.answer = self._watch(profile_from_body(body), ANSWER_SHARE)
+            self.answer.restore(saved)
+        for name, saved in state["outcomes"].items():
+            self.outcomes[name].restore(saved)
         self._answer_column = Column(ANSWER, ColumnKind(state["answer_kind"]))
         self._first_answers = state["first_answers"]
         self._batch = _Batch(*state["batch"])
@@ -315,38 +193,32 @@ class DriftWatch:
         self.incidents = tuple(Incident.from_body(body) for body in state["incidents"])
         self.incident_count, self.unreadable = state["incident_count"], state["unreadable"]
 
-    def _watch(self, profile: FeatureProfile, rows: int) -> FeatureWatch:
-        return FeatureWatch(profile, rows, self._detector, psi_alpha=self._psi_alpha)
+    def _watch(self, profile: ReferenceProfile, share: float) -> ColumnsWatch:
+        return ColumnsWatch(profile, self._detector, budget_of(self._alarm_rows, share, len(self._columns)))
 
-    def _fold(self, time_s: float) -> bool:
+    def _fold(self, time_s: float) -> int | None:
         batch, self._batch = self._batch, _Batch()
-        alarms: list[Alarm] = []
-        placed = self._map.place(joined_columns(batch.features)) if batch.features else ()
-        for watch, values in zip(self.features if placed else (), placed, strict=True):
-            alarms += [Alarm(watch.profile.name, attribution, time_s) for attribution in watch.feed(values)]
+        moved: list[Moved] = []
+        if batch.features and self.inputs is not None:
+            moved += self.inputs.feed(joined_columns(batch.features))
         if batch.answers:
-            alarms += [Alarm(ANSWER, found, time_s) for found in self._feed_answers(np.concatenate(batch.answers))]
-        for alarm in alarms:
-            self.incidents = with_alarm(self.incidents, alarm)
-            self.incident_count += self.incidents[-1].alarms == 1 and self.incidents[-1].subjects == (alarm.subject,)
-        return bool(alarms)
+            moved += self._feed_answers(np.concatenate(batch.answers))
+        return self._raise(moved, time_s)
 
-    def _feed_answers(self, values: Array) -> tuple[Attribution, ...]:
+    def _raise(self, moved: Sequence[Moved], time_s: float) -> int | None:
+        before = self.incident_count
+        for one in moved:
+            self.incidents = with_alarm(self.incidents, Alarm(one.subjects, one.attribution, time_s, one.why))
+            self.incident_count += self.incidents[-1].alarms == 1 and self.incidents[-1].why == one.why
+        return self.incident_count - before if moved else None
+
+    def _feed_answers(self, values: Array) -> list[Moved]:
         if self.answer is not None:
-            return self.answer.feed(self._answer_map.place((values,))[0])
+            return self.answer.feed((values,))
         self._first_answers.append(values)
         if sum(map(len, self._first_answers)) >= LEARN_ROWS:
-            reference = np.concatenate(self._first_answers)
+            first = np.concatenate(self._first_answers)
             self._first_answers = []
-            self._compare_answers(build_profile([self._answer_column], {ANSWER: reference}))
-        return ()
-
-    def _compare_answers(self, reference: ReferenceProfile) -> FeatureWatch:
-        """Watch the answers against those of a reference from now on."""
-        self._answer_map = FeatureMap(reference.features)
-        self.answer = self._watch(reference.features[0], reference.rows)
-        return self.answer
-
-
-def _alone(watch: FeatureWatch) -> Json:
-    return profile_body(ReferenceProfile(watch.reference_rows, (watch.profile,)))
+            self.answer = self._watch(build_profile([self._answer_column], {ANSWER: first}), ANSWER_SHARE)
+            self.answer.learn((first,))
+        return []

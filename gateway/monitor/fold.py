@@ -141,7 +141,7 @@ class Fold:
     """
 
     def __init__(
-        self, detector: Callable[[], Detector], *, epoch_s: float, truth_rows_max: int, false_alarm_events: float
+        self, detector: Callable[[int], Detector], *, epoch_s: float, truth_rows_max: int, false_alarm_events: float
     ) -> None:
         self._detector = detector
         self.epoch_s = epoch_s
@@ -316,6 +316,8 @@ class Fold:
         tally.rows_known += 1
         tally.delays.count(max(0.0, joined.time_s - joined.waiting.time_s))
         tally.window(joined.time_s).count_truth(joined.time_s, value)
+        if state.drift is not None and state.drift.version == place.version:
+            self._raise_drift(state, place.route, state.drift.observe_outcome("loss", value, self.now_s))
         self._know_pair(state, prediction_id, joined)
         if watch is not None:
             told = Told(prediction_id, SIDES[place.variant], joined.waiting.key, place.share, joined.waiting.time_s)
@@ -331,19 +333,28 @@ class Fold:
             self.due[joined.waiting.place.route] = None
 
     def _observe_drift(self, state: RouteState, record: PredictionRecord) -> None:
-        """Feed the live version's own answers to its drift watch."""
+        """Feed the live version's own answers and faults to its drift watch."""
         live = state.view.live_version if state.view.revision else record.version  # revision 0: whatever the champion is
-        version = self.versions.get((record.model, record.version))
-        if record.version != live or record.outcome is not Outcome.OK or version is None:
+        version = self.versions.get((record.model, live))
+        if version is None:
             return
-        if state.drift is None or state.drift.version != record.version:
+        if state.drift is None or state.drift.version != live:
             state.drift, state.drifted = self.drift_watch(version), 0
-        before = state.drift.incident_count
-        if state.drift.observe(record, self.now_s):
-            state.incident_count += state.drift.incident_count - before
-            if state.view.drift_action is DriftAction.ROLLBACK:
-                state.drifted = state.incident_count
-                self.due[record.route] = None
+        for attempt in record.attempts:
+            if attempt.version == live and attempt.outcome is not Outcome.ABANDONED:
+                is_fault = attempt.outcome is not Outcome.OK and attempt.outcome in FAULTS
+                self._raise_drift(state, record.route, state.drift.observe_outcome("errors", float(is_fault), self.now_s))
+        if record.version == live and record.outcome is Outcome.OK:
+            self._raise_drift(state, record.route, state.drift.observe(record, self.now_s))
+
+    def _raise_drift(self, state: RouteState, route: str, incidents: int | None) -> None:
+        """Count new incidents of an alarm, None when there was none; where the route asks for it a rollback is due."""
+        if incidents is None:
+            return
+        state.incident_count += incidents
+        if state.view.drift_action is DriftAction.ROLLBACK:
+            state.drifted = state.incident_count
+            self.due[route] = None
 
     def versions_of(self, model: str) -> Callable[[str], Version | None]:
         """Return what finds a model's version by name; None for one that no record named yet, or that is not registered."""

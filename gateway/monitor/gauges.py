@@ -133,19 +133,18 @@ class Gauges:
     def _show_drift(self, route: str, state: RouteState, now_s: float) -> None:
         if state.drift is None:
             return
-        watches = state.drift.watches()
-        indices = [watch.psi for watch in watches]
-        self._set(DRIFT_PSI_MAX, max(indices, default=0.0), route)
-        self._set(DRIFT_FEATURES_OVER, sum(watch.is_breached for watch in watches), route)
+        readings = state.drift.readings()
+        self._set(DRIFT_PSI_MAX, max((reading.psi for reading in readings), default=0.0), route)
+        self._set(DRIFT_FEATURES_OVER, sum(reading.is_breached for reading in readings), route)
         self._count(DRIFT_INCIDENTS, state.incident_count, route)
         self._set(DRIFT_SAMPLED_RATE, state.drift.rate, route)
         self._set(DRIFT_FROZEN, state.frozen_by(now_s) is not Attribution.NONE, route)
         self._count(DRIFT_UNREADABLE, state.drift.unreadable, route)
-        over = [(psi / watch.psi_bound, watch.profile.name) for psi, watch in zip(indices, watches, strict=True)]
+        over = [(reading.psi / reading.psi_bound, reading.feature) for reading in readings]
         for ratio, feature in sorted(over, reverse=True)[:TOP_FEATURES]:
             self._set(DRIFT_TOP, ratio, route, feature)
-        if watches:
-            apart = np.max([watch.apart() for watch in watches], axis=0)
+        if readings:
+            apart = np.max([reading.apart for reading in readings], axis=0)
             for reason, share in zip(APART, apart.tolist(), strict=True):
                 self._set(DRIFT_APART, share, route, reason.value)
 

@@ -31,9 +31,11 @@ def picture(fold: Fold, merge: Merge, *, lag_s: float) -> Json:
                      "held"},
                      "decision", "reason", "attribution", "evidence"},
         "drift":    null or {"version", "sampled_rate", "incidents": [{"attribution", "subjects", "opened_at_s", "last_at_s",
-                     "alarms"}], "incident_count", "frozen_by", "unreadable", "features": [{"feature", "rows", "psi", "psi_bound",
-                     "is_breached", "value", "spread", "alarms", "correlation", "apart": {reason: share}, "current",
-                     "reference"}]},
+                     "alarms", "why"}], "incident_count", "frozen_by", "unreadable",
+                     "against_training": {"inputs", "answer": null or {"log_e", "bound", "is_departed"},
+                                          "errors", "loss": {"reference", "log_e", "bound", "is_departed"}},
+                     "features": [{"feature", "rows", "share", "psi", "psi_bound", "is_breached", "value", "spread", "alarms",
+                                   "correlation", "apart": {reason: share}, "current", "reference"}]},
         "quality":  {"versions": [{"variant", "version", "truths", "mean_loss", "accuracy", "rows", "rows_known", "coverage",
                      "corrected", "delay_s_p50", "delay_s_p90"}]}}}}
     ```
@@ -116,6 +118,7 @@ def _drift(state: RouteState, now_s: float) -> Json | None:
         "incident_count": state.drift.incident_count,
         "frozen_by": state.frozen_by(now_s).value,
         "unreadable": state.drift.unreadable,
+        "against_training": state.drift.against_training(),
         "features": state.drift.bodies(),
     }
 

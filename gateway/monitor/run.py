@@ -49,7 +49,7 @@ def run_monitor(
     checkpoints: CheckpointStore,
     readings: Readings,
     metrics: MetricsBank,
-    detector: Callable[[], Detector],
+    detector: Callable[[int], Detector],
     clock: Clock,
     stop: threading.Event,
 ) -> None:
@@ -104,7 +104,7 @@ class Monitor:
         checkpoints: CheckpointStore,
         readings: Readings,
         gauges: Gauges,
-        detector: Callable[[], Detector],
+        detector: Callable[[int], Detector],
         clock: Clock,
     ) -> None:
         self._settings = settings.monitor

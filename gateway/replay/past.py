@@ -35,7 +35,7 @@ class Past:
     registry: RegistryStore
     artifacts: ArtifactStore
     runtimes: Mapping[RuntimeName, Runtime]
-    detector: Callable[[], Detector]
+    detector: Callable[[int], Detector]
     decode: Callable[[str], Record]
     monitor: MonitorSettings
 

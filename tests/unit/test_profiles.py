@@ -14,13 +14,16 @@ from gateway.core.errors import MalformedRequest
 from gateway.core.models import Column, ColumnKind
 from gateway.core.profiles import (
     Apart,
+    FeatureMap,
     FeatureProfile,
     apart_counts,
     build_profile,
     cell_count,
+    effective_rows,
     probability_integral_transform,
     profile_body,
     profile_from_body,
+    spread,
 )
 from gateway.core.tensors import Array
 
@@ -153,6 +156,37 @@ def test_profile_survives_json_to_the_bit(values: list[object]) -> None:
     assert profile.feature("n") == profile.features[0]
     assert profile.feature("absent") is None
     assert cell_count(profile.features[0]) == len(profile.features[0].rates)
+
+
+def test_spread_is_scaled_and_moves_with_the_variance_alone() -> None:
+    """It lies in [0, 1], is ⅓ on average for uniform values, and more when they spread."""
+    u = np.linspace(0.0, 1.0, 10_001)
+    assert spread(u).mean() == pytest.approx(1.0 / 3.0, abs=1e-3)
+    assert spread(np.asarray([0.0, 0.5, 1.0])).tolist() == [1.0, 0.0, 1.0]
+
+
+def test_rows_beyond_the_range_lie_at_its_ends_and_the_rest_nowhere() -> None:
+    """In rows u keeps its row: 0 below, 1 above, NaN for what is missing, infinite or unseen."""
+    features = (numeric(np.arange(100.0)), categorical(["a", "b"]), numeric([math.nan]))
+    numbers = np.asarray([-1.0, 1e9, math.nan, -math.inf, math.inf])
+    u, cells = FeatureMap(features).rows([numbers, objects(["a", "b", None, "c", "a"]), numbers])
+    assert np.array_equal(u[0], [0.0, 1.0, math.nan, math.nan, math.nan], equal_nan=True)
+    assert np.array_equal(u[1], [0.25, 0.75, math.nan, math.nan, 0.25], equal_nan=True)
+    assert np.isnan(u[2]).all()
+    assert cells.shape == u.shape
+
+
+def test_profile_knows_what_its_own_rows_say() -> None:
+    """Mean and deviation of place and spread are the reference's own, and a sample taken in a row is worth fewer rows."""
+    rng = np.random.default_rng(4)
+    independent, steps = rng.normal(size=5_000), rng.normal(size=5_000)
+    feature = numeric(independent)
+    assert feature.place == pytest.approx((0.5, 0.2887), abs=0.005)
+    assert feature.spread == pytest.approx((1 / 3, 0.298), abs=0.01)
+    assert effective_rows(feature, 5_000) > 4_000
+    for at in range(1, 5_000):
+        steps[at] += 0.9 * steps[at - 1]
+    assert 100 < effective_rows(numeric(steps), 5_000) < 600
 
 
 def test_reference_that_does_not_fit_is_refused_by_name() -> None:

@@ -4,30 +4,32 @@ from __future__ import annotations
 
 import math
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
 
 from adapters.detectors.river import AdwinDetector
 from gateway.core.models import Column
-from gateway.core.profiles import Apart, FeatureProfile, build_profile, probability_integral_transform
-from gateway.monitor.drifting import FeatureWatch
+from gateway.core.profiles import Apart, build_profile
+from gateway.monitor.columns import Budget, ColumnsWatch
 
 REFERENCE_ROWS = 5_000
 
 
-def _profile(values: np.ndarray) -> FeatureProfile:
-    return build_profile([Column("x")], {"x": values}).features[0]
+def _watch(values: np.ndarray) -> ColumnsWatch:
+    return ColumnsWatch(build_profile([Column("x")], {"x": values}), AdwinDetector, Budget(3e5, 1e-4))
 
 
-def _watch(values: np.ndarray) -> FeatureWatch:
-    return FeatureWatch(_profile(values), len(values), AdwinDetector, psi_alpha=1e-4)
-
-
-def _fed(watch: FeatureWatch, values: np.ndarray) -> FeatureWatch:
+def _fed(watch: ColumnsWatch, values: np.ndarray) -> ColumnsWatch:
     for at in range(0, len(values), 128):
-        watch.feed(probability_integral_transform(watch.profile, values[at : at + 128]))
+        watch.feed((values[at : at + 128],))
     return watch
+
+
+def _shown(watch: ColumnsWatch) -> dict[str, Any]:
+    (reading,) = watch.readings()
+    return reading.body()
 
 
 def _normal(rows: int, seed: int) -> np.ndarray:
@@ -95,9 +97,10 @@ def test_feature_alarms_do_not_depend_on_scale(sigma):
     """A shift by one standard deviation gives the very same alarm whatever the unit is."""
     drifted = np.concatenate([_normal(2_000, 5), _normal(600, 6) + 1.0])
 
-    alarms = [_fed(_watch(_normal(REFERENCE_ROWS, 4) * scale), drifted * scale).place.alarms for scale in (1.0, sigma)]
+    shown = [_shown(_fed(_watch(_normal(REFERENCE_ROWS, 4) * scale), drifted * scale)) for scale in (1.0, sigma)]
 
-    assert alarms[0] == alarms[1] >= 1
+    assert shown[0]["alarms"] == shown[1]["alarms"] >= 1
+    assert shown[0]["psi"] == pytest.approx(shown[1]["psi"])
 
 
 def test_feature_with_missing_values_still_alarms():
@@ -105,24 +108,23 @@ def test_feature_with_missing_values_still_alarms():
     odd = np.where(np.arange(2_000) % 10 == 0, np.nan, _normal(2_000, 8))
     odd[5], odd[15], odd[25] = np.inf, 1e9, -1e9
     watch = _fed(_watch(_normal(REFERENCE_ROWS, 7)), odd)
-    apart = watch.body()["apart"]
-    assert isinstance(apart, dict)
+    apart = _shown(watch)["apart"]
     assert all(apart[reason.value] > 0 for reason in (Apart.MISSING, Apart.INFINITE, Apart.ABOVE, Apart.BELOW))
-    assert watch.place.alarms == 0
+    assert _shown(watch)["alarms"] == 0
 
     _fed(watch, _normal(600, 9) + 1.0)
 
-    assert watch.place.alarms >= 1
+    assert _shown(watch)["alarms"] >= 1
 
 
 def test_feature_spread_signal_sees_variance():
     """Four times the variance about the same mean raises the spread signal's alarm, which the mean alone misses."""
     watch = _fed(_watch(_normal(REFERENCE_ROWS, 10)), _normal(2_000, 11))
-    assert watch.spread.alarms == 0
+    assert _shown(watch)["alarms"] == 0
 
     _fed(watch, _normal(1_000, 12) * 2.0)
 
-    assert watch.spread.alarms >= 1
+    assert _shown(watch)["alarms"] >= 1
 
 
 def _autoregressive(rows: int, phi: float, seed: int) -> np.ndarray:
@@ -140,18 +142,20 @@ def test_feature_that_resembles_its_neighbours_raises_few_false_alarms():
     bare, placed = AdwinDetector(), np.clip((values + 4.0) / 8.0, 0.0, 1.0)
 
     assert bare.update(placed.tolist()).alarm_count > 30
-    assert watch.place.alarms + watch.spread.alarms <= 3
-    assert watch.place.blocks.correlation > 0.8
+    assert _shown(watch)["alarms"] <= 3
+    assert _shown(watch)["correlation"] > 0.8
 
 
 def test_feature_stays_breached_after_detectors_have_forgotten():
     """A detector takes the drifted values for normal after its alarm; the index against training keeps saying so."""
     watch = _fed(_watch(_normal(REFERENCE_ROWS, 15)), _normal(2_000, 16))
     _fed(watch, _normal(5_000, 17) + 1.0)
-    alarms = watch.place.alarms
+    alarms = _shown(watch)["alarms"]
 
     _fed(watch, _normal(5_000, 18) + 1.0)
 
-    assert watch.place.alarms == alarms
-    assert watch.is_breached
-    assert watch.psi > 5 * watch.psi_bound
+    shown = _shown(watch)
+    assert shown["alarms"] == alarms
+    assert shown["is_breached"]
+    assert shown["psi"] > 5 * shown["psi_bound"]
+    assert watch.is_departed

@@ -6,16 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from adapters.detectors.river import AdwinDetector
-from gateway.core.drift import BlockAverage
 from gateway.core.models import Column, ColumnKind, Digest, Runtime, Target, Task, Version
 from gateway.core.profiles import build_profile, profile_body
 from gateway.core.records import Attempt, Kind, Outcome, PredictionRecord
 from gateway.core.tensors import Datatype, Signature, Tensor
-from gateway.monitor.drifting import EVENTS_PER_S_MAX, WINDOW_ROWS, DriftWatch, Sampling
+from gateway.monitor.columns import SLOT_ROWS, WINDOW_ROWS
+from gateway.monitor.drifting import EVENTS_PER_S_MAX, DriftWatch, Sampling
 from gateway.monitor.rows import answer_column, feature_values, joined_columns
 
 COLUMNS = (Column("size"), Column("carrier", ColumnKind.CATEGORICAL))
@@ -103,7 +101,7 @@ def test_drift_watch_tells_the_world_from_the_data():
 def test_drift_watch_compares_answers_with_its_own_first_ones():
     """Without any reference for answers, the first thousand are one, and later ones that lie elsewhere raise an alarm."""
     watch = _fed(_watch(), _records(2_500))
-    assert [one.profile.name for one in watch.watches()] == ["size", "carrier", "answer"]
+    assert {body["feature"] for body in watch.bodies()} == {"size", "carrier", "answer"}
     assert watch.incidents == ()
 
     high = [replace(r, outputs=(Tensor("y", Datatype.FP32, r.outputs[0].data / 4),)) for r in _records(1_000, first=2_500)]
@@ -127,7 +125,7 @@ def test_drift_watch_bounds_its_window():
     """The stability index speaks of the last rows only."""
     watch = _fed(_watch(), _records(6_000))
 
-    assert WINDOW_ROWS <= watch.features[0].rows < WINDOW_ROWS + 200
+    assert {body["rows"] for body in watch.bodies()} <= set(range(WINDOW_ROWS, WINDOW_ROWS + 2 * SLOT_ROWS))
 
 
 def test_drift_watch_counts_inputs_it_cannot_read():
@@ -152,28 +150,6 @@ def test_sampling_takes_a_stated_share_of_too_many_rows():
     assert sampling.rate == pytest.approx(0.25)
     assert len(taken) == pytest.approx(1_000, abs=150)
     assert taken == [record.prediction_id for record in records if sampling.takes(record, 2.6, events)]
-
-
-@settings(max_examples=50, deadline=None)
-@given(cuts=st.lists(st.integers(1, 300), min_size=1, max_size=20), phi=st.sampled_from([0.0, 0.6, 0.95]))
-def test_block_average_of_runs_agrees_with_single_values(cuts, phi):
-    """Given in runs or one by one, a signal has the same correlation, and every value is in exactly one mean."""
-    noise, values = np.random.default_rng(1).normal(size=sum(cuts)), [0.0]
-    for step in noise:
-        values.append(phi * values[-1] + step)
-    signal = 1.0 / (1.0 + np.exp(-np.asarray(values[1:])))
-    single, runs = BlockAverage(), BlockAverage()
-    means = [mean for value in signal.tolist() if (mean := single.push(value)) is not None]
-    found, at = [], 0
-    for cut in cuts:
-        found += runs.push_all(signal[at : at + cut]).tolist()
-        at += cut
-
-    assert runs.correlation == pytest.approx(single.correlation, abs=0.05)
-    if phi == 0.0 and single.correlation <= 0.2 and len(found) == len(means):
-        assert found == pytest.approx(means)
-    saved = runs.state()
-    assert BlockAverage.restored(saved).state() == saved
 
 
 def test_features_are_read_from_both_forms():

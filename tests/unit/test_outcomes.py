@@ -1,0 +1,71 @@
+"""A version's errors and losses against its own first ones."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+
+from gateway.core.outcomes import LEARN_OUTCOMES, RETURN_OUTCOMES, OutcomeWatch
+
+
+def outcomes(rate: float, count: int, seed: int) -> list[float]:
+    return (np.random.default_rng(seed).random(count) < rate).astype(float).tolist()
+
+
+def alarms(watch: OutcomeWatch, values: list[float]) -> list[int]:
+    return [at for at, value in enumerate(values) if watch.observe(value)]
+
+
+def watch_of(rate: float, seed: int = 1) -> OutcomeWatch:
+    watch = OutcomeWatch(alarm_rows=1e5)
+    assert alarms(watch, outcomes(rate, LEARN_OUTCOMES, seed)) == []
+    return watch
+
+
+def test_outcomes_that_get_worse_alarm_once_and_stay_departed() -> None:
+    """From 10 to 30 % is found within a few hundred, said once while it lasts, and over when it is."""
+    watch = watch_of(0.1)
+    found = alarms(watch, outcomes(0.3, 5_000, 2))
+    assert len(found) == 1
+    assert found[0] < 300
+    assert watch.is_departed
+    assert alarms(watch, outcomes(0.1, 2 * RETURN_OUTCOMES, 3)) == []
+    assert not watch.is_departed
+    assert len(alarms(watch, outcomes(0.3, 1_000, 4))) == 1
+
+
+def test_outcomes_that_stay_or_improve_raise_nothing() -> None:
+    """Neither the same rate, nor a better one, nor one that chance in the first outcomes explains."""
+    for rate in (0.1, 0.02, 0.11):
+        assert alarms(watch_of(0.1), outcomes(rate, 20_000, 5)) == []
+    assert alarms(watch_of(0.0), outcomes(0.0, 20_000, 6)) == []
+
+
+def test_outcomes_of_a_sound_version_that_begins_to_fail_are_seen() -> None:
+    """A version that never failed and fails in every tenth answer departs, though its rate was zero."""
+    found = alarms(watch_of(0.0), outcomes(0.1, 1_000, 7))
+    assert found
+    assert found[0] < 200
+
+
+def test_outcomes_that_come_in_runs_are_averaged() -> None:
+    """Failures that come fifty in a row at the same rate as ever are no departure, in 50,000 outcomes."""
+    rng = np.random.default_rng(8)
+    runs = np.repeat((rng.random(1_500) < 0.1).astype(float), 50).tolist()
+    watch = OutcomeWatch(alarm_rows=1e5)
+    assert len(alarms(watch, runs)) <= 1
+
+
+def test_outcomes_restored_go_on_exactly() -> None:
+    """Cut anywhere, the alarms and the figures are the same."""
+    values = [*outcomes(0.1, 3_000, 9), *outcomes(0.3, 1_000, 10)]
+    whole = OutcomeWatch(alarm_rows=1e5)
+    expected = alarms(whole, values)
+    for cut in (777, 2_500, 3_100):
+        first, second = OutcomeWatch(alarm_rows=1e5), OutcomeWatch(alarm_rows=1e5)
+        found = alarms(first, values[:cut])
+        second.restore(pickle.loads(pickle.dumps(first.state())))
+        found += [cut + at for at in alarms(second, values[cut:])]
+        assert found == expected
+        assert second.body() == whole.body()
