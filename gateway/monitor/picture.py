@@ -24,9 +24,10 @@ def picture(fold: Fold, merge: Merge, *, lag_s: float) -> Json:
      "routes": {route: {
         "revision", "model", "live_version",
         "versions": [{"variant", "version", "kind", "since_s", "until_s", "predictions", "error_rate", "latency_ms_mean"}],
-        "rollout":  null or {"rollout": <rollout body>, "findings": [{"guardrail", "measure", "verdict", "reason", "margin",
-                     "harm", "log_e", "log_e_best", "bound", "champion_count", "challenger_count", "champion_mean",
-                     "challenger_mean", "estimate", "lower", "upper", "epoch", "keys", "attribution", "why"}],
+        "rollout":  null or {"rollout": <rollout body>, "findings": [{"guardrail", "measure", "class", "is_dry_run",
+                     "verdict", "reason", "margin", "harm", "log_e", "log_e_best", "bound", "champion_count", "challenger_count",
+                     "champion_mean", "challenger_mean", "estimate", "lower", "upper", "epoch", "keys", "subject",
+                     "attribution", "why"}],
                      "truth": {"keys", "challenger_keys", "expected_keys", "values", "corrected", "log_e_best", "bound", "doubt",
                      "held"},
                      "decision", "reason", "attribution", "evidence"},

@@ -145,7 +145,7 @@ class RolloutWatch:
 
         Also after the rollout's end, as long as it is the route's last.
         """
-        kept = self._kept.get(told.prediction_id, {})
+        kept = {} if known.row else self._kept.pop(told.prediction_id, {})  # it is the first row's
         found = {
             rail.guardrail.name: rail.on_known(replace(known, kept=kept.get(rail.guardrail.name)))
             for rail in self._rails
@@ -198,7 +198,7 @@ class RolloutWatch:
             "rollout": rollout_body(self.rollout),
             "step_since_s": self.step_since_s,
             "rails": {rail.guardrail.name: rail.state() for rail in self._rails},
-            "kept": {id: dict(kept) for id, kept in self._kept.items()},
+            "kept": dict(self._kept),
             "pairs": None if self.pairs is None else self.pairs.state(),
             "share": self._share.state(),
             "arrivals": self.arrivals.state(),
