@@ -69,7 +69,7 @@ def tried(instance: Instance, stated: Version, sample: Sample | None) -> Version
     values = None if sample is None else sample.read(_columns_read(columns, signature))
     rows = _rows_of(signature, columns, values)
     outputs = _run(instance, signature, rows)
-    cost_us = _cost_us(instance, _first_row(rows))
+    cost_us = _cost_us(instance, _least(signature, rows))
     is_joinable = not signature.is_batched or _answers_alike(instance, signature, rows, has_reference=values is not None)
     _refuse_odd_answers(target, outputs)
     warnings = _warnings(signature, outputs, has_reference=values is not None, is_joinable=is_joinable)
@@ -208,7 +208,7 @@ def _batches(signature: Signature, rows: Inputs) -> Iterator[Inputs]:
 
 def _checked(signature: Signature, inputs: Inputs, outputs: Mapping[str, Array]) -> Mapping[str, Array]:
     is_clean = all(bool(np.isfinite(data).all()) for data in inputs.values() if data.dtype.kind == "f")
-    count = len(next(iter(inputs.values())))
+    count = len(next(iter(inputs.values()))) if signature.is_batched else 0
     for spec in signature.outputs:
         data = outputs[spec.name]
         if data.dtype != NUMPY_DTYPES[spec.datatype]:
@@ -222,7 +222,10 @@ def _checked(signature: Signature, inputs: Inputs, outputs: Mapping[str, Array])
     return outputs
 
 
-def _first_row(rows: Inputs) -> Inputs:
+def _least(signature: Signature, rows: Inputs) -> Inputs:
+    """Return what a request holds at least: a row, or everything where rows are not counted."""
+    if not signature.is_batched:
+        return next(_batches(signature, rows))
     return {name: np.ascontiguousarray(data[:1]) for name, data in rows.items()}
 
 

@@ -42,6 +42,7 @@ _EXTENSIONS: Final = (  # exactly what works
     "model_configuration",
     "model_repository",
     "parameters",
+    "schedule_policy",
     "statistics",
 )
 _GET: Final[tuple[str, ...]] = ("GET", "HEAD")
@@ -107,6 +108,9 @@ class Description:
             (_VERSION + rb"/ready", self.model_ready),
             (_VERSION + rb"/config", self.config),
             (_VERSION + rb"/stats", self.stats),
+            (rb"/", self.alive),  # the first version of KServe's protocol, from here on
+            (rb"/v1/models", self.names),
+            (rb"/v1/models/([^/:]+)", self.model_ready),
         ]
         posts: list[tuple[bytes, Endpoint]] = [
             (rb"/v2/repository/index", self.index),
@@ -146,6 +150,14 @@ class Description:
     async def live(self, _: Asked) -> Json:
         """Return that it runs."""
         return {"live": True}
+
+    async def alive(self, _: Asked) -> Json:
+        """Return that it runs, in the words of the protocol's first version."""
+        return {"status": "alive"}
+
+    async def names(self, _: Asked) -> Json:
+        """Return every name that can be asked for."""
+        return {"models": self._repository.names()}
 
     async def ready(self, _: Asked) -> Json:
         """Return that it takes requests, or raise `NotReady`."""
@@ -200,7 +212,7 @@ class Description:
         return {
             "model_stats": [
                 model_stat(totals, name, table.route(name).model, version)
-                for name in sorted({*table.routes, *table.champions})
+                for name in self._repository.names()
                 for version in self._stat_versions(totals, name)
             ]
         }

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from gateway.core.errors import MalformedRequest
 from gateway.core.tensors import INTEGERS, NUMPY_DTYPES, Array, Datatype, Shape, Tensor
 
-BINARY_HINT: Final = "ask for binary output"
+_ASK: Final = "ask for binary output"  # in the message: the protocol's clients show no more of an error
 _NESTING_MAX: Final = 100  # of `data`; Triton's limit
 _RANK_MAX: Final = 32  # numpy stops at 64
 _ELEMENTS_MAX: Final = 1 << 31  # of one tensor, empty dimensions left out; more than any body holds
@@ -113,10 +113,10 @@ def json_data(tensor: Tensor) -> bytes:
     if flat.dtype.kind == "O":
         return orjson.dumps(_texts(tensor))
     if tensor.datatype is Datatype.FP16:
-        raise MalformedRequest(f"output {tensor.name!r}: FP16 has no JSON form", hint=BINARY_HINT)
+        raise MalformedRequest(f"output {tensor.name!r}: FP16 has no JSON form; {_ASK}")
     text = orjson.dumps(flat, option=orjson.OPT_SERIALIZE_NUMPY)
     if b"null" in text and np.isinf(cast("NDArray[np.floating[Any]]", flat)).any():
-        raise MalformedRequest(f"output {tensor.name!r} holds infinities, which JSON cannot carry", hint=BINARY_HINT)
+        raise MalformedRequest(f"output {tensor.name!r} holds infinities, which JSON cannot carry; {_ASK}")
     return text
 
 
@@ -125,7 +125,7 @@ def _texts(tensor: Tensor) -> list[str]:
     try:
         return [element.decode() for element in elements]
     except UnicodeDecodeError:
-        raise MalformedRequest(f"output {tensor.name!r} holds text that is not UTF-8", hint=BINARY_HINT) from None
+        raise MalformedRequest(f"output {tensor.name!r} holds text that is not UTF-8; {_ASK}") from None
 
 
 def _flattened(data: list[Any], kinds: set[type], name: str) -> tuple[list[Any], set[type]]:

@@ -187,6 +187,11 @@ class Repository:
         known = self._router.statuses
         return [known.get(worker) or WorkerStatus(worker, Revision(0), 0, "", 0.0) for worker in self._workers]
 
+    def names(self) -> list[str]:
+        """Return every name that can be asked for, in order."""
+        table = self._router.table.table
+        return sorted({*table.routes, *table.champions})
+
     def warm_versions(self, model: str) -> list[str]:
         """Return the versions of a model that are warm here, in order of name."""
         held = [version for named, version in self._router.table.pools if named == model]
@@ -198,9 +203,9 @@ class Repository:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _names(self) -> Iterator[tuple[str, str]]:
-        """Yield every name that can be asked for, in order, with its model."""
+        """Yield every name, in order, with its model."""
         table = self._router.table.table
-        for name in sorted({*table.routes, *table.champions}):
+        for name in self.names():
             yield name, table.routes[name].model if name in table.routes else name
 
     def _standing(self, model: str, version: str, state: VersionState) -> Json:

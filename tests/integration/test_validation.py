@@ -365,6 +365,20 @@ def test_fp16_is_accepted_with_how_to_send_it(tmp_path, sample, side, has_refere
     assert any(side in warning and "FP16" in warning and "binary" in warning for warning in version.warnings)
 
 
+@pytest.mark.parametrize("shape", [(), (3, 2), (1, 4), (5,)])
+def test_model_without_counted_rows_is_accepted(tmp_path, shape):
+    """A scalar, or a fixed number of rows, is tried as it is."""
+    path = _save(
+        tmp_path / "fixed.onnx",
+        [helper.make_node("Identity", ["x"], ["y"])],
+        [_value("x", FLOAT, shape)],
+        [_value("y", FLOAT, shape)],
+    )
+    version = _validate(path)
+    assert version.signature.inputs[0].shape == shape
+    assert version.cost_us_per_row > 0
+
+
 def test_fp16_output_beside_others_is_a_warning(tmp_path):
     """Where other outputs can be asked for, the version is accepted, and the way to use it is said."""
     nodes = [helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT16), helper.make_node("Identity", ["x"], ["z"])]

@@ -99,8 +99,9 @@ def _tensor(item: Input, raw: bytes | None) -> Tensor:
     name, datatype = item.name, DATATYPES.get(item.datatype)
     if datatype is None:
         raise MalformedRequest(f"input {name!r}: datatype {item.datatype[:40]!r} is not one of the protocol's")
-    if item.parameters and blob_bytes(_values(item.parameters), name) is not None:
-        raise MalformedRequest(f"input {name!r}: parameters.binary_data_size: bytes are in raw_input_contents here")
+    size = blob_bytes(_values(item.parameters), name) if item.parameters else None
+    if size is not None and (raw is None or size != len(raw)):  # some clients say over gRPC too what HTTP needs
+        raise MalformedRequest(f"input {name!r}: parameters.binary_data_size: expected so many bytes in raw_input_contents")
     shape = checked_shape(list(item.shape), name)
     if raw is None:
         return Tensor(name, datatype, _typed(item, datatype, shape))

@@ -165,7 +165,7 @@ def test_every_bit_pattern_of_floats_survives_binary(served, datatype):
     assert bits(answered(answer)["y"]) == bits(values)
     assert bits(served.predictions()[-1].inputs[0].data) == bits(values)
     plain = infer(served, datatype.value, request([tensor], content))
-    assert (plain.status_code, "binary" in plain.text) == (400, True)
+    assert (plain.status_code, "ask for binary" in plain.json()["error"]) == (400, True)
 
 
 def test_bytes_that_are_no_text_are_the_callers_fault(served):

@@ -66,6 +66,7 @@ def test_server_metadata(served, path):
         "model_configuration",
         "model_repository",
         "parameters",
+        "schedule_policy",
         "statistics",
     ]
 
@@ -93,7 +94,11 @@ def test_server_metadata(served, path):
         ("/v2/trace/setting", 404),
         ("/v2/models/stats", 200),
         ("/v2/nothing", 404),
-        ("/", 404),
+        ("/", 200),
+        ("/v1/models", 200),
+        ("/v1/models/FP32", 200),
+        ("/v1/models/none", 404),
+        ("/v1/nothing", 404),
     ],
 )
 def test_endpoints_answer_and_refuse_as_json(served, path, status):
@@ -104,7 +109,22 @@ def test_endpoints_answer_and_refuse_as_json(served, path, status):
     assert (status == 200) or answer.json().keys() == {"error"}
 
 
-GETS = ("/v2", "/v2/health/live", "/v2/models/stats", "/v2/models/FP32", "/v2/models/FP32/versions/1/config")
+def test_first_version_of_the_protocol_has_its_health(served):
+    """Who speaks `/v1` finds out what lives, what there is and what is ready, as KServe's servers say it."""
+    assert served.client.get("/").json() == {"status": "alive"}
+    assert {"FP32", "INT8"} <= set(served.client.get("/v1/models").json()["models"])
+    assert served.client.get("/v1/models/FP32").json() == {"name": "FP32", "ready": True}
+
+
+GETS = (
+    "/",
+    "/v1/models/FP32",
+    "/v2",
+    "/v2/health/live",
+    "/v2/models/stats",
+    "/v2/models/FP32",
+    "/v2/models/FP32/versions/1/config",
+)
 POSTS = ("/v2/models/FP32/infer", "/v2/repository/index", "/v2/repository/models/FP32/load")
 
 

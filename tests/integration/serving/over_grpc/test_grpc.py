@@ -59,6 +59,21 @@ def test_grpc_answer_takes_the_form_that_is_asked_for(start, models, until):
         assert list(answer.outputs[0].contents.fp32_contents) == ([4.0] if is_raw else [])
 
 
+def test_grpc_size_said_as_over_http_must_be_true(start, models, until):
+    """`binary_data_size`, which some clients send over gRPC too, is the size of the raw tensor or an error."""
+    worker, stub = start()
+    worker.register("m", "1", models.linear(), champion=True)
+    worker.until_served(until)
+    for size, is_raw in ((16, True), (15, True), (16, False)):
+        asked = stub.request("m", "FP32", np.ones((1, 4), np.float32), is_raw=is_raw)
+        asked.inputs[0].parameters["binary_data_size"].int64_param = size
+        if (size, is_raw) == (16, True):
+            assert len(stub.call("ModelInfer", asked)[0].raw_output_contents) == 1
+        else:
+            code, details = stub.refused("ModelInfer", asked)
+            assert (code, "binary_data_size" in details) == ("INVALID_ARGUMENT", True)
+
+
 def test_grpc_answer_says_what_ran_and_leaves_the_record_that_http_does(start, models, until):
     """Key, trace and tensors reach the record as they do over HTTP; id, version and variant come back in message and metadata."""
     worker, stub = start()
@@ -234,9 +249,11 @@ def test_grpc_drain_finishes_what_is_in_flight(start, models, until):
     """After the wish to stop a worker is alive and not ready, refuses new calls, and answers and records the one in flight."""
     worker, stub = start(inline_us_max=0.0)
     worker.register("slow", "1", models.loop(), champion=True, cost_us=1e6)
+    variants = [{"name": "one", "version": "1", "weight": 10_000}]
+    worker.route("r", {"model": "slow", "variants": variants, "fallback": "one", "deadline_ms": 30_000})
     worker.until_served(until)
     assert stub.call("ServerReady", pb.ServerReadyRequest())[0].ready
-    asked = stub.request("slow", "FP32", np.array([[2000.0]], np.float32), is_raw=True)
+    asked = stub.request("r", "FP32", np.array([[2000.0]], np.float32), is_raw=True)
     waiting = stub.method("ModelInfer").future(asked, timeout=30)
     until(lambda: not worker.in_flight.is_empty())
     worker.begin_stop()
