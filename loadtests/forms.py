@@ -1,4 +1,4 @@
-"""What the forms of a request cost: the same rows as JSON and as binary tensors, beside the endpoint written by hand.
+"""What the forms of a request cost: the same rows as JSON, as binary tensors and over gRPC, beside the endpoint written by hand.
 
 `python -m loadtests.forms` loads all of them in turn on one core and prints medians; only ratios within a run mean something.
 Linux with two cores and wrk, as `loadtests.path`.
@@ -21,7 +21,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from loadtests import load, model
+from loadtests import grpc_load, load, model
 from loadtests.gateway import ROUTE, measured_gateway
 from loadtests.processes import Server, baseline
 
@@ -32,11 +32,16 @@ _LENGTH = "Inference-Header-Content-Length"
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """One contender: a server and what it is sent."""
+    """One contender: a server and what it is sent.
+
+    Attributes:
+        grpc: Its address for gRPC where it is sent a message; empty where it is sent HTTP.
+    """
 
     name: str
     server: Server
     body: bytes
+    grpc: str = ""
     headers: dict[str, str] = field(default_factory=dict)
 
 
@@ -51,17 +56,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         artifact = model.write_model(directory / "small.onnx")
         by_hand = running.enter_context(baseline("starlette_endpoint", str(artifact)))
         (directory / "data").mkdir()
-        gateway = running.enter_context(measured_gateway(directory / "data")).server()
-        return _measure(Console(width=None if sys.stdout.isatty() else 110), by_hand, gateway, asked.rounds, asked.seconds)
+        with_grpc = {"HEADGATE_SERVING_GRPC_PORT": "0"}
+        gateway = running.enter_context(measured_gateway(directory / "data", environment=with_grpc)).server()
+        address = json.loads((directory / "data" / "run" / "addresses.json").read_text())["grpc"]
+        console = Console(width=None if sys.stdout.isatty() else 110)
+        return _measure(console, by_hand, gateway, address, rounds=asked.rounds, seconds=asked.seconds)
 
 
-def _measure(console: Console, by_hand: Server, gateway: Server, rounds: int, seconds: float) -> int:
+def _measure(console: Console, by_hand: Server, gateway: Server, address: str, *, rounds: int, seconds: float) -> int:
     errors = 0
     table = Table(title=f"{load.FEATURES} floats a row, {CONNECTIONS} callers, one core", title_justify="left")
     for column in ("rows", "server and form", "requests/s", "× JSON", "CPU µs"):
         table.add_column(column, justify="left" if column == "server and form" else "right")
     for rows in ROWS:
-        contenders = _contenders(by_hand, gateway, rows)
+        contenders = _contenders(by_hand, gateway, address, rows)
         taken = defaultdict[str, list[tuple[float, float]]](list)
         for number in range(rounds + 1):  # the first warms
             for sent in contenders:
@@ -79,7 +87,7 @@ def _measure(console: Console, by_hand: Server, gateway: Server, rounds: int, se
     return 1 if errors else 0
 
 
-def _contenders(by_hand: Server, gateway: Server, rows: int) -> tuple[Sent, ...]:
+def _contenders(by_hand: Server, gateway: Server, address: str, rows: int) -> tuple[Sent, ...]:
     values = np.random.default_rng(11).normal(size=(rows, load.FEATURES)).round(6).astype(np.float32)
     tensor = {"name": "features", "shape": list(values.shape), "datatype": "FP32"}
     data = [float(str(value)) for value in values.ravel()]  # with the digits that a caller sends
@@ -89,16 +97,20 @@ def _contenders(by_hand: Server, gateway: Server, rows: int) -> tuple[Sent, ...]
     return (
         Sent("Starlette by hand, JSON", by_hand, plain),
         Sent("gateway, JSON", gateway, plain),
-        Sent("gateway, binary", gateway, head + values.tobytes(), {_LENGTH: str(len(head))}),
-        Sent("gateway, raw", gateway, values[:1].tobytes(), {_LENGTH: "0"}),
-    )[: 4 if rows == 1 else 3]  # a raw body is one row
+        Sent("gateway, binary", gateway, head + values.tobytes(), headers={_LENGTH: str(len(head))}),
+        Sent("gateway, gRPC", gateway, grpc_load.message(ROUTE, values), address),
+        Sent("gateway, raw", gateway, values[:1].tobytes(), headers={_LENGTH: "0"}),
+    )[: 5 if rows == 1 else 4]  # a raw body is one row
 
 
 def _burst(sent: Sent, seconds: float) -> tuple[load.Burst, float]:
     before_s = sent.server.cpu_s()
-    burst = load.closed_with(
-        sent.server.url, sent.body, route=ROUTE, connections=CONNECTIONS, seconds=seconds, headers=sent.headers
-    )
+    if sent.grpc:
+        burst = grpc_load.closed(sent.grpc, sent.body, connections=CONNECTIONS, seconds=seconds)
+    else:
+        burst = load.closed_with(
+            sent.server.url, sent.body, route=ROUTE, connections=CONNECTIONS, seconds=seconds, headers=sent.headers
+        )
     return burst, (sent.server.cpu_s() - before_s) / max(1, burst.requests) * 1e6
 
 

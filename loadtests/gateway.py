@@ -6,7 +6,7 @@ import contextlib
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,10 +58,16 @@ class Measured:
 
 
 @contextlib.contextmanager
-def measured_gateway(directory: Path, *, workers: int = 1, is_pinned: bool = True) -> Iterator[Measured]:
-    """Run a gateway with everything on: a route with and one without a shadow, and one to a model with many named inputs."""
+def measured_gateway(
+    directory: Path, *, workers: int = 1, is_pinned: bool = True, environment: Mapping[str, str] | None = None
+) -> Iterator[Measured]:
+    """Run a gateway with everything on: a route with and one without a shadow, and one to a model with many named inputs.
+
+    Args:
+        environment: More settings of it.
+    """
     # In this session, because priorities of different sessions are not compared where the kernel groups tasks by session.
-    house = start_house(directory, workers=workers, has_own_session=False)
+    house = start_house(directory, workers=workers, has_own_session=False, environment=environment)
     try:
         with house.admin() as admin:
             reference = model.write_reference(directory / "reference.csv")
