@@ -13,22 +13,25 @@ import mmap
 import struct
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 from uuid import UUID
 
 from gateway.core.errors import StoreFailed
+from gateway.core.poison import DeadRun
 from gateway.ports import Interrupted, Place
 
 _RUNS_MAX: Final = 64  # runs at once in one worker: threads of expensive versions and the loop's own
 _IDS_MAX: Final = 64  # ids kept of a run; equals the default batch bound
+_FINGERPRINTS_MAX: Final = 64  # fingerprints of its inputs; a run that has more is too large to tell them apart
 _PLACES_MAX: Final = 4_096  # the newest are kept; a place that many route changes ago is no longer noted
 _PLACE_BYTES: Final = 1_280  # four names of 200 bytes, a digest and punctuation; only touched pages take memory
 _HEADER: Final = struct.Struct("=dBxxxxxxx")  # when the loop last turned (monotonic s), killed as hung
-_RUN: Final = struct.Struct("=II")  # 1 + slot of the place (0: no run), number of ids
+_RUN: Final = struct.Struct("=IHH")  # 1 + slot of the place (0: no run), number of ids, number of fingerprints
 _RUN_HEAD: Final = _RUN.size
-_RUN_BYTES: Final = _RUN_HEAD + 16 * _IDS_MAX
+_FINGERPRINTS_AT: Final = _RUN_HEAD + 16 * _IDS_MAX
+_RUN_BYTES: Final = _FINGERPRINTS_AT + 16 * _FINGERPRINTS_MAX
 _BLANK: Final = bytes(16)  # an id that was forgotten; no prediction has it
 _RUNS_AT: Final = _HEADER.size + _PLACES_MAX * _PLACE_BYTES
 _SIZE: Final = _RUNS_AT + _RUNS_MAX * _RUN_BYTES
@@ -39,7 +42,7 @@ class MappedInFlight:
 
     def __init__(self, path: Path) -> None:
         self._map = _mapped(path)
-        self._left = _left_behind(self._map)
+        self._left, self._runs_left = _left_behind(self._map), _runs_left(self._map)
         self._places: dict[Place, int] = {}
         self._bound = 0  # places ever; a place's number, whose remainder is its slot
         self._free = list(range(_RUNS_MAX))
@@ -71,9 +74,10 @@ class MappedInFlight:
             del self._places[next(iter(self._places))]
         return number
 
-    def enter(self, place: int, prediction_ids: Sequence[bytes]) -> int:
+    def enter(self, place: int, prediction_ids: Sequence[bytes], fingerprints: Sequence[bytes] = ()) -> int:
         """Say that a run begins."""
         ids = b"".join(prediction_ids[:_IDS_MAX])
+        noted = b"".join(fingerprints[:_FINGERPRINTS_MAX]) if fingerprints else b""
         with self._lock:
             if not self._free or place < self._bound - _PLACES_MAX:
                 return _RUNS_MAX  # more runs at once than room to note them, or an overwritten place: this one goes unnoted
@@ -82,7 +86,9 @@ class MappedInFlight:
             at = _RUNS_AT + run * _RUN_BYTES
             ids_at = at + _RUN_HEAD
             self._map[ids_at : ids_at + len(ids)] = ids
-            _RUN.pack_into(self._map, at, place % _PLACES_MAX + 1, len(ids) // 16)
+            if noted:
+                self._map[at + _FINGERPRINTS_AT : at + _FINGERPRINTS_AT + len(noted)] = noted
+            _RUN.pack_into(self._map, at, place % _PLACES_MAX + 1, len(ids) // 16, len(noted) // 16)
         return run
 
     def forget(self, run: int, prediction_id: bytes) -> None:
@@ -91,7 +97,7 @@ class MappedInFlight:
             return
         at = _RUNS_AT + run * _RUN_BYTES
         with self._lock:
-            for place in range(at + _RUN_HEAD, at + _RUN_BYTES, 16):
+            for place in range(at + _RUN_HEAD, at + _FINGERPRINTS_AT, 16):
                 if self._map[place : place + 16] == prediction_id:
                     self._map[place : place + 16] = _BLANK
 
@@ -100,7 +106,7 @@ class MappedInFlight:
         if run == _RUNS_MAX:
             return
         with self._lock:
-            _RUN.pack_into(self._map, _RUNS_AT + run * _RUN_BYTES, 0, 0)
+            _RUN.pack_into(self._map, _RUNS_AT + run * _RUN_BYTES, 0, 0, 0)
             self._began_s.pop(run, None)
             if not self._is_closed:
                 self._free.append(run)
@@ -121,6 +127,11 @@ class MappedInFlight:
     def left_behind(self) -> Sequence[Interrupted]:
         """Return what the worker before was running when it died, once."""
         left, self._left = self._left, []
+        return left
+
+    def runs_left(self) -> Sequence[DeadRun]:
+        """Return what ran in the worker before when it died, once."""
+        left, self._runs_left = self._runs_left, []
         return left
 
 
@@ -152,14 +163,26 @@ def _mapped(path: Path) -> mmap.mmap:
 def _left_behind(content: mmap.mmap) -> list[Interrupted]:
     _, was_hung = _HEADER.unpack_from(content)
     found: list[Interrupted] = []
-    for run in range(_RUNS_MAX):
-        at = _RUNS_AT + run * _RUN_BYTES
-        place, count = _RUN.unpack_from(content, at)
-        if not 0 < place <= _PLACES_MAX:
-            continue
-        line = _HEADER.size + (place - 1) * _PLACE_BYTES
-        known = Place(*json.loads(content[line : line + _PLACE_BYTES].partition(b"\n")[0]))
-        end = at + _RUN_HEAD + 16 * min(count, _IDS_MAX)
-        ids = [content[place : place + 16] for place in range(at + _RUN_HEAD, end, 16)]
-        found.extend(Interrupted(str(UUID(bytes=id)), known, bool(was_hung)) for id in ids if id != _BLANK)
+    for at, place, count, _ in _runs(content):
+        ids = _pieces(content, at + _RUN_HEAD, min(count, _IDS_MAX))
+        found.extend(Interrupted(str(UUID(bytes=id)), place, bool(was_hung)) for id in ids if id != _BLANK)
     return found
+
+
+def _runs_left(content: mmap.mmap) -> list[DeadRun]:
+    runs = list(_runs(content))
+    fingerprints = [_pieces(content, at + _FINGERPRINTS_AT, min(count, _FINGERPRINTS_MAX)) for at, _, _, count in runs]
+    return [(place.digest, [one.hex() for one in noted]) for (_, place, _, _), noted in zip(runs, fingerprints, strict=True)]
+
+
+def _runs(content: mmap.mmap) -> Iterator[tuple[int, Place, int, int]]:
+    """Yield where each noted run begins, its place, and how many ids and fingerprints it has."""
+    for at in range(_RUNS_AT, _SIZE, _RUN_BYTES):
+        place, ids, fingerprints = _RUN.unpack_from(content, at)
+        if 0 < place <= _PLACES_MAX:
+            line = _HEADER.size + (place - 1) * _PLACE_BYTES
+            yield at, Place(*json.loads(content[line : line + _PLACE_BYTES].partition(b"\n")[0])), ids, fingerprints
+
+
+def _pieces(content: mmap.mmap, at: int, count: int) -> list[bytes]:
+    return [content[place : place + 16] for place in range(at, at + 16 * count, 16)]

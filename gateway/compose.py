@@ -31,6 +31,7 @@ from adapters.runtimes.pickles.limits import Limits
 from adapters.stores.artifacts import DirectoryArtifacts
 from adapters.stores.checkpoints import SqliteCheckpoints
 from adapters.stores.registry import SqliteRegistry
+from adapters.suspicions_file import SuspicionsFile
 from gateway.core.errors import LogFull, StoreFailed
 from gateway.core.models import Runtime as RuntimeName
 from gateway.core.records import StreamEnd
@@ -146,6 +147,7 @@ def _run_serving(settings: Settings, worker: str, listener: socket.socket) -> No
         metrics=MetricsFile(data.metrics / f"{worker}.bin"),
         snapshots=MetricsDirectory(data.metrics),
         in_flight=MappedInFlight(data.in_flight(worker)),
+        suspicions=SuspicionsFile(data.run / "poison.json"),
         memory=Heap(),
         load_lock=FileLoadLock(data.run / "loading"),
         clock=clock,

@@ -137,6 +137,9 @@ RESTS: Final = Metric(
 LOAD_FAILURES: Final = Metric(
     "gateway_load_failures_total", Type.COUNTER, "Versions that did not load or warm.", ("model", "version")
 )
+REFUSED_INPUTS: Final = Metric(
+    "gateway_poisonous_inputs", Type.GAUGE, "Inputs that a worker refuses because processes died of them."
+)
 PROVIDER_FALLBACKS: Final = Metric(
     "gateway_provider_fallbacks_total",
     Type.COUNTER,

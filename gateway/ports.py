@@ -17,6 +17,7 @@ from gateway.core.audit import AuditEntry
 from gateway.core.changes import Automation, Change, Committed, DecisionId, Proposal, Quarantine, WorkerStatus
 from gateway.core.fields import Json
 from gateway.core.models import Conversion, Digest, Version
+from gateway.core.poison import DeadRun, Suspicions
 from gateway.core.records import Anchor, Cursor, Offset, Page, Record
 from gateway.core.rollouts import Rollout
 from gateway.core.routes import Revision, RouteTable
@@ -376,6 +377,24 @@ class Interrupted:
     was_hung: bool
 
 
+class SuspicionStore(Protocol):
+    """What all workers remember of inputs that end processes."""
+
+    def news(self) -> Suspicions | None:
+        """Return everything remembered, or None when that is what it was at the last call. Fast enough for an event loop.
+
+        Raises:
+            StoreFailed: it cannot be read.
+        """
+
+    def change(self, change: Callable[[Suspicions], Suspicions]) -> None:
+        """Replace what is remembered, in one step among all processes; survives their death.
+
+        Raises:
+            StoreFailed: nothing was written.
+        """
+
+
 class InFlight(Protocol):
     """What a serving worker is running right now, kept where it outlives the worker. Never blocks."""
 
@@ -385,8 +404,12 @@ class InFlight(Protocol):
     def bind(self, place: Place) -> int:
         """Return a number for a place, once for each, when the route table changes."""
 
-    def enter(self, place: int, prediction_ids: Sequence[bytes]) -> int:
-        """Say that a run begins; each id is a UUID's 16 bytes, of which the first 64 are kept. Return the run's number."""
+    def enter(self, place: int, prediction_ids: Sequence[bytes], fingerprints: Sequence[bytes] = ()) -> int:
+        """Say that a run begins; each id is a UUID's 16 bytes, of which the first 64 are kept. Return the run's number.
+
+        Args:
+            fingerprints: Of its inputs, 16 bytes each, of which the first 64 are kept; none unless they are watched.
+        """
 
     def forget(self, run: int, prediction_id: bytes) -> None:
         """Say that one id of a run is answered otherwise: its record is no longer the successor's to write."""
@@ -402,6 +425,9 @@ class InFlight(Protocol):
 
     def left_behind(self) -> Sequence[Interrupted]:
         """Return what the worker before this one was running when it died, once; empty after a clean stop."""
+
+    def runs_left(self) -> Sequence[DeadRun]:
+        """Return the runs that went on when the worker before this one died, once, also those whose ids were all forgotten."""
 
 
 class LoopWatch(Protocol):

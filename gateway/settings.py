@@ -106,6 +106,7 @@ class ServingSettings:
     fault_rest_first_s: float = 0.05  # until one request tries it again; 8 tries within 13 s, which convict it
     fault_rest_s: float = 30.0  # what the rests double up to while it fails: then hardly a caller waits for a failover
     run_hung_s: float = 60.0  # a run that goes on for so long never ends; its worker is killed like one whose loop hangs
+    poison_s: float = 3_600.0  # for which an input that processes died of is refused; 0: never
     drain_s: float = 20.0  # after SIGTERM, for what is in flight
     kept_names_max: int = 100  # routes and models beyond which one that has a single version is loaded when it is called
     keep_warm: str = ""  # pins, with commas between: a model for its champion, or model:version; never evicted

@@ -22,7 +22,7 @@ from typing import Final
 from adapters.runtimes.pickles.forkserver import Died, Fork, ForkServer
 from adapters.runtimes.pickles.framing import Broken, Late
 from adapters.runtimes.pickles.limits import Limits
-from gateway.core.errors import LoadFailed, PredictFailed
+from gateway.core.errors import LoadFailed, PredictFailed, ProcessDied
 from gateway.core.models import Digest, Pickled, Version
 from gateway.core.providers import CPU
 from gateway.core.tensors import NUMPY_DTYPES, Array, Signature
@@ -161,7 +161,7 @@ class PickledInstance:
         """Return the output by name.
 
         Raises:
-            PredictFailed: the model raised, its process died or hung, or none was free in time.
+            PredictFailed: the model raised, its process died or hung (`ProcessDied`), or none was free in time.
         """
         deadline_s = time.monotonic() + self._limits.predict_timeout_s
         fork = self._taken(deadline_s)
@@ -169,18 +169,18 @@ class PickledInstance:
             answer = fork.predict([inputs[name] for name in self._inputs], deadline_s)
         except Late as error:
             self._lost(fork)
-            raise PredictFailed(
+            raise ProcessDied(
                 f"it did not answer within {self._limits.predict_timeout_s:g} s; its process was killed",
                 hint="pickled.predict_timeout_s is the bound",
             ) from error
         except Broken as error:
             self._lost(fork)
-            raise PredictFailed(f"its process {fork.ending()} while it predicted") from error
+            raise ProcessDied(f"its process {fork.ending()} while it predicted") from error
         except PredictFailed as error:
             if not fork.is_alive() or error.message.endswith("out of memory"):
                 self._lost(fork)
-            else:
-                self._give_back(fork)
+                raise ProcessDied(error.message) from error
+            self._give_back(fork)
             raise
         except BaseException:
             self._lost(fork)

@@ -3,11 +3,11 @@
 The first level says whose fault it is, because a caller's bad tensor must never count against a version:
 
 GatewayError
-├─ Rejected      the caller's fault    MalformedRequest, SignatureMismatch, PayloadTooLarge, Unknown…, NotValid
+├─ Rejected      the caller's fault    MalformedRequest, SignatureMismatch, PayloadTooLarge, Unknown…, NotValid, PoisonousInput
 ├─ Denied        the caller's rights   NotAuthenticated, NotPermitted, LimitExceeded
 ├─ Conflict      someone was first     RevisionConflict, VersionExists, VersionNeeded, IllegalTransition, Quarantined
 ├─ Busy          ours, for now         PoolSaturated, Overloaded, NotReady, DeadlineExceeded
-├─ ModelFault    the version's         LoadFailed, PredictFailed, OutputMismatch, ArtifactCorrupt
+├─ ModelFault    the version's         LoadFailed, PredictFailed (ProcessDied), OutputMismatch, ArtifactCorrupt
 └─ PortFault     the outside's         StoreFailed, LogFailed, LogFull, ArchiveFailed
 
 Only `ModelFault` (and a deadline missed inside `predict`) counts against a version. Status codes live in `gateway/web.py`.
@@ -70,6 +70,10 @@ class UnknownSubject(Rejected):
 
 class NotValid(Rejected):
     """The uploaded version failed validation; nothing was registered."""
+
+
+class PoisonousInput(Rejected):
+    """A process that ran the version died of this input."""
 
 
 class Denied(GatewayError):
@@ -150,6 +154,10 @@ class LoadFailed(ModelFault):
 
 class PredictFailed(ModelFault):
     """The runtime raised while predicting."""
+
+
+class ProcessDied(PredictFailed):
+    """The process that ran the version died or hung while it predicted; the worker lives."""
 
 
 class OutputMismatch(ModelFault):

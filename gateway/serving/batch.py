@@ -51,6 +51,8 @@ class Job:
         timer: Ends it at its deadline; only in a thread's queue.
         rank: Its priority, from 1, which goes first, or `LAST`.
         fired: Why its batch ran; of the batch's first job only.
+        fingerprints: Of its rows, where they are watched.
+        is_alone: Whether no other job may run with it: one of its inputs is suspect.
     """
 
     prediction_id: str
@@ -67,6 +69,8 @@ class Job:
     timer: asyncio.TimerHandle | None = None
     rank: int = LAST
     fired: Fired = Fired.FREE
+    fingerprints: tuple[bytes, ...] = ()
+    is_alone: bool = False
 
 
 @dataclass(slots=True)

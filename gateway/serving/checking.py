@@ -27,6 +27,7 @@ class Checker:
     """One version's expectations and promises.
 
     Attributes:
+        version: Whose it is.
         inputs, outputs: The signature's, in its order.
         columns: Names of the features in order; for many named inputs without declared columns the inputs' own.
         is_batched: Whether rows of different requests may be joined: they are counted, and answered alike alone and in a batch.
@@ -35,6 +36,7 @@ class Checker:
 
     def __init__(self, version: Version) -> None:
         signature = version.signature
+        self.version = version
         self._has_rows = signature.is_batched
         self.is_batched = self._has_rows and version.is_joinable
         self.has_open_shapes = any(VARIABLE in spec.shape[1:] for spec in signature.inputs)

@@ -14,7 +14,7 @@ from typing import Final, cast
 
 import numpy as np
 
-from gateway.core.errors import Busy, DeadlineExceeded, MalformedRequest, NotReady, Overloaded, SignatureMismatch
+from gateway.core.errors import Busy, DeadlineExceeded, MalformedRequest, NotReady, Overloaded, PoisonousInput, SignatureMismatch
 from gateway.core.records import Attempt, Kind, Outcome, PredictionRecord
 from gateway.core.routes import AssignmentSource
 from gateway.core.split import hashed_id, hashed_key
@@ -208,6 +208,7 @@ class Inference:
         Raises:
             PoolSaturated, DeadlineExceeded: nothing began.
             SignatureMismatch: a request without rows failed, which is no fault of the version.
+            PoisonousInput: processes died of it.
         """
         ended: tuple[ServedVariant, Ran, tuple[Attempt, ...]] | None = None
         last = routed.candidates[-1]
@@ -220,6 +221,12 @@ class Inference:
                 ran = await pool.submit(
                     prediction_id, variant.place, inputs, rows, deadline_s=deadline_s, priority=priority, caller=call.caller
                 )
+            except PoisonousInput:
+                if ended is not None:
+                    return ended
+                if is_last:
+                    raise
+                continue  # another version may take it
             except Busy as busy:
                 if isinstance(busy, Overloaded):
                     self.sheds_until_s = self._clock.monotonic_s() + _SHEDDING_S

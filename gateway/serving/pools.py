@@ -37,6 +37,7 @@ from gateway.serving.batch import LAST, UNNOTED, Fired, Job, Ran, enqueue, execu
 from gateway.serving.checking import Checker
 from gateway.serving.faults import FaultWindow
 from gateway.serving.pace import Pace
+from gateway.serving.poison import Poison
 from gateway.serving.threads import IDLE_S, PoolThreads, cores_for_threads
 from gateway.serving.turn import Turn
 from gateway.serving.warming import Warm
@@ -68,7 +69,15 @@ class Pool:
     """One version on this worker. Everything but a run in the pool's thread happens on the event loop."""
 
     def __init__(
-        self, warm: Warm, *, turn: Turn, settings: ServingSettings, in_flight: InFlight, metrics: MetricsBank, clock: Clock
+        self,
+        warm: Warm,
+        *,
+        turn: Turn,
+        settings: ServingSettings,
+        in_flight: InFlight,
+        poison: Poison,
+        metrics: MetricsBank,
+        clock: Clock,
     ) -> None:
         version = warm.version
         self.version = version
@@ -84,7 +93,7 @@ class Pool:
         )
         self._instance = warm.instance
         self._cost = warm.cost
-        is_apart = version.has_pickle  # its process may stand still, and the loop must not stand with it
+        self._is_apart = is_apart = version.has_pickle  # its process may stand still, and the loop must not stand with it
         self._delay_s = version.batching.delay_ms / 1000.0
         self._is_expensive = is_apart or self._delay_s > 0.0 or warm.cost.first_us > settings.inline_us_max
         # On the loop, what is left of its turn bounds a run.
@@ -98,6 +107,7 @@ class Pool:
         self._turn = turn
         self._settings = settings
         self._in_flight = in_flight
+        self._poison = poison
         self._clock = clock
         self._waiting: deque[Job] = deque()
         self._rows = 0  # waiting or running
@@ -133,6 +143,7 @@ class Pool:
         Raises:
             PoolSaturated: as many rows as may wait are waiting.
             Overloaded: what waits before it takes more than `queue_wait_share` of the time until its deadline.
+            PoisonousInput: a process died of one of its rows.
         """
         now_s = self._clock.monotonic_s()
         if self._rows and self._rows + rows > self._room:
@@ -141,6 +152,8 @@ class Pool:
         if self.checker.has_open_shapes:
             shapes = tuple([tensor.data.shape[1:] for tensor in inputs])
         job = Job(prediction_id, place, inputs, rows, shapes, deadline_s, now_s, self._turn.loop.create_future())
+        if self._poison.watches:
+            self._poison.look_at(job, self.checker)
         self._rows += rows
         if priority > 0:
             job.rank = min(priority, _RANK_MAX)
@@ -292,7 +305,7 @@ class Pool:
                 drop(queue.popleft())
                 continue
             if batch:
-                if not 0 < job.rows <= left or len(batch) == _JOBS_MAX:
+                if not 0 < job.rows <= left or job.is_alone or len(batch) == _JOBS_MAX:
                     fired = _FULL
                     break
                 if job.shapes != batch[0].shapes:
@@ -301,7 +314,7 @@ class Pool:
                     others.append(queue.popleft())
                     continue
             batch.append(queue.popleft())
-            left = left - job.rows if job.rows else 0  # a job without rows runs alone: a runtime may refuse it
+            left = left - job.rows if job.rows and not job.is_alone else 0  # a runtime may refuse a job without rows
         queue.extendleft(reversed(others))
         if batch:
             batch[0].fired = fired if left > 0 else _FULL
@@ -320,7 +333,8 @@ class Pool:
                 self._in_flight.leave(run)
 
     def _enter(self, place: int, jobs: Sequence[Job]) -> int:
-        run = self._in_flight.enter(place, [_id_bytes(job) for job in jobs])
+        noted = [one for job in jobs for one in job.fingerprints] if self._poison.watches else ()
+        run = self._in_flight.enter(place, [_id_bytes(job) for job in jobs], noted)
         for job in jobs:
             job.run = run
             if job.future.done():  # it expired before it had a run; `_expire` sets the future first and looks at the run then
@@ -332,6 +346,8 @@ class Pool:
             self._unexpected.add(1.0)
             fault = PredictFailed(f"the runtime failed unexpectedly: {type(result).__name__}")
             result = [Ran(Outcome.FAILED, job.rows, 0, 0, fault=fault) for job in batch]
+        if self._is_apart or batch[0].is_alone:
+            self._poison.learn(batch, result, self.checker)
         for job, ran in zip(batch, result, strict=True):
             self._forget(job)
             if not (future := job.future).done():

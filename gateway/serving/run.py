@@ -39,6 +39,7 @@ from gateway.ports import (
     PredictionLogWriter,
     RegistryStore,
     Runtime,
+    SuspicionStore,
 )
 from gateway.serving.app import ServingApp
 from gateway.serving.describe import Description
@@ -47,6 +48,7 @@ from gateway.serving.infer import Inference
 from gateway.serving.limits import Callers
 from gateway.serving.loader import Loader
 from gateway.serving.pinned import PinnedPools
+from gateway.serving.poison import Poison
 from gateway.serving.pools import Pool
 from gateway.serving.recorder import Recorder
 from gateway.serving.refusals import Refusals
@@ -82,6 +84,7 @@ class Ports:
     metrics: MetricsBank
     snapshots: MetricsSnapshots
     in_flight: InFlight
+    suspicions: SuspicionStore
     memory: MemoryMeter
     load_lock: LoadLock
     clock: Clock
@@ -100,6 +103,7 @@ def run_worker(
     metrics: MetricsBank,
     snapshots: MetricsSnapshots,
     in_flight: InFlight,
+    suspicions: SuspicionStore,
     memory: MemoryMeter,
     load_lock: LoadLock,
     clock: Clock,
@@ -109,7 +113,7 @@ def run_worker(
     Args:
         workers: The names of all of the gateway's, `worker` among them.
     """
-    ports = Ports(registry, artifacts, runtimes, log, metrics, snapshots, in_flight, memory, load_lock, clock)
+    ports = Ports(registry, artifacts, runtimes, log, metrics, snapshots, in_flight, suspicions, memory, load_lock, clock)
     gc.freeze()  # what was imported is never garbage; collections look only at what requests make,
     gc.set_threshold(_GC_OBJECTS, 10, 10)  # and seldom, because nothing on the path is part of a cycle
 
@@ -133,13 +137,15 @@ async def serve(
     metrics, clock, in_flight = ports.metrics, ports.clock, ports.in_flight
     turn = Turn(loop, serving.inline_turn_us_max)
     bench = Bench(in_flight, metrics)
+    poison = Poison(ports.suspicions, keep_s=serving.poison_s, metrics=metrics, clock=clock)
+    poison.died(in_flight.runs_left())
     ids = PredictionIds(clock)
 
     def warm(version: Version) -> Warm:
         return warmed(version, ports.artifacts, ports.runtimes, runs=serving.warm_runs, memory=ports.memory, clock=clock)
 
     def pool(warm: Warm) -> Pool:
-        return Pool(warm, turn=turn, settings=serving, in_flight=in_flight, metrics=metrics, clock=clock)
+        return Pool(warm, turn=turn, settings=serving, in_flight=in_flight, poison=poison, metrics=metrics, clock=clock)
 
     _zero_memory(worker, ports)
     recorder = Recorder(ports.log, settings=settings.log, metrics=metrics, clock=clock, loop=loop)
@@ -217,7 +223,7 @@ async def serve(
             tasks.create_task(router.follow()),
             tasks.create_task(router.report()),
             tasks.create_task(loader.give_back(ports.memory)),
-            tasks.create_task(_turn_regularly(in_flight, recorder, metrics, clock, run_hung_s=serving.run_hung_s)),
+            tasks.create_task(_turn_regularly(in_flight, recorder, poison, metrics, clock, run_hung_s=serving.run_hung_s)),
             tasks.create_task(_record_left_behind(in_flight, router, recorder, worker)),
         ]
         await _settled(router, stop)
@@ -256,9 +262,9 @@ async def _settled(router: Router, stop: asyncio.Event) -> None:
 
 
 async def _turn_regularly(
-    in_flight: InFlight, recorder: Recorder, metrics: MetricsBank, clock: Clock, *, run_hung_s: float
+    in_flight: InFlight, recorder: Recorder, poison: Poison, metrics: MetricsBank, clock: Clock, *, run_hung_s: float
 ) -> None:
-    """Show the watchdog that the loop turns and no run hangs, measure how late the loop is, and write heartbeats."""
+    """Show the watchdog that the loop turns and no run hangs, measure how late the loop is, beat, and look for poison."""
     loop, lag = asyncio.get_running_loop(), cell(metrics, LOOP_LAG)
     is_well = True
     while True:
@@ -271,6 +277,7 @@ async def _turn_regularly(
             is_well = False
             _log.error("a run does not end; the watchdog will kill this worker", extra={"action": "hang"})
         recorder.beat()
+        poison.look()
 
 
 async def _record_left_behind(in_flight: InFlight, router: Router, recorder: Recorder, worker: str) -> None:

@@ -47,6 +47,7 @@ _STATUSES: Final[dict[type[errors.GatewayError], int]] = {  # the nearest class 
     errors.UnknownVersion: 404,
     errors.UnknownSubject: 404,
     errors.NotValid: 422,
+    errors.PoisonousInput: 422,
     errors.NotAuthenticated: 401,
     errors.Denied: 403,
     errors.LimitExceeded: 429,

@@ -20,6 +20,7 @@ from adapters.metrics_file import MetricsDirectory, MetricsFile
 from adapters.runtimes.onnx import OnnxRuntime
 from adapters.stores.artifacts import DirectoryArtifacts
 from adapters.stores.registry import SqliteRegistry
+from adapters.suspicions_file import SuspicionsFile
 from gateway.core.models import Runtime
 from gateway.core.records import Offset, Record
 from gateway.serving.run import run_worker
@@ -64,6 +65,7 @@ def main(data_dir: Path) -> None:
             metrics=MetricsFile(scratch / "metrics.bin"),
             snapshots=MetricsDirectory(scratch),
             in_flight=MappedInFlight(scratch / "in-flight"),
+            suspicions=SuspicionsFile(scratch / "poison.json"),
             memory=Heap(),
             load_lock=FileLoadLock(scratch / "loading"),
             clock=clock,

@@ -103,11 +103,12 @@ def test_settings_that_are_wrong_stop_the_start_by_name(tmp_path, text, named):
 
 @pytest.mark.parametrize("dotted", [name for name, default in every_setting() if isinstance(default, float)])
 def test_settings_of_nothing_are_for_what_may_be_left_out(dotted):
-    """A float is zero only where that means to do without: no drain, no rest, nothing kept, nothing inline."""
+    """A float is zero only where that means to do without: no drain, no rest, nothing refused, kept or inline."""
     may_be_nothing = {
         "serving.inline_us_max",
         "serving.inline_turn_us_max",
         "serving.fault_rest_s",
+        "serving.poison_s",
         "serving.drain_s",
         "archive.keep_segments_s",
         "archive.keep_s",

@@ -27,6 +27,7 @@ from adapters.logs.memory import MemoryLog
 from adapters.memory import MemoryMetrics, MemoryRegistry
 from adapters.runtimes.onnx import OnnxRuntime
 from adapters.stores.artifacts import DirectoryArtifacts
+from adapters.suspicions_file import SuspicionsFile
 from gateway.core.changes import Change, PutChampion, PutRoute, PutVersion, Write
 from gateway.core.models import Column, Digest, Runtime, Version
 from gateway.core.records import Offset, PredictionRecord, Record
@@ -174,10 +175,10 @@ class Runs(MappedInFlight):
         super().__init__(path)
         self._running = 0
 
-    def enter(self, place: int, prediction_ids: Sequence[bytes]) -> int:
+    def enter(self, place: int, prediction_ids: Sequence[bytes], fingerprints: Sequence[bytes] = ()) -> int:
         """Count and enter."""
         self._running += 1
-        return super().enter(place, prediction_ids)
+        return super().enter(place, prediction_ids, fingerprints)
 
     def leave(self, run: int) -> None:
         """Leave and count."""
@@ -256,6 +257,7 @@ class Worker:
                 metrics=self.metrics,
                 snapshots=self.snapshots,
                 in_flight=self.in_flight,
+                suspicions=SuspicionsFile(self.directory / "poison.json"),
                 memory=Heap(),
                 load_lock=FileLoadLock(self.directory / "loading"),
                 clock=SystemClock(),

@@ -16,12 +16,14 @@ import pytest
 from adapters.clock import SystemClock
 from adapters.inflight import MappedInFlight
 from adapters.memory import MemoryBank
-from gateway.core.errors import DeadlineExceeded, Overloaded, PoolSaturated
+from adapters.suspicions_file import SuspicionsFile
+from gateway.core.errors import DeadlineExceeded, Overloaded, PoisonousInput, PoolSaturated
 from gateway.core.models import Batching, Digest, Runtime, Version
 from gateway.core.records import Outcome
 from gateway.core.tensors import Array, Datatype, Signature, Tensor, TensorSpec
 from gateway.ports import Place
 from gateway.serving.batch import Ran
+from gateway.serving.poison import Poison
 from gateway.serving.pools import Pool
 from gateway.serving.turn import Turn
 from gateway.serving.warming import Cost, Warm
@@ -71,6 +73,7 @@ class Bench:
     instance: Held
     place: int
     metrics: MemoryBank
+    poison: Poison
     ids: dict[float, str] = field(default_factory=dict)
 
     def submit(self, value: float, *, within_s: float = 5.0, width: int = 1, **more: Any) -> asyncio.Future[Ran]:
@@ -107,9 +110,11 @@ def on_loop(tmp_path: Path) -> Callable[..., None]:
             loop, settings = asyncio.get_running_loop(), ServingSettings(**serving)
             turn = Turn(loop, settings.inline_turn_us_max)
             warm = Warm(version, instance, Cost(cost_us, 0.0))
-            pool = Pool(warm, turn=turn, settings=settings, in_flight=in_flight, metrics=metrics, clock=SystemClock())
+            clock = SystemClock()
+            poison = Poison(SuspicionsFile(tmp_path / "poison"), keep_s=60.0, metrics=metrics, clock=clock)
+            pool = Pool(warm, turn=turn, settings=settings, in_flight=in_flight, poison=poison, metrics=metrics, clock=clock)
             try:
-                await body(Bench(pool, instance, in_flight.bind(PLACE), metrics))
+                await body(Bench(pool, instance, in_flight.bind(PLACE), metrics, poison))
             finally:
                 instance.may_run.set()
 
@@ -418,3 +423,28 @@ async def _runs_within(bench: Bench, runs: int, within_s: float) -> bool:
     except TimeoutError:
         return False
     return True
+
+
+def test_input_that_a_process_died_of_is_refused_and_its_neighbours_run(on_loop, tmp_path):
+    """After a death the version's inputs are noted; what is suspect runs by itself; what is convicted does not run."""
+
+    async def body(bench: Bench) -> None:
+        digest, bystander = bench.pool.version.digest, "00" * 16
+        bench.poison.died([(digest, [])])
+        first = bench.submit(1.0)
+        await bench.until_ran(1)
+        [(died_of, noted)] = MappedInFlight(tmp_path / "w0").runs_left()
+        assert (died_of, len(noted)) == (digest, 1)
+        bench.poison.died([(digest, [*noted, bystander])])  # which of both it was nobody knows
+        others = [bench.submit(2.0), bench.submit(1.0), bench.submit(3.0)]
+        bench.instance.may_run.set()
+        assert {(await future).outcome for future in (first, *others)} == {Outcome.OK}
+        assert [1.0] in bench.instance.ran[1:]
+        assert bench.poison.watches[digest].suspects == {bytes.fromhex(bystander)}, "what ran by itself and lived is cleared"
+        for _ in range(2):
+            bench.poison.died([(digest, noted)])
+        with pytest.raises(PoisonousInput, match="died of this input"):
+            bench.submit(1.0)
+        assert (await bench.submit(5.0)).outcome is Outcome.OK
+
+    on_loop(body, inline_us_max=0.0, threads_max=1)

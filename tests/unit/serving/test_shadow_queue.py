@@ -13,12 +13,14 @@ from adapters.clock import SystemClock
 from adapters.inflight import MappedInFlight
 from adapters.logs.memory import MemoryLog
 from adapters.memory import MemoryBank
+from adapters.suspicions_file import SuspicionsFile
 from gateway.core.models import Digest, Runtime, Version
 from gateway.core.records import Attempt, Kind, Outcome, PredictionRecord
 from gateway.core.routes import Revision, RouteTable, route_from_body
 from gateway.core.split import assign_slots
 from gateway.core.tensors import Array, Datatype, Signature, Tensor, TensorSpec
 from gateway.serving.ids import PredictionIds
+from gateway.serving.poison import Poison
 from gateway.serving.pools import Pool
 from gateway.serving.recorder import Recorder
 from gateway.serving.shadow import ShadowQueue
@@ -75,7 +77,8 @@ def test_copies_wait_while_live_work_does(tmp_path: Path):
         in_flight, instance, busy = MappedInFlight(tmp_path / "w0"), Counting(), Busy()
         turn = Turn(loop, settings.inline_turn_us_max)
         warm = Warm(VERSION, instance, Cost(1.0, 0.0))
-        pool = Pool(warm, turn=turn, settings=settings, in_flight=in_flight, metrics=metrics, clock=clock)
+        poison = Poison(SuspicionsFile(tmp_path / "poison"), keep_s=60.0, metrics=metrics, clock=clock)
+        pool = Pool(warm, turn=turn, settings=settings, in_flight=in_flight, poison=poison, metrics=metrics, clock=clock)
         made = route_from_body("r", BODY)
         made = replace(made, owners=assign_slots([("a", 10_000)]), salt="s")
         table = RouteTable(Revision(1), {"r": made}, {}, {("m", "1"): replace(VERSION, version="1"), ("m", "2"): VERSION})
