@@ -211,6 +211,7 @@ class Inference:
             PoisonousInput: processes died of it.
         """
         ended: tuple[ServedVariant, Ran, tuple[Attempt, ...]] | None = None
+        attempts: tuple[Attempt, ...] = ()
         last = routed.candidates[-1]
         for variant in routed.candidates:
             pool = variant.pool
@@ -226,7 +227,8 @@ class Inference:
                     return ended
                 if is_last:
                     raise
-                continue  # another version may take it
+                attempts = (Attempt(variant.name, variant.version.version, Outcome.CRASHED, 0),)  # as it would again
+                continue
             except Busy as busy:
                 if isinstance(busy, Overloaded):
                     self.sheds_until_s = self._clock.monotonic_s() + _SHEDDING_S
@@ -244,8 +246,8 @@ class Inference:
             now_s = self._clock.monotonic_s()
             if routed.kind is Kind.LIVE and ran.outcome is not Outcome.ABANDONED:
                 pool.faults.note(is_fault=not is_answered, now_s=now_s)
-            attempt = Attempt(variant.name, variant.version.version, ran.outcome, ran.duration_us)
-            ended = (variant, ran, (attempt,) if ended is None else (*ended[2], attempt))
+            attempts = (*attempts, Attempt(variant.name, variant.version.version, ran.outcome, ran.duration_us))
+            ended = (variant, ran, attempts)
             if is_answered or now_s >= routed.deadline_s:
                 return ended
         assert ended is not None, "the last candidate ran or raised"

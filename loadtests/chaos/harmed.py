@@ -48,6 +48,7 @@ class HarmedInstance:
     def __init__(self, instance: Instance) -> None:
         self._instance = instance
         self.concurrency = instance.concurrency
+        self.provider = instance.provider
         self.runtime_version = instance.runtime_version
         self.close = instance.close
 

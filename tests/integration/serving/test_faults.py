@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from uuid import UUID, uuid4
 
+import numpy as np
+
 from adapters.inflight import MappedInFlight
+from adapters.suspicions_file import SuspicionsFile
 from gateway.core.attribution import Attribution
 from gateway.core.guardrails import error_value
+from gateway.core.poison import after_death
 from gateway.core.policy import Rollback, decide
 from gateway.core.records import Outcome, PredictionRecord
 from gateway.core.rollouts import Plan, begin
 from gateway.core.routes import Route, Variant, with_weights
 from gateway.core.split import SLOTS
+from gateway.core.tensors import Datatype, Tensor
 from gateway.monitor.watch import RolloutWatch
 from gateway.ports import Place
+from gateway.serving.poison import fingerprints_of
 
 
 def challenged(worker, until, champion, challenger, **route: object):
@@ -40,6 +48,28 @@ def test_failing_challenger_is_answered_by_the_fallback(worker, models, until):
     assert (record.assigned, record.variant, record.version, record.outcome) == ("bad", "good", "1", Outcome.OK)
     assert [(tried.variant, tried.outcome) for tried in record.attempts] == [("bad", Outcome.INVALID), ("good", Outcome.OK)]
     assert worker.metric("gateway_failovers_total", route="r", variant="good") == 1
+
+
+def test_input_that_processes_died_of_goes_to_the_fallback(make_worker, models, until, tmp_path):
+    """The version that died of it is not run, is blamed in the record, and answers other rows; without a fallback it is a 422."""
+    worker = make_worker()
+    fatal = fingerprints_of([Tensor("x", Datatype.FP32, np.array([[4]], np.float32))], 1, is_batched=True)
+    runs = [(hashlib.sha256(models.root().content).hexdigest(), [fatal[0].hex()])]
+    for _ in range(2):
+        SuspicionsFile(tmp_path / "poison.json").change(partial(after_death, runs=runs, now_s=time.time(), keep_s=600.0))
+    worker.start()
+    challenged(worker, until, models.identity_row(), models.root())
+    until(lambda: worker.metric("gateway_poisonous_inputs") == 1)
+    assert worker.infer("r", [[4]]).json()["outputs"][0]["data"] == [4.0]
+    assert worker.infer("r", [[9]]).json()["outputs"][0]["data"] == [3.0]
+    refused = worker.infer("r", [[9], [4]], version="2")
+    assert (refused.status_code, "died of this input" in refused.json()["error"]) == (422, True)
+    blamed, sound = worker.predictions()
+    tried = [(one.variant, one.outcome, one.duration_us) for one in blamed.attempts]
+    assert tried[0] == ("bad", Outcome.CRASHED, 0)
+    assert [one[:2] for one in tried[1:]] == [("good", Outcome.OK)]
+    assert [one.variant for one in sound.attempts] == ["bad"]
+    assert worker.metric("gateway_rejected_requests_total", reason="PoisonousInput") == 1
 
 
 def test_nan_from_finite_inputs_is_a_fault_and_nan_from_nan_is_not(worker, models, until):
