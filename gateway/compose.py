@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -181,7 +182,10 @@ def _run_control(settings: Settings, listener: socket.socket) -> None:
 
 
 def _run_monitor(settings: Settings, stop: threading.Event) -> None:
+    from adapters.archives.duck import DuckArchive
     from adapters.detectors.river import AdwinDetector
+    from adapters.logs.codec import decode
+    from gateway.history import recalled
     from gateway.monitor.run import run_monitor
 
     data, clock = DataDirectory(settings.data_dir), SystemClock()
@@ -193,6 +197,7 @@ def _run_monitor(settings: Settings, stop: threading.Event) -> None:
         readings=ReadingsFile(data.readings),
         metrics=MetricsFile(data.metrics / "monitor.bin"),
         detector=AdwinDetector,
+        recall=partial(recalled, archive=DuckArchive(data.archive, memory_bytes=settings.archive.memory_bytes), decode=decode),
         clock=clock,
         stop=stop,
     )

@@ -11,6 +11,7 @@ import itertools
 import math
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Final, cast
 
@@ -79,6 +80,42 @@ def anchors(*, archive: Archive, log: PredictionLogReader) -> list[Anchor]:
     for anchor in (*archive.anchors(), *sorted(recent, key=lambda one: one.time_s)):
         found.setdefault((anchor.seq, anchor.hash), anchor)
     return [found[place] for place in sorted(found)]
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """An archived prediction, and its archived ground truth, the oldest first."""
+
+    record: PredictionRecord
+    ground_truth: tuple[GroundTruthRecord, ...]
+
+
+def recalled(ids: Sequence[str], *, archive: Archive, decode: Callable[[str], Record]) -> Mapping[str, Recalled]:
+    """Return those of some predictions that the archive holds and that could be looked for now.
+
+    Raises:
+        ArchiveFailed, LogFailed: it could not be read.
+    """
+    lines = archive.lines(ids)
+    truths = archive.ground_truth(list(lines))
+    found: dict[str, Recalled] = {}
+    for id, line in lines.items():
+        record = decode(line)
+        assert isinstance(record, PredictionRecord), "the archive keeps lines of predictions only"
+        found[id] = Recalled(record, tuple(_truth_record(id, truth) for truth in truths.get(id, ())))
+    return found
+
+
+def _truth_record(id: str, truth: Json) -> GroundTruthRecord:
+    row, value, time_s, observed_at_s, principal = (truth[name] for name in ("row", "value", "time", "observed_at", "principal"))
+    return GroundTruthRecord(
+        id,
+        cast("float", time_s),
+        cast("int", row),
+        cast("str | float | bool", value),
+        cast("float", observed_at_s),
+        str(principal),
+    )
 
 
 def _forwards(log: PredictionLogReader, stream: str, after: Offset, end: Offset) -> Iterator[Timed]:

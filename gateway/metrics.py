@@ -241,6 +241,9 @@ TRUTH_UNCOUNTED: Final = Metric(
     "Ground truth that was accepted and counts for nothing: unknown prediction, no such row, repeated, or not comparable.",
     ("reason",),
 )
+TRUTH_RECALLED: Final = Metric(
+    "gateway_ground_truth_recalled_total", Type.COUNTER, "Predictions found in the archive because ground truth came for them."
+)
 ROLLOUT_LOG_E: Final = Metric(
     "gateway_rollout_log_e", Type.GAUGE, "Highest natural log e-value against the challenger.", ("route", "guardrail")
 )

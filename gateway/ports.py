@@ -553,6 +553,12 @@ class Archive(Protocol):
     def query(self, wanted: Filter) -> Iterator[Json]:
         """Yield the matching predictions, the newest first, with their ground truth under `ground_truth`, as JSON objects."""
 
+    def lines(self, prediction_ids: Sequence[str]) -> Mapping[str, str]:
+        """Return the archived lines of predictions; those it does not hold are left out.
+
+        Takes a bounded time: where the ids are spread over too many files, only those in the newest of them are looked for.
+        """
+
     def ground_truth(self, prediction_ids: Sequence[str]) -> Mapping[str, Sequence[Json]]:
         """Return the archived ground truth of predictions, the oldest first; those without any are left out."""
 

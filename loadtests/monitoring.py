@@ -167,6 +167,7 @@ def monitor_over(directory: Path, registry: RegistryStore) -> Monitor:
         readings=MemoryReadings(),
         gauges=Gauges(MemoryBank()),
         detector=AdwinDetector,
+        recall=lambda _ids: {},
         clock=SystemClock(),
     )
 

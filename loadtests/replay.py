@@ -263,6 +263,7 @@ def _decide(data: DataDirectory) -> None:
         readings=MemoryReadings(),
         gauges=Gauges(MemoryBank()),
         detector=AdwinDetector,
+        recall=lambda _ids: {},
         clock=SystemClock(),
     )
     while monitor.turn(threading.Event()):

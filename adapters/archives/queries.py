@@ -83,6 +83,9 @@ LEFT JOIN (
 ) AS truth ON prediction.prediction_id = truth.prediction_id AND prediction.row = truth.row
 ORDER BY prediction.time DESC, prediction.prediction_id DESC, prediction.row
 """  # noqa: S608
+LINES: Final = f"""
+SELECT prediction_id, record FROM {FILES} WHERE record IS NOT NULL AND prediction_id IN (SELECT unnest($ids))
+"""  # noqa: S608
 NAMED: Final = "read_parquet($paths, union_by_name = true, hive_partitioning = false, filename = true)"
 STREAM: Final = r"regexp_replace(parse_filename(filename), '-\d{20}(-\d+)?\.parquet$', '')"
 ALL: Final = f"""

@@ -6,8 +6,8 @@ makes a decision due says so in `due`; whoever drives the fold decides and acts 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from gateway.core.attribution import Attribution
@@ -63,6 +63,16 @@ class VersionTally:
             for old in [one for one in self.windows if max(self.windows) - one >= WINDOWS_MAX]:
                 del self.windows[old]
         return found
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether there is anything to say of its ground truth."""
+        return bool(self.rows or self.rows_known or self.corrected)
+
+    @property
+    def coverage(self) -> float | None:
+        """The share of the rows that is known; None without rows. What the archive recalls may have been counted elsewhere."""
+        return min(1.0, self.rows_known / self.rows) if self.rows else None
 
     def correct(self, counted_s: float, before: float, after: float) -> None:
         """Let a loss stand for another in the window that counted it; evidence cannot un-see the one before."""
@@ -134,6 +144,7 @@ class Fold:
         now_s: The time of the last record.
         routes: By name.
         due: Routes with a decision due, in order.
+        sought: Predictions to look for in the archive before the next record, because ground truth came for them.
         records: Folded so far.
         unscored: Values of ground truth that fit no answer.
         epoch_s: Of the evidence, see `core/evidence/plan.py`.
@@ -151,6 +162,7 @@ class Fold:
         self.truth = TruthJoin(truth_rows_max)
         self.versions: dict[tuple[str, str], Version | None] = {}
         self.due: dict[str, None] = {}
+        self.sought: list[str] = []
         self.records = 0
         self.unscored = 0
         self.unplaced = 0
@@ -181,6 +193,7 @@ class Fold:
                 if joined is not None:
                     self._know(prediction_id, joined)
         if int(self.now_s) != second:
+            self.sought = self.truth.sought(self.now_s)
             for name, state in self.routes.items():
                 if state.drifted or (state.watch is not None and (state.watch.rollout.is_open or state.watch.is_reopened)):
                     self.due[name] = None
@@ -212,11 +225,10 @@ class Fold:
         if record.kind is not Kind.LIVE:
             return
         self.unplaced += not view.is_known
-        rollout = self._judged_by(state, view, record)
-        if rollout is not None:
-            assert state.watch is not None, "whose rollout it is"
-            if state.watch.observe(record, self.now_s, view.share):
-                self.due[record.route] = None
+        watch = state.watch
+        rollout = self._evidence_of(state, view, record) if watch is not None and watch.rollout.is_open else ""
+        if rollout and watch is not None and watch.observe(record, self.now_s, view.share):
+            self.due[record.route] = None
         self._expect(state, record, rollout, view)
         self._observe_drift(state, record)
 
@@ -236,34 +248,53 @@ class Fold:
             window = state.tally(attempt.variant, attempt.version, record.kind).window(record.time_s)
             window.count_prediction(record.time_s, is_fault=is_fault, latency_us=attempt.duration_us)
 
-    def _judged_by(self, state: RouteState, view: RouteView, record: PredictionRecord) -> str | None:
-        """Return the id of the rollout whose evidence a live record is."""
+    def recall(self, record: PredictionRecord, known: Iterable[GroundTruthRecord]) -> None:
+        """Take a prediction from the archive, with its ground truth there, because more of that came.
+
+        Its route must be learned at its revision, and its version.
+        """
+        state = self.routes[record.route]
+        view = state.views.get(record.revision, state.view)
+        waiting = self._waiting(record, self._evidence_of(state, view, record), view) if record.kind is Kind.LIVE else None
+        if waiting is None:
+            self.truth.miss(record.prediction_id, self.now_s, for_good=True)
+            return
+        values = [(truth.row, truth.value, truth.time_s) for truth in known]
+        for joined in self.truth.recall(record.prediction_id, replace(waiting, time_s=record.time_s), values):
+            self._know(record.prediction_id, joined)
+
+    def _evidence_of(self, state: RouteState, view: RouteView, record: PredictionRecord) -> str:
+        """Return the id of the rollout whose evidence a live record is, ended or not; empty when it is none."""
         watch = state.watch
         is_evidence = (
             watch is not None
-            and watch.rollout.is_open
             and view.rollout is not None
             and view.rollout.id == watch.rollout.id
             and watch.accepts(record)
             and 0.0 < view.share < 1.0
         )
-        return watch.rollout.id if is_evidence and watch is not None else None
+        return watch.rollout.id if is_evidence and watch is not None else ""
 
-    def _expect(self, state: RouteState, record: PredictionRecord, rollout: str | None, view: RouteView) -> None:
-        version = self.versions.get((record.model, record.version))
-        if version is None or version.target.task is Task.OTHER or record.outcome is not Outcome.OK:
+    def _expect(self, state: RouteState, record: PredictionRecord, rollout: str, view: RouteView) -> None:
+        waiting = self._waiting(record, rollout, view)
+        if waiting is None:
             return
-        answer = answer_tensor(version.target, record.outputs)
-        if answer is None or answer.data.ndim not in (1, 2) or not answer.data.size:
-            return
-        rows = row_count(record)
-        state.tally(record.variant, record.version, record.kind).rows += rows
-        place = self._place(record, answer, rollout if rollout is not None and _is_own(record) else "", view.share)
-        if place.rollout and state.watch is not None:
+        state.tally(record.variant, record.version, record.kind).rows += waiting.rows
+        if waiting.place.rollout and state.watch is not None:
             state.watch.cohorts.expect(SIDES[record.variant], self.now_s)
-        waiting = Waiting(place, record.assignment_key, rows, packed(answer.data), self.now_s)
         for joined in self.truth.expect(record.prediction_id, waiting):
             self._know(record.prediction_id, joined)
+
+    def _waiting(self, record: PredictionRecord, rollout: str, view: RouteView) -> Waiting | None:
+        """Return what is kept of a prediction until its ground truth comes; None when none can be compared with it."""
+        version = self.versions.get((record.model, record.version))
+        if version is None or version.target.task is Task.OTHER or record.outcome is not Outcome.OK:
+            return None
+        answer = answer_tensor(version.target, record.outputs)
+        if answer is None or answer.data.ndim not in (1, 2) or not answer.data.size:
+            return None
+        place = self._place(record, answer, rollout if rollout and _is_own(record) else "", view.share)
+        return Waiting(place, record.assignment_key, row_count(record), packed(answer.data), self.now_s)
 
     def _place(self, record: PredictionRecord, answer: Tensor, rollout: str, share: float) -> Place:
         share = share if rollout else 0.0

@@ -49,6 +49,7 @@ from gateway.metrics import (
     ROLLOUT_UPPER,
     ROLLOUT_VERDICT,
     TRUTH_DROPPED,
+    TRUTH_RECALLED,
     TRUTH_UNCOUNTED,
     TRUTH_WAITING,
     Metric,
@@ -95,6 +96,7 @@ class Gauges:
         self._dropped.raise_to(float(fold.truth.dropped_count))
         self._set(MONITOR_ROUTES, len(fold.routes))
         self._set(TRUTH_WAITING, fold.truth.rows_waiting)
+        cell(self._bank, TRUTH_RECALLED).set(float(fold.truth.recalled_count))
         for reason, count in fold.truth.uncounted.items():
             self._count(TRUTH_UNCOUNTED, count, reason.value)
         self._count(TRUTH_UNCOUNTED, fold.unscored, "not_comparable")

@@ -20,7 +20,7 @@ def picture(fold: Fold, merge: Merge, *, lag_s: float) -> Json:
     ```
     {"format": 1,
      "monitor": {"time_s", "lag_s", "records", "late", "cursor": {stream: offset},
-                 "truth": {"waiting_rows", "dropped", "unmatched", "unscored"}, "unplaced"},
+                 "truth": {"waiting_rows", "dropped", "recalled", "unmatched", "unscored"}, "unplaced"},
      "routes": {route: {
         "revision", "model", "live_version",
         "versions": [{"variant", "version", "kind", "since_s", "until_s", "predictions", "error_rate", "latency_ms_mean"}],
@@ -60,6 +60,7 @@ def picture(fold: Fold, merge: Merge, *, lag_s: float) -> Json:
             "truth": {
                 "waiting_rows": fold.truth.rows_waiting,
                 "dropped": fold.truth.dropped_count,
+                "recalled": fold.truth.recalled_count,
                 "unmatched": fold.truth.unmatched_count,
                 "unscored": fold.unscored,
             },
@@ -134,11 +135,11 @@ def _quality(tallies: Mapping[tuple[str, str, str], VersionTally], hours: Mappin
             "accuracy": None if mean_loss is None else 1.0 - mean_loss,
             "rows": tally.rows,
             "rows_known": tally.rows_known,
-            "coverage": tally.rows_known / tally.rows if tally.rows else None,
+            "coverage": tally.coverage,
             "corrected": tally.corrected,
             "delay_s_p50": tally.delays.quantile_s(0.5),
             "delay_s_p90": tally.delays.quantile_s(0.9),
         }
         for (variant, version, kind), tally in tallies.items()
-        if tally.rows
+        if tally.is_scored
     ]

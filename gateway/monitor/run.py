@@ -13,13 +13,14 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from gateway.core.errors import PortFault
+from gateway.core.errors import ArchiveFailed, LogFailed, PortFault
 from gateway.core.records import PredictionRecord
 from gateway.metrics import UNEXPECTED_ERRORS, cell
 from gateway.monitor.checkpoint import CONSUMER, restored, state_of
 from gateway.monitor.decide import decide_due, learn_route, learn_versions
 from gateway.monitor.fold import Fold
 from gateway.monitor.gauges import Gauges
+from gateway.monitor.late import Recall, look_up
 from gateway.monitor.merge import Merge, refill
 from gateway.monitor.picture import picture
 from gateway.monitor.views import view_at
@@ -50,6 +51,7 @@ def run_monitor(
     readings: Readings,
     metrics: MetricsBank,
     detector: Callable[[int], Detector],
+    recall: Recall,
     clock: Clock,
     stop: threading.Event,
 ) -> None:
@@ -69,6 +71,7 @@ def run_monitor(
                     readings=readings,
                     gauges=gauges,
                     detector=detector,
+                    recall=recall,
                     clock=clock,
                 )
             is_idle = monitor.turn(stop) == 0
@@ -105,6 +108,7 @@ class Monitor:
         readings: Readings,
         gauges: Gauges,
         detector: Callable[[int], Detector],
+        recall: Recall,
         clock: Clock,
     ) -> None:
         self._settings = settings.monitor
@@ -113,6 +117,7 @@ class Monitor:
         self._checkpoints = checkpoints
         self._readings = readings
         self._gauges = gauges
+        self._recall = recall
         self._clock = clock
         self.fold = Fold(
             detector,
@@ -138,12 +143,15 @@ class Monitor:
             count = refill(self._merge, self._log, self._settings.page_records)
         finally:
             self._gauges.positions_moved(self._merge.moved_count - moved)
+        self._look_up()
         self._decide_due()
         while (merged := self._merge.peek()) is not None and not stop.is_set():
             if isinstance(merged.record, PredictionRecord):
                 self._prepare(merged.record)
             self._merge.pop()
             self.fold.take(merged)
+            if self.fold.sought:
+                self._look_up()
             if self.fold.due:
                 self._decide_due()
         self._gauges.count(self.fold, lag_s=self._lag_s())
@@ -170,6 +178,18 @@ class Monitor:
         except BaseException:
             self.fold.due.clear()  # a decision that cannot be made must not stop the log from being read
             raise
+
+    def _look_up(self) -> None:
+        """Look for old predictions; an archive that cannot be read stops nothing, and they are sought again."""
+        if not self.fold.sought:
+            return
+        try:
+            look_up(self.fold, self._recall, self._prepare)
+        except (ArchiveFailed, LogFailed) as error:
+            self.fold.sought = []
+            self._gauges.turn_failed()
+            facts = {"action": "seek again", "reason": str(error)}
+            _journal.warning("Predictions could not be looked up in the archive", extra=facts)
 
     def _prepare(self, record: PredictionRecord) -> None:
         """Learn from the registry what the record speaks of, before it is taken."""

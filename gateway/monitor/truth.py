@@ -1,14 +1,16 @@
 """Joins late ground truth to the predictions it speaks of, by prediction id and row.
 
-Predictions wait, the oldest dropped first when there are too many; of each only what the loss needs is kept. Ground truth that
-the merge delivers before its prediction waits too. Of a row the value that the log has last stands: the same one again is a
-repetition and counts for nothing, another one is a correction, told apart from a first value. So that corrections are known, the
-predictions known in full are kept for a while, the oldest dropped first.
+Predictions wait, the oldest dropped first when there are too many; of each only what the loss needs is kept. Ground truth whose
+prediction is not known waits too, since the merge may deliver it first; after a while it is sought in the archive, again and
+again until it cannot be there any more. Of a row the value that the log has last stands: the same one again is a repetition and
+counts for nothing, another one is a correction, told apart from a first value. So that corrections are known, the predictions
+known in full are kept for a while, the oldest dropped first.
 """
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,14 +20,19 @@ from gateway.core.losses import Truth
 from gateway.core.tensors import NUMPY_DTYPES, Array, Datatype, Tensor
 
 Packed = bytes | list[bytes]  # of numbers; of BYTES
-EARLY_MAX: Final = 10_000  # values that wait for their prediction; workers' clocks differ by far less than that takes
+EARLY_MAX: Final = 100_000  # values that wait for their prediction, 150 bytes each, the oldest dropped first
+EARLY_S: Final = 5.0  # until the archive is asked; workers' clocks differ by less
+SOUGHT_MAX: Final = 2_000  # predictions asked for at once: about 0.2 s of the monitor's turn
+SOUGHT_EVERY_S: Final = 10.0  # or as soon as so many are due, but at most once a second of the log's time
+RETRY_S: Final = 600.0  # a prediction that memory dropped may lie in a segment that is still open…
+RETRIED_S: Final = 7_200.0  # …for an hour by default, and then waits for the archive
 SETTLED_ROWS_MAX: Final = 50_000  # kept for corrections: 50 ms of each checkpoint
 
 
 class Uncounted(enum.Enum):
     """Why a value of ground truth was dropped.
 
-    `UNKNOWN`: its prediction never came, or was known in full or dropped before. `NO_ROW`: the prediction has no such row.
+    `UNKNOWN`: its prediction never came and is not in the archive. `NO_ROW`: the prediction has no such row.
     `REPEATED`: the row was known by the same value, or its prediction had not come yet and a newer value took its place.
     """
 
@@ -102,6 +109,7 @@ def unpacked(waiting: Waiting, name: str) -> Tensor:
 
 
 _Known = tuple[tuple[int, Truth, float], ...]  # row, value, when it came
+_Early = tuple[float, float, _Known]  # when the first value came, when the archive is asked, the values
 _Entry = tuple[Place, str, int, Packed, float, _Known]  # a `Waiting` and what is known; a plain tuple is saved five times as fast
 
 
@@ -109,7 +117,8 @@ class TruthJoin:
     """Predictions that wait for ground truth, those known in full, and ground truth that waits for its prediction.
 
     Attributes:
-        dropped_count: Predictions that waited too long.
+        dropped_count: Predictions that waited too long; the archive knows them.
+        recalled_count: Predictions that were found there.
         uncounted: Values dropped, by reason.
     """
 
@@ -119,9 +128,12 @@ class TruthJoin:
         self._rows = 0
         self._settled: dict[str, _Entry] = {}
         self._settled_rows = 0
-        self._early: dict[tuple[str, int], tuple[Truth, float]] = {}
-        self._early_rows: dict[str, list[int]] = {}
+        self._early: dict[str, _Early] = {}  # never looked for
+        self._missed: dict[str, _Early] = {}  # looked for and not found
+        self._early_values = 0
+        self._sought_s = 0.0
         self.dropped_count = 0
+        self.recalled_count = 0
         self.uncounted = dict.fromkeys(Uncounted, 0)
 
     @property
@@ -145,10 +157,39 @@ class TruthJoin:
             _, _, rows, _, _, _ = self._waiting.pop(next(iter(self._waiting)))
             self._rows -= rows
             self.dropped_count += 1
-        if prediction_id not in self._early_rows:
+        return self._join_early(prediction_id)
+
+    def recall(self, prediction_id: str, waiting: Waiting, known: Iterable[tuple[int, Truth, float]]) -> list[Joined]:
+        """Take up a prediction that the archive knows, with the (row, value, time) known there, and return what is new.
+
+        Of those only what came before anything that waits here was counted; the rest is among what waits.
+        """
+        first_s, _, _ = self._early.get(prediction_id) or self._missed[prediction_id]
+        counted = {row: (row, value, time_s) for row, value, time_s in known if time_s < first_s}
+        self.recalled_count += 1
+        self._settle(
+            prediction_id,
+            (waiting.place, waiting.key, waiting.rows, waiting.answer, waiting.time_s, tuple(counted.values())),
+        )
+        return self._join_early(prediction_id)
+
+    def sought(self, now_s: float) -> list[str]:
+        """Return the predictions to look for now, oldest ids first; call it once in each second of the log's time."""
+        due = [id for among in (self._missed, self._early) for id in _due(among, now_s)]
+        if not due or (len(due) < SOUGHT_MAX and now_s - self._sought_s < SOUGHT_EVERY_S):
             return []
-        found = [(row, *self._early.pop((prediction_id, row))) for row in self._early_rows.pop(prediction_id)]
-        return [joined for known in found if (joined := self.learn(prediction_id, *known)) is not None]
+        self._sought_s = now_s
+        return sorted(due)[:SOUGHT_MAX]
+
+    def miss(self, prediction_id: str, now_s: float, *, for_good: bool = False) -> None:
+        """Take that a prediction was not found; it is looked for again later, unless it cannot be found any more."""
+        early = self._early.pop(prediction_id, None) or self._missed.pop(prediction_id)
+        first_s, _, known = early
+        if for_good or now_s - first_s >= RETRIED_S:
+            self._early_values -= len(known)
+            self.uncounted[Uncounted.UNKNOWN] += len(known)
+        else:
+            self._missed[prediction_id] = (first_s, now_s + RETRY_S, known)
 
     def learn(self, prediction_id: str, row: int, value: Truth, time_s: float) -> Joined | None:
         """Take one value that came at a time of the log, and return it with its prediction if that is known."""
@@ -190,18 +231,29 @@ class TruthJoin:
             _, _, rows, _, _, _ = self._settled.pop(next(iter(self._settled)))
             self._settled_rows -= rows
 
+    def _join_early(self, prediction_id: str) -> list[Joined]:
+        early = self._early.pop(prediction_id, None) or self._missed.pop(prediction_id, None)
+        if early is None:
+            return []
+        self._early_values -= len(early[2])
+        return [one for known in early[2] if (one := self.learn(prediction_id, *known)) is not None]
+
     def _keep_early(self, prediction_id: str, row: int, value: Truth, time_s: float) -> None:
-        if (prediction_id, row) in self._early:
-            self._early[prediction_id, row] = (value, time_s)
+        among = self._missed if prediction_id in self._missed else self._early
+        first_s, next_s, known = among.get(prediction_id, (time_s, time_s + EARLY_S, ()))
+        others = tuple(one for one in known if one[0] != row)
+        among[prediction_id] = (first_s, next_s, (*others, (row, value, time_s)))
+        if len(others) < len(known):
             self.uncounted[Uncounted.REPEATED] += 1
             return
-        self._early[prediction_id, row] = (value, time_s)
-        self._early_rows.setdefault(prediction_id, []).append(row)
-        if len(self._early) > EARLY_MAX:
-            oldest = next(iter(self._early))
-            del self._early[oldest]
-            rows = self._early_rows[oldest[0]]
-            rows.remove(oldest[1])
-            if not rows:
-                del self._early_rows[oldest[0]]
-            self.uncounted[Uncounted.UNKNOWN] += 1
+        self._early_values += 1
+        while self._early_values > EARLY_MAX:
+            self.miss(next(iter(self._missed or self._early)), time_s, for_good=True)
+
+
+def _due(among: dict[str, _Early], now_s: float) -> Iterator[str]:
+    """Yield what is due; values stand in the order in which they become so."""
+    for id, (_, next_s, _) in among.items():
+        if next_s > now_s:
+            return
+        yield id

@@ -6,6 +6,7 @@ The log's own heartbeats are not archived. In a silence a tick a second takes th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Final
 
 from gateway.core.audit import AuditEntry
@@ -13,8 +14,10 @@ from gateway.core.errors import MalformedRequest
 from gateway.core.records import Heartbeat, Offset, PredictionRecord
 from gateway.core.rollouts import Rollout, rollout_from_body
 from gateway.core.routes import stored_route
+from gateway.history import recalled
 from gateway.monitor.decide import learn_route, learn_versions
 from gateway.monitor.fold import Fold
+from gateway.monitor.late import look_up
 from gateway.monitor.merge import Merged
 from gateway.monitor.views import RouteView, view_of
 from gateway.ports import RegistryStore, Timed
@@ -70,20 +73,29 @@ class Refold:
             false_alarm_events=settings.false_alarm_events,
         )
         self._registry = past.registry
+        self._recall = partial(recalled, archive=past.archive, decode=past.decode)
         self._view = view
         self._ended = ended
 
     def take(self, timed: Timed) -> None:
         """Fold one record, after learning of what it speaks."""
         time_s, stream, offset, record = timed
-        fold = self.fold
         if isinstance(record, PredictionRecord):
-            if fold.lacks_view(record):
-                view = self._view(record.route, record.model, record.revision)
-                self.learn(view)
-                learn_versions(fold, self._registry, record.model, view.compared)
-            learn_versions(fold, self._registry, record.model, (record.version,))
-        fold.take(Merged(time_s, stream, offset, offset, record))
+            self._prepare(record)
+        self.fold.take(Merged(time_s, stream, offset, offset, record))
+        self._look_up()
+
+    def _prepare(self, record: PredictionRecord) -> None:
+        fold = self.fold
+        if fold.lacks_view(record):
+            view = self._view(record.route, record.model, record.revision)
+            self.learn(view)
+            learn_versions(fold, self._registry, record.model, view.compared)
+        learn_versions(fold, self._registry, record.model, (record.version,))
+
+    def _look_up(self) -> None:
+        if self.fold.sought:
+            look_up(self.fold, self._recall, self._prepare)
 
     def learn(self, view: RouteView) -> None:
         """Take a route at a revision."""
@@ -92,6 +104,7 @@ class Refold:
     def tick(self, time_s: float) -> None:
         """Let time pass."""
         self.fold.take(Merged(time_s, "", Offset(0), Offset(0), Heartbeat(time_s)))
+        self._look_up()
 
     def ticks(self, until_s: float) -> Iterator[float]:
         """Tick once a second of a silence before a time while a rollout is open, and yield each tick's time."""

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from adapters.archives.duck import DuckArchive
-from adapters.logs.codec import encode, record_from_body
+from adapters.logs.codec import decode, encode, record_from_body
 from gateway.core.errors import ArchiveFailed
 from gateway.core.records import GroundTruthRecord, Heartbeat, Outcome
 from gateway.core.tensors import Datatype, Tensor
@@ -136,6 +136,20 @@ def test_archive_query_is_newest_first_over_overlapping_streams(house, predictio
     assert [body["time"] for body in house.archive.query(Filter(limit=35))] == found[:35]
     since, until = found[200], found[50]
     assert [body["time"] for body in house.archive.query(Filter(since_s=since, until_s=until, limit=999))] == found[51:201]
+
+
+def test_archive_finds_lines_by_id(house, prediction):
+    """Of the predictions asked for, over segments and streams, each archived one has its own line; others are left out."""
+    house.write(*(prediction(number) for number in range(20)))
+    house.write(*(prediction(number) for number in range(20, 40)), stream="w1")
+    house.take()
+    wanted = [prediction(number).prediction_id for number in (3, 19, 25, 99)]
+
+    found = house.archive.lines(wanted)
+
+    assert set(found) == set(wanted[:3])
+    assert all(decode(line).prediction_id == id for id, line in found.items())
+    assert house.archive.lines([]) == {}
 
 
 def test_archive_query_filters(house, prediction):

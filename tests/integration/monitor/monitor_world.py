@@ -13,7 +13,7 @@ import numpy as np
 
 from adapters.clock import SystemClock
 from adapters.detectors.river import AdwinDetector
-from adapters.logs.segments import SegmentReader
+from adapters.logs.segments import SegmentReader, SegmentWriter
 from adapters.memory import MemoryBank
 from adapters.readings_file import ReadingsFile
 from adapters.stores.checkpoints import SqliteCheckpoints
@@ -164,6 +164,19 @@ def prediction(
     )
 
 
+def segment_writer(directory: Path, stream: str) -> SegmentWriter:
+    """Return one worker's end of a log on disk."""
+    return SegmentWriter(
+        directory / "log",
+        stream,
+        segment_bytes_max=2**18,
+        segment_age_s=3_600.0,
+        bytes_max=2**30,
+        free_bytes_min=0,
+        clock=SystemClock(),
+    )
+
+
 def main(directory: Path) -> None:
     """Run the monitor over a directory until the process is killed."""
     run_monitor(
@@ -174,6 +187,7 @@ def main(directory: Path) -> None:
         readings=ReadingsFile(directory / "readings.json"),
         metrics=MemoryBank(),
         detector=AdwinDetector,
+        recall=lambda _ids: {},
         clock=SystemClock(),
         stop=threading.Event(),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -20,11 +21,15 @@ from monitor_world import (
     make_registry,
     prediction,
     records,
+    segment_writer,
     version_of,
 )
 
+from adapters.archives.duck import DuckArchive
 from adapters.detectors.river import AdwinDetector
+from adapters.logs.codec import decode
 from adapters.logs.memory import MemoryLog
+from adapters.logs.segments import SegmentDirectory
 from adapters.memory import ManualClock, MemoryBank, MemoryCheckpoints, MemoryReadings, MemoryRegistry
 from gateway.core.audit import AuditEntry
 from gateway.core.changes import Automation, PutChampion, PutRollout, PutRoute, PutVersion
@@ -33,8 +38,10 @@ from gateway.core.records import Attempt, GroundTruthRecord, Heartbeat, Kind, Ou
 from gateway.core.rollouts import Event, Plan, RolloutState, apply_event
 from gateway.core.routes import DriftAction, Variant, with_weights
 from gateway.core.split import SLOTS
+from gateway.history import recalled
 from gateway.metrics import METRICS
 from gateway.monitor.gauges import Gauges
+from gateway.monitor.late import Recall
 from gateway.monitor.run import Monitor
 from gateway.settings import MonitorSettings, Settings
 
@@ -52,6 +59,7 @@ class Scene:
         self.log, self.bank = MemoryLog(), MemoryBank()
         self.checkpoints, self.readings = MemoryCheckpoints(), MemoryReadings()
         self.settings = settings
+        self.recall: Recall = lambda _ids: {}
         self.monitor = self.begun()
 
     def begun(self) -> Monitor:
@@ -64,6 +72,7 @@ class Scene:
             readings=self.readings,
             gauges=Gauges(self.bank),
             detector=AdwinDetector,
+            recall=self.recall,
             clock=self.clock,
         )
 
@@ -80,6 +89,15 @@ class Scene:
         picture = self.readings.latest()
         assert picture is not None
         return picture["routes"][ROUTE]
+
+    def run_all(self) -> list[dict[str, object]]:
+        """Let the monitor read everything, and return the quality of all routes' versions."""
+        while self.monitor.turn(threading.Event()):
+            self.clock.move(1.0)
+        self.monitor.close()
+        picture = self.readings.latest()
+        assert picture is not None
+        return [one for route in picture["routes"].values() for one in route["quality"]["versions"]]
 
     def decisions(self) -> list[AuditEntry]:
         """Return what the monitor did."""
@@ -250,6 +268,87 @@ def test_version_convicted_too_soon_is_acquitted_on_record_only():
     rollout = scene.registry.rollout("r1")
     assert rollout.state is RolloutState.QUARANTINED
     assert rollout.reason.startswith("ground truth after the rollback speaks for the version")
+
+
+@pytest.fixture
+def archived(tmp_path):
+    """Return a scene whose monitor remembers 200 rows, an archive of what was written, and the ground truth to come."""
+    scene = Scene(
+        Plan(steps=(5_000,), advances_itself=False), replace(SETTINGS, monitor=replace(SETTINGS.monitor, truth_wait_max=200))
+    )
+    archive = DuckArchive(tmp_path / "archive", memory_bytes=2**28)
+    scene.recall = partial(recalled, archive=archive, decode=decode)
+    scene.monitor = scene.begun()
+
+    def keep(written: Iterable[tuple[str, Record]]) -> None:
+        for stream in ("w0", "w1"):
+            writer = segment_writer(tmp_path, stream)
+            writer.append([record for name, record in written if name == stream])
+            writer.close()
+        segments = SegmentDirectory(tmp_path / "log")
+        segments.repair()
+        for stream in ("w0", "w1"):
+            for segment in segments.closed(stream):
+                archive.take(segment)
+
+    return scene, keep
+
+
+@pytest.mark.parametrize("has_checkpoint", [True, False])
+def test_ground_truth_older_than_memory_is_joined_through_the_archive(archived, has_checkpoint):
+    """What memory dropped, or a lost checkpoint forgot, is found in the archive, counts once and convicts."""
+    scene, keep = archived
+    written = list(records(scene.registry, replace(SOUND, losses={"1": 0.1, "2": 0.6}, errors={"1": 0.0, "2": 0.0}), 1_500))
+    truths = [record for _, record in written if isinstance(record, GroundTruthRecord)]
+    keep([(stream, record) for stream, record in written if isinstance(record, PredictionRecord)])
+    scene.write((stream, record) for stream, record in written if not isinstance(record, GroundTruthRecord))
+    scene.run()
+    if not has_checkpoint:
+        scene.checkpoints.save("monitor", scene.checkpoints.load("monitor")[0], b"of another form")
+    scene.monitor = scene.begun()
+    late = [("w0", replace(one, time_s=START_S + 600.0 + number * 1e-3)) for number, one in enumerate(truths)]
+    scene.write(late)
+    scene.write((stream, replace(one, time_s=START_S + 605.0)) for stream, one in late[:100])  # once more
+    scene.write([(stream, Heartbeat(START_S + 605.0 + step)) for step in range(30) for stream in ("w0", "w1")])
+
+    shown = scene.run()
+
+    assert [entry.decision_id for entry in scene.decisions()] == ["r1:convict"]
+    assert sum(one["truths"] for one in shown["quality"]["versions"]) == 1_500
+    assert sum(one["corrected"] for one in shown["quality"]["versions"]) == 0
+    truth = scene.readings.latest()["monitor"]["truth"]
+    assert truth["recalled"] >= 1_300
+    assert truth["unmatched"] == 100
+
+
+def test_correction_older_than_memory_is_told_from_a_first_value(archived):
+    """The archive knows which values were counted before, so that another one for the same row is a correction."""
+    scene, keep = archived
+    written = list(records(scene.registry, SOUND, 50))
+    truths = [record for _, record in written if isinstance(record, GroundTruthRecord)]
+    keep(written)
+    opposite = {"yes": "no", "no": "yes"}
+    scene.write(("w0", replace(one, time_s=START_S + 600.0, value=opposite[str(one.value)])) for one in truths)
+    scene.write([(stream, Heartbeat(START_S + 600.0 + step)) for step in range(30) for stream in ("w0", "w1")])
+
+    shown = scene.run_all()
+
+    assert sum(one["corrected"] for one in shown) == len(truths)
+
+
+def test_ground_truth_of_no_prediction_is_given_up():
+    """What the archive does not have is sought for two hours and then counted as unknown."""
+    scene = Scene()
+    asked: list[str] = []
+    scene.recall = lambda ids: asked.extend(ids) or {}
+    scene.monitor = scene.begun()
+    scene.write([("w0", GroundTruthRecord("nobody", START_S, 0, "yes", START_S))])
+    scene.write([(stream, Heartbeat(START_S + 300.0 * step)) for step in range(30) for stream in ("w0", "w1")])
+    scene.monitor.turn(threading.Event())
+    scene.run_all()
+
+    assert 10 <= len(asked) <= 14
+    assert scene.readings.latest()["monitor"]["truth"]["unmatched"] == 1
 
 
 def test_corrected_ground_truth_stands_and_is_counted():

@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from monitor_world import ROUTE, START_S, World, main, make_registry, records
+from monitor_world import ROUTE, START_S, World, main, make_registry, records, segment_writer
 
 from adapters.clock import SystemClock
 from adapters.logs.segments import SegmentWriter
 from adapters.stores.registry import SqliteRegistry
-from gateway.core.records import Record
+from gateway.core.records import Heartbeat, Record
 from gateway.core.rollouts import Plan, RolloutState
 
 FINE = World({"1": 0.0, "2": 0.0}, {"1": 0.02, "2": 0.02})
@@ -65,7 +65,9 @@ def _decisions(directory: Path, until: Callable[..., object], *, kill_share: flo
     directory.mkdir()
     registry = SqliteRegistry(directory / "registry.db", clock=SystemClock())
     make_registry(registry, plan=Plan(dwell_s=3.0, samples_min=50))
-    writers = {stream: _writer(directory, stream) for stream in ("w0", "w1")}
+    writers = {stream: segment_writer(directory, stream) for stream in ("w0", "w1")}
+    for writer in writers.values():  # both are there before either is read; the groups below span more than the merge waits for
+        writer.append([Heartbeat(START_S - 1.0)])
     monitor, random = MonitorProcess(directory), np.random.default_rng(5)
     try:
         _write(writers, list(records(registry, FINE, 1_500)), monitor, random, kill_share)
@@ -100,15 +102,3 @@ def _write(
             writer.append([record for name, record in written[at : at + GROUP] if name == stream])
         dies = random.random() < kill_share
         monitor.live_or_die(float(random.exponential(0.1)) if dies else 0.0)
-
-
-def _writer(directory: Path, stream: str) -> SegmentWriter:
-    return SegmentWriter(
-        directory / "log",
-        stream,
-        segment_bytes_max=2**18,
-        segment_age_s=3_600.0,
-        bytes_max=2**30,
-        free_bytes_min=0,
-        clock=SystemClock(),
-    )

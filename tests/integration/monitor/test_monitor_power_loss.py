@@ -56,6 +56,7 @@ class Disk:
             readings=MemoryReadings(),
             gauges=Gauges(self.bank),
             detector=AdwinDetector,
+            recall=lambda _ids: {},
             clock=ManualClock(START_S),
         )
         while monitor.turn(threading.Event()):

@@ -13,7 +13,18 @@ from gateway.core.tensors import Datatype, Tensor
 from gateway.metrics import TRUTH_UNCOUNTED
 from gateway.monitor.fold import Fold
 from gateway.monitor.gauges import Gauges
-from gateway.monitor.truth import EARLY_MAX, SETTLED_ROWS_MAX, Joined, Place, TruthJoin, Uncounted, Waiting, packed, unpacked
+from gateway.monitor.truth import (
+    EARLY_MAX,
+    SETTLED_ROWS_MAX,
+    SOUGHT_MAX,
+    Joined,
+    Place,
+    TruthJoin,
+    Uncounted,
+    Waiting,
+    packed,
+    unpacked,
+)
 
 
 def _waiting(rows: int = 1, tensor: Tensor | None = None) -> Waiting:
@@ -90,6 +101,36 @@ def test_truth_join_bounds_what_came_early():
     assert join.unmatched_count == 5
     assert join.expect("p-4", _waiting()) == []
     assert len(join.expect("p-5", _waiting())) == 1
+
+
+def test_truth_join_seeks_what_it_does_not_know():
+    """What waits without a prediction is sought after a while, some at once or when many are due, and again later."""
+    join = TruthJoin(10)
+    join.learn("p-1", 0, 1, 100.0)
+    assert join.sought(104.0) == []
+    assert join.sought(105.0) == ["p-1"]
+    join.miss("p-1", 105.0)
+    join.learn("p-0", 0, 1, 105.0)
+
+    assert join.sought(111.0) == []
+    assert join.sought(115.0) == ["p-0"]
+    assert join.sought(705.0) == ["p-0", "p-1"]
+    for number in range(SOUGHT_MAX):
+        join.learn(f"q-{number:05d}", 0, 1, 706.0)
+    assert len(join.sought(711.0)) == SOUGHT_MAX
+
+
+def test_truth_join_recalls_a_prediction_with_what_was_counted_of_it():
+    """Of a recalled prediction a value that waits is new, a correction or a repetition by what the archive had before."""
+    join = TruthJoin(10)
+    for row, value in ((0, "yes"), (1, "yes"), (2, "no")):
+        join.learn("p", row, value, 200.0)
+
+    joined = join.recall("p", _waiting(3), [(1, "yes", 150.0), (2, "yes", 150.0), (0, "no", 200.0)])
+
+    assert [(one.row, one.corrects) for one in joined] == [(0, None), (2, ("yes", 150.0))]
+    assert join.uncounted[Uncounted.REPEATED] == 1
+    assert join.learn("p", 0, "no", 201.0).corrects == ("yes", 200.0)
 
 
 def test_truth_join_counts_what_it_drops_by_reason():
