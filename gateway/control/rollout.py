@@ -28,6 +28,7 @@ from gateway.control.routing import (
 )
 from gateway.core.changes import Change, Committed, PutChampion, PutRollout, PutRoute, Write
 from gateway.core.errors import IllegalTransition, RevisionConflict, UnknownSubject
+from gateway.core.measurable import refuse_unmeasurable
 from gateway.core.rollouts import Event, Rollout, RolloutState, apply_event, begin, plan_from_body, rollout_body
 from gateway.core.routes import Revision, Route, RouteTable
 
@@ -51,6 +52,8 @@ def start(control: Control, call: Call) -> Answer:
     salt = new_salt()
     rollout, split = begun(route)
     check_versions(control, split, table, answering={rollout.champion})
+    compared = (control.registry.version(split.model, version) for version in (rollout.champion, challenger))
+    refuse_unmeasurable(plan.guardrails, *compared)
     with prepared(control, [(split.model, challenger)] if challenger not in route.needs() else []):
         if route.name not in table.routes:
             rollout, split = begun(_made_real(control, route, call.principal.name))

@@ -250,6 +250,22 @@ def test_quarantined_version_is_refused_until_released(control):
     assert control.put_route("delays", ("champion", "2", 10_000), if_match=1).status_code == 200
 
 
+def test_rollout_keeps_its_guardrails_and_refuses_those_that_could_say_nothing(control):
+    """A plan's guardrails come back with their shares of alpha; one that fits no version is a 400 that says why."""
+    measures = [{"measure": "errors"}, {"measure": "latency", "quantile": 0.9, "is_dry_run": True}]
+    id = _start(control, plan={"guardrails": measures})
+    shown = control.admin.get(f"/api/v1/routes/delays/rollouts/{id}").json()["plan"]["guardrails"]
+    assert [(rail["measure"], rail["alpha_share"], rail["is_dry_run"]) for rail in shown] == [
+        ("errors", 0.5, False),
+        ("latency", 0.5, True),
+    ]
+    _move(control, id, "rollback")
+    fair = {"guardrails": [{"measure": "fairness", "column": "carrier"}]}
+    refused = control.admin.post("/api/v1/routes/delays/rollouts", json={"challenger": "2", "plan": fair})
+    assert refused.status_code == 400
+    assert "version 1 of delays has no column 'carrier'" in refused.json()["error"]
+
+
 def test_version_that_a_worker_cannot_warm_changes_nothing(control):
     """A worker that cannot load what a change needs is named, and the route stays as it was."""
     control.put_route("delays", ("champion", "1", 10_000), if_match=0)
