@@ -1,8 +1,9 @@
 """What loading a large version does to the one that serves: its p99 over ten seconds with and without a load in the middle.
 
 `python -m loadtests.loading` registers a 200 MB perceptron and a forest of 2,000 trees while a small version answers at a fixed
-rate: upload, validation, load and warm-up all fall into the ten seconds. Then versions are loaded and unloaded in turn, and the
-worker's memory is printed. One core serves, the other carries the generator and the other planes; the generator goes before them.
+rate: upload, validation, load and warm-up all fall into the ten seconds. Then the forest is loaded and unloaded over the
+protocol, and the memory of two workers is printed. One core serves, the other carries the generator and the other planes; the
+generator goes before them.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
+import httpx
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 
 from gateway.client import AdminClient
-from gateway.core.split import SLOTS
 from loadtests import load, model
 from loadtests.gateway import ROUTE, Measured, measured_gateway
 from loadtests.many import pss_mib
@@ -49,12 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as scratch, measured_gateway(Path(scratch)) as gateway:
         large = {"mlp": write_mlp(Path(scratch) / "mlp.onnx"), "forest": write_forest(Path(scratch) / "forest.onnx")}
         _go_before(gateway.planes["w0"])
-        small = model.write_model(Path(scratch) / "small.onnx")
         with ProcessPoolExecutor(1, initializer=_go_first) as generator, gateway.house.admin() as admin:
             if asked.rounds:
                 _print_loads(console, generator, admin, gateway=gateway, large=large, asked=asked)
-            if asked.cycles:
-                _print_cycles(console, admin, gateway, [small, small, large["forest"]], cycles=asked.cycles)
+    if asked.cycles:
+        _print_cycles(console, cycles=asked.cycles)
     return 0
 
 
@@ -101,20 +101,27 @@ def _registers(admin: AdminClient, name: str, artifact: Path) -> Callable[[], fl
     return register
 
 
-def _print_cycles(console: Console, admin: AdminClient, gateway: Measured, artifacts: Sequence[Path], *, cycles: int) -> None:
-    """Put a small version and a forest on a route in turn, each time on a new one, so that both are unloaded; print memory."""
-    pid = gateway.planes["w0"]
-    console.print(f"before: w0 {pss_mib(pid):.0f} MiB")
-    for artifact in artifacts:
-        admin.register("cycled", artifact)
-    for cycle in range(2 * cycles):
-        variants = [{"name": "only", "version": "32"[cycle % 2], "weight": SLOTS}]
-        shown = admin.put_route("cycle", {"model": "cycled", "variants": variants}, if_match=0)
-        if cycle in (0, 2, 20, 2 * cycles - 2):
-            console.print(f"forest loaded {cycle // 2 + 1} times: w0 {pss_mib(pid):.0f} MiB")
-        admin.delete_route("cycle", if_match=shown["revision"])
-    time.sleep(GIVE_BACK_S)
-    console.print(f"after: w0 {pss_mib(pid):.0f} MiB")
+def _print_cycles(console: Console, *, cycles: int) -> None:
+    """Load and unload a forest over the protocol at two workers, again and again; print their memory."""
+    with tempfile.TemporaryDirectory() as scratch, measured_gateway(Path(scratch), workers=2, is_pinned=False) as gateway:
+        with gateway.house.admin() as admin:
+            for artifact in (model.write_model(Path(scratch) / "cycled.onnx"), write_forest(Path(scratch) / "forest.onnx")):
+                admin.register("cycled", artifact)
+
+        def show(when: str) -> None:
+            console.print(f"{when}: " + ", ".join(f"{name} {pss_mib(gateway.planes[name]):.0f} MiB" for name in ("w0", "w1")))
+
+        show("before")
+        headers = {"Authorization": f"Bearer {gateway.house.token}"}
+        with httpx.Client(base_url=gateway.house.url, headers=headers, timeout=90.0) as client:
+            for cycle in range(1, cycles + 1):
+                for verb in ("load", "unload"):
+                    path = f"/v2/repository/models/cycled/{verb}"
+                    client.post(path, json={"parameters": {"version": "2"}}).raise_for_status()
+                    if verb == "load" and cycle in (1, 10, cycles):
+                        show(f"forest loaded {cycle} times")
+        time.sleep(GIVE_BACK_S)
+        show("after")
 
 
 def write_mlp(path: Path) -> Path:
