@@ -91,17 +91,17 @@ class Seen:
         return max((later - earlier for earlier, later in itertools.pairwise(times)), default=float("inf"))
 
 
-def row_body(first: float | None = None) -> bytes:
+def row_body(first: float | None = None, *, seed: int = 11) -> bytes:
     """Return a request of one row of 20 floats; `first` replaces its first number."""
-    row = [round(float(value), 6) for value in np.random.default_rng(11).normal(size=FEATURES)]
+    row = [round(float(value), 6) for value in np.random.default_rng(seed).normal(size=FEATURES)]
     row[0] = row[0] if first is None else first
     return json.dumps({"inputs": [{"name": "features", "shape": [1, FEATURES], "datatype": "FP32", "data": row}]}).encode()
 
 
-def infer(first: float | None = None, *, route: str = ROUTE, version: str = "", headers: str = "") -> bytes:
+def infer(first: float | None = None, *, seed: int = 11, route: str = ROUTE, version: str = "", headers: str = "") -> bytes:
     """Return the bytes of a prediction's request."""
     path = f"/v2/models/{route}" + (f"/versions/{version}" if version else "") + "/infer"
-    return post(path, row_body(first), host="h", headers=headers)
+    return post(path, row_body(first, seed=seed), host="h", headers=headers)
 
 
 class Caller(asyncio.Protocol):

@@ -78,10 +78,10 @@ def model_segfaults(directory: Path, *, workers: int = 2, times: int = 3) -> Rep
 
 
 def challenger_segfaults(directory: Path) -> Report:
-    """A rollout to a version that segfaults on 1 of 100 rows, until the monitor ends it."""
+    """A rollout to a version that segfaults on 1 of 100 rows, each another so that none is soon refused, until it is ended."""
     report = Report("a challenger segfaults on 1 % of rows")
-    requests = [infer(headers=f"Gateway-Assignment-Key: key-{key}\r\n") for key in range(500)]
-    requests[::100] = [infer(SEGFAULT, headers=f"Gateway-Assignment-Key: bad-{key}\r\n") for key in range(5)]
+    requests = [infer(headers=f"Gateway-Assignment-Key: key-{key}\r\n") for key in range(5_000)]
+    requests[::100] = [infer(SEGFAULT, seed=key, headers=f"Gateway-Assignment-Key: bad-{key}\r\n") for key in range(50)]
     with world(directory, workers=2, is_harmed=True) as gateway:
         rollout = gateway.admin.start_rollout(ROUTE, "2", plan={"steps": [5_000], "advances_itself": False}, reason="chaos")
         start_s = time.monotonic()
