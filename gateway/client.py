@@ -210,6 +210,10 @@ class AdminClient(_Client):
         """Return the realised metrics by version, with ground truth's coverage."""
         return self._json("GET", f"{_route_path(route)}/quality")
 
+    def monitor(self) -> Json:
+        """Return whether the monitor is well, its lag, what it could not judge, and its drills."""
+        return self._json("GET", "/api/v1/monitor")
+
     def predictions(
         self, *, route: str = "", version: str = "", since: str = "", until: str = "", limit: int = PAGE_ITEMS
     ) -> Iterator[Json]:

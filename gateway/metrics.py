@@ -194,6 +194,12 @@ VERSION_INFO: Final = Metric(
     "1 for each version that a route or a champion needs.",
     ("model", "version", "runtime", "runtime_version", "is_champion"),
 )
+MONITOR_TROUBLE: Final = Metric(
+    "gateway_monitor_trouble",
+    Type.GAUGE,
+    "1 for what is wrong with the monitor, see `headgate monitor show`.",
+    ("trouble",),
+)
 REGISTRY_UP: Final = Metric("gateway_registry_up", Type.GAUGE, "Whether the control plane can read the registry.")
 ARCHIVE_RECORDS: Final = Metric("gateway_archive_records_total", Type.COUNTER, "Predictions copied to the archive.")
 ARCHIVE_LAG: Final = Metric(
@@ -218,6 +224,19 @@ MONITOR_POSITIONS_MOVED: Final = Metric(
     "gateway_monitor_positions_moved_total", Type.COUNTER, "Streams taken up elsewhere, because power loss took the log's end."
 )
 MONITOR_ROUTES: Final = Metric("gateway_monitor_routes", Type.GAUGE, "Routes that the monitor has seen records of.")
+MONITOR_DRILLS: Final = Metric(
+    "gateway_monitor_drills_total",
+    Type.COUNTER,
+    "Drills on made-up traffic that ended: aa must be quiet, drift and harm must be detected.",
+    ("drill", "ending"),
+)
+MONITOR_DRILL_DETECTION: Final = Metric(
+    "gateway_monitor_drill_detection_requests",
+    Type.GAUGE,
+    "Requests that the last drill with made-up harm took until it was found.",
+    ("drill",),
+)
+MONITOR_DRILL_DURATION: Final = Metric("gateway_monitor_drill_seconds_total", Type.COUNTER, "Time that drills took.")
 MONITOR_LATE: Final = Metric(
     "gateway_monitor_late_records_total", Type.COUNTER, "Records that came out of the merge after one that is newer."
 )

@@ -165,6 +165,7 @@ class MonitorSettings:
     epoch_s: float = 600.0  # a key's outcomes count once per epoch; see docs/decisions
     truth_wait_max: int = 1_000_000  # predictions held for late ground truth, the oldest dropped first
     false_alarm_events: float = 100_000.0  # mean distance between false drift alarms of one route
+    drill_s: float = 3_600.0  # between two drills with made-up harm, A/A drills in between; 0 turns all drills off
     niceness: int = 5  # answers come first; on a full core the monitor still gets a quarter of what serving gets
 
 

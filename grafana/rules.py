@@ -78,6 +78,14 @@ ALERTS: Final = (
         waits="2m",
     ),
     Alert(
+        "MonitorUnwell",
+        'max by (instance, trouble) (gateway_monitor_trouble{trouble!="behind"}) == 1',
+        TICKET,
+        "The monitor is not well: {{ $labels.trouble }}",
+        "`headgate monitor show` says what is wrong. Missed drills and false alarms mean that its verdicts cannot be relied on.",
+        waits="10m",
+    ),
+    Alert(
         "MonitorTurnsFail",
         "sum by (instance) (increase(gateway_monitor_turn_failures_total[15m])) > 5",
         TICKET,

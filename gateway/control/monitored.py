@@ -1,4 +1,4 @@
-"""What the monitor publishes, shown by route: drift, realised quality, a rollout's evidence.
+"""What the monitor publishes: of itself, and by route drift, realised quality, a rollout's evidence.
 
 A picture only: whether it is there, and how old it is, changes no decision.
 """
@@ -10,6 +10,15 @@ from collections.abc import Mapping
 from gateway.control.calls import Answer, Call, Control
 from gateway.core.fields import Json
 from gateway.core.rollouts import Rollout
+from gateway.core.troubles import complaints
+
+
+def monitor(control: Control, _: Call) -> Answer:
+    """Return how the monitor itself is."""
+    picture = control.readings.latest()
+    found = complaints(picture, now_s=control.clock.now_s())
+    shown = object_of((picture or {}).get("monitor"))
+    return Answer({"is_well": not found, "complaints": [one.body() for one in found], **shown})
 
 
 def drift(control: Control, call: Call) -> Answer:
@@ -34,12 +43,12 @@ def _shown(control: Control, call: Call, parts: tuple[str, ...]) -> Answer:
     name = call.path["route"]
     control.registry.table().route(name)  # a route without readings is known; a misspelt one is not
     readings = control.readings.latest()
-    monitor, route = object_of((readings or {}).get("monitor")), of_route(readings, name)
+    shown, route = object_of((readings or {}).get("monitor")), of_route(readings, name)
     return Answer(
         {
             "route": name,
-            "published_at_s": monitor.get("time_s"),
-            "lag_s": monitor.get("lag_s"),
+            "published_at_s": shown.get("time_s"),
+            "lag_s": shown.get("lag_s"),
             **{part: route.get(part) for part in parts},
         }
     )

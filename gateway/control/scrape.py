@@ -12,8 +12,10 @@ from gateway.core.errors import GatewayError
 from gateway.core.rollouts import Rollout, RolloutState
 from gateway.core.routes import RouteTable
 from gateway.core.split import SLOTS
+from gateway.core.troubles import Trouble, complaints
 from gateway.metrics import (
     AUTOMATION_ON,
+    MONITOR_TROUBLE,
     NEWEST_TABLE_REVISION,
     QUARANTINED,
     REGISTRY_UP,
@@ -69,12 +71,23 @@ class _Snapshots:
 
 def _own(control: Control) -> Iterator[Sample]:
     yield _sample(UNEXPECTED_ERRORS, control.failures.count, "request")
+    yield from _of_monitor(control)
     try:
         found = [*_of_table(control.registry.table()), *_of_changes(control), *control.trail.samples(control.registry)]
     except GatewayError:  # a registry that is down is a number, not a failed scrape
         found = []
     yield _sample(REGISTRY_UP, bool(found))
     yield from found
+
+
+def _of_monitor(control: Control) -> Iterator[Sample]:
+    try:
+        picture = control.readings.latest()
+    except GatewayError:  # unreadable is as good as silent
+        picture = None
+    troubles = {one.trouble for one in complaints(picture, now_s=control.clock.now_s())}
+    for trouble in Trouble:
+        yield _sample(MONITOR_TROUBLE, trouble in troubles, trouble.value)
 
 
 def _of_table(table: RouteTable) -> Iterator[Sample]:

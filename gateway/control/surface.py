@@ -184,6 +184,15 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     ),
     Operation(
         "GET",
+        f"{API}/monitor",
+        "showMonitor",
+        "Whether the monitor is well: its lag, what it could not judge, its drills.",
+        Scope.READ,
+        monitored.monitor,
+        answer="Object",
+    ),
+    Operation(
+        "GET",
         f"{ROUTE}/health",
         "showHealth",
         "How the route is: the worst of its parts, each with its evidence; what is not known is said to be unknown.",

@@ -26,6 +26,9 @@ from gateway.metrics import (
     DRIFT_TOP,
     DRIFT_UNREADABLE,
     MONITOR_CHANGES,
+    MONITOR_DRILL_DETECTION,
+    MONITOR_DRILL_DURATION,
+    MONITOR_DRILLS,
     MONITOR_LAG,
     MONITOR_LATE,
     MONITOR_POSITIONS_MOVED,
@@ -55,6 +58,7 @@ from gateway.metrics import (
     Metric,
     cell,
 )
+from gateway.monitor.exercise import Ending, Report
 from gateway.monitor.fold import Fold, RouteState
 from gateway.ports import Cell, MetricsBank
 
@@ -70,6 +74,7 @@ class Gauges:
         self._records = cell(bank, MONITOR_RECORDS)
         self._moved = cell(bank, MONITOR_POSITIONS_MOVED)
         self._failures = cell(bank, MONITOR_TURN_FAILURES)
+        self._drilled = cell(bank, MONITOR_DRILL_DURATION)
         self._late = cell(bank, MONITOR_LATE)
         self._unplaced = cell(bank, MONITOR_UNPLACED)
         self._dropped = cell(bank, TRUTH_DROPPED)
@@ -79,6 +84,16 @@ class Gauges:
     def turn_failed(self) -> None:
         """Count a turn that failed."""
         self._failures.add(1.0)
+
+    def drilled(self, duration_s: float) -> None:
+        """Count time spent on drills."""
+        self._drilled.add(duration_s)
+
+    def drill_ended(self, report: Report) -> None:
+        """Count a drill that ended, and how soon it found what it should."""
+        cell(self._bank, MONITOR_DRILLS, report.drill.value, report.ending.value).add(1.0)
+        if report.ending is Ending.DETECTED:
+            cell(self._bank, MONITOR_DRILL_DETECTION, report.drill.value).set(float(report.requests))
 
     def positions_moved(self, count: int) -> None:
         """Count streams that were taken up elsewhere than where they were left."""

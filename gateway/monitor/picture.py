@@ -14,13 +14,15 @@ from gateway.monitor.merge import Merge
 FORMAT: Final = 1
 
 
-def picture(fold: Fold, merge: Merge, *, lag_s: float) -> Json:
+def picture(fold: Fold, merge: Merge, *, lag_s: float, drills: Json, published_at_s: float) -> Json:
     """Return the whole picture.
 
     ```
     {"format": 1,
-     "monitor": {"time_s", "lag_s", "records", "late", "cursor": {stream: offset},
-                 "truth": {"waiting_rows", "dropped", "recalled", "unmatched", "unscored"}, "unplaced"},
+     "monitor": {"published_at_s", "time_s", "lag_s", "records", "late", "cursor": {stream: offset},
+                 "truth": {"waiting_rows", "dropped", "recalled", "unmatched", "unscored"}, "unplaced",
+                 "drills": {"is_on", "has_too_many_alarms", drill: {"endings": {ending: count}, "last": null or {"ending",
+                 "requests", "reason", "ended_at_s"}}}},
      "routes": {route: {
         "revision", "model", "live_version",
         "versions": [{"variant", "version", "kind", "since_s", "until_s", "predictions", "error_rate", "latency_ms_mean"}],
@@ -48,10 +50,13 @@ def picture(fold: Fold, merge: Merge, *, lag_s: float) -> Json:
 
     Args:
         lag_s: How far the merged log is behind the clock.
+        drills: What has come of them.
+        published_at_s: Wall time; the picture's age tells whether the monitor is alive.
     """
     return {
         "format": FORMAT,
         "monitor": {
+            "published_at_s": published_at_s,
             "time_s": fold.now_s,
             "lag_s": lag_s,
             "records": fold.records,
@@ -65,6 +70,7 @@ def picture(fold: Fold, merge: Merge, *, lag_s: float) -> Json:
                 "unscored": fold.unscored,
             },
             "unplaced": fold.unplaced,
+            "drills": drills,
         },
         "routes": {name: _route(state, fold.now_s) for name, state in sorted(fold.routes.items())},
     }

@@ -18,6 +18,7 @@ from gateway.core.records import PredictionRecord
 from gateway.metrics import UNEXPECTED_ERRORS, cell
 from gateway.monitor.checkpoint import CONSUMER, restored, state_of
 from gateway.monitor.decide import decide_due, learn_route, learn_versions
+from gateway.monitor.drills import Drills
 from gateway.monitor.fold import Fold
 from gateway.monitor.gauges import Gauges
 from gateway.monitor.late import Recall, look_up
@@ -125,6 +126,7 @@ class Monitor:
             truth_rows_max=self._settings.truth_wait_max,
             false_alarm_events=self._settings.false_alarm_events,
         )
+        self._drills = Drills(detector, settings=self._settings, gauges=gauges, clock=clock)
         self._merge = self._restored()
         self._saved_records = self.fold.records
         self._save_at_s = self._publish_at_s = clock.monotonic_s()
@@ -160,6 +162,7 @@ class Monitor:
             self._publish()
         if now_s >= self._save_at_s and self.fold.records != self._saved_records:
             self._save()
+        self._drills.turn()
         return count + self.fold.records - before
 
     def close(self) -> None:
@@ -220,7 +223,8 @@ class Monitor:
 
     def _publish(self) -> None:
         begin_s = self._clock.monotonic_s()
-        self._readings.publish(picture(self.fold, self._merge, lag_s=self._lag_s()))
+        drills, at_s = self._drills.body(), self._clock.now_s()
+        self._readings.publish(picture(self.fold, self._merge, lag_s=self._lag_s(), drills=drills, published_at_s=at_s))
         self._gauges.show(self.fold, late_count=self._merge.late_count)
         end_s = self._clock.monotonic_s()
         self._publish_at_s = end_s + max(self._settings.publish_s, (end_s - begin_s) / PICTURE_SHARE)

@@ -124,6 +124,29 @@ _PANELS: Final = (
         width=8,
     ),
     Panel(
+        "Requests until a drill is found",
+        "How many made-up requests the last drills took from the harm to its detection: a feature that moves by one standard "
+        "deviation, a challenger that fails in 40 % of its attempts instead of 10 %.",
+        "short",
+        (Query("max by (drill) (gateway_monitor_drill_detection_requests)", "{{drill}}"),),
+        width=8,
+    ),
+    Panel(
+        "Drills",
+        "How drills on made-up traffic ended. An A/A drill must be quiet, the others detected; a false alarm now and then is "
+        "within the budget.",
+        "short",
+        (Query(f"sum by (drill, ending) (increase(gateway_monitor_drills_total[{SPAN}]))", "{{drill}} {{ending}}"),),
+        width=8,
+    ),
+    Panel(
+        "Time spent on drills",
+        "Of one core. It stays under half a percent.",
+        "percentunit",
+        (Query(rate("gateway_monitor_drill_seconds_total"), "drills"),),
+        width=8,
+    ),
+    Panel(
         "Loop lag",
         "How late each worker's event loop was. What is computed inside it delays everybody who waits.",
         "s",

@@ -76,6 +76,10 @@ def test_past_is_decided_and_answered_again(start_gateway, until, write_linear_m
     assert (shortened.exit_code, f"{kept[0]}:{kept[1][:12]}" in shortened.stderr) == (1, True)
     assert "the prediction log says the same" in headgate(gateway, "audit", "verify").stdout
 
+    until(lambda: gateway.admin.get("/monitor").json()["drills"]["harm"]["last"])
+    shown = headgate(gateway, "monitor", "show")
+    assert (shown.exit_code, "1 detected" in shown.stdout) == (0, True), shown.output
+
     assert gateway.stop() == 0
     whole = json.loads(headgate(gateway, "replay", "--route", "delays", "--version", 1, "--json").stdout)
     assert 0.0 < whole["equal_share"] < 1.0

@@ -43,6 +43,7 @@ def test_commands_are_the_documented_ones():
         "ground-truth",
         "quality",
         "replay",
+        "monitor show",
         *(f"audit {verb}" for verb in ("list", "verify")),
         *(f"quarantine {verb}" for verb in ("list", "release")),
         *(f"automation {verb}" for verb in ("show", "on", "off")),

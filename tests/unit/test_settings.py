@@ -112,6 +112,7 @@ def test_settings_of_nothing_are_for_what_may_be_left_out(dotted):
         "serving.drain_s",
         "archive.keep_segments_s",
         "archive.keep_s",
+        "monitor.drill_s",
     }
     if dotted in may_be_nothing:
         load_settings(None, {}, {dotted: 0.0})

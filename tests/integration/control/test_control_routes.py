@@ -443,6 +443,19 @@ def test_drift_and_quality_show_what_the_monitor_published(control):
     assert control.admin.get("/api/v1/routes/none/drift").status_code == 404
 
 
+def test_monitor_is_shown_with_what_is_wrong(control):
+    """A monitor that never published is not well; one that did is what its picture says, in the admin API and in a scrape."""
+    silent = control.admin.get("/api/v1/monitor").json()
+    assert (silent["is_well"], silent["complaints"][0]["trouble"]) == (False, "silent")
+    published = {"monitor": {"published_at_s": time.time(), "lag_s": 99.0, "records": 7}, "routes": {}}
+    (control.data / "readings.json").write_text(json.dumps(published))
+    found = control.admin.get("/api/v1/monitor").json()
+    assert (found["is_well"], found["records"], [one["trouble"] for one in found["complaints"]]) == (False, 7, ["behind"])
+    text = control.admin.get("/metrics").text
+    assert 'gateway_monitor_trouble{process="control",trouble="behind"} 1.0' in text
+    assert 'gateway_monitor_trouble{process="control",trouble="silent"} 0.0' in text
+
+
 def test_health_is_judged_on_what_the_monitor_published(control):
     """A failing version makes its route critical in the admin API and in a scrape; a silent monitor makes it unknown."""
     control.put_route("delays", ("champion", "1", 10_000), if_match=0)

@@ -33,7 +33,7 @@ from gateway.settings import MonitorSettings, Settings
 START_S = 1_700_000_000.0
 ROUTE = "delays"
 FEATURES = 4
-SETTINGS = Settings(monitor=MonitorSettings(poll_s=0.002, checkpoint_s=0.02, publish_s=0.1))
+SETTINGS = Settings(monitor=MonitorSettings(poll_s=0.002, checkpoint_s=0.02, publish_s=0.1, drill_s=0.0))
 
 
 def version_of(number: str) -> Version:

@@ -104,6 +104,24 @@ class Scene:
         return [entry for entry in self.registry.audit() if entry.principal == "monitor"]
 
 
+def test_drills_touch_nothing_that_is_real():
+    """Drills run beside a real rollout: its decisions, readings and registry are those of a monitor without them."""
+    quiet, drilling = Scene(), Scene(settings=replace(SETTINGS, monitor=replace(SETTINGS.monitor, drill_s=3_600.0)))
+    pictures = []
+    for scene in (quiet, drilling):
+        scene.write(records(scene.registry, BAD_ERRORS, 3_000))
+        scene.run()
+        for _ in range(100):  # turns with nothing else to do
+            scene.monitor.turn(threading.Event())
+            scene.clock.move(1.0)
+        pictures.append(scene.readings.latest())
+    assert pictures[1]["monitor"]["drills"]["harm"]["last"]["ending"] == "detected"
+    assert pictures[0]["routes"] == pictures[1]["routes"]
+    assert [replace(entry, time_s=0.0, hash="", previous="") for entry in quiet.registry.audit()] == [
+        replace(entry, time_s=0.0, hash="", previous="") for entry in drilling.registry.audit()
+    ]
+
+
 @pytest.mark.parametrize(
     ("world", "guardrail"), [(BAD_ERRORS, "service errors"), (replace(SOUND, losses={"1": 0.1, "2": 0.6}), "loss")]
 )

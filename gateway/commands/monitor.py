@@ -1,0 +1,52 @@
+"""`monitor`: whether the monitor itself is well."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import typer
+
+from gateway.commands import output
+from gateway.commands.session import REFUSED, Gateway, JsonOption, examples, reaches
+
+_DRILLS: Final = ("aa", "drift", "harm")
+group = typer.Typer(help="The monitor itself: its lag, what it could not judge, its drills.", no_args_is_help=True)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.add_typer(group, name="monitor")
+
+
+@group.command(epilog=examples("headgate monitor show", "headgate monitor show --json"))
+@reaches
+def show(gateway: Gateway, as_json: JsonOption = False) -> None:
+    """Show how the monitor is, and what came of its drills on made-up traffic; exit code 1 if it is not well."""
+    with gateway.admin() as admin:
+        found = admin.monitor()
+    ending = typer.Exit(0 if found.get("is_well") else REFUSED)
+    if as_json:
+        output.show_json(found)
+        raise ending
+    for complaint in output.objects(found.get("complaints")):
+        typer.echo(f"not well: {complaint.get('reason')}")
+    if found.get("is_well"):
+        typer.echo("the monitor is well")
+    truth, drills = output.mapping(found.get("truth")), output.mapping(found.get("drills"))
+    if "lag_s" in found:
+        typer.echo(f"{found['lag_s']:.1f} s behind the log, {found['records']:,} records read, {found['late']:,} out of order")
+        dropped, unmatched = truth.get("dropped", 0), truth.get("unmatched", 0)
+        typer.echo(f"ground truth: {truth.get('waiting_rows', 0):,} rows wait, {dropped:,} gave way, {unmatched:,} unmatched")
+    columns: dict[str, output.Cell] = {
+        "drill": lambda one: one["drill"],
+        "endings": lambda one: ", ".join(f"{count} {ending}" for ending, count in output.mapping(one.get("endings")).items()),
+        "last": lambda one: output.mapping(one.get("last")).get("ending"),
+        "requests": lambda one: output.mapping(one.get("last")).get("requests"),
+        "ended": lambda one: output.moment(output.mapping(one.get("last")).get("ended_at_s")),
+        "found": lambda one: output.shortened(output.mapping(one.get("last")).get("reason")),
+    }
+    if drills.get("is_on"):
+        output.show_table([{"drill": drill, **output.mapping(drills.get(drill))} for drill in _DRILLS], columns, empty="")
+    elif drills:
+        typer.echo("drills are off (monitor.drill_s is 0)")
+    raise ending

@@ -1,0 +1,88 @@
+"""Whether the monitor is well, from what it last published of itself. Pure; whoever shows it brings the time."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.core.fields import Json
+
+SILENT_S: Final = 30.0  # without a picture; one comes each second, and a large checkpoint may hold it back for some
+LAG_S: Final = 30.0  # as the alert MonitorBehind; half a second is usual
+NAMED_MAX: Final = 5  # routes in one sentence
+
+
+class Trouble(enum.Enum):
+    """What can be wrong with the monitor."""
+
+    SILENT = "silent"  # it does not publish
+    BEHIND = "behind"  # decisions come late
+    SAMPLED = "sampled"  # not every row is watched for drift
+    MISSED_DRILL = "missed_drill"  # made-up harm was not found, last time
+    FALSE_ALARMS = "false_alarms"  # A/A drills find too much
+
+
+@dataclass(frozen=True, slots=True)
+class Complaint:
+    """One trouble, in a sentence that says what it means."""
+
+    trouble: Trouble
+    reason: str
+
+    def body(self) -> Json:
+        """Return the complaint as it is shown."""
+        return {"trouble": self.trouble.value, "reason": self.reason}
+
+
+def complaints(picture: Json | None, *, now_s: float) -> list[Complaint]:
+    """Return what is wrong with the monitor; nothing when it is well.
+
+    Args:
+        picture: As `monitor/picture.py` made it; None when there is none.
+        now_s: Wall time, seconds since the epoch.
+    """
+    if picture is None:
+        return [Complaint(Trouble.SILENT, "the monitor has published nothing yet")]
+    monitor = _object(picture.get("monitor"))
+    age_s = now_s - _number(monitor.get("published_at_s"))
+    if age_s > SILENT_S:
+        return [Complaint(Trouble.SILENT, f"the monitor has published nothing for {age_s:.0f} s: nothing is decided by itself")]
+    return [*_behind(monitor), *_sampled(_object(picture.get("routes"))), *_drills(_object(monitor.get("drills")))]
+
+
+def _behind(monitor: Mapping[str, object]) -> list[Complaint]:
+    lag_s = _number(monitor.get("lag_s"))
+    if lag_s <= LAG_S:
+        return []
+    return [Complaint(Trouble.BEHIND, f"the monitor is {lag_s:.0f} s behind the log: decisions come that much later")]
+
+
+def _sampled(routes: Mapping[str, object]) -> list[Complaint]:
+    rates = {name: _number(_object(_object(route).get("drift")).get("sampled_rate"), 1.0) for name, route in routes.items()}
+    sampled = sorted((rate, name) for name, rate in rates.items() if rate < 1.0)
+    if not sampled:
+        return []
+    named = ", ".join(f"{name} {rate:.1%}" for rate, name in sampled[:NAMED_MAX])
+    return [Complaint(Trouble.SAMPLED, f"{len(sampled)} routes have more rows than are watched for drift: {named}")]
+
+
+def _drills(drills: Mapping[str, object]) -> list[Complaint]:
+    found = []
+    for drill in ("drift", "harm"):
+        last = _object(_object(drills.get(drill)).get("last"))
+        if last.get("ending") == "missed":
+            reason = f"the last {drill} drill found nothing within {_number(last.get('requests')):.0f} requests"
+            found.append(Complaint(Trouble.MISSED_DRILL, reason))
+    if drills.get("has_too_many_alarms"):
+        found.append(Complaint(Trouble.FALSE_ALARMS, "A/A drills alarm more often than the configured rates of false alarms"))
+    return found
+
+
+def _object(value: object) -> Mapping[str, object]:
+    return value if isinstance(value, dict) else {}
+
+
+def _number(value: object, default: float = 0.0) -> float:
+    return float(value) if isinstance(value, int | float) else default
