@@ -344,6 +344,18 @@ QUALITY_DELAY: Final = Metric(
     "Median time from an answer to its ground truth, to a quarter of a decade.",
     _PLACE,
 )
+QUALITY_ESTIMATE: Final = Metric(
+    "gateway_quality_estimated_loss_ratio",
+    Type.GAUGE,
+    "Estimated mean loss of the last hour's answers, before their ground truth; an estimate, no evidence.",
+    _PLACE,
+)
+QUALITY_ESTIMATE_BIAS: Final = Metric(
+    "gateway_quality_estimate_bias_ratio",
+    Type.GAUGE,
+    "Estimated loss less what came true, a row, over all answers whose ground truth came.",
+    _PLACE,
+)
 QUALITY_CORRECTED: Final = Metric(
     "gateway_quality_corrected_total", Type.COUNTER, "Values of ground truth that a later one contradicted.", _PLACE
 )

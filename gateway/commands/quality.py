@@ -22,7 +22,7 @@ def quality(
     route: Annotated[str, typer.Argument(help="The route's name.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Show losses, coverage and delay of ground truth by version."""
+    """Show losses, coverage and delay of ground truth by version, and the loss estimated before it comes."""
     with gateway.admin() as admin:
         found = admin.quality(route)
     if as_json:
@@ -33,6 +33,7 @@ def quality(
         "variant": lambda one: one.get("variant"),
         "version": lambda one: one.get("version"),
         "mean loss": lambda one: one.get("mean_loss"),
+        "estimated": lambda one: one.get("estimated_loss"),
         "rows": lambda one: one.get("rows"),
         "known": lambda one: one.get("rows_known"),
         "coverage": lambda one: one.get("coverage"),

@@ -67,6 +67,24 @@ def decided(target: Target, outputs: Sequence[Tensor], row: int) -> str | float 
             assert_never(target.task)
 
 
+def stated(target: Target, outputs: Sequence[Tensor], row: int) -> tuple[float | str, float | None] | None:
+    """Return what one row of an answer states before its truth is known, and the loss that it implies, if it is a probability.
+
+    binary: the probability of the positive label, or the label; multiclass: the highest probability, or the label; regression:
+    the number. None where `loss` says nothing.
+    """
+    answer, said = _row(target, outputs, row), decided(target, outputs, row)
+    if answer is None or said is None or target.task is Task.OTHER:
+        return None
+    if target.task is Task.REGRESSION or answer.dtype.kind != "f":
+        return said, None
+    highest = float(answer.max()) if target.task is Task.MULTICLASS else _positive_probability(target, answer)
+    if not (0.0 <= highest <= 1.0 and float(answer.min()) >= 0.0):
+        return said, None
+    is_sure = target.task is Task.MULTICLASS or highest >= target.threshold
+    return highest, 1.0 - highest if is_sure else highest
+
+
 def confidence(target: Target, outputs: Sequence[Tensor], row: int, truth: Truth) -> tuple[float, float] | None:
     """Return the probability that one row of an answer stated, and 1 if it came true, else 0.
 
@@ -86,8 +104,7 @@ def confidence(target: Target, outputs: Sequence[Tensor], row: int, truth: Truth
         case Task.BINARY:
             labels = target.labels or ("0", "1")
             positive = target.positive or labels[-1]
-            probability = float(answer[labels.index(positive) if answer.size == 2 else 0])
-            return probability, float(_label(truth, labels) == positive)
+            return _positive_probability(target, answer), float(_label(truth, labels) == positive)
         case Task.MULTICLASS:
             return float(numbers.max()), 1.0 - wrong
         case Task.REGRESSION | Task.OTHER:
@@ -123,8 +140,14 @@ def _binary_label(target: Target, answer: Array) -> str | None:
         return _label(_plain(answer[0]), labels) if answer.size == 1 else None
     if answer.size > 2 or (answer.size == 2 and positive not in labels):
         return None
-    probability = float(answer[labels.index(positive) if answer.size == 2 else 0])
-    return positive if probability >= target.threshold else next(label for label in (*labels, "") if label != positive)
+    is_positive = _positive_probability(target, answer) >= target.threshold
+    return positive if is_positive else next(label for label in (*labels, "") if label != positive)
+
+
+def _positive_probability(target: Target, answer: Array) -> float:
+    """Return the probability that a binary answer of floats gives its positive label."""
+    labels = target.labels or ("0", "1")
+    return float(answer[labels.index(target.positive or labels[-1]) if answer.size == 2 else 0])
 
 
 def _multiclass_loss(target: Target, answer: Array, truth: Truth) -> float | None:

@@ -22,6 +22,7 @@ class Window:
         predictions, faults: Own attempts of the version but for abandoned ones, and those that failed.
         latency_us: Summed.
         truths, loss_units: Rows with ground truth, and their summed loss in units of 2⁻³².
+        estimates, estimate_units: Answers whose loss was estimated, and the estimates, summed alike.
     """
 
     since_s: float = math.inf
@@ -31,6 +32,8 @@ class Window:
     latency_us: int = 0
     truths: int = 0
     loss_units: int = 0
+    estimates: int = 0
+    estimate_units: int = 0
 
     def count_prediction(self, time_s: float, *, is_fault: bool, latency_us: int) -> None:
         """Count one attempt."""
@@ -45,6 +48,11 @@ class Window:
         self._stretch(time_s)
         self.truths += 1
         self.loss_units += round(loss * UNIT)
+
+    def count_estimate(self, estimate: float) -> None:
+        """Count an answer whose ground truth is to come; the loss expected of it is in [0, 1]."""
+        self.estimates += 1
+        self.estimate_units += round(estimate * UNIT)
 
     def correct_truth(self, before: float, after: float) -> None:
         """Let a row that was counted with one loss count with another."""
@@ -65,6 +73,11 @@ class Window:
         return self.loss_units / UNIT / self.truths if self.truths else None
 
 
+def estimated_loss(window: Window) -> float | None:
+    """Return the mean estimate of a window's answers, in [0, 1]; None without any."""
+    return window.estimate_units / UNIT / window.estimates if window.estimates else None
+
+
 def merge(one: Window, other: Window) -> Window:
     """Return the window over both. Associative and commutative; `Window()` changes nothing."""
     return Window(
@@ -75,4 +88,6 @@ def merge(one: Window, other: Window) -> Window:
         latency_us=one.latency_us + other.latency_us,
         truths=one.truths + other.truths,
         loss_units=one.loss_units + other.loss_units,
+        estimates=one.estimates + other.estimates,
+        estimate_units=one.estimate_units + other.estimate_units,
     )

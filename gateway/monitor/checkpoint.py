@@ -18,7 +18,7 @@ from gateway.monitor.watch import RolloutWatch
 from gateway.ports import RegistryStore
 
 CONSUMER: Final = "monitor"
-FORMAT: Final = 8
+FORMAT: Final = 9
 _UNREADABLE: Final = (
     pickle.UnpicklingError,
     AttributeError,

@@ -13,9 +13,10 @@ from typing import Final
 from gateway.core.attribution import Attribution
 from gateway.core.delays import Delays
 from gateway.core.drift import frozen_by
+from gateway.core.estimates import LossEstimate
 from gateway.core.fields import Json
 from gateway.core.guardrails import own_attempt
-from gateway.core.losses import loss
+from gateway.core.losses import loss, stated
 from gateway.core.models import Task, Version
 from gateway.core.records import FAULTS, GroundTruthRecord, Kind, Outcome, PredictionRecord
 from gateway.core.rollouts import Event, Rollout
@@ -34,6 +35,7 @@ from gateway.ports import Detector
 VIEWS_MAX: Final = 20  # revisions of one route kept, those learned last; records of several come mixed
 VERSIONS_MAX: Final = 50  # of one route in the tallies, the least recently seen dropped first
 PLACES_MAX: Final = 1_000  # shared by waiting predictions; beyond it some are held twice
+ESTIMATED_ROWS_MAX: Final = 20  # of one answer, 5 µs each; the others of a large one are taken to be like them
 WINDOW_S: Final = 60.0
 WINDOWS_MAX: Final = 60  # so that readings speak of the last hour
 
@@ -46,6 +48,7 @@ class VersionTally:
         rows, rows_known: Answered, and those of them whose ground truth came.
         corrected: Values that a later one contradicted.
         delays: From the answer to its first ground truth.
+        estimate: What its loss probably is until that comes.
     """
 
     windows: dict[int, Window] = field(default_factory=dict)
@@ -53,6 +56,7 @@ class VersionTally:
     rows_known: int = 0
     corrected: int = 0
     delays: Delays = field(default_factory=Delays)
+    estimate: LossEstimate = field(default_factory=LossEstimate)
 
     def window(self, time_s: float) -> Window:
         """Return the window of a time's minute."""
@@ -279,11 +283,27 @@ class Fold:
         waiting = self._waiting(record, rollout, view)
         if waiting is None:
             return
-        state.tally(record.variant, record.version, record.kind).rows += waiting.rows
+        tally = state.tally(record.variant, record.version, record.kind)
+        tally.rows += waiting.rows
+        waiting = replace(waiting, estimate=self._estimated(tally, record))
+        if waiting.estimate is not None:
+            tally.window(record.time_s).count_estimate(waiting.estimate)
         if waiting.place.rollout and state.watch is not None:
             state.watch.cohorts.expect(SIDES[record.variant], self.now_s)
         for joined in self.truth.expect(record.prediction_id, waiting):
             self._know(record.prediction_id, joined)
+
+    def _estimated(self, tally: VersionTally, record: PredictionRecord) -> float | None:
+        """Return the loss to expect of an answer's rows on average; None while nothing is known of some."""
+        version = self.versions[record.model, record.version]
+        assert version is not None, "whose answer waits"
+        losses = []
+        for row in range(min(row_count(record), ESTIMATED_ROWS_MAX)):
+            statement = stated(version.target, record.outputs, row)
+            if statement is None or (expected := tally.estimate.expect(statement)) is None:
+                return None
+            losses.append(expected)
+        return sum(losses) / len(losses) if losses else None
 
     def _waiting(self, record: PredictionRecord, rollout: str, view: RouteView) -> Waiting | None:
         """Return what is kept of a prediction until its ground truth comes; None when none can be compared with it."""
@@ -345,6 +365,8 @@ class Fold:
                 watch.arrivals.correct()
             return
         tally.rows_known += 1
+        if (statement := stated(version.target, (answer,), joined.row)) is not None:
+            tally.estimate.learn(statement, value, joined.waiting.estimate)
         tally.delays.count(max(0.0, joined.time_s - joined.waiting.time_s))
         tally.window(joined.time_s).count_truth(joined.time_s, value)
         if state.drift is not None and state.drift.version == place.version:

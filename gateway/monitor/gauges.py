@@ -16,6 +16,7 @@ from gateway.core.attribution import Attribution
 from gateway.core.guardrails import Finding, Verdict
 from gateway.core.profiles import APART
 from gateway.core.rollouts import CHALLENGER, CHAMPION
+from gateway.core.windows import estimated_loss
 from gateway.metrics import (
     DRIFT_APART,
     DRIFT_FEATURES_OVER,
@@ -39,6 +40,8 @@ from gateway.metrics import (
     QUALITY_CORRECTED,
     QUALITY_COVERAGE,
     QUALITY_DELAY,
+    QUALITY_ESTIMATE,
+    QUALITY_ESTIMATE_BIAS,
     QUALITY_KNOWN,
     QUALITY_LOSS,
     ROLLOUT_ATTRIBUTION,
@@ -167,14 +170,19 @@ class Gauges:
 
     def _show_quality(self, route: str, state: RouteState) -> None:
         for (variant, version, _), tally in state.tallies.items():
-            if not tally.rows:
+            if not tally.is_scored:
                 continue
             place, hour = (route, variant, version), tally.hour()
-            self._set(QUALITY_COVERAGE, tally.rows_known / tally.rows, *place)
+            if tally.coverage is not None:
+                self._set(QUALITY_COVERAGE, tally.coverage, *place)
             self._set(QUALITY_KNOWN, hour.truths, *place)
             self._count(QUALITY_CORRECTED, tally.corrected, *place)
             if (delay_s := tally.delays.quantile_s(0.5)) is not None:
                 self._set(QUALITY_DELAY, delay_s, *place)
+            if (expected := estimated_loss(hour)) is not None:
+                self._set(QUALITY_ESTIMATE, expected, *place)
+            if tally.estimate.bias is not None:
+                self._set(QUALITY_ESTIMATE_BIAS, tally.estimate.bias, *place)
             if hour.mean_loss is not None:
                 self._set(QUALITY_LOSS, hour.mean_loss, *place)
 

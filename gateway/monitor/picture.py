@@ -7,7 +7,7 @@ from typing import Final
 
 from gateway.core.fields import Json
 from gateway.core.rollouts import rollout_body
-from gateway.core.windows import Window
+from gateway.core.windows import Window, estimated_loss
 from gateway.monitor.fold import Fold, RouteState, VersionTally
 from gateway.monitor.merge import Merge
 
@@ -40,13 +40,15 @@ def picture(fold: Fold, merge: Merge, *, lag_s: float, drills: Json, published_a
                      "features": [{"feature", "rows", "share", "psi", "psi_bound", "is_breached", "value", "spread", "alarms",
                                    "correlation", "apart": {reason: share}, "current", "reference"}]},
         "quality":  {"versions": [{"variant", "version", "truths", "mean_loss", "accuracy", "rows", "rows_known", "coverage",
-                     "corrected", "delay_s_p50", "delay_s_p90"}]}}}}
+                     "corrected", "delay_s_p50", "delay_s_p90", "estimated_loss", "estimate_bias",
+                     "estimates_checked"}]}}}}
     ```
 
     `versions` and the losses speak of the last hour; `rows`, `rows_known`, `coverage`, `corrected` and the delays of all. Shares
     and rates are in [0, 1] and null without data; `accuracy` is 1 − mean loss. A rollout's `reason` says what it waits for or why
     it ended; the entry stays until the route's next rollout; `doubt` says why no verdict on ground truth stands, or is empty.
-    Features come with the one furthest over its bound first.
+    `estimated_loss` is of the last hour's answers, before their ground truth; `estimate_bias` is what such estimates said less
+    what came true, a row of the `estimates_checked`. Features come with the one furthest over its bound first.
 
     Args:
         lag_s: How far the merged log is behind the clock.
@@ -145,6 +147,9 @@ def _quality(tallies: Mapping[tuple[str, str, str], VersionTally], hours: Mappin
             "corrected": tally.corrected,
             "delay_s_p50": tally.delays.quantile_s(0.5),
             "delay_s_p90": tally.delays.quantile_s(0.9),
+            "estimated_loss": estimated_loss(hours[variant, version, kind]),
+            "estimate_bias": tally.estimate.bias,
+            "estimates_checked": tally.estimate.checked,
         }
         for (variant, version, kind), tally in tallies.items()
         if tally.is_scored

@@ -71,6 +71,7 @@ class Waiting:
         rows: Of the request.
         answer: What the tensor with the answer holds (see `packed`).
         time_s: When it was answered, in the log's time.
+        estimate: The loss expected of it then, a row, or None.
     """
 
     place: Place
@@ -78,6 +79,7 @@ class Waiting:
     rows: int
     answer: Packed
     time_s: float
+    estimate: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,9 @@ def unpacked(waiting: Waiting, name: str) -> Tensor:
 
 _Known = tuple[tuple[int, Truth, float], ...]  # row, value, when it came
 _Early = tuple[float, float, _Known]  # when the first value came, when the archive is asked, the values
-_Entry = tuple[Place, str, int, Packed, float, _Known]  # a `Waiting` and what is known; a plain tuple is saved five times as fast
+_Entry = tuple[
+    Place, str, int, Packed, float, _Known, float | None
+]  # a `Waiting` and what is known; a plain tuple is saved five times as fast
 
 
 class TruthJoin:
@@ -150,11 +154,10 @@ class TruthJoin:
         """Let a prediction wait, and return what was known of it already."""
         if prediction_id in self._waiting or prediction_id in self._settled:
             return []
-        entry = (waiting.place, waiting.key, waiting.rows, waiting.answer, waiting.time_s, ())
-        self._waiting[prediction_id] = entry
+        self._waiting[prediction_id] = _entry(waiting, ())
         self._rows += waiting.rows
         while self._rows > self._rows_max:
-            _, _, rows, _, _, _ = self._waiting.pop(next(iter(self._waiting)))
+            rows = self._waiting.pop(next(iter(self._waiting)))[2]
             self._rows -= rows
             self.dropped_count += 1
         return self._join_early(prediction_id)
@@ -167,10 +170,7 @@ class TruthJoin:
         first_s, _, _ = self._early.get(prediction_id) or self._missed[prediction_id]
         counted = {row: (row, value, time_s) for row, value, time_s in known if time_s < first_s}
         self.recalled_count += 1
-        self._settle(
-            prediction_id,
-            (waiting.place, waiting.key, waiting.rows, waiting.answer, waiting.time_s, tuple(counted.values())),
-        )
+        self._settle(prediction_id, _entry(waiting, tuple(counted.values())))
         return self._join_early(prediction_id)
 
     def sought(self, now_s: float) -> list[str]:
@@ -203,7 +203,7 @@ class TruthJoin:
         return None
 
     def _joined(self, prediction_id: str, entry: _Entry, row: int, came: tuple[Truth, float]) -> Joined | None:
-        place, key, rows, answer, since_s, known = entry
+        place, key, rows, answer, since_s, known, estimate = entry
         if not 0 <= row < rows:
             self.uncounted[Uncounted.NO_ROW] += 1
             return None
@@ -213,7 +213,7 @@ class TruthJoin:
                 self.uncounted[Uncounted.REPEATED] += 1
                 return None
             known = tuple(one for one in known if one[0] != row)
-        entry = (place, key, rows, answer, since_s, (*known, (row, *came)))
+        entry = (place, key, rows, answer, since_s, (*known, (row, *came)), estimate)
         if prediction_id in self._settled:
             self._settled[prediction_id] = entry
         elif len(known) + 1 == rows:
@@ -222,13 +222,13 @@ class TruthJoin:
             self._settle(prediction_id, entry)
         else:
             self._waiting[prediction_id] = entry
-        return Joined(Waiting(place, key, rows, answer, since_s), row, *came, corrects)
+        return Joined(Waiting(place, key, rows, answer, since_s, estimate), row, *came, corrects)
 
     def _settle(self, prediction_id: str, entry: _Entry) -> None:
         self._settled[prediction_id] = entry
         self._settled_rows += entry[2]
         while self._settled_rows > SETTLED_ROWS_MAX:
-            _, _, rows, _, _, _ = self._settled.pop(next(iter(self._settled)))
+            rows = self._settled.pop(next(iter(self._settled)))[2]
             self._settled_rows -= rows
 
     def _join_early(self, prediction_id: str) -> list[Joined]:
@@ -249,6 +249,10 @@ class TruthJoin:
         self._early_values += 1
         while self._early_values > EARLY_MAX:
             self.miss(next(iter(self._missed or self._early)), time_s, for_good=True)
+
+
+def _entry(waiting: Waiting, known: _Known) -> _Entry:
+    return waiting.place, waiting.key, waiting.rows, waiting.answer, waiting.time_s, known, waiting.estimate
 
 
 def _due(among: dict[str, _Early], now_s: float) -> Iterator[str]:

@@ -567,6 +567,20 @@ def test_quality_is_realised_by_version():
     assert quality["1"]["coverage"] == pytest.approx(0.75, abs=0.02)
 
 
+def test_loss_is_estimated_until_its_ground_truth_comes():
+    """What was learned of earlier answers is expected of later ones, marked as an estimate and compared with what came true."""
+    scene = Scene(replace(PLAN, advances_itself=False))
+    scene.write(records(scene.registry, replace(SOUND, losses={"1": 0.4, "2": 0.4}), 3_000))
+    scene.write(records(scene.registry, replace(SOUND, truth=False), 2_000, seed=2, start_s=START_S + 4_000.0))
+
+    [champion] = [one for one in scene.run()["quality"]["versions"] if one["version"] == "1"]
+
+    assert champion["mean_loss"] is None
+    assert champion["estimated_loss"] == pytest.approx(0.4, abs=0.04)
+    assert champion["estimates_checked"] == pytest.approx(2_550, abs=80)
+    assert abs(champion["estimate_bias"]) < 0.06
+
+
 def test_drift_rolls_back_only_where_the_route_asks_for_it():
     """With `drift_action: rollback` a drift of the promoted version brings back the one before, attributed to nothing."""
     for action, expected in ((DriftAction.ROLLBACK, "1"), (DriftAction.NOTIFY, "2")):
