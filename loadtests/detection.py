@@ -24,9 +24,10 @@ from gateway.core.attribution import Attribution
 from gateway.core.evidence import Evidence, Side
 from gateway.core.evidence import Outcome as Contribution
 from gateway.core.guardrails import DEFAULT_GUARDRAILS, Measure, Verdict, judge
+from gateway.core.plans import Plan, Step
 from gateway.core.policy import Advance, Rollback, decide
 from gateway.core.records import Attempt, Kind, Outcome, PredictionRecord
-from gateway.core.rollouts import CHALLENGER, CHAMPION, Event, Plan, Rollout, apply_event, begin
+from gateway.core.rollouts import CHALLENGER, CHAMPION, Event, Rollout, apply_event, begin
 from gateway.core.routes import Route, champion_route
 from gateway.core.split import SLOTS, hashed_key, slot_of
 from gateway.monitor.watch import RolloutWatch
@@ -116,7 +117,7 @@ def sound_rollout(kind: str, seed: int) -> Verdicts:
     looks, is_peeked, reason, next_s = [[0, 0], [0, 0]], False, "", 0.0
     for at in range(REQUESTS):
         now_s, key = at / RATE, int(made.keys[at])
-        assigned, share = route.owners[slots[key]], rollout.plan.steps[rollout.step] / SLOTS
+        assigned, share = route.owners[slots[key]], rollout.plan.steps[rollout.step].weight / SLOTS
         is_urgent = watch.observe(record(assigned, names[key], bool(made.errors[at])), now_s, share)
         loss = Contribution(Side(assigned), names[key], float(made.losses[at]), now_s, share)
         is_urgent |= watch.observe_value(Measure.LOSS, loss)
@@ -136,9 +137,11 @@ def sound_rollout(kind: str, seed: int) -> Verdicts:
                 reason = decision.reason
                 break
             case Advance() as decision:
-                rollout, route = apply_event(rollout, route, Event.ADVANCE, reason=decision.reason, now_s=now_s)
+                rollout, route = apply_event(rollout, route, decision.event, reason=decision.reason, now_s=now_s)
                 watch.learn(rollout)
                 last_increase_s = now_s
+                if not rollout.is_open:
+                    break
     return Verdicts(kind, bool(reason), last_increase_s is not None, is_peeked, reason)
 
 
@@ -187,7 +190,7 @@ class Outage:
 def outage_rollout(outage: Outage, seed: int, after_s: float = OUTAGE_AFTER_S) -> float | None:
     """Run one rollout through an outage and return when it was rolled back, seconds since it began, or None."""
     rng = np.random.default_rng([seed, outage.workers, outage.weight, int(outage.begins_s * 10), int(outage.span_s * 10)])
-    rollout, route = started(f"salt-{seed}", Plan(steps=(outage.weight,), advances_itself=False))
+    rollout, route = started(f"salt-{seed}", Plan(steps=(Step(outage.weight),), advances_itself=False))
     watch = RolloutWatch(rollout, epoch_s=EPOCH_S)
     windows, share, next_s = rested_windows(outage.workers), outage.weight / SLOTS, 0.0
     ends_s = outage.begins_s + outage.span_s
@@ -257,7 +260,7 @@ def harmful_rollout(champion: float, challenger: float, seed: int) -> Delays:
     watch = RolloutWatch(rollout, epoch_s=EPOCH_S)
     rail = replace(DEFAULT_GUARDRAILS[0], alpha_share=1.0)
     evidence = Evidence(rail.evidence_plan(0.01, EPOCH_S))
-    share = rollout.plan.steps[0] / SLOTS
+    share = rollout.plan.steps[0].weight / SLOTS
     looks, delays = [[0, 0], [0, 0]], {}
     for at, chance in enumerate(chances(rng)):
         now_s, key = at / DETECTION_RATE, f"{seed}-{at}"

@@ -28,9 +28,10 @@ from adapters.memory import MemoryBank, MemoryReadings, MemoryRegistry
 from adapters.stores.checkpoints import SqliteCheckpoints
 from gateway.core.changes import Change, PutChampion, PutRollout, PutRoute, PutVersion, Write
 from gateway.core.models import Column, Digest, Runtime, Target, Task, Version
+from gateway.core.plans import Plan, Step
 from gateway.core.profiles import build_profile, profile_body
 from gateway.core.records import Attempt, GroundTruthRecord, Heartbeat, Kind, Outcome, PredictionRecord, Record
-from gateway.core.rollouts import Plan, begin
+from gateway.core.rollouts import begin
 from gateway.core.routes import Route, Variant, champion_route, with_weights
 from gateway.core.split import SLOTS, hashed_key, slot_of
 from gateway.core.tensors import Datatype, Signature, Tensor, TensorSpec
@@ -182,7 +183,7 @@ def registry_of(case: Case) -> RegistryStore:
         route = replace(with_weights(champion_route(model, "1"), (Variant("champion", "1", SLOTS),)), revision=0)
         _commit(registry, model, PutVersion(champion), PutVersion(challenger), PutChampion(model, "1"), PutRoute(route))
         if case.has_rollout:
-            plan = Plan(steps=(1_000,), advances_itself=False)
+            plan = Plan(steps=(Step(1_000),), advances_itself=False)
             present = registry.table().routes[model]
             rollout, split = begin(present, id=f"r-{model}", challenger="2", plan=plan, salt=model, now_s=START_S)
             _commit(registry, model, PutRoute(split), PutRollout(rollout))

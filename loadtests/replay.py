@@ -34,8 +34,9 @@ from adapters.stores.registry import SqliteRegistry
 from gateway.compose import DataDirectory, opened_past
 from gateway.core.changes import Change, PutChampion, PutRollout, PutRoute, PutVersion, Write
 from gateway.core.models import Version
+from gateway.core.plans import Plan, Step
 from gateway.core.records import Attempt, GroundTruthRecord, Kind, Outcome, PredictionRecord, Record, StreamEnd
-from gateway.core.rollouts import Plan, begin
+from gateway.core.rollouts import begin
 from gateway.core.routes import Route, champion_route
 from gateway.core.split import hashed_key, slot_of
 from gateway.core.tensors import Datatype, Tensor
@@ -56,7 +57,7 @@ BEGIN_S = 1_700_000_000.0
 RATE = 500.0  # predictions a second
 BATCHES = (1, 1, 2, 4, 8)  # rows that ran together, one request each
 KEYS = 50_000
-PLAN = Plan(dwell_s=60.0, samples_min=100)
+PLAN = Plan(steps=(Step(1_000, 60.0), Step(5_000, 60.0)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,7 +77,7 @@ async def _rounds(admin: AdminClient, address: tuple[str, int], rate: float, cou
 
 async def _round(admin: AdminClient, seen: Seen) -> float:
     """Roll the challenger out to half of the keys and back; return seconds from the commit to its last answer."""
-    plan = {"steps": [5_000], "advances_itself": False}
+    plan = {"steps": [5_000], "advances_itself": False, "rollouts_per_year": 100_000}
     rollout = await asyncio.to_thread(lambda: admin.start_rollout(ROUTE, CHALLENGER, plan=plan, reason="to be rolled back"))
     before = len(seen.bad_s)
     await asyncio.wait_for(_answers(seen, before + 100), timeout=10)  # it really answers

@@ -10,7 +10,7 @@ from gateway.commands.session import AdminUrlOption, Connection, DataDirOption, 
 app = typer.Typer(
     name="headgate",
     help="A model-serving gateway that watches its own predictions and rolls a bad version back by itself.",
-    epilog=examples("headgate serve", "headgate models list", "headgate rollouts start delays 2 --help"),
+    epilog=examples("headgate serve", "headgate models list", "headgate rollouts start delays --version 2"),
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +13,9 @@ import typer
 from gateway.commands import output
 from gateway.commands.predictions import SinceOption, UntilOption, moment
 from gateway.commands.session import Gateway, JsonOption, examples, reaches
-from gateway.core.fields import Json
 
 if TYPE_CHECKING:
-    from gateway.core.rollouts import Plan
+    from gateway.core.plans import Plan
     from gateway.replay.past import Progress
 
 _DAYS: Final[dict[str, output.Cell]] = {
@@ -97,32 +95,15 @@ def watched(what: str, span: dict[str, float | None]) -> Iterator[Progress]:
 
 
 def plan_read(path: Path) -> Plan:
-    """Return the plan of a file: JSON, or the part of YAML in which a line is `name: value` and a value is written as in JSON."""
+    """Return the plan of a file, YAML or JSON."""
+    from gateway.commands.documents import read_document
     from gateway.core.errors import MalformedRequest
-    from gateway.core.rollouts import plan_from_body
+    from gateway.core.plans import plan_from_body
 
     try:
-        return plan_from_body(_body(path.read_text()))
-    except (OSError, ValueError, MalformedRequest) as error:
+        return plan_from_body(read_document(path))
+    except MalformedRequest as error:
         raise typer.BadParameter(f"{path}: {error}", param_hint="--plan") from None
-
-
-def _body(text: str) -> object:
-    try:
-        return json.loads(text)
-    except ValueError:
-        pass
-    body: Json = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        plain = line.partition("#")[0].strip()
-        if plain in {"", "---"}:
-            continue
-        name, _, value = plain.partition(":")
-        try:
-            body[name.strip()] = json.loads(value)
-        except ValueError:
-            raise ValueError(f"line {number}: expected `name: value`, such as `steps: [1000, 5000]`") from None
-    return body
 
 
 def _replay_version(

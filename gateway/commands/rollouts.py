@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from gateway.commands import output
 from gateway.commands.session import Gateway, JsonOption, ReasonOption, RouteArgument, examples, fail, reaches
+from gateway.core.errors import MalformedRequest
 from gateway.core.fields import Json
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ _EVENTS: Final = {  # command → its help; each is an event of the rollout's st
     "hold": "Keep the weights as they are; only a rollback may happen by itself.",
     "resume": "End a hold.",
     "promote": "Make the challenger the champion: it answers everything, and the alias points at it.",
+    "approve": "Say yes to the promotion that a rollout waits with. Needs the scope `approve`.",
     "rollback": "Give everything back to the champion at once. Needs a reason.",
 }
 
@@ -40,39 +43,39 @@ def add_to(app: typer.Typer) -> None:
 
 @group.command(
     epilog=examples(
-        "headgate rollouts start delays 2",
-        "headgate rollouts start delays 2 --step 500 --step 2500 --step 5000 --dwell-s 3600 --by-hand --reason 'trained on July'",
+        "headgate rollouts start delays --version 2 --reason 'trained on July'",
+        "headgate rollouts start delays --version 2 --plan plan.yaml",
+        "headgate rollouts start delays --version 2 --step 500 --step 2500 --step 5000 --by-hand",
     )
 )
 @reaches
 def start(
     gateway: Gateway,
     route: RouteArgument,
-    challenger: Annotated[str, typer.Argument(help="The version to move to.")],
     *,
+    version: Annotated[str, typer.Option("--version", metavar="VERSION", help="The version to move to.")],
+    plan: Annotated[
+        Path | None,
+        typer.Option(dir_okay=False, help="How it goes, as YAML or JSON (docs/rollouts.md); everything has a default."),
+    ] = None,
     step: Annotated[
-        list[int] | None, typer.Option(min=1, max=10_000, help="The challenger's weight at a step, out of 10000. Repeat, rising.")
+        list[int] | None,
+        typer.Option(min=1, max=10_000, help="A step's weight, out of 10000, instead of the plan's. Repeat, rising."),
     ] = None,
-    dwell_s: Annotated[float | None, typer.Option(min=0, help="Least seconds at a step before it advances by itself.")] = None,
-    samples_min: Annotated[int | None, typer.Option(min=1, help="Least assignment keys of the challenger at a step.")] = None,
-    by_hand: Annotated[bool, typer.Option("--by-hand", help="Only a person advances. Rollback still happens by itself.")] = False,
-    alpha: Annotated[
-        float | None, typer.Option(min=0, max=0.5, help="Chance that a sound challenger is rolled back, over the whole rollout.")
-    ] = None,
+    by_hand: Annotated[bool, typer.Option("--by-hand", help="Only a person goes on. Rollback still happens by itself.")] = False,
     reason: ReasonOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Start a rollout at its first step. Promotion is a person's decision; rolling back is also the gateway's, on evidence."""
-    wanted: dict[str, object] = {
-        "steps": step or None,
-        "dwell_s": dwell_s,
-        "samples_min": samples_min,
-        "advances_itself": False if by_hand else None,
-        "false_rollback_alpha": alpha,
-    }
-    plan = {name: value for name, value in wanted.items() if value is not None}
+    """Start a rollout, which then goes by itself from phase to phase as its plan says: forward on evidence, back on evidence."""
+    from gateway.commands.documents import read_document
+
+    document = read_document(plan) if plan is not None else None
+    if not isinstance(document, dict | None):
+        raise MalformedRequest(f"{plan}: expected an object")
+    wanted: dict[str, object] = {"steps": step or None, "advances_itself": False if by_hand else None}
+    body = (document or {}) | {name: value for name, value in wanted.items() if value is not None}
     with gateway.admin() as admin:
-        rollout = admin.start_rollout(route, challenger, plan=plan, reason=reason)
+        rollout = admin.start_rollout(route, version, plan=body, reason=reason)
     return output.show_json(rollout) if as_json else _show(rollout)
 
 
@@ -141,8 +144,6 @@ def _show(rollout: Json) -> None:
             "challenger": rollout.get("challenger"),
             "step": _step(rollout),
             "advances": "by itself" if plan.get("advances_itself") else "by hand",
-            "dwell": f"{output.shown(plan.get('dwell_s'))} s, {plan.get('samples_min')} keys",
-            "false rollback": f"{output.shown(plan.get('false_rollback_alpha'))} over the whole rollout",
             "started": output.moment(rollout.get("started_at_s")),
             "changed": output.moment(rollout.get("changed_at_s")),
         }
@@ -157,4 +158,5 @@ def _step(rollout: Json) -> str:
     at = rollout.get("step")
     if not isinstance(steps, list) or not isinstance(at, int) or not 0 <= at < len(steps):
         return ""
-    return f"{at + 1} of {len(steps)} ({steps[at] / 100:g} %)"
+    weight = output.mapping(steps[at]).get("weight")
+    return f"{at + 1} of {len(steps)} ({weight / 100:g} %)" if isinstance(weight, int) else ""

@@ -86,6 +86,10 @@ def set_route(
     fallback: Annotated[str | None, typer.Option(help="The variant that answers when another fails.")] = None,
     deadline_ms: Annotated[int | None, typer.Option(min=1, help="Of a request.")] = None,
     drift_action: Annotated[str | None, typer.Option(help="notify, or rollback on a drift alarm of the live version.")] = None,
+    needs_approval: Annotated[
+        bool | None,
+        typer.Option("--approval/--no-approval", help="Whether a promotion needs a person with the scope `approve`."),
+    ] = None,
     file: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="The route's whole body as JSON; options win over it.")
     ] = None,
@@ -112,6 +116,7 @@ def set_route(
             "fallback": fallback,
             "deadline_ms": deadline_ms,
             "drift_action": drift_action,
+            "needs_approval": needs_approval,
         }
         body |= {name: value for name, value in changes.items() if value is not None}
         if variant and fallback is None and body.get("fallback") not in _names(body.get("variants")):
@@ -216,6 +221,7 @@ def _show(route: Json) -> None:
             "fallback": route.get("fallback"),
             "deadline": f"{route.get('deadline_ms')} ms",
             "drift action": route.get("drift_action"),
+            "needs approval": route.get("needs_approval"),
             "rollout": route.get("rollout"),
             "last good": [_variant(variant) for variant in output.objects(route.get("last_good"))],
         }

@@ -9,7 +9,8 @@ from typing import Any, Final
 from gateway.control.calls import Operation, Parameter, ParameterKind, Takes
 from gateway.core.access import Scope
 from gateway.core.models import Runtime
-from gateway.core.rollouts import GUARDRAILS_MAX, RolloutState
+from gateway.core.plans import GUARDRAILS_MAX, STEPS_MAX, HoldOutcome, Inconclusive
+from gateway.core.rollouts import RolloutState
 from gateway.core.routes import SHADOWS_MAX, VARIANTS_MAX
 from gateway.core.split import SLOTS
 
@@ -115,19 +116,32 @@ def _schemas() -> dict[str, Schema]:
         "fallback": text,
         "deadline_ms": {"type": "integer", "minimum": 1},
         "drift_action": {"enum": ["notify", "rollback"]},
+        "needs_approval": {"type": "boolean"},
         "name": text,
         "revision": {"type": "integer"},
         "salt": text,
         "rollout": text,
         "last_good": _array(variant),
     }
+    number: Schema = {"type": "number"}
+    phase: Schema = {"dwell_s": number, "samples_min": {"type": "integer"}}
+    step = _object(("weight",), {"weight": {"type": "integer", "minimum": 1, "maximum": SLOTS}, **phase})
     plan = _object(
-        steps=_array({"type": "integer", "minimum": 1, "maximum": SLOTS}),
-        dwell_s={"type": "number"},
-        samples_min={"type": "integer"},
-        advances_itself={"type": "boolean"},
-        false_rollback_alpha={"type": "number"},
+        (),
+        {
+            **phase,
+            **dict.fromkeys(("patience_s", "hold_timeout_s", "bake_s", "cool_down_s", "quarantine_s"), number),
+        },
+        steps=_array({"anyOf": [weight, step]}, items_max=STEPS_MAX),
+        shadow={"anyOf": [{"type": "boolean"}, _object((), {"fraction": fraction, **phase})]},
         guardrails=_array(anything, items_max=GUARDRAILS_MAX),
+        false_rollbacks_per_year=number,
+        rollouts_per_year={"type": "integer"},
+        inconclusive={"enum": [one.value for one in Inconclusive]},
+        hold_outcome={"enum": [one.value for one in HoldOutcome]},
+        cool_down_fraction=fraction,
+        advances_itself={"type": "boolean"},
+        promotes_itself={"type": "boolean"},
     )
     limits = _object(requests_per_s={"type": "number"}, burst={"type": "integer"}, rows_per_day={"type": "integer"})
     scopes = _array({"enum": [scope.value for scope in Scope]})

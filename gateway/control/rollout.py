@@ -26,14 +26,17 @@ from gateway.control.routing import (
     restore,
     route_answer,
 )
+from gateway.core.access import Principal, Scope
+from gateway.core.budget import budget_of, refuse_overspent
 from gateway.core.changes import Change, Committed, PutChampion, PutRollout, PutRoute, Write
 from gateway.core.errors import IllegalTransition, RevisionConflict, UnknownSubject
 from gateway.core.measurable import refuse_unmeasurable
-from gateway.core.rollouts import Event, Rollout, RolloutState, apply_event, begin, plan_from_body, rollout_body
+from gateway.core.plans import plan_from_body
+from gateway.core.rollouts import Event, Rollout, RolloutState, apply_event, at_step, begin, moved_champion, rollout_body
 from gateway.core.routes import Revision, Route, RouteTable
 
 ROLLOUTS_MAX: Final = 10_000  # of one route that a listing looks through
-_BRINGS_CHALLENGER: Final = frozenset({Event.ADVANCE, Event.PROMOTE, Event.RESUME})
+_BRINGS_CHALLENGER: Final = frozenset({Event.ADVANCE, Event.PROMOTE, Event.APPROVE, Event.RESUME})
 
 
 def start(control: Control, call: Call) -> Answer:
@@ -51,7 +54,8 @@ def start(control: Control, call: Call) -> Answer:
 
     salt = new_salt()
     rollout, split = begun(route)
-    check_versions(control, split, table, answering={rollout.champion})
+    refuse_overspent(route.name, plan, control.registry.rollouts(route.name, limit=ROLLOUTS_MAX), now_s)
+    check_versions(control, at_step(split, rollout, 0), table, answering={rollout.champion})
     compared = (control.registry.version(split.model, version) for version in (rollout.champion, challenger))
     refuse_unmeasurable(plan.guardrails, *compared)
     with prepared(control, [(split.model, challenger)] if challenger not in route.needs() else []):
@@ -75,9 +79,11 @@ def list_rollouts(control: Control, call: Call) -> Answer:
 
 
 def show(control: Control, call: Call) -> Answer:
-    """Return a rollout with the monitor's newest evidence."""
+    """Return a rollout with the monitor's newest evidence and the route's budget of false rollbacks."""
     rollout = _rollout(control, call)
-    return Answer({**rollout_body(rollout), "evidence": monitored.evidence(control.readings.latest(), rollout)})
+    budget = budget_of(rollout.plan, control.registry.rollouts(rollout.route, limit=ROLLOUTS_MAX), control.clock.now_s())
+    evidence = monitored.evidence(control.readings.latest(), rollout)
+    return Answer({**rollout_body(rollout), "budget": budget.body(), "evidence": evidence})
 
 
 def move(event: Event) -> Callable[[Control, Call], Reply]:
@@ -86,7 +92,7 @@ def move(event: Event) -> Callable[[Control, Call], Reply]:
     def moved(control: Control, call: Call) -> Answer:
         reason = _reason(call, is_required=event is Event.ROLLBACK)
         _rollout(control, call)
-        return _retried(lambda: _turn(control, call.path["id"], event, call.principal.name, reason))
+        return _retried(lambda: _turn(control, call.path["id"], event, call.principal, reason))
 
     return moved
 
@@ -98,7 +104,7 @@ def rollback_route(control: Control, call: Call) -> Answer:
     def attempt() -> Answer:
         route = existing(control.registry.table(), call.path["route"])
         if (responsible := _responsible(control, route)) is not None:
-            return _turn(control, responsible.id, Event.ROLLBACK, call.principal.name, reason)
+            return _turn(control, responsible.id, Event.ROLLBACK, call.principal, reason)
         restored, committed = restore(control, route, call.principal.name, reason)
         return route_answer(control, restored, committed)
 
@@ -125,17 +131,19 @@ def _made_real(control: Control, route: Route, principal: str) -> Route:
     return replace(route, revision=control.registry.commit(change, expected_revision=Revision(0)).revision)
 
 
-def _turn(control: Control, id: str, event: Event, principal: str, reason: str) -> Answer:
+def _turn(control: Control, id: str, event: Event, principal: Principal, reason: str) -> Answer:
     """Make an event happen, once; raise `RevisionConflict` when somebody else was first."""
     table = control.registry.table()
     rollout = control.registry.rollout(id)
     route = existing(table, rollout.route)
     _refuse_overtaken(rollout, route)
+    if event is Event.PROMOTE and route.needs_approval:
+        principal.require(Scope.APPROVE)
     moved, changed = apply_event(rollout, route, event, reason=reason, now_s=control.clock.now_s())
     if event in _BRINGS_CHALLENGER:
         refuse_quarantined(control, [table.versions[route.model, rollout.challenger]])
-    writes: tuple[Write, ...] = (PutRoute(changed), PutRollout(moved), *_alias(table, rollout, moved))
-    change = Change(principal, f"rollout.{event.value}", f"rollout:{id}", reason, writes, route=route.name)
+    writes: tuple[Write, ...] = (PutRoute(changed), PutRollout(moved), *_alias(table, moved))
+    change = Change(principal.name, f"rollout.{event.value}", f"rollout:{id}", reason, writes, route=route.name)
     committed: Committed = control.registry.commit(change, expected_revision=route.revision)
     return route_answer(control, changed, committed, more=rollout_body(moved))
 
@@ -149,16 +157,10 @@ def _retried(attempt: Callable[[], Answer]) -> Answer:
     return attempt()
 
 
-def _alias(table: RouteTable, rollout: Rollout, moved: Rollout) -> tuple[Write, ...]:
+def _alias(table: RouteTable, moved: Rollout) -> tuple[Write, ...]:
     """Return the write that keeps a model's alias together with the model's own route."""
-    if rollout.route != rollout.model:
-        return ()
-    now = table.champions.get(rollout.model)
-    if moved.state is RolloutState.LIVE and now != rollout.challenger:
-        return (PutChampion(rollout.model, rollout.challenger),)
-    if moved.state is RolloutState.ROLLED_BACK and now == rollout.challenger:
-        return (PutChampion(rollout.model, rollout.champion),)
-    return ()
+    version = moved_champion(moved, table.champions.get(moved.model))
+    return () if version is None else (PutChampion(moved.model, version),)
 
 
 def _refuse_overtaken(rollout: Rollout, route: Route) -> None:

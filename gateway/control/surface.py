@@ -21,6 +21,7 @@ _MOVES: Final = {
     Event.RESUME: "Let a held rollout go on.",
     Event.ADVANCE: "Give the challenger the next step's weight.",
     Event.PROMOTE: "Make the challenger champion of its route, and of its model on the model's own route.",
+    Event.APPROVE: "Say yes to the promotion that a rollout waits with.",
     Event.ROLLBACK: "Put the route back to what it was before the rollout; needs a reason.",
 }
 
@@ -156,7 +157,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
             f"{ROLLOUT}/{event.value}",
             f"{event.value}Rollout",
             summary,
-            Scope.OPERATE,
+            Scope.APPROVE if event is Event.APPROVE else Scope.OPERATE,
             rollout.move(event),
             takes=Takes.JSON,
             body="Reason",

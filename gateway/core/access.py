@@ -19,6 +19,7 @@ class Scope(enum.Enum):
     REGISTER = "register"  # upload and retire versions
     REGISTER_PICKLED = "register_pickled"  # beside `register`: upload pickles, which are programs
     OPERATE = "operate"  # change routes, rollouts, automation, quarantine
+    APPROVE = "approve"  # promote on a route that asks for approval
     PREDICT = "predict"  # ask for predictions, where `serving.prediction_tokens` looks at tokens
     GROUND_TRUTH = "ground_truth"  # post outcomes
     ADMIN = "admin"  # create and revoke keys; implies every other

@@ -5,7 +5,7 @@ The first level says whose fault it is, because a caller's bad tensor must never
 GatewayError
 ├─ Rejected      the caller's fault    MalformedRequest, SignatureMismatch, PayloadTooLarge, Unknown…, NotValid, PoisonousInput
 ├─ Denied        the caller's rights   NotAuthenticated, NotPermitted, LimitExceeded
-├─ Conflict      someone was first     RevisionConflict, VersionExists, VersionNeeded, IllegalTransition, Quarantined
+├─ Conflict      someone was first     RevisionConflict, VersionExists, VersionNeeded, IllegalTransition, BudgetSpent, …
 ├─ Busy          ours, for now         PoolSaturated, Overloaded, NotReady, DeadlineExceeded
 ├─ ModelFault    the version's         LoadFailed, PredictFailed (ProcessDied), OutputMismatch, ArtifactCorrupt
 └─ PortFault     the outside's         StoreFailed, LogFailed, LogFull, ArchiveFailed
@@ -110,6 +110,10 @@ class VersionExists(Conflict):
 
 class IllegalTransition(Conflict):
     """The rollout's state does not allow this event."""
+
+
+class BudgetSpent(Conflict):
+    """The route has no chance of a false rollback left for another rollout this year."""
 
 
 class VersionNeeded(Conflict):

@@ -73,6 +73,7 @@ class Route:
     Attributes:
         fallback: The variant that answers when the assigned one fails hard; by default the first.
         deadline_ms: Of a request, from its last byte in to the answer.
+        needs_approval: Whether a promotion on the route needs a person with the scope `approve`.
         salt: Of the split; a new rollout sets a new one.
         owners: The owner of each slot.
         last_good: Variants that a rollback restores; kept warm.
@@ -87,6 +88,7 @@ class Route:
     fallback: str = ""
     deadline_ms: int = 5_000
     drift_action: DriftAction = DriftAction.NOTIFY
+    needs_approval: bool = False
     salt: str = ""
     owners: Owners = ()
     last_good: tuple[Variant, ...] = ()
@@ -188,6 +190,7 @@ def _read(name: str, body: object) -> Route:
         fallback=fields.text("fallback", "", length_max=200) or variants[0].name,
         deadline_ms=fields.integer("deadline_ms", 1, DEADLINE_MS_MAX, 5_000),
         drift_action=fields.choice("drift_action", DriftAction, DriftAction.NOTIFY),
+        needs_approval=fields.boolean("needs_approval", False),
     )
     for shown in ("revision", "salt", "rollout", "last_good"):  # what GET shows may be sent back unchanged
         fields.value(shown)
@@ -209,6 +212,7 @@ def route_body(route: Route) -> Json:
         "fallback": route.fallback,
         "deadline_ms": route.deadline_ms,
         "drift_action": route.drift_action.value,
+        "needs_approval": route.needs_approval,
         "rollout": route.rollout,
         "last_good": [{"name": v.name, "version": v.version, "weight": v.weight} for v in route.last_good],
         "salt": route.salt,

@@ -15,15 +15,17 @@ from gateway.core.attribution import Attribution
 from gateway.core.changes import Change, DecisionId, PutChampion, PutRollout, PutRoute, Quarantine, Write
 from gateway.core.errors import RevisionConflict
 from gateway.core.fields import Json
-from gateway.core.policy import Advance, Rollback, quarantine_s
+from gateway.core.policy import Advance, Hold, Rollback, quarantine_s
 from gateway.core.records import Cursor
 from gateway.core.reopening import Acquit
-from gateway.core.rollouts import Event, Rollout, RolloutState, apply_event
+from gateway.core.rollouts import Event, Rollout, RolloutState, apply_event, moved_champion
 from gateway.core.routes import Revision, Route, Variant, with_weights
 from gateway.monitor.views import RouteView, view_of
 from gateway.ports import RegistryStore
 
-CODE_VERSION: Final = "1"  # of the decision's arithmetic; grows when the same log may give another decision
+CODE_VERSION: Final = "2"  # of the decision's arithmetic; grows when the same log may give another decision
+
+_ACTIONS: Final = {Event.CONVICT: "rollback", Event.GIVE_UP: "rollback"}  # a rollback is one to whoever reads the audit log
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +45,15 @@ class Acted:
 
 
 def act(
-    registry: RegistryStore, decision: Advance | Rollback, rollout: Rollout, view: RouteView, *, now_s: float, cursor: Cursor
+    registry: RegistryStore,
+    decision: Hold | Advance | Rollback,
+    rollout: Rollout,
+    view: RouteView,
+    *,
+    now_s: float,
+    cursor: Cursor,
 ) -> Acted:
-    """Commit a decision on an open rollout, or the conviction of a promoted version.
+    """Commit a decision's event on a rollout.
 
     Args:
         rollout, view: What the decision rests on; the commit fails if the route is at another revision.
@@ -56,22 +64,22 @@ def act(
         RevisionConflict: the route moved on or is gone; nothing was written.
         StoreFailed: nothing was written.
     """
-    event = Event.ADVANCE if isinstance(decision, Advance) else Event.CONVICT
+    event = decision.event
+    assert event is not None, "a hold without an event changes nothing"
     moved, route = apply_event(rollout, _route(registry, view), event, reason=decision.reason, now_s=now_s)
-    writes: tuple[Write, ...] = (PutRoute(route), PutRollout(moved))
+    writes: tuple[Write, ...] = (PutRoute(route), PutRollout(moved), *_alias(registry, moved))
     if event is Event.CONVICT:
-        writes += (_quarantine(registry, rollout, decision.reason, now_s), *_alias(registry, moved))
+        writes += (_quarantine(registry, rollout, decision.reason, now_s),)
     change = Change(
         principal=MONITOR.name,
-        action="rollout.advance" if event is Event.ADVANCE else "rollout.rollback",
+        action=action_of(event),
         subject=f"rollout:{rollout.id}",
         reason=decision.reason,
         writes=writes,
         route=view.name,
         evidence=_evidence(decision.evidence, decision.attribution, cursor, now_s),
     )
-    step = moved.step if event is Event.ADVANCE else rollout.step
-    decision_id = DecisionId(f"{rollout.id}:{event.value}" + (f":{step}" if event is Event.ADVANCE else ""))
+    decision_id = _decision_id(rollout, moved, event, view)
     committed = registry.commit(change, expected_revision=Revision(view.revision), decision_id=decision_id)
     after = view_of(replace(route, revision=committed.revision), moved if moved.is_open else None)
     return Acted(event, moved, after, committed.is_repeat)
@@ -92,6 +100,28 @@ def acquit(registry: RegistryStore, acquittal: Acquit, rollout: Rollout, *, now_
         evidence=_evidence(acquittal.evidence, acquittal.attribution, cursor, now_s),
     )
     registry.commit(change, decision_id=DecisionId(f"{rollout.id}:acquit"))
+
+
+def action_of(event: Event) -> str:
+    """Return what the audit log calls an event of the monitor's."""
+    return f"rollout.{_ACTIONS.get(event, event.value)}"
+
+
+def _decision_id(rollout: Rollout, moved: Rollout, event: Event, view: RouteView) -> DecisionId:
+    """Return what makes the decision the same one when it is made again: what can happen more than once names where it began."""
+    match event:
+        case Event.ADVANCE:
+            return DecisionId(f"{rollout.id}:{event.value}:{moved.step}")
+        case Event.HOLD | Event.RESUME | Event.BAKE | Event.ASK:
+            return DecisionId(f"{rollout.id}:{event.value}:{view.revision}")
+        case _:
+            return DecisionId(f"{rollout.id}:{event.value}")
+
+
+def _alias(registry: RegistryStore, moved: Rollout) -> tuple[Write, ...]:
+    """Return the write that keeps a model's alias together with the model's own route."""
+    version = moved_champion(moved, registry.table().champions.get(moved.model))
+    return () if version is None else (PutChampion(moved.model, version),)
 
 
 def roll_back_for_drift(
@@ -147,13 +177,8 @@ def _route(registry: RegistryStore, view: RouteView) -> Route:
 def _quarantine(registry: RegistryStore, rollout: Rollout, reason: str, now_s: float) -> Quarantine:
     digest = registry.version(rollout.model, rollout.challenger).digest
     strikes = next((one.strikes for one in registry.quarantines() if one.digest == digest), 0)
-    return Quarantine(digest, rollout.model, rollout.challenger, strikes + 1, now_s + quarantine_s(strikes), reason)
-
-
-def _alias(registry: RegistryStore, moved: Rollout) -> tuple[Write, ...]:
-    """Return the write that takes a model's alias back together with the model's own route."""
-    is_alias = moved.route == moved.model and registry.table().champions.get(moved.model) == moved.challenger
-    return (PutChampion(moved.model, moved.champion),) if is_alias else ()
+    until_s = now_s + quarantine_s(strikes, rollout.plan.quarantine_s)
+    return Quarantine(digest, rollout.model, rollout.challenger, strikes + 1, until_s, reason)
 
 
 def _promoted(registry: RegistryStore, view: RouteView) -> Rollout | None:

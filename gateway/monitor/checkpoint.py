@@ -11,6 +11,7 @@ import pickle
 from typing import Any, Final
 
 from gateway.core.errors import MalformedRequest
+from gateway.core.trouble import FleetBreaker
 from gateway.monitor.fold import Fold, RouteState
 from gateway.monitor.merge import Merge
 from gateway.monitor.views import RouteView, version_or_none
@@ -18,7 +19,7 @@ from gateway.monitor.watch import RolloutWatch
 from gateway.ports import RegistryStore
 
 CONSUMER: Final = "monitor"
-FORMAT: Final = 9
+FORMAT: Final = 10
 _UNREADABLE: Final = (
     pickle.UnpicklingError,
     AttributeError,
@@ -42,6 +43,7 @@ def state_of(fold: Fold, merge: Merge) -> bytes:
         "unscored": fold.unscored,
         "unplaced": fold.unplaced,
         "due": list(fold.due),
+        "fleet": fold.fleet.state(),
         "truth": fold.truth,
         "versions": list(fold.versions),  # waiting predictions need them before a new record names them
         "routes": {name: _route(state) for name, state in fold.routes.items()},
@@ -64,6 +66,7 @@ def restored(state: bytes, fold: Fold, registry: RegistryStore) -> Merge | None:
         merge = Merge(body["positions"])
         fold.now_s, fold.records, fold.truth = body["now_s"], body["records"], body["truth"]
         fold.unscored, fold.unplaced = body["unscored"], body["unplaced"]
+        fold.fleet = FleetBreaker(body["fleet"])
         fold.versions, fold.routes, fold.due = versions, routes, dict.fromkeys(body["due"])
     except _UNREADABLE:
         return None

@@ -12,13 +12,13 @@ from typing import Final
 
 from gateway.core.errors import RevisionConflict
 from gateway.core.fields import Json
-from gateway.core.policy import Decision, Facts, Hold, Rollback, decide
+from gateway.core.policy import Decision, Facts, Rollback, decide
 from gateway.core.records import Cursor
 from gateway.core.reopening import Acquit, reopened
 from gateway.core.rollouts import Rollout
 from gateway.monitor.act import Acted, acquit, act, roll_back_for_drift
 from gateway.monitor.drifting import DriftWatch
-from gateway.monitor.fold import Fold, RouteState
+from gateway.monitor.fold import Fold, RouteState, is_due
 from gateway.monitor.views import RouteView, present_view, unchanged_rollout, version_or_none
 from gateway.monitor.watch import RolloutWatch
 from gateway.ports import RegistryStore
@@ -47,7 +47,7 @@ def decide_due(fold: Fold, registry: RegistryStore, cursor: Cursor) -> None:
 
 def _decide_rollout(fold: Fold, state: RouteState, registry: RegistryStore, cursor: Cursor) -> None:
     watch = state.watch
-    if watch is None or not watch.rollout.is_open:
+    if watch is None or not is_due(state):
         return
     watch.learn(unchanged_rollout(registry, state.view, watch.rollout))
     decision = judged(fold, state, watch, is_automation_on=registry.automation().is_on)
@@ -57,7 +57,7 @@ def _decide_rollout(fold: Fold, state: RouteState, registry: RegistryStore, curs
         "attribution": decision.attribution.value,
         "evidence": decision.evidence,
     }
-    if not isinstance(decision, Hold):
+    if decision.event is not None:
         acted = act(registry, decision, watch.rollout, state.view, now_s=fold.now_s, cursor=cursor)
         _take(fold, state, acted, decision.reason)
 
@@ -97,6 +97,8 @@ def _facts(fold: Fold, state: RouteState, watch: RolloutWatch, *, is_automation_
         frozen_by=state.frozen_by(fold.now_s),
         is_automation_on=is_automation_on,
         last_increase_s=state.last_increase_s,
+        is_fleet_failing=fold.fleet.is_open(len(fold.routes), fold.now_s),
+        needs_approval=state.view.needs_approval,
     )
 
 

@@ -16,10 +16,11 @@ import numpy as np
 
 from gateway.core.fields import Json
 from gateway.core.models import Column, Digest, Runtime, Target, Task, Version
+from gateway.core.plans import Plan, Step
 from gateway.core.policy import Rollback
 from gateway.core.profiles import build_profile, profile_body
 from gateway.core.records import Attempt, GroundTruthRecord, Kind, Offset, Outcome, PredictionRecord, Record
-from gateway.core.rollouts import CHALLENGER, CHAMPION, Plan, begin
+from gateway.core.rollouts import CHALLENGER, CHAMPION, begin
 from gateway.core.routes import Revision, Route, Variant, with_weights
 from gateway.core.split import SLOTS, hashed_id
 from gateway.core.tensors import Array, Datatype, Signature, Tensor, TensorSpec
@@ -191,7 +192,7 @@ def _view(begin_s: float, *, has_rollout: bool) -> RouteView:
     route = replace(with_weights(Route(PLACE, PLACE, (), fallback=CHAMPION), variants), last_good=variants, revision=Revision(1))
     if not has_rollout:
         return view_of(route, None)
-    plan = Plan(steps=(SLOTS // 2,), advances_itself=False)
+    plan = Plan(steps=(Step(SLOTS // 2),), advances_itself=False)
     rollout, split = begin(route, id=PLACE, challenger=CHALLENGER, plan=plan, salt=PLACE, now_s=begin_s)
     return view_of(replace(split, revision=Revision(2)), rollout)
 

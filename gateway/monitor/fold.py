@@ -18,10 +18,12 @@ from gateway.core.fields import Json
 from gateway.core.guardrails import own_attempt
 from gateway.core.losses import loss, stated
 from gateway.core.models import Task, Version
+from gateway.core.policy import INCREASES
 from gateway.core.records import FAULTS, GroundTruthRecord, Kind, Outcome, PredictionRecord
-from gateway.core.rollouts import Event, Rollout
+from gateway.core.rollouts import Event, Rollout, RolloutState
 from gateway.core.routes import DriftAction
 from gateway.core.tensors import Tensor
+from gateway.core.trouble import FleetBreaker
 from gateway.core.windows import Window, merge
 from gateway.monitor.drifting import DriftWatch
 from gateway.monitor.measured import Known
@@ -36,6 +38,7 @@ VIEWS_MAX: Final = 20  # revisions of one route kept, those learned last; record
 VERSIONS_MAX: Final = 50  # of one route in the tallies, the least recently seen dropped first
 PLACES_MAX: Final = 1_000  # shared by waiting predictions; beyond it some are held twice
 ESTIMATED_ROWS_MAX: Final = 20  # of one answer, 5 µs each; the others of a large one are taken to be like them
+_ROLLBACKS: Final = frozenset({Event.CONVICT, Event.ROLLBACK})  # of the monitor's own events
 WINDOW_S: Final = 60.0
 WINDOWS_MAX: Final = 60  # so that readings speak of the last hour
 
@@ -149,6 +152,7 @@ class Fold:
         routes: By name.
         due: Routes with a decision due, in order.
         sought: Predictions to look for in the archive before the next record, because ground truth came for them.
+        fleet: The routes that were rolled back lately.
         records: Folded so far.
         unscored: Values of ground truth that fit no answer.
         epoch_s: Of the evidence, see `core/evidence/plan.py`.
@@ -167,6 +171,7 @@ class Fold:
         self.versions: dict[tuple[str, str], Version | None] = {}
         self.due: dict[str, None] = {}
         self.sought: list[str] = []
+        self.fleet = FleetBreaker()
         self.records = 0
         self.unscored = 0
         self.unplaced = 0
@@ -199,7 +204,7 @@ class Fold:
         if int(self.now_s) != second:
             self.sought = self.truth.sought(self.now_s)
             for name, state in self.routes.items():
-                if state.drifted or (state.watch is not None and (state.watch.rollout.is_open or state.watch.is_reopened)):
+                if state.drifted or is_due(state) or (state.watch is not None and state.watch.is_reopened):
                     self.due[name] = None
 
     def acted(self, name: str, event: Event, rollout: Rollout | None, view: RouteView) -> None:
@@ -209,8 +214,10 @@ class Fold:
         if rollout is not None and state.watch is not None and state.watch.rollout.id == rollout.id:
             state.watch.learn(rollout)
         state.changes[event.value] = state.changes.get(event.value, 0) + 1
-        if event is Event.ADVANCE:
+        if event in INCREASES:
             state.last_increase_s = self.now_s
+        elif event in _ROLLBACKS:
+            self.fleet.observe(name, self.now_s)
 
     def _watch(self, state: RouteState, rollout: Rollout) -> None:
         if state.watch is None or state.watch.rollout.id != rollout.id:
@@ -222,6 +229,8 @@ class Fold:
     def _predict(self, record: PredictionRecord) -> None:
         state = self.routes[record.route]
         self._count(state, record)
+        if state.watch is not None and is_due(state) and state.watch.observe_beside(record, self.now_s):
+            self.due[record.route] = None
         if record.kind not in (Kind.LIVE, Kind.SHADOW):
             return
         view = state.views.get(record.revision, state.view)
@@ -237,11 +246,12 @@ class Fold:
         self._observe_drift(state, record)
 
     def _pair(self, state: RouteState, view: RouteView, record: PredictionRecord) -> None:
-        """Let a live answer wait for its copy, or join the two, while a rollout that asks for it is open."""
+        """Let a live answer wait for its copy, or join the two, while a rollout that asks for it is open or cools down."""
         watch = state.watch
-        if watch is None or not watch.pairs or not watch.rollout.is_open or view.rollout is None:
+        if watch is None or not watch.pairs or not is_due(state):
             return
-        if view.rollout.id == watch.rollout.id and watch.observe_pairable(record, self.now_s):
+        is_its = view.rollout.id == watch.rollout.id if view.rollout is not None else not watch.rollout.is_open
+        if is_its and watch.observe_pairable(record, self.now_s):
             self.due[record.route] = None
 
     def _count(self, state: RouteState, record: PredictionRecord) -> None:
@@ -380,7 +390,7 @@ class Fold:
     def _know_pair(self, state: RouteState, prediction_id: str, joined: Joined) -> None:
         """Score both answers where a shadow's was joined to this one."""
         watch = state.watch
-        if watch is None or not watch.pairs or not watch.rollout.is_open:
+        if watch is None or not watch.pairs or not is_due(state):
             return
         if watch.observe_truth(prediction_id, joined.row, joined.value, self.now_s):
             self.due[joined.waiting.place.route] = None
@@ -422,3 +432,11 @@ def _is_own(record: PredictionRecord) -> bool:
     """Return whether the assigned variant itself answered a request that either variant could have run."""
     own = own_attempt(record)
     return own is not None and own.outcome is Outcome.OK and record.variant == record.assigned and is_compared(record)
+
+
+def is_due(state: RouteState) -> bool:
+    """Return whether each second may bring a decision on the route's rollout: it is open, or its promotion cools down."""
+    rollout = state.watch.rollout if state.watch is not None else None
+    if rollout is None or not rollout.is_watched:
+        return False
+    return rollout.state is not RolloutState.LIVE or state.view.live_version == rollout.challenger

@@ -28,6 +28,7 @@ class RouteView:
 
     Attributes:
         rollout: The one open at that revision, or None.
+        needs_approval: Whether it wants a person's approval before a promotion.
         is_known: Whether the revision was found; otherwise everything but name, model and revision is empty.
     """
 
@@ -38,6 +39,7 @@ class RouteView:
     last_good: tuple[Variant, ...] = ()
     drift_action: DriftAction = DriftAction.NOTIFY
     rollout: Rollout | None = None
+    needs_approval: bool = False
     is_known: bool = True
 
     @property
@@ -60,7 +62,16 @@ class RouteView:
 
 def view_of(route: Route, rollout: Rollout | None) -> RouteView:
     """Return what the monitor keeps of a route."""
-    return RouteView(route.name, route.model, route.revision, route.variants, route.last_good, route.drift_action, rollout)
+    return RouteView(
+        name=route.name,
+        model=route.model,
+        revision=route.revision,
+        variants=route.variants,
+        last_good=route.last_good,
+        drift_action=route.drift_action,
+        rollout=rollout,
+        needs_approval=route.needs_approval,
+    )
 
 
 def present_view(registry: RegistryStore, name: str) -> RouteView | None:

@@ -15,11 +15,13 @@ from gateway.core.attribution import Attribution, Move, attributed_body
 from gateway.core.cohorts import Cohorts
 from gateway.core.evidence import Outcome, ShareTest, Side
 from gateway.core.fields import Fields, Json
-from gateway.core.guardrails import Finding, Measure, error_value
+from gateway.core.guardrails import Finding, Measure, error_value, own_attempt
 from gateway.core.losses import Truth
-from gateway.core.policy import BurstWatch, Facts
-from gateway.core.records import PredictionRecord
-from gateway.core.rollouts import Rollout, rollout_body, rollout_from_body
+from gateway.core.policy import Facts
+from gateway.core.records import FAULTS, Kind, PredictionRecord
+from gateway.core.records import Outcome as Ended
+from gateway.core.rollouts import CHALLENGER, PREVIOUS, Rollout, RolloutState, rollout_body, rollout_from_body
+from gateway.core.trouble import BurstWatch
 from gateway.monitor.measured import Contribution, Kept, Known, VersionOf
 from gateway.monitor.pairs import Pairs
 from gateway.monitor.rails import Rail
@@ -56,7 +58,6 @@ class RolloutWatch:
 
     Attributes:
         rollout: As last known.
-        step_since_s: When its step began, in the log's time.
         arrivals: Whether its ground truth comes alike for both.
         pairs: Both versions' answers to the same requests; None where no guardrail asks for them.
         cohorts: What holds ground truth back until it is known alike.
@@ -65,7 +66,6 @@ class RolloutWatch:
 
     def __init__(self, rollout: Rollout, *, epoch_s: float, version_of: VersionOf = _unknown) -> None:
         self.rollout = rollout
-        self.step_since_s = rollout.changed_at_s
         self._rails = [Rail(guardrail, rollout, version_of, epoch_s=epoch_s) for guardrail in rollout.plan.guardrails]
         self._by_record = [(rail, rail.on_record) for rail in self._rails if rail.on_record is not None]
         self._keeping = [(rail.guardrail.name, rail.kept_of) for rail in self._rails if rail.kept_of is not None]
@@ -82,9 +82,8 @@ class RolloutWatch:
         self._was_urgent = False
 
     def learn(self, rollout: Rollout) -> None:
-        """Take the rollout as it stands now; a new step begins to count anew."""
-        if rollout.step != self.rollout.step:
-            self.step_since_s = rollout.changed_at_s
+        """Take the rollout as it stands now; a new phase begins to count anew."""
+        if rollout.since_s != self.rollout.since_s:
             self._step_keys = {}
         self.rollout = rollout
 
@@ -133,6 +132,36 @@ class RolloutWatch:
                 rail.observe(_outcome(found, Side.CHALLENGER, key, time_s, EVEN))
         return self._became_urgent()
 
+    def observe_beside(self, record: PredictionRecord, time_s: float) -> bool:
+        """Take a record while one of the two versions answers and the other sees copies; return whether a decision became urgent.
+
+        Hard faults alone are told from these: of the challenger in the shadow, and of the promoted version while it cools down.
+        """
+        side = self._side_beside(record)
+        if side is None or not record.attempts or record.attempts[0].outcome is Ended.ABANDONED:
+            return False
+        if record.kind is Kind.SHADOW and side is Side.CHALLENGER and len(self._step_keys) < STEP_KEYS_MAX:
+            self._step_keys[record.assignment_key] = None
+        self._burst.observe(side, record.assignment_key, time_s, is_fault=record.attempts[0].outcome in FAULTS)
+        return self._became_urgent()
+
+    def _side_beside(self, record: PredictionRecord) -> Side | None:
+        """Return whose answer, or copy, a record holds; None when it says nothing of the two."""
+        rollout = self.rollout
+        match rollout.state:
+            case RolloutState.SHADOW:
+                answers, copied, name = (Side.CHAMPION, rollout.champion), (Side.CHALLENGER, rollout.challenger), CHALLENGER
+            case RolloutState.LIVE:
+                answers, copied, name = (Side.CHALLENGER, rollout.challenger), (Side.CHAMPION, rollout.champion), PREVIOUS
+            case _:
+                return None
+        if record.revision < rollout.since_revision:
+            return None
+        if record.kind is Kind.SHADOW and (record.variant, record.version) == (name, copied[1]):
+            return copied[0]
+        own = own_attempt(record)
+        return answers[0] if own is not None and own.version == answers[1] else None
+
     def observe_value(self, measure: Measure, outcome: Outcome) -> bool:
         """Take what one prediction says of one measure, and return whether a decision became urgent."""
         for rail in self._rails:
@@ -177,11 +206,20 @@ class RolloutWatch:
         srm, truth, moves = self._share.reading(), self.arrivals.reading(), self._moves()
         return [attributed_body(finding, srm=srm, truth=truth, moves=moves, frozen_by=frozen_by) for finding in self.findings()]
 
-    def facts(self, *, now_s: float, frozen_by: Attribution, is_automation_on: bool, last_increase_s: float | None) -> Facts:
+    def facts(
+        self,
+        *,
+        now_s: float,
+        frozen_by: Attribution,
+        is_automation_on: bool,
+        last_increase_s: float | None,
+        is_fleet_failing: bool = False,
+        needs_approval: bool = False,
+    ) -> Facts:
         """Return what else a decision rests on."""
         return Facts(
             now_s=now_s,
-            step_since_s=self.step_since_s,
+            step_since_s=self.rollout.since_s,
             challenger_keys=len(self._step_keys),
             srm=self._share.reading(),
             truth=self.arrivals.reading(),
@@ -190,13 +228,14 @@ class RolloutWatch:
             frozen_by=frozen_by,
             is_automation_on=is_automation_on,
             last_increase_s=last_increase_s,
+            is_fleet_failing=is_fleet_failing,
+            needs_approval=needs_approval,
         )
 
     def state(self) -> Json:
         """Return everything needed to go on exactly; JSON, but for what guardrails keep of requests and pairs."""
         return {
             "rollout": rollout_body(self.rollout),
-            "step_since_s": self.step_since_s,
             "rails": {rail.guardrail.name: rail.state() for rail in self._rails},
             "kept": dict(self._kept),
             "pairs": None if self.pairs is None else self.pairs.state(),
@@ -218,7 +257,6 @@ class RolloutWatch:
         """
         fields = Fields(state, "watch")
         watch = cls(rollout_from_body(fields.value("rollout")), epoch_s=epoch_s, version_of=version_of)
-        watch.step_since_s = fields.number("step_since_s", 0.0, 1e12)
         rails = Fields(fields.value("rails"), "watch.rails")
         for rail in watch._rails:
             rail.restore(rails.value(rail.guardrail.name))

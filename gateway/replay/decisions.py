@@ -16,8 +16,10 @@ from typing import Final
 from gateway.core.access import MONITOR
 from gateway.core.audit import AuditEntry, plain_object
 from gateway.core.fields import Json
+from gateway.core.policy import Decision
+from gateway.core.reopening import Acquit
 from gateway.core.rollouts import Event, Rollout, rollout_from_body
-from gateway.monitor.act import CODE_VERSION
+from gateway.monitor.act import CODE_VERSION, action_of
 from gateway.monitor.decide import drift_evidence, judged, judged_again
 from gateway.monitor.fold import RouteState
 from gateway.ports import Filter, Timed
@@ -25,7 +27,7 @@ from gateway.replay.past import Past, Progress, unheard
 from gateway.replay.refold import Refold, Routes, entries, view_in
 
 DIFFERENCES_MAX: Final = 20  # named of one entry
-_MOVES: Final = {"Advance": "rollout.advance", "Rollback": "rollout.rollback", "Acquit": "rollout.acquit"}
+_ACQUITTAL: Final = "rollout.acquit"
 _PLACE: Final = ("cursor", "log_time_s", "code_version")  # of the evidence: where it was found, not what
 
 
@@ -75,7 +77,7 @@ def recompute_decisions(past: Past, *, progress: Progress = unheard) -> list[Rec
     if not due:
         return []
     routes = Routes(past.registry)
-    refold = Refold(past, routes.view, routes.rollouts.__getitem__)
+    refold = Refold(past, routes.view, routes.ended)
     dropped_s = past.archive.dropped_s()
     found: list[Recomputed] = []
     until_s = math.nextafter(max(_log_time_s(entry) for entry in due), math.inf)
@@ -96,7 +98,7 @@ def _recomputed(entry: AuditEntry, refold: Refold, dropped_s: float) -> Recomput
     before, after = _rollout(entry.before), _rollout(entry.after)
     began = view_in(_route(entry.before), {} if before is None else {before.id: before})
     became = view_in(_route(entry.after), {after.id: after} if after is not None and after.is_open else {})
-    if before is not None and entry.action == _MOVES["Acquit"]:  # changes no route
+    if before is not None and entry.action == _ACQUITTAL:  # changes no route
         differences = list(_differences(entry, refold, before.route, before))
     elif began is None or became is None:
         differences = ["route: the entry does not hold it"]
@@ -136,18 +138,25 @@ def _decided(refold: Refold, state: RouteState, rollout: Rollout | None) -> Json
     if watch is None or rollout is None or watch.rollout.id != rollout.id:
         return {}
     watch.learn(rollout)
-    decide = judged if rollout.is_open else judged_again
-    decision = decide(refold.fold, state, watch, is_automation_on=True)
+    decision: Decision | Acquit | None = judged(refold.fold, state, watch, is_automation_on=True)
+    if not rollout.is_open and (isinstance(decision, Acquit | None) or decision.event is None):
+        decision = judged_again(refold.fold, state, watch, is_automation_on=True)
     if decision is None:
         return {}
     return plain_object(
         {
             **decision.evidence,
             "attribution": decision.attribution.value,
-            "action": _MOVES.get(type(decision).__name__, "none"),
+            "action": _action(decision),
             "reason": decision.reason,
         }
     )
+
+
+def _action(decision: Decision | Acquit) -> str:
+    if isinstance(decision, Acquit):
+        return _ACQUITTAL
+    return "none" if decision.event is None else action_of(decision.event)
 
 
 def _unlike(name: str, recorded: object, found: object) -> Iterator[str]:
@@ -173,9 +182,12 @@ def _began_s(rollout: Rollout | None, refold: Refold, route: str) -> float:
 
 
 def _event(entry: AuditEntry) -> Event:
-    if entry.action == "rollout.advance":
-        return Event.ADVANCE
-    return Event.CONVICT if "guardrails" in entry.evidence else Event.ROLLBACK
+    verb = entry.action.partition(".")[2]
+    if verb != "rollback":
+        return Event(verb)
+    if "guardrails" not in entry.evidence:
+        return Event.ROLLBACK
+    return Event.GIVE_UP if entry.decision_id.endswith(f":{Event.GIVE_UP.value}") else Event.CONVICT
 
 
 def _rests_on(entry: AuditEntry, timed: Timed) -> bool:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from gateway.core.fields import Json
-from gateway.core.policy import Advance, Decision, Hold
-from gateway.core.rollouts import Event, Plan, Rollout, RolloutState, next_state, plan_body, rollout_body
+from gateway.core.plans import Plan, plan_body
+from gateway.core.policy import Decision
+from gateway.core.rollouts import Event, Rollout, RolloutState, moved_by, rollout_body
 from gateway.monitor.decide import drift_evidence, judged
 from gateway.monitor.fold import RouteState
 from gateway.monitor.views import RouteView
@@ -74,7 +75,7 @@ class PlanReplay:
         self._plan = plan
         self._routes = Routes(past.registry)
         self._rollouts = {id: _anew(rollout, plan) for id, rollout in self._routes.of(route).items()}
-        self._refold = Refold(past, self._view, self._routes.rollouts.__getitem__)
+        self._refold = Refold(past, self._view, self._routes.ended)
         self.tried: dict[str, Tried] = {}
         self.drifts: list[Act] = []
 
@@ -121,7 +122,7 @@ class PlanReplay:
                 tried = self._tried(watch.rollout, begin_s)
                 decision = judged(fold, state, watch, is_automation_on=True)
                 tried.reason = decision.reason
-                if not isinstance(decision, Hold):
+                if decision.event is not None:
                     self._act(state, tried, decision, fold.now_s)
             if state.drifted and state.drift is not None:
                 reason = f"drift of version {state.drift.version}"
@@ -136,15 +137,26 @@ class PlanReplay:
         return self.tried[rollout.id]
 
     def _act(self, state: RouteState, tried: Tried, decision: Decision, now_s: float) -> None:
-        event = Event.ADVANCE if isinstance(decision, Advance) else Event.CONVICT
+        event = decision.event
+        assert event is not None, "what changes nothing is not acted on"
         rollout = self._rollouts[tried.rollout.id]
-        step = rollout.step + (event is Event.ADVANCE)
-        moved = replace(rollout, state=next_state(rollout.state, event), step=step, reason=decision.reason, changed_at_s=now_s)
+        moved = moved_by(rollout, event, reason=decision.reason, now_s=now_s)
         self._rollouts[rollout.id] = tried.rollout = moved
         tried.acts.append(Act(now_s, event.value, decision.reason, decision.attribution.value, decision.evidence))
         self._refold.fold.acted(state.view.name, event, moved, replace(state.view, rollout=moved))
 
 
 def _anew(rollout: Rollout, plan: Plan) -> Rollout:
-    """Return a rollout as it began, under another plan."""
-    return replace(rollout, plan=plan, state=RolloutState.CANARY, step=0, changed_at_s=rollout.started_at_s, reason="")
+    """Return a rollout as it began, under another plan; without a shadow phase, of which the log has no copies."""
+    began_s = rollout.started_at_s
+    return replace(
+        rollout,
+        plan=replace(plan, shadow=None),
+        state=RolloutState.CANARY,
+        step=0,
+        held_in=None,
+        changed_at_s=began_s,
+        since_s=began_s,
+        cools_until_s=0.0,
+        reason="",
+    )

@@ -16,7 +16,7 @@ from gateway.core.rollouts import Rollout, rollout_from_body
 from gateway.core.routes import stored_route
 from gateway.history import recalled
 from gateway.monitor.decide import learn_route, learn_versions
-from gateway.monitor.fold import Fold
+from gateway.monitor.fold import Fold, is_due
 from gateway.monitor.late import look_up
 from gateway.monitor.merge import Merged
 from gateway.monitor.views import RouteView, view_of
@@ -28,10 +28,11 @@ TICKS_MAX: Final = 3_600  # of one silence; a longer one ends with its last seco
 
 
 class Routes:
-    """Every route at every revision, and every rollout as it ended, from the audit log."""
+    """Every route at every revision, and every rollout as it stands, from the audit log."""
 
     def __init__(self, registry: RegistryStore) -> None:
         self.rollouts: dict[str, Rollout] = {}
+        self._ended: dict[str, Rollout] = {}
         self._views: dict[tuple[str, int], RouteView] = {}
         for entry in entries(registry):
             self._learn(entry)
@@ -39,6 +40,10 @@ class Routes:
     def view(self, name: str, model: str, revision: int) -> RouteView:
         """Return a route at a revision; revision 0 is what a model's champion implies, and any other may be unknown."""
         return self._views.get((name, revision)) or RouteView(name, model, revision, is_known=revision == 0)
+
+    def ended(self, id: str) -> Rollout:
+        """Return a rollout as it was when it had just ended; as it stands while it is open."""
+        return self._ended.get(id) or self.rollouts[id]
 
     def of(self, route: str) -> dict[str, Rollout]:
         """Return a route's rollouts by id."""
@@ -49,6 +54,8 @@ class Routes:
             if subject.startswith("rollout:") and isinstance(body, dict):
                 rollout = rollout_from_body(body)
                 self.rollouts[rollout.id] = rollout
+                if not rollout.is_open:
+                    self._ended.setdefault(rollout.id, rollout)
         for subject, body in entry.after.items():
             if subject.startswith("route:") and isinstance(body, dict):
                 view = view_in(body, self.rollouts)
@@ -107,9 +114,9 @@ class Refold:
         self._look_up()
 
     def ticks(self, until_s: float) -> Iterator[float]:
-        """Tick once a second of a silence before a time while a rollout is open, and yield each tick's time."""
+        """Tick once a second of a silence before a time while a decision may be due, and yield each tick's time."""
         fold = self.fold
-        if not fold.records or not any(one.watch is not None and one.watch.rollout.is_open for one in fold.routes.values()):
+        if not fold.records or not any(is_due(one) for one in fold.routes.values()):
             return
         second = int(fold.now_s) + 1
         for now_s in range(max(second, int(until_s) - TICKS_MAX), int(until_s)):

@@ -80,7 +80,7 @@ def _change_until(gateway: World, end_s: float) -> dict[str, int]:
                 for weight in (1_000, 5_000, 0):
                     gateway.split(weight)
                     done["split changes"] += 1
-                plan = {"steps": [1_000 + turn % 7 * 1_000], "advances_itself": False}
+                plan = {"steps": [1_000 + turn % 7 * 1_000], "advances_itself": False, "rollouts_per_year": 100_000}
                 rollout = gateway.admin.start_rollout(ROUTE, "2", plan=plan, reason="churn")
                 gateway.admin.move_rollout(ROUTE, str(rollout["id"]), "rollback", reason="churn")
                 done["rollbacks"] += 1

@@ -83,7 +83,9 @@ def challenger_segfaults(directory: Path) -> Report:
     requests = [infer(headers=f"Gateway-Assignment-Key: key-{key}\r\n") for key in range(5_000)]
     requests[::100] = [infer(SEGFAULT, seed=key, headers=f"Gateway-Assignment-Key: bad-{key}\r\n") for key in range(50)]
     with world(directory, workers=2, is_harmed=True) as gateway:
-        rollout = gateway.admin.start_rollout(ROUTE, "2", plan={"steps": [5_000], "advances_itself": False}, reason="chaos")
+        rollout = gateway.admin.start_rollout(
+            ROUTE, "2", plan={"steps": [5_000], "advances_itself": False, "rollouts_per_year": 100_000}, reason="chaos"
+        )
         start_s = time.monotonic()
         with gateway.traffic(rate=200.0, requests=requests) as traffic:
             try:

@@ -41,7 +41,8 @@ from gateway.core.errors import (
     VersionExists,
 )
 from gateway.core.models import Column, Digest, Runtime, Target, Task, Version, VersionState
-from gateway.core.rollouts import Event, Plan, apply_event, begin
+from gateway.core.plans import Plan
+from gateway.core.rollouts import Event, apply_event, begin
 from gateway.core.routes import DROPPED_MAX, Revision, Route, Shadow, Variant, with_weights
 from gateway.core.tensors import Datatype, Signature, TensorSpec
 

@@ -61,7 +61,7 @@ def test_past_is_decided_and_answered_again(start_gateway, until, write_linear_m
     ]
     assert [(act["event"], act["time_s"]) for act in rollout["acts"]] == [("convict", entry["evidence"]["log_time_s"])]
     assert rollout["acts"][0]["evidence"]["guardrails"] == entry["evidence"]["guardrails"]
-    plan.write_text("false_rollback_alpha: 0.000000001\n")
+    plan.write_text("false_rollbacks_per_year: 0.000001\nrollouts_per_year: 1000\n")
     assert "rollout" in headgate(gateway, "replay", "--route", "delays", "--plan", plan).stdout
     plan.write_text("steps: many\n")
     assert headgate(gateway, "replay", "--route", "delays", "--plan", plan).exit_code == 2

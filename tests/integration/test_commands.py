@@ -262,12 +262,14 @@ def test_rollback_restores_the_last_good_table(run, route):
     assert "champion=1 100 %" in result.stdout
 
 
-def test_rollout_goes_through_its_life(run, route):
+def test_rollout_goes_through_its_life(run, route, tmp_path):
     """start, hold, resume, advance and promote reach the gateway, by the newest rollout of the route."""
     run("routes", "set", route, "--variant", "champion=1:10000", "--no-shadows")
-    begun = parsed(run("rollouts", "start", route, "2", "--step", 500, "--step", 2500, "--by-hand", "--alpha", 0.02, "--json"))
-    assert begun["plan"]["steps"] == [500, 2500]
-    assert (begun["plan"]["advances_itself"], begun["plan"]["false_rollback_alpha"]) == (False, 0.02)
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("steps: [500, {weight: 2500, dwell_s: 60}]\nfalse_rollbacks_per_year: 1  # at most\ndwell_s: 5\n")
+    begun = parsed(run("rollouts", "start", route, "--version", 2, "--plan", plan, "--by-hand", "--json"))
+    assert [(step["weight"], step["dwell_s"]) for step in begun["plan"]["steps"]] == [(500, 5.0), (2_500, 60.0)]
+    assert (begun["plan"]["advances_itself"], begun["plan"]["false_rollbacks_per_year"]) == (False, 1.0)
     for words, state, step in (
         (("hold", route), "HELD", 0),
         (("resume", route, begun["id"]), "CANARY", 0),

@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 
 from gateway.commands.app import app
 
-SLOW_MODULES = ("httpx", "numpy", "onnxruntime", "duckdb", "river", "starlette", "uvicorn", "gateway.client", "gateway.compose")
+SLOW_MODULES = (
+    "httpx", "numpy", "yaml", "onnxruntime", "duckdb", "river", "starlette", "uvicorn", "gateway.client", "gateway.compose",
+)  # fmt: skip
 
 
 def commands(group: object, *before: str) -> Iterator[tuple[tuple[str, ...], object]]:
@@ -36,7 +38,8 @@ def test_commands_are_the_documented_ones():
         "demo",
         *(f"models {verb}" for verb in ("list", "register", "show", "retire")),
         *(f"routes {verb}" for verb in ("list", "show", "set", "delete")),
-        *(f"rollouts {verb}" for verb in ("start", "list", "show", "advance", "hold", "resume", "promote", "rollback")),
+        *(f"rollouts {verb}" for verb in ("start", "list", "show", "advance", "hold", "resume", "promote", "approve")),
+        "rollouts rollback",
         "rollback",
         "predict",
         *(f"predictions {verb}" for verb in ("tail", "show", "query", "export")),

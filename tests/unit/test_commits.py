@@ -31,7 +31,8 @@ from gateway.core.commits import (
 )
 from gateway.core.errors import MalformedRequest, VersionExists
 from gateway.core.models import Digest, Runtime, Version, VersionState
-from gateway.core.rollouts import Plan, begin
+from gateway.core.plans import Plan
+from gateway.core.rollouts import begin
 from gateway.core.routes import Route, Variant, champion_route
 from gateway.core.tensors import Signature
 

@@ -10,9 +10,11 @@ import pytest
 from gateway.core.attribution import Attribution, Move
 from gateway.core.evidence import Evidence, EvidencePlan, ShareTest, Side
 from gateway.core.guardrails import DEFAULT_GUARDRAILS, Finding, Verdict
-from gateway.core.policy import Advance, BurstWatch, Decision, Facts, Hold, Rollback, decide, quarantine_s
-from gateway.core.rollouts import Plan, Rollout, RolloutState, begin
+from gateway.core.plans import HoldOutcome, Inconclusive, Plan, ShadowPhase, Step
+from gateway.core.policy import Advance, Decision, Facts, Hold, Rollback, decide, quarantine_s
+from gateway.core.rollouts import Event, Rollout, RolloutState, apply_event, begin
 from gateway.core.routes import champion_route
+from gateway.core.trouble import BurstWatch, FleetBreaker
 
 ERRORS, LOSS = DEFAULT_GUARDRAILS
 SOUND_SPLIT = ShareTest().reading()
@@ -22,8 +24,9 @@ FACTS = Facts(now_s=10_000.0, step_since_s=0.0, challenger_keys=1_000, srm=SOUND
 
 
 def rollout(state: RolloutState = RolloutState.CANARY, step: int = 0, **plan: object) -> Rollout:
+    """Return a rollout in a state since time 0."""
     begun, _ = begin(champion_route("m", "1"), id="r", challenger="2", plan=replace(Plan(), **plan), salt="s", now_s=0.0)
-    return replace(begun, state=state, step=step)
+    return replace(begun, state=state, step=step, held_in=RolloutState.CANARY if state is RolloutState.HELD else None)
 
 
 def findings(errors: Verdict, loss: Verdict, *, loss_estimate: float = 0.0) -> tuple[Finding, ...]:
@@ -50,10 +53,20 @@ class Scenario:
     findings: tuple[Finding, ...] = SOUND
     facts: Facts = FACTS
     says: str = ""
+    event: Event | None = None
 
 
 VERSION, WORLD, DATA, ASSIGNMENT = Attribution.VERSION, Attribution.WORLD, Attribution.DATA, Attribution.ASSIGNMENT
-HELD, LIVE = RolloutState.HELD, RolloutState.LIVE
+HELD, LIVE, SHADOW = RolloutState.HELD, RolloutState.LIVE, RolloutState.SHADOW
+BAKING, AWAITING = RolloutState.BAKING, RolloutState.AWAITING_APPROVAL
+UNKNOWN = findings(Verdict.INCONCLUSIVE, Verdict.PASS)
+UNHEARD = findings(Verdict.INCONCLUSIVE, Verdict.INCONCLUSIVE)
+LEANING = findings(Verdict.PASS, Verdict.INCONCLUSIVE, loss_estimate=LOSS.margin)
+HEARD_UNKNOWN = tuple(replace(one, reading=replace(one.reading, challenger_count=50)) for one in UNHEARD)
+SHADOWED = rollout(SHADOW, shadow=ShadowPhase())
+COOLING = replace(rollout(LIVE), cools_until_s=11_000.0)
+LATE = replace(FACTS, now_s=86_700.0)  # a step's dwell and a day's patience after 0
+APPROVED_FACTS = replace(FACTS, needs_approval=True)
 SCENARIOS = [
     Scenario("everything passes", Advance),
     Scenario("ground truth never came", Advance, findings=findings(Verdict.PASS, Verdict.INCONCLUSIVE)),
@@ -74,15 +87,103 @@ SCENARIOS = [
     Scenario("frozen by the world", Hold, WORLD, facts=replace(FACTS, frozen_by=WORLD), says="freezes"),
     Scenario("frozen by data", Hold, DATA, facts=replace(FACTS, frozen_by=DATA)),
     Scenario("frozen, and a guardrail fails", Rollback, VERSION, findings=BAD, facts=replace(FACTS, frozen_by=DATA)),
-    Scenario("held", Hold, rollout=rollout(HELD), says="HELD"),
+    Scenario("held", Hold, rollout=rollout(HELD), says="held"),
     Scenario("held, and a guardrail fails", Rollback, VERSION, rollout=rollout(HELD), findings=BAD),
     Scenario("held, and hard faults", Rollback, VERSION, rollout=rollout(HELD), facts=replace(FACTS, is_burst=True)),
-    Scenario("ended", Hold, rollout=rollout(LIVE), findings=BAD, facts=replace(FACTS, is_burst=True), says="LIVE"),
+    Scenario(
+        "ended",
+        Hold,
+        rollout=rollout(RolloutState.ROLLED_BACK),
+        findings=BAD,
+        facts=replace(FACTS, is_burst=True),
+        says="ROLLED_BACK",
+    ),
     Scenario(
         "automation off", Hold, findings=BAD, facts=replace(FACTS, is_burst=True, is_automation_on=False), says="automation"
     ),
     Scenario("a person advances", Hold, rollout=rollout(advances_itself=False), says="person"),
-    Scenario("last step", Hold, rollout=rollout(step=1), says="promotion"),
+    Scenario("last step", Advance, rollout=rollout(step=1), event=Event.BAKE),
+    Scenario("last step of one", Advance, rollout=rollout(steps=(Step(500),)), event=Event.BAKE),
+    Scenario("bake time", Hold, rollout=rollout(BAKING), facts=replace(FACTS, step_since_s=6_401.0), says="1 s more"),
+    Scenario("baked", Advance, rollout=rollout(BAKING), event=Event.PROMOTE),
+    Scenario("baked, and a guardrail fails", Rollback, VERSION, rollout=rollout(BAKING), findings=BAD, event=Event.CONVICT),
+    Scenario("baked, and not proven", Hold, rollout=rollout(BAKING), findings=UNKNOWN, says="inconclusive"),
+    Scenario("baked, and a person promotes", Hold, rollout=rollout(BAKING, promotes_itself=False), says="person"),
+    Scenario("baked, and approval wanted", Advance, rollout=rollout(BAKING), facts=APPROVED_FACTS, event=Event.ASK),
+    Scenario(
+        "baked, by hand, and approval wanted",
+        Advance,
+        rollout=rollout(BAKING, promotes_itself=False),
+        facts=APPROVED_FACTS,
+        event=Event.ASK,
+    ),
+    Scenario("awaiting approval", Hold, rollout=rollout(AWAITING), says="approval"),
+    Scenario("awaiting approval, and a guardrail fails", Rollback, VERSION, rollout=rollout(AWAITING), findings=BAD),
+    Scenario(
+        "awaiting approval for a day", Rollback, rollout=rollout(AWAITING), facts=LATE, event=Event.GIVE_UP, says="approval"
+    ),
+    Scenario("in the shadow, sound", Advance, rollout=rollout(SHADOW, shadow=ShadowPhase()), findings=UNHEARD),
+    Scenario("in the shadow, hard faults", Rollback, VERSION, rollout=SHADOWED, facts=replace(FACTS, is_burst=True)),
+    Scenario("in the shadow, too few keys", Hold, rollout=SHADOWED, facts=replace(FACTS, challenger_keys=99), says="99 keys"),
+    Scenario("in the shadow, dwell", Hold, rollout=SHADOWED, facts=replace(FACTS, step_since_s=9_701.0), says="1 s more"),
+    Scenario("in the shadow, heard and unclear", Hold, rollout=SHADOWED, findings=HEARD_UNKNOWN, says="inconclusive"),
+    Scenario("patience not over", Hold, findings=UNKNOWN, facts=replace(LATE, now_s=86_699.0), says="inconclusive: errors"),
+    Scenario("patience over", Hold, findings=UNKNOWN, facts=LATE, event=Event.HOLD, says="inconclusive for 86400 s"),
+    Scenario(
+        "patience over, rollback",
+        Rollback,
+        rollout=rollout(inconclusive=Inconclusive.ROLLBACK),
+        findings=UNKNOWN,
+        facts=LATE,
+        event=Event.GIVE_UP,
+        says="inconclusive",
+    ),
+    Scenario("patience over, advance", Advance, rollout=rollout(inconclusive=Inconclusive.ADVANCE), findings=UNKNOWN, facts=LATE),
+    Scenario(
+        "patience over, advance, leaning",
+        Hold,
+        rollout=rollout(inconclusive=Inconclusive.ADVANCE),
+        findings=LEANING,
+        facts=LATE,
+        event=Event.HOLD,
+    ),
+    Scenario(
+        "patience over, advance, frozen",
+        Hold,
+        WORLD,
+        rollout=rollout(inconclusive=Inconclusive.ADVANCE),
+        findings=UNKNOWN,
+        facts=replace(LATE, frozen_by=WORLD),
+        event=Event.HOLD,
+    ),
+    Scenario("patience over with a broken split", Hold, ASSIGNMENT, facts=replace(LATE, srm=BROKEN_SPLIT), event=Event.HOLD),
+    Scenario("patience is a person's by hand", Hold, rollout=rollout(advances_itself=False), facts=LATE, says="person"),
+    Scenario("patience does not end a wait", Hold, facts=replace(LATE, last_increase_s=86_701.0), says="automatic increase"),
+    Scenario("a hold times out", Rollback, rollout=rollout(HELD), facts=LATE, event=Event.GIVE_UP, says="nobody ended"),
+    Scenario("a hold has time left", Hold, rollout=rollout(HELD), facts=replace(LATE, now_s=86_399.0), says="held"),
+    Scenario("a hold resumes", Advance, rollout=rollout(HELD, hold_outcome=HoldOutcome.RESUME), facts=LATE, event=Event.RESUME),
+    Scenario("a hold stays", Hold, rollout=rollout(HELD, hold_outcome=HoldOutcome.STAY), facts=LATE, says="held"),
+    Scenario("approval is not resumed", Hold, rollout=rollout(AWAITING, hold_outcome=HoldOutcome.RESUME), facts=LATE),
+    Scenario("automation off ends no hold", Hold, rollout=rollout(HELD), facts=replace(LATE, is_automation_on=False)),
+    Scenario("cooling", Hold, rollout=COOLING, facts=replace(FACTS, now_s=10_999.0), says="1 s more"),
+    Scenario("cooled", Advance, rollout=COOLING, facts=replace(FACTS, now_s=11_000.0), event=Event.SETTLE),
+    Scenario("cooling, and hard faults", Rollback, VERSION, rollout=COOLING, facts=replace(FACTS, is_burst=True)),
+    Scenario("the fleet fails", Hold, facts=replace(FACTS, is_fleet_failing=True), says="too many routes"),
+    Scenario(
+        "the fleet fails, baking goes on",
+        Advance,
+        rollout=rollout(step=1),
+        facts=replace(FACTS, is_fleet_failing=True),
+        event=Event.BAKE,
+    ),
+    Scenario("the fleet fails, no promotion", Hold, rollout=rollout(BAKING), facts=replace(FACTS, is_fleet_failing=True)),
+    Scenario(
+        "rollback does not wait for the fleet",
+        Rollback,
+        findings=BAD,
+        facts=replace(FACTS, is_fleet_failing=True),
+        attribution=VERSION,
+    ),
     Scenario("too few keys", Hold, facts=replace(FACTS, challenger_keys=99), says="99 keys"),
     Scenario("just enough keys", Advance, facts=replace(FACTS, challenger_keys=100)),
     Scenario("dwell not over", Hold, facts=replace(FACTS, step_since_s=9_701.0), says="1 s more"),
@@ -100,6 +201,11 @@ def test_decision_is_as_the_rules_say(scenario: Scenario) -> None:
     assert isinstance(decision, scenario.expected)
     assert decision.attribution is scenario.attribution
     assert scenario.says in decision.reason
+    default = {Hold: None, Advance: Event.ADVANCE, Rollback: Event.CONVICT}[scenario.expected]
+    assert decision.event is (scenario.event or default)
+    if decision.event is not None:
+        _, split = begin(champion_route("m", "1"), id="r", challenger="2", plan=scenario.rollout.plan, salt="s", now_s=0.0)
+        apply_event(scenario.rollout, split, decision.event, reason="", now_s=scenario.facts.now_s)  # the table allows it
     json.dumps(decision.evidence, allow_nan=False)
 
 
@@ -107,6 +213,24 @@ def test_quarantine_grows_fourfold_to_seven_days() -> None:
     """30 minutes, 2 hours, 8 hours, …, never above a week."""
     assert [quarantine_s(strikes) for strikes in range(3)] == [1_800.0, 7_200.0, 28_800.0]
     assert quarantine_s(5) == quarantine_s(1_000) == 7 * 86_400.0
+    assert [quarantine_s(strikes, 60.0) for strikes in range(2)] == [60.0, 240.0]
+
+
+def test_fleet_breaker_opens_for_three_routes_or_a_share_of_few() -> None:
+    """Three routes within ten minutes are too many, and two of forty; one never is, however often, nor yesterday's."""
+    fleet = FleetBreaker()
+    fleet.observe("a", 0.0)
+    fleet.observe("a", 10.0)
+    assert not fleet.is_open(1, 10.0)
+    fleet.observe("b", 20.0)
+    assert fleet.is_open(40, 20.0)
+    assert not fleet.is_open(41, 20.0)
+    fleet.observe("c", 30.0)
+    assert FleetBreaker(json.loads(json.dumps(fleet.state()))).is_open(1_000, 30.0)
+    assert fleet.routes(615.0) == ["b", "c"]
+    assert not fleet.is_open(1_000, 615.0)
+    fleet.observe("d", 10_000.0)
+    assert list(fleet.state()) == ["d"]
 
 
 def burst(challenger: int, champion: int, *, champion_keys: int = 50) -> BurstWatch:

@@ -52,6 +52,7 @@ def routes(draw):
             fallback=draw(st.sampled_from(names[:count])),
             deadline_ms=draw(st.integers(1, 600_000)),
             drift_action=draw(st.sampled_from(DriftAction)),
+            needs_approval=draw(st.booleans()),
             salt=draw(st.text(max_size=20).filter(str.isascii)),
             last_good=draw(st.just(()) | st.just(variants)),
             rollout=draw(st.sampled_from(["", "r1"])),

@@ -7,15 +7,17 @@ import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
 from adapters.clock import SystemClock
 from gateway.control.calls import Control
 from gateway.control.propagation import prepared
-from gateway.core.changes import Change, PutChampion, PutVersion, Quarantine
+from gateway.core.changes import Change, PutChampion, PutRollout, PutRoute, PutVersion, Quarantine
 from gateway.core.errors import NotReady
 from gateway.core.models import Digest, Runtime, Version
+from gateway.core.rollouts import RolloutState
 from gateway.core.tensors import Datatype, Signature, TensorSpec
 from gateway.settings import ControlSettings
 
@@ -323,6 +325,53 @@ def test_rollout_goes_from_first_step_to_promotion(control):
     assert promoted.json()["workers"]["w0"] == promoted.json()["table_revision"]
     assert _weights(control) == {"2": 10_000}
     assert control.admin.get("/api/v1/models/delays").json()["champion"] == "2"
+
+
+def test_rollout_begins_in_the_shadow_and_leaves_the_version_before_there(control):
+    """With a shadow phase callers see nothing of the challenger; a promoted one has the version before beside it."""
+    id = _start(control, plan={"shadow": {"fraction": 0.5}})
+    assert _weights(control) == {"1": 10_000}
+    assert _route(control)["shadows"] == [{"name": "challenger", "version": "2", "fraction": 0.5}]
+    assert _move(control, id, "promote").status_code == 409
+    assert _move(control, id, "advance").json()["state"] == "CANARY"
+    assert (_weights(control), _route(control)["shadows"]) == ({"1": 9_000, "2": 1_000}, [])
+    _move(control, id, "promote")
+    assert _route(control)["shadows"] == [{"name": "previous", "version": "1", "fraction": 0.1}]
+    control.admin.post("/api/v1/routes/delays/rollback", json={"reason": "it was better"})
+    assert (_weights(control), _route(control)["shadows"]) == ({"1": 10_000}, [])
+
+
+def test_rollout_on_a_route_that_asks_for_approval(control):
+    """Only who may approve promotes there; whoever operates may do everything else."""
+    control.put_route("delays", ("champion", "1", 10_000), if_match=0, needs_approval=True)
+    id = _start(control)
+    with control.client_with("operate", "read") as operator, control.client_with("approve") as approver:
+        path = f"/api/v1/routes/delays/rollouts/{id}"
+        refused = operator.post(f"{path}/promote", json={})
+        assert (refused.status_code, "approve" in refused.json()["error"]) == (403, True)
+        assert operator.post(f"{path}/approve", json={}).status_code == 403
+        assert approver.post(f"{path}/approve", json={}).status_code == 409  # nobody asked yet
+        waiting = replace(control.registry.rollout(id), state=RolloutState.AWAITING_APPROVAL)
+        route = control.registry.table().routes["delays"]
+        control.registry.commit(Change("monitor", "rollout.ask", f"rollout:{id}", "", (PutRoute(route), PutRollout(waiting))))
+        approved = approver.post(f"{path}/approve", json={"reason": "seen the numbers"})
+    assert approved.json()["state"] == "LIVE"
+    [entry] = control.admin.get("/api/v1/audit?order=newest&limit=1").json()["entries"]
+    assert (entry["action"], entry["reason"]) == ("rollout.approve", "seen the numbers")
+
+
+def test_rollout_beyond_the_yearly_budget_is_refused(control):
+    """A route that has spent its chance of false rollbacks says when it frees; a plan that needs less may start."""
+    plan = {"false_rollbacks_per_year": 0.1, "rollouts_per_year": 2}
+    for _ in range(2):
+        _move(control, _start(control, plan=plan), "rollback", "next")
+    refused = control.admin.post("/api/v1/routes/delays/rollouts", json={"challenger": "2", "plan": plan})
+    assert refused.status_code == 409
+    assert "reserved 0.1 of 0.1 false rollbacks a year" in refused.json()["error"]
+    assert "frees on 20" in refused.json()["error"]
+    assert _route(control)["rollout"] == ""
+    id = _start(control, plan={"false_rollbacks_per_year": 0.2, "rollouts_per_year": 2})
+    assert control.admin.get(f"/api/v1/routes/delays/rollouts/{id}").json()["budget"]["reserved"] == pytest.approx(0.2)
 
 
 def test_rollout_on_a_route_made_again_counts_from_its_own_revision(control):

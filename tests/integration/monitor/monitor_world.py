@@ -20,9 +20,10 @@ from adapters.stores.checkpoints import SqliteCheckpoints
 from adapters.stores.registry import SqliteRegistry
 from gateway.core.changes import Change, PutChampion, PutRollout, PutRoute, PutVersion
 from gateway.core.models import Column, Digest, Runtime, Target, Task, Version
+from gateway.core.plans import Plan
 from gateway.core.profiles import build_profile, profile_body
 from gateway.core.records import Attempt, GroundTruthRecord, Heartbeat, Kind, Outcome, PredictionRecord, Record
-from gateway.core.rollouts import Plan, Rollout, begin
+from gateway.core.rollouts import Rollout, begin
 from gateway.core.routes import Route, Variant, with_weights
 from gateway.core.split import SLOTS, hashed_key, slot_of
 from gateway.core.tensors import Datatype, Signature, Tensor, TensorSpec

@@ -34,8 +34,9 @@ from adapters.memory import ManualClock, MemoryBank, MemoryCheckpoints, MemoryRe
 from gateway.core.audit import AuditEntry
 from gateway.core.changes import Automation, PutChampion, PutRollout, PutRoute, PutVersion
 from gateway.core.errors import StoreFailed
+from gateway.core.plans import Plan, Step
 from gateway.core.records import Attempt, GroundTruthRecord, Heartbeat, Kind, Outcome, PredictionRecord, Record
-from gateway.core.rollouts import Event, Plan, RolloutState, apply_event
+from gateway.core.rollouts import Event, RolloutState, apply_event
 from gateway.core.routes import DriftAction, Variant, with_weights
 from gateway.core.split import SLOTS
 from gateway.history import recalled
@@ -46,7 +47,7 @@ from gateway.monitor.run import Monitor
 from gateway.settings import MonitorSettings, Settings
 
 BAD_ERRORS = replace(SOUND, errors={"1": 0.05, "2": 0.4})
-PLAN = Plan(dwell_s=3.0, samples_min=50)
+PLAN = Plan(steps=(Step(1_000, 3.0, 50), Step(5_000)))
 
 
 class Scene:
@@ -181,7 +182,7 @@ def _known(written: Iterable[tuple[str, Record]], is_known: Callable[[Prediction
 def test_unequal_coverage_convicts_nobody_and_is_shown(is_chance):
     """Where less ground truth comes for one variant, by chance or because wrong answers are kept back, the picture says so."""
     world = replace(SOUND, losses={"1": 0.2, "2": 0.2 if is_chance else 0.6}, errors={"1": 0.0, "2": 0.0})
-    scene, random = Scene(Plan(steps=(5_000,), advances_itself=False)), np.random.default_rng(3)
+    scene, random = Scene(Plan(steps=(Step(5_000),), advances_itself=False)), np.random.default_rng(3)
 
     def is_known(prediction: PredictionRecord, is_right: bool) -> bool:
         is_challenger = prediction.version == "2"
@@ -203,7 +204,7 @@ def test_unequal_coverage_convicts_nobody_and_is_shown(is_chance):
 def test_ground_truth_kept_back_neither_convicts_nor_passes(kept_back):
     """A challenger of which only the wrong answers become known is not convicted, and one that hides them gets no PASS."""
     world = replace(SOUND, losses={"1": 0.2, "2": 0.2 if kept_back == "right" else 0.6}, errors={"1": 0.0, "2": 0.0})
-    scene, random = Scene(Plan(steps=(5_000,), advances_itself=False)), np.random.default_rng(3)
+    scene, random = Scene(Plan(steps=(Step(5_000),), advances_itself=False)), np.random.default_rng(3)
 
     def is_known(prediction: PredictionRecord, is_right: bool) -> bool:
         is_kept = prediction.version == "2" and is_right is (kept_back == "right")
@@ -251,14 +252,14 @@ def _ended(scene: Scene, event: Event, late: list[tuple[str, Record]], *writes: 
 
 def promoted_too_soon() -> Scene:
     """Return a scene in which ground truth convicts a version after its promotion."""
-    scene = Scene(Plan(steps=(5_000,), advances_itself=False))
+    scene = Scene(Plan(steps=(Step(5_000),), advances_itself=False))
     late = _late(scene, replace(SOUND, losses={"1": 0.1, "2": 0.6}), 2_000)
     return _ended(scene, Event.PROMOTE, late, PutChampion(ROUTE, "2"))
 
 
 def convicted_too_soon() -> Scene:
     """Return a scene in which ground truth speaks for a version after its conviction."""
-    scene = Scene(Plan(steps=(5_000,), advances_itself=False))
+    scene = Scene(Plan(steps=(Step(5_000),), advances_itself=False))
     late = _late(scene, replace(SOUND, losses={"1": 0.1, "2": 0.1}, errors={"1": 0.0, "2": 0.0}), 4_000)
     return _ended(scene, Event.CONVICT, late)
 
@@ -292,7 +293,8 @@ def test_version_convicted_too_soon_is_acquitted_on_record_only():
 def archived(tmp_path):
     """Return a scene whose monitor remembers 200 rows, an archive of what was written, and the ground truth to come."""
     scene = Scene(
-        Plan(steps=(5_000,), advances_itself=False), replace(SETTINGS, monitor=replace(SETTINGS.monitor, truth_wait_max=200))
+        Plan(steps=(Step(5_000),), advances_itself=False),
+        replace(SETTINGS, monitor=replace(SETTINGS.monitor, truth_wait_max=200)),
     )
     archive = DuckArchive(tmp_path / "archive", memory_bytes=2**28)
     scene.recall = partial(recalled, archive=archive, decode=decode)
@@ -417,7 +419,7 @@ def test_good_challenger_advances_to_the_next_step():
     rollout = scene.registry.rollout("r1")
     assert (rollout.state, rollout.step) == (RolloutState.CANARY, 1)
     assert [entry.decision_id for entry in scene.decisions()] == ["r1:advance:1"]
-    assert rollout.changed_at_s >= START_S + PLAN.dwell_s
+    assert rollout.changed_at_s >= START_S + PLAN.steps[0].dwell_s
     assert scene.registry.table().routes[ROUTE].variant("challenger").weight == 5_000
 
 
@@ -439,7 +441,7 @@ def test_monitor_changes_nothing_while_automation_is_off():
 def test_person_who_holds_a_rollout_is_not_overruled():
     """A held rollout does not advance by itself, even when the hold brought no new revision that a record could tell of."""
     scene = Scene()
-    held = replace(scene.rollout, state=RolloutState.HELD, reason="let me look")
+    held = replace(scene.rollout, state=RolloutState.HELD, held_in=RolloutState.CANARY, reason="let me look")
     commit(scene.registry, PutRollout(held))
     scene.write(records(scene.registry, World({"1": 0.0, "2": 0.0}, {"1": 0.02, "2": 0.02}), 3_000))
 

@@ -13,6 +13,7 @@ from test_monitor import PLAN, Scene
 
 from gateway.core.fields import Json
 from gateway.core.guardrail_bodies import guardrails_from_bodies
+from gateway.core.plans import Step
 from gateway.core.records import Attempt, Kind, PredictionRecord, Record
 from gateway.core.rollouts import RolloutState
 from gateway.settings import MonitorSettings, Settings
@@ -34,7 +35,9 @@ ALL: tuple[Json, ...] = (
 
 
 def scene_of(*bodies: Json, settings: Settings | None = None) -> Scene:
-    plan = replace(PLAN, steps=(5_000,), advances_itself=False, guardrails=guardrails_from_bodies(bodies, "plan.guardrails"))
+    plan = replace(
+        PLAN, steps=(Step(5_000),), advances_itself=False, guardrails=guardrails_from_bodies(bodies, "plan.guardrails")
+    )
     return Scene(plan, settings or Settings(monitor=MonitorSettings(checkpoint_s=2.0, page_records=100)))
 
 

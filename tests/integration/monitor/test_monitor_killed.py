@@ -14,8 +14,9 @@ from monitor_world import ROUTE, START_S, World, main, make_registry, records, s
 from adapters.clock import SystemClock
 from adapters.logs.segments import SegmentWriter
 from adapters.stores.registry import SqliteRegistry
+from gateway.core.plans import Plan, Step
 from gateway.core.records import Heartbeat, Record
-from gateway.core.rollouts import Plan, RolloutState
+from gateway.core.rollouts import RolloutState
 
 FINE = World({"1": 0.0, "2": 0.0}, {"1": 0.02, "2": 0.02})
 BAD = replace(FINE, errors={"1": 0.0, "2": 0.25})
@@ -64,7 +65,7 @@ def _decisions(directory: Path, until: Callable[..., object], *, kill_share: flo
     """Write a good phase and, once the rollout advanced, a bad one; return what the monitor did."""
     directory.mkdir()
     registry = SqliteRegistry(directory / "registry.db", clock=SystemClock())
-    make_registry(registry, plan=Plan(dwell_s=3.0, samples_min=50))
+    make_registry(registry, plan=Plan(steps=(Step(1_000, 3.0, 50), Step(5_000))))
     writers = {stream: segment_writer(directory, stream) for stream in ("w0", "w1")}
     for writer in writers.values():  # both are there before either is read; the groups below span more than the merge waits for
         writer.append([Heartbeat(START_S - 1.0)])

@@ -14,8 +14,8 @@ from adapters.clock import SystemClock
 from adapters.detectors.river import AdwinDetector
 from adapters.logs.segments import SegmentReader, SegmentWriter
 from adapters.memory import ManualClock, MemoryBank, MemoryCheckpoints, MemoryReadings, MemoryRegistry
+from gateway.core.plans import Plan
 from gateway.core.records import Record
-from gateway.core.rollouts import Plan
 from gateway.metrics import MONITOR_POSITIONS_MOVED
 from gateway.monitor.gauges import Gauges
 from gateway.monitor.run import Monitor

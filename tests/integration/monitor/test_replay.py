@@ -5,45 +5,23 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from monitor_world import ROUTE, SETTINGS, SOUND, START_S, records
+from monitor_world import ROUTE, SOUND, START_S, records
 from test_monitor import BAD_ERRORS, PLAN, Scene, convicted_too_soon, promoted_too_soon
 
-from adapters.archives.duck import DuckArchive
-from adapters.detectors.river import AdwinDetector
-from adapters.logs.codec import decode
 from adapters.logs.segments import SegmentDirectory, SegmentWriter
 from adapters.memory import ManualClock
+from gateway.core.plans import Step
 from gateway.core.policy import INCREASE_GAP_S
 from gateway.core.records import PredictionRecord
 from gateway.core.rollouts import Event, RolloutState
 from gateway.core.routes import DriftAction
 from gateway.replay.decisions import Finding, recompute_decisions
-from gateway.replay.past import Past
 from gateway.replay.plan import PlanReplay
-
-
-@pytest.fixture
-def past_of(tmp_path):
-    """Return what a replay reads of a scene."""
-
-    def past(scene: Scene) -> Past:
-        return Past(
-            archive=DuckArchive(tmp_path / "archive", memory_bytes=2**28),
-            log=scene.log,
-            registry=scene.registry,
-            artifacts=None,
-            runtimes={},
-            detector=AdwinDetector,
-            decode=decode,
-            monitor=SETTINGS.monitor,
-        )
-
-    return past
 
 
 def test_decisions_are_found_again_with_the_same_evidence(past_of):
     """An advance and a rollback come out of the log with every number that stands in the audit log."""
-    scene = Scene(replace(PLAN, steps=(2_000, 5_000)))
+    scene = Scene(replace(PLAN, steps=(Step(2_000, 3.0, 50), Step(5_000))))
     scene.write(records(scene.registry, SOUND, 12_000))
     scene.run()
     scene.write(records(scene.registry, BAD_ERRORS, 4_000, seed=2, start_s=1_700_000_100.0))
@@ -114,7 +92,7 @@ def test_plan_is_replayed_with_what_it_would_have_done(past_of):
     assert (act.event, act.time_s, act.reason) == (Event.CONVICT.value, entry.evidence["log_time_s"], entry.reason)
     assert act.evidence["guardrails"][0]["log_e"] == entry.evidence["guardrails"][0]["log_e"]
 
-    stricter = PlanReplay(past_of(scene), ROUTE, replace(PLAN, false_rollback_alpha=1e-6))
+    stricter = PlanReplay(past_of(scene), ROUTE, replace(PLAN, false_rollbacks_per_year=1e-6, rollouts_per_year=1))
     stricter.run()
     assert all(act.time_s > entry.evidence["log_time_s"] for act in stricter.tried["r1"].acts)
     assert len(scene.registry.audit()) == entry.seq
@@ -134,11 +112,13 @@ def test_drift_rollback_is_found_again(past_of):
 
 def test_plan_that_advances_sooner_is_seen_to(past_of):
     """A plan that advances by itself does so where the one that ran waited for a person, but once in a quarter of an hour."""
-    scene = Scene(replace(PLAN, steps=(2_000, 5_000), advances_itself=False))
+    scene = Scene(replace(PLAN, steps=(Step(2_000), Step(5_000)), advances_itself=False))
     scene.write(records(scene.registry, SOUND, 12_000))
     scene.run()
     assert scene.decisions() == []
-    bolder = PlanReplay(past_of(scene), ROUTE, replace(PLAN, steps=(1_000, 2_000, 5_000)))
+    bolder = PlanReplay(
+        past_of(scene), ROUTE, replace(PLAN, steps=tuple(Step(weight, 3.0, 50) for weight in (1_000, 2_000, 5_000)))
+    )
     bolder.run()
     acts = bolder.tried["r1"].acts
     assert [act.event for act in acts] == [Event.ADVANCE.value]

@@ -16,10 +16,11 @@ from adapters.inflight import MappedInFlight
 from adapters.suspicions_file import SuspicionsFile
 from gateway.core.attribution import Attribution
 from gateway.core.guardrails import error_value
+from gateway.core.plans import Plan, Step
 from gateway.core.poison import after_death
 from gateway.core.policy import Rollback, decide
 from gateway.core.records import Outcome, PredictionRecord
-from gateway.core.rollouts import Plan, begin
+from gateway.core.rollouts import begin
 from gateway.core.routes import Route, Variant, with_weights
 from gateway.core.split import SLOTS
 from gateway.core.tensors import Datatype, Tensor
@@ -136,7 +137,7 @@ def test_challenger_that_always_fails_is_convicted_within_seconds(make_worker, m
     worker.route("r", {"model": "m", "variants": variants, "fallback": "champion"})
     worker.until_served(until)
     before = with_weights(Route(name="r", model="m", variants=(), fallback="champion"), (Variant("champion", "1", SLOTS),))
-    plan = Plan(steps=(5_000,), advances_itself=False)
+    plan = Plan(steps=(Step(5_000),), advances_itself=False)
     rollout, _ = begin(before, id="r1", challenger="2", plan=plan, salt="salt", now_s=0.0)
     watch = RolloutWatch(replace(rollout, since_revision=0), epoch_s=600.0)
     records: list[PredictionRecord] = []

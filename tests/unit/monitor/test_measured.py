@@ -16,9 +16,10 @@ from gateway.core.guardrail_bodies import guardrails_from_bodies
 from gateway.core.guardrails import Finding, Verdict
 from gateway.core.losses import loss
 from gateway.core.models import Column, ColumnKind, Digest, Runtime, Target, Task, Version
+from gateway.core.plans import Plan
 from gateway.core.profiles import build_profile, profile_body
 from gateway.core.records import Attempt, Kind, Outcome, PredictionRecord
-from gateway.core.rollouts import CHALLENGER, CHAMPION, Plan, begin
+from gateway.core.rollouts import CHALLENGER, CHAMPION, begin
 from gateway.core.routes import champion_route
 from gateway.core.tensors import Datatype, Signature, Tensor
 from gateway.monitor.measured import Known

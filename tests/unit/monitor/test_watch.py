@@ -10,9 +10,10 @@ from gateway.core.attribution import Attribution
 from gateway.core.evidence import Outcome as Evidence
 from gateway.core.evidence import Side
 from gateway.core.guardrails import Guardrail, Measure
+from gateway.core.plans import Plan
 from gateway.core.policy import Facts
 from gateway.core.records import Attempt, Kind, Outcome, PredictionRecord
-from gateway.core.rollouts import CHALLENGER, CHAMPION, Plan, Rollout, begin
+from gateway.core.rollouts import CHALLENGER, CHAMPION, Rollout, begin
 from gateway.core.routes import champion_route
 from gateway.monitor.fold import VIEWS_MAX, RouteState
 from gateway.monitor.views import RouteView

@@ -1,0 +1,47 @@
+"""Reads a document that a person wrote, YAML or JSON, which is YAML. Nothing in it is ever executed, and its size and depth are
+bounded before it is built."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Final
+
+import yaml
+
+from gateway.core.errors import MalformedRequest
+
+BYTES_MAX: Final = 65_536  # twenty guardrails and steps take 5 kB
+DEPTH_MAX: Final = 20
+
+
+def read_document(path: Path) -> object:
+    """Return a document as plain JSON values; None when it is empty.
+
+    Raises:
+        MalformedRequest: it cannot be read, is too large or too deep, has an alias, or a value that JSON does not have.
+    """
+    try:
+        with path.open("rb") as file:
+            text = file.read(BYTES_MAX + 1)
+        if len(text) > BYTES_MAX:
+            raise MalformedRequest(f"{path}: more than {BYTES_MAX} bytes")
+        _refuse_unbounded(path, text)
+        document = yaml.safe_load(text)
+        json.dumps(document, allow_nan=False)
+    except (OSError, yaml.YAMLError) as error:
+        raise MalformedRequest(f"{path}: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise MalformedRequest(f"{path}: {error}", hint="quote what looks like a date") from error
+    return document
+
+
+def _refuse_unbounded(path: Path, text: bytes) -> None:
+    """Refuse aliases, which multiply what they stand for, and depth, before anything is built."""
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise MalformedRequest(f"{path}: line {event.start_mark.line + 1}: an alias; write it out")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEPTH_MAX:
+            raise MalformedRequest(f"{path}: nested more than {DEPTH_MAX} deep")

@@ -1,0 +1,98 @@
+"""Trouble that needs no verdict to be seen: hard faults in a row, a fleet rolled back.
+
+Folds in the log's order; what it means is `core/policy.py`'s to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from gateway.core.evidence import Side
+from gateway.core.fields import Fields, Json
+
+BURST_KEYS: Final = 10  # n: distinct keys of the challenger looked at
+BURST_FAULTS: Final = 9  # k of n: at a sound version's error rate of .2 once in 240,000 looks
+CALM_KEYS: Final = 1_000  # keys of the champion remembered: what comes beside ten of a challenger at 1 %
+CALM_KEYS_MIN: Final = 10  # of the champion in the same time; fewer say nothing
+CALM_RATE_MAX: Final = 0.1  # above it the champion has trouble of its own and the two-sample evidence must tell
+FLEET_S: Final = 600.0
+FLEET_ROUTES: Final = 3  # rolled back within that time: no chance, but something that they share…
+FLEET_SHARE: Final = 0.05  # …or this part of all routes…
+FLEET_ROUTES_MIN: Final = 2  # …if they are more than one
+
+
+class FleetBreaker:
+    """Whether so many routes were rolled back by themselves lately that nothing is raised by itself.
+
+    One challenger is bad by itself; several at once have something in common that no rollout can see.
+    """
+
+    def __init__(self, rolled_back: Mapping[str, float] | None = None) -> None:
+        self._rolled_back = dict(rolled_back or {})  # route → when, the log's time
+
+    def observe(self, route: str, now_s: float) -> None:
+        """Take an automatic rollback."""
+        self._rolled_back = {name: at_s for name, at_s in self._rolled_back.items() if now_s - at_s < FLEET_S}
+        self._rolled_back[route] = now_s
+
+    def routes(self, now_s: float) -> list[str]:
+        """Return the routes rolled back within the time that counts."""
+        return sorted(name for name, at_s in self._rolled_back.items() if now_s - at_s < FLEET_S)
+
+    def is_open(self, route_count: int, now_s: float) -> bool:
+        """Return whether automatic increases are suspended, among so many routes."""
+        count = len(self.routes(now_s))
+        return count >= FLEET_ROUTES or (count >= FLEET_ROUTES_MIN and count >= FLEET_SHARE * route_count)
+
+    def state(self) -> dict[str, float]:
+        """Return everything needed to go on exactly."""
+        return dict(self._rolled_back)
+
+
+class BurstWatch:
+    """Hard faults in a row, told by key: one caller who always fails is one key, however often it calls.
+
+    The champion is looked at over the very time in which the challenger's last n keys came, so that trouble which both share is
+    no burst, whether it has just begun or is long over.
+    """
+
+    def __init__(self) -> None:
+        self._recent: dict[Side, dict[str, tuple[float, bool]]] = {side: {} for side in Side}  # by key: (time, is fault)
+
+    def observe(self, side: Side, key: str, time_s: float, *, is_fault: bool) -> None:
+        """Take the assigned variant's own attempt, in the log's order; a key's last one stands."""
+        recent = self._recent[side]
+        recent.pop(key, None)
+        recent[key] = (time_s, is_fault)
+        if len(recent) > (BURST_KEYS if side is Side.CHALLENGER else CALM_KEYS):
+            del recent[next(iter(recent))]
+
+    @property
+    def is_burst(self) -> bool:
+        """Whether k of the challenger's last n keys failed while the champion's, in that time, did not."""
+        challenger = list(self._recent[Side.CHALLENGER].values())
+        return sum(is_fault for _, is_fault in challenger) >= BURST_FAULTS and self._was_calm(challenger[0][0], challenger[-1][0])
+
+    def _was_calm(self, since_s: float, until_s: float) -> bool:
+        """Return whether few of the champion's keys between two times failed, and there were enough to tell."""
+        champion = self._recent[Side.CHAMPION]
+        if len(champion) == CALM_KEYS and next(iter(champion.values()))[0] > since_s:
+            return False  # of a part of that time nothing is remembered
+        within = [is_fault for time_s, is_fault in champion.values() if since_s <= time_s <= until_s]
+        return len(within) >= CALM_KEYS_MIN and sum(within) <= CALM_RATE_MAX * len(within)
+
+    def state(self) -> Json:
+        """Return everything needed to go on exactly, as JSON."""
+        return {side.value: [[key, *last] for key, last in recent.items()] for side, recent in self._recent.items()}
+
+    @classmethod
+    def restored(cls, state: object) -> BurstWatch:
+        """Go on from what `state` returned."""
+        fields = Fields(state, "burst")
+        watch = cls()
+        for side in Side:
+            for item in fields.items(side.value, CALM_KEYS):
+                assert isinstance(item, list)
+                watch.observe(side, str(item[0]), float(item[1]), is_fault=bool(item[2]))
+        return watch

@@ -1,0 +1,199 @@
+"""A rollout that nobody touches: from the shadow to the end of the cool-down, or back, whenever the monitor looks or dies."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from monitor_world import ROUTE, START_S, World, commit, records
+from test_monitor import Scene
+
+from gateway.core.audit import AuditEntry
+from gateway.core.changes import PutRollout, PutRoute
+from gateway.core.plans import HoldOutcome, Plan, ShadowPhase, Step
+from gateway.core.records import Attempt, Kind, Outcome, PredictionRecord, Record
+from gateway.core.rollouts import CHALLENGER, PREVIOUS, Event, Rollout, RolloutState, apply_event
+from gateway.core.routes import Shadow
+from gateway.replay.decisions import Finding, recompute_decisions
+from gateway.settings import MonitorSettings, Settings
+
+FINE = World({"1": 0.0, "2": 0.0}, {"1": 0.02, "2": 0.02})
+PLAN = Plan(
+    shadow=ShadowPhase(1.0, 2.0, 50),
+    steps=(Step(2_000, 2.0, 50), Step(5_000, 2.0, 50)),
+    bake_s=500.0,
+    cool_down_s=500.0,
+)
+APART_S = 1_000.0  # between two parts of the log: more than between two increases
+
+
+def with_copies(written: Iterable[tuple[str, Record]], shadow: Shadow, *, fails: bool = False) -> Iterator[tuple[str, Record]]:
+    """Yield what was written and, after each live answer, that of the shadow's copy."""
+    for stream, record in written:
+        yield stream, record
+        if isinstance(record, PredictionRecord):
+            outcome = Outcome.FAILED if fails else Outcome.OK
+            yield (
+                stream,
+                replace(
+                    record,
+                    prediction_id=f"{record.prediction_id}-copy",
+                    kind=Kind.SHADOW,
+                    assigned=shadow.name,
+                    variant=shadow.name,
+                    version=shadow.version,
+                    attempts=(Attempt(shadow.name, shadow.version, outcome, 900),),
+                    outcome=outcome,
+                    shadow_of=record.prediction_id,
+                ),
+            )
+
+
+class Run:
+    """A scene whose monitor is thrown away and begun again now and then."""
+
+    def __init__(self, plan: Plan = PLAN, *, lives: int = 1, **route: object) -> None:
+        self.scene = Scene(plan, Settings(monitor=MonitorSettings(checkpoint_s=2.0, page_records=100)), **route)
+        self._lives, self._random, self._parts = lives, np.random.default_rng(7), 0
+
+    def part(self, world: World = FINE, count: int = 700, *, copies_fail: bool = False) -> None:
+        """Let some seconds of traffic pass at the route as it is now, the shadows' copies with it."""
+        scene = self.scene
+        route = scene.registry.table().routes[ROUTE]
+        written: Iterable[tuple[str, Record]] = records(
+            scene.registry, world, count, seed=self._parts + 1, start_s=START_S + self._parts * APART_S
+        )
+        for shadow in route.shadows:
+            written = with_copies(written, shadow, fails=copies_fail)
+        scene.write(written)
+        self._parts += 1
+        for _ in range(self._lives - 1):
+            for _ in range(int(self._random.integers(1, 6))):
+                scene.monitor.turn(threading.Event())
+                scene.clock.move(1.0)
+            scene.monitor = scene.begun()
+        scene.run()
+
+    @property
+    def rollout(self) -> Rollout:
+        """Return the rollout as it stands."""
+        return self.scene.registry.rollout("r1")
+
+    def decisions(self) -> list[AuditEntry]:
+        """Return what the monitor did."""
+        return self.scene.decisions()
+
+
+def test_rollout_runs_by_itself_whatever_becomes_of_the_monitor(past_of):
+    """Shadow, steps, bake time, promotion and the end of the cool-down follow from the log alone, and are found again in it."""
+    told = []
+    for lives in (1, 6):
+        run = Run(lives=lives)
+        states = []
+        for _ in range(5):
+            run.part()
+            states.append((run.rollout.state, run.rollout.step))
+        told.append([(entry.decision_id, entry.reason, entry.evidence, entry.after) for entry in run.decisions()])
+    assert told[0] == told[1]
+    assert states == [
+        (RolloutState.CANARY, 0),
+        (RolloutState.CANARY, 1),
+        (RolloutState.BAKING, 1),
+        (RolloutState.LIVE, 1),
+        (RolloutState.LIVE, 1),
+    ]
+    assert [entry.action for entry in run.decisions()] == [
+        f"rollout.{event}" for event in ("advance", "advance", "bake", "promote", "settle")
+    ]
+    table = run.scene.registry.table()
+    assert [(v.name, v.version) for v in table.routes[ROUTE].variants] == [("champion", "2")]
+    assert (table.routes[ROUTE].shadows, table.champions[ROUTE]) == ((), "2")
+    assert not run.rollout.is_watched
+    found = recompute_decisions(past_of(run.scene))
+    assert [(one.finding, one.differences) for one in found] == [(Finding.SAME, ())] * 5
+
+
+def test_challenger_that_fails_in_the_shadow_never_meets_a_caller():
+    """Hard faults of its copies convict it while it answers nobody."""
+    run = Run()
+    assert run.scene.registry.table().routes[ROUTE].shadows == (Shadow(CHALLENGER, "2", 1.0),)
+    run.part(count=100, copies_fail=True)
+    assert run.rollout.state is RolloutState.QUARANTINED
+    assert run.scene.registry.table().routes[ROUTE].shadows == ()
+    assert len(run.scene.registry.quarantines()) == 1
+
+
+def test_promoted_version_that_fails_while_it_cools_down_goes_back(past_of):
+    """While the version before answers copies and the promoted one fails, going back is known to help: table and alias return."""
+    run = Run(replace(PLAN, cool_down_s=600.0))
+    for _ in range(4):
+        run.part()
+    assert run.scene.registry.table().routes[ROUTE].shadows == (Shadow(PREVIOUS, "1", 0.1),)
+    run.part(replace(FINE, errors={"1": 0.0, "2": 1.0}), 60)
+    assert run.rollout.state is RolloutState.LIVE, "after its cool-down nobody compares"
+
+    run = Run(replace(PLAN, cool_down_s=6_000.0))
+    for _ in range(4):
+        run.part()
+    run.part(replace(FINE, errors={"1": 0.0, "2": 1.0}), 60, copies_fail=True)
+    assert run.rollout.state is RolloutState.LIVE, "both fail: going back would not help"
+    run.part(replace(FINE, errors={"1": 0.0, "2": 1.0}), 60)
+    table = run.scene.registry.table()
+    assert run.rollout.state is RolloutState.QUARANTINED
+    found = recompute_decisions(past_of(run.scene))
+    assert [(one.finding, one.differences) for one in found] == [(Finding.SAME, ())] * 5
+    assert (table.routes[ROUTE].variants[0].version, table.champions[ROUTE]) == ("1", "1")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "state"), [(HoldOutcome.ROLLBACK, RolloutState.ROLLED_BACK), (HoldOutcome.STAY, RolloutState.AWAITING_APPROVAL)]
+)
+def test_rollout_waits_for_approval_as_long_as_its_plan_says(outcome, state):
+    """Where the route asks, the baked rollout asks a person, and ends as the plan says when nobody answers in time."""
+    plan = Plan(steps=(Step(5_000, 2.0, 50),), bake_s=2.0, hold_timeout_s=1_500.0, hold_outcome=outcome)
+    run = Run(plan, needs_approval=True)
+    for _ in range(2):
+        run.part()
+        assert run.rollout.state is RolloutState.AWAITING_APPROVAL
+    run.part()
+    assert run.rollout.state is state
+    assert run.scene.registry.quarantines() == []
+
+
+def test_rollout_that_proves_nothing_is_held_and_then_given_up(past_of):
+    """Without ground for a verdict it holds after the plan's patience and goes back, blamed for nothing, when nobody comes."""
+    plan = Plan(steps=(Step(100, 2.0, 1_000_000), Step(200)), patience_s=500.0, hold_timeout_s=500.0)
+    told = []
+    for lives in (1, 6):
+        run = Run(plan, lives=lives)
+        states = []
+        for _ in range(3):
+            run.part(count=100)
+            states.append(run.rollout.state)
+        told.append([(entry.decision_id, entry.reason, entry.evidence) for entry in run.decisions()])
+    assert told[0] == told[1]
+    assert states == [RolloutState.CANARY, RolloutState.HELD, RolloutState.ROLLED_BACK]
+    assert "inconclusive for 500 s" in run.decisions()[0].reason
+    assert {one.finding for one in recompute_decisions(past_of(run.scene))} == {Finding.SAME}
+    assert [entry.action for entry in run.decisions()] == ["rollout.hold", "rollout.rollback"]
+    assert run.scene.registry.quarantines() == []
+
+
+def test_rollout_that_a_person_promoted_is_watched_while_it_cools_down():
+    """The monitor learns of the promotion from the next record, lets the version before go in time, and not after a rollback."""
+    for is_rolled_back in (False, True):
+        run = Run(replace(PLAN, shadow=None, advances_itself=False))
+        run.part(count=100)
+        route = run.scene.registry.table().routes[ROUTE]
+        promoted, after = apply_event(run.rollout, route, Event.PROMOTE, reason="mine", now_s=START_S + 10.0)
+        commit(run.scene.registry, PutRoute(after), PutRollout(promoted), route=ROUTE)
+        if is_rolled_back:
+            route = run.scene.registry.table().routes[ROUTE]
+            back, after = apply_event(promoted, route, Event.ROLLBACK, reason="mine too", now_s=START_S + 11.0)
+            commit(run.scene.registry, PutRoute(after), PutRollout(back), route=ROUTE)
+        run.part(count=300)
+        assert [entry.action for entry in run.decisions()] == ([] if is_rolled_back else ["rollout.settle"])
+        assert run.scene.registry.table().routes[ROUTE].shadows == ()
