@@ -148,9 +148,9 @@ def _show(rollout: Json) -> None:
             "changed": output.moment(rollout.get("changed_at_s")),
         }
     )
-    if evidence := output.mapping(rollout.get("evidence")):
-        typer.echo("evidence")
-        output.show_json(evidence)
+    explanation = rollout.get("explanation")
+    for sentence in explanation if isinstance(explanation, list) else []:
+        typer.echo(sentence)
 
 
 def _step(rollout: Json) -> str:

@@ -31,6 +31,7 @@ from gateway.core.budget import budget_of, refuse_overspent
 from gateway.core.changes import Change, Committed, PutChampion, PutRollout, PutRoute, Write
 from gateway.core.errors import IllegalTransition, RevisionConflict, UnknownSubject
 from gateway.core.measurable import refuse_unmeasurable
+from gateway.core.outlook import explained
 from gateway.core.plans import plan_from_body
 from gateway.core.rollouts import Event, Rollout, RolloutState, apply_event, at_step, begin, moved_champion, rollout_body
 from gateway.core.routes import Revision, Route, RouteTable
@@ -79,11 +80,12 @@ def list_rollouts(control: Control, call: Call) -> Answer:
 
 
 def show(control: Control, call: Call) -> Answer:
-    """Return a rollout with the monitor's newest evidence and the route's budget of false rollbacks."""
+    """Return a rollout in sentences, with the monitor's newest evidence and the route's budget of false rollbacks."""
     rollout = _rollout(control, call)
     budget = budget_of(rollout.plan, control.registry.rollouts(rollout.route, limit=ROLLOUTS_MAX), control.clock.now_s())
     evidence = monitored.evidence(control.readings.latest(), rollout)
-    return Answer({**rollout_body(rollout), "budget": budget.body(), "evidence": evidence})
+    told = explained(rollout, evidence)
+    return Answer({**rollout_body(rollout), "budget": budget.body(), "explanation": told, "evidence": evidence})
 
 
 def move(event: Event) -> Callable[[Control, Call], Reply]:
