@@ -71,6 +71,7 @@ CASES = (
         BAD_MIN + 25,
     ),
     alone("MonitorBehind", f"gateway_monitor_lag_seconds{{{PLACE}}}", gauge(60, 0.5)),
+    alone("MonitorUnwell", 'gateway_monitor_trouble{instance="g", process="control", trouble="missed_drill"}', gauge(1, 0)),
     alone("MonitorTurnsFail", f"gateway_monitor_turn_failures_total{{{PLACE}}}", counter(2, 0)),
     alone("LogWritesFail", f"gateway_log_write_failures_total{{{PLACE}}}", counter(1, 0)),
     alone("RecordsLost", f"gateway_unlogged_records_total{{{PLACE}}}", counter(10, 0)),
