@@ -13,11 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
 from adapters.archives.duck import DuckArchive
 from adapters.clock import SystemClock
+from adapters.detectors.river import AdwinDetector
 from adapters.logs.segments import SegmentReader
 from adapters.metrics_file import MetricsDirectory
 from adapters.readings_file import ReadingsFile
@@ -28,6 +30,10 @@ from gateway.client import AdminClient, RequestFailed
 from gateway.commands.app import app
 from gateway.control.run import run_control
 from gateway.core.changes import Change, Quarantine
+from gateway.core.models import Column
+from gateway.core.outcomes import OutcomeWatch
+from gateway.core.profiles import build_profile
+from gateway.monitor.columns import Budget, ColumnsWatch
 from gateway.settings import Settings
 
 Run = Callable[..., Result]
@@ -291,6 +297,41 @@ def test_rollout_of_a_route_that_had_none(run, route):
     result = run("rollouts", "show", route)
     assert result.exit_code == 1
     assert "no rollout" in result.stderr
+
+
+def test_drift_shows_both_views_and_what_carries_them(run, route, data_dir):
+    """What moved, by how much of the departure, what has no place in training, and each incident's sentence."""
+    random = np.random.default_rng(1)
+    columns = (Column("size"), Column("weight"))
+    profile = build_profile(columns, {column.name: random.normal(size=2_000) for column in columns})
+    watch = ColumnsWatch(profile, AdwinDetector, Budget(1e5, 1e-4))
+    fed = [watch.feed((random.normal(size=32) + (at > 20), np.full(32, np.nan))) for at in range(60)]
+    why = next(moved[0].why for moved in fed if moved)
+    incident = {"attribution": "DATA", "subjects": ["weight"], "opened_at_s": 1e9, "last_at_s": 1e9, "alarms": 1, "why": why}
+    drift = {
+        "version": "1",
+        "sampled_rate": 1.0,
+        "frozen_by": "DATA",
+        "incidents": [incident],
+        "against_training": {"inputs": watch.against_training(), "errors": OutcomeWatch(alarm_rows=1e5).body(), "answer": None},
+        "features": [reading.body() for reading in watch.readings()],
+    }
+    ReadingsFile(data_dir / "run" / "readings.json").publish({"routes": {route: {"drift": drift}}})
+
+    shown = run("drift", route).stdout
+
+    assert "unlike the reference" in shown
+    assert "learning from the first ones" in shown
+    assert "missing 100.0%" in shown
+    assert "2001-09-09" in shown
+    assert "by weight" in why
+    assert " ".join(why.split()[:4]) in shown
+    assert parsed(run("drift", route, "--json"))["drift"] == drift
+
+
+def test_drift_before_any_answer_says_so(run, route):
+    """A route of which nothing was seen is no error."""
+    assert "no answer" in run("drift", route).stdout
 
 
 def test_keys_are_created_listed_and_revoked(run, data_dir):

@@ -44,6 +44,7 @@ def test_commands_are_the_documented_ones():
         "predict",
         *(f"predictions {verb}" for verb in ("tail", "show", "query", "export")),
         "ground-truth",
+        "drift",
         "quality",
         "replay",
         "monitor show",
