@@ -65,6 +65,7 @@ def tried(instance: Instance, stated: Version, sample: Sample | None) -> Version
         ModelFault: it does not run.
     """
     signature, target = stated.signature, stated.target
+    _refuse_unknown_tensors(stated, signature)
     columns = _checked_columns(stated.columns, signature, sample)
     values = None if sample is None else sample.read(_columns_read(columns, signature))
     rows = _rows_of(signature, columns, values)
@@ -108,6 +109,13 @@ def _is_wide(signature: Signature) -> bool:
 def _is_named(signature: Signature) -> bool:
     """Whether each feature comes as an input of its own, of shape [n] or [n, 1]."""
     return all(len(spec.shape) == 1 or (len(spec.shape) == 2 and spec.shape[1] == 1) for spec in signature.inputs)
+
+
+def _refuse_unknown_tensors(stated: Version, signature: Signature) -> None:
+    known = {spec.name for spec in (*signature.inputs, *signature.outputs)}
+    unknown = [summary.tensor for summary in stated.summaries if summary.tensor not in known]
+    if unknown:
+        raise NotValid(f"metadata.summaries: no tensor is called {unknown[0]!r}; there are {', '.join(sorted(known))}")
 
 
 def _checked_columns(stated: Sequence[Column], signature: Signature, sample: Sample | None) -> tuple[Column, ...]:

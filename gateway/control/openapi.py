@@ -13,6 +13,7 @@ from gateway.core.plans import GUARDRAILS_MAX, STEPS_MAX, HoldOutcome, Inconclus
 from gateway.core.rollouts import RolloutState
 from gateway.core.routes import SHADOWS_MAX, VARIANTS_MAX
 from gateway.core.split import SLOTS
+from gateway.core.summaries import Statistic
 
 Schema = dict[str, Any]
 _KINDS: Final[dict[ParameterKind, Schema]] = {
@@ -185,6 +186,14 @@ def _schemas() -> dict[str, Schema]:
                 description=text,
                 providers=_array({"type": "string", "description": "What it may run on, the best first; cpu, cuda, tensorrt, …"}),
                 batching=_object(rows_max={"type": "integer"}, delay_ms={"type": "number"}),
+                summaries=_array(
+                    _object(
+                        ("tensor", "statistic"),
+                        tensor=text,
+                        statistic={"enum": [statistic.value for statistic in Statistic]},
+                        direction={"type": "integer"},
+                    )
+                ),
             ),
             reference={"type": "string", "description": "The training sample: Parquet, CSV or JSON Lines, by file name."},
         ),

@@ -224,6 +224,7 @@ def _stated(model: str, metadata: Metadata, upload: Upload) -> Version:
         description=metadata.description,
         pickled=metadata.pickled,
         batching=metadata.batching,
+        summaries=metadata.summaries,
     )
 
 

@@ -11,6 +11,7 @@ from typing import NewType
 from gateway.core.errors import MalformedRequest
 from gateway.core.fields import Fields, Json, checked_name
 from gateway.core.providers import CPU, providers_from_body
+from gateway.core.summaries import SUMMARIES_MAX, Summary, summaries_from_body, summary_body
 from gateway.core.tensors import VARIABLE, Datatype, Signature, TensorSpec
 
 Digest = NewType("Digest", str)  # sha256 of an artifact, 64 hexadecimal digits
@@ -172,6 +173,7 @@ class Version:
     batching: Batching = Batching()
     members: tuple[Version, ...] = ()
     providers: tuple[str, ...] = ()
+    summaries: tuple[Summary, ...] = ()
 
     @property
     def provider(self) -> str:
@@ -203,6 +205,7 @@ class Metadata:
     batching: Batching = Batching()
     preprocess: tuple[str, str] | None = None
     providers: tuple[str, ...] = ()
+    summaries: tuple[Summary, ...] = ()
 
 
 def checked_public_name(name: str, where: str) -> str:
@@ -237,6 +240,7 @@ def metadata_from_body(body: object) -> Metadata:
         pickled=_stated_pickled(fields.value("pickled")),
         conversion=conversion_from_body(fields.value("convert")),
         batching=batching_from_body(fields.value("batching"), "metadata.batching"),
+        summaries=summaries_from_body(fields.items("summaries", SUMMARIES_MAX, ()), "metadata.summaries"),
         preprocess=_named_version(fields.value("preprocess")),
         providers=providers_from_body(fields, "metadata"),
     )
@@ -379,6 +383,7 @@ def version_body(version: Version) -> Json:
         "is_joinable": version.is_joinable,
         "pickled": None if version.pickled is None else _pickled_body(version.pickled),
         "batching": {"rows_max": version.batching.rows_max, "delay_ms": version.batching.delay_ms},
+        "summaries": [summary_body(summary) for summary in version.summaries],
         "members": [version_body(member) for member in version.members],
         "providers": list(version.providers),
     }
@@ -406,6 +411,7 @@ def version_from_body(body: object) -> Version:
         warnings=tuple(str(warning) for warning in fields.items("warnings", 100, ())),
         is_joinable=fields.boolean("is_joinable", True),
         batching=batching_from_body(fields.value("batching"), "version.batching"),
+        summaries=summaries_from_body(fields.items("summaries", SUMMARIES_MAX, ()), "version.summaries"),
         pickled=_pickled_from_body(fields.value("pickled")),
         members=tuple(version_from_body(member) for member in fields.items("members", MEMBERS_MAX, ())),
         providers=providers_from_body(fields, "version"),

@@ -19,13 +19,23 @@ from gateway.core.blocks import Blocks
 from gateway.core.departures import Departure, Departures, ranges
 from gateway.core.drift import PSI_ROWS_MIN, psi_bounds, stability_indices
 from gateway.core.fields import Json
-from gateway.core.profiles import APART, FeatureMap, ReferenceProfile, cell_count
+from gateway.core.models import Column
+from gateway.core.profiles import (
+    APART,
+    FeatureMap,
+    ReferenceProfile,
+    build_profile,
+    cell_count,
+    profile_body,
+    profile_from_body,
+)
 from gateway.core.signals import Signals
 from gateway.core.tensors import Array, FloatArray, IntArray
 from gateway.ports import Detector
 
 WINDOW_ROWS: Final = 2_000  # what the stability index looks at; chance alone moves it by 0.01
 SLOT_ROWS: Final = 256  # of the window, dropped together; the index is looked at when one is full
+LEARN_ROWS: Final = 1_000  # the first, of what has no training sample
 RETURN_ROWS: Final = 10_000  # without another departure, and the columns are like training again
 NAMED_SHARE: Final = 0.9  # of a departure is named, the features with the greatest shares first…
 NAMED_MAX: Final = 5  # …and no more than that
@@ -281,6 +291,47 @@ class ColumnsWatch:
         attribution = Attribution.WORLD if index > bounds[at] else Attribution.DATA
         why = f"unlike training: {feature.name}'s index {psi[at]:.3f} of {self.rows} rows exceeds {bounds[at]:.3f}"
         return Moved((feature.name,), attribution, why)
+
+
+class LearnedWatch:
+    """Columns of which training says nothing: their own first rows are the reference.
+
+    Attributes:
+        watch: None until enough rows were seen.
+    """
+
+    def __init__(self, made: Callable[[ReferenceProfile], ColumnsWatch]) -> None:
+        self._made = made
+        self._first: list[Sequence[Array]] = []
+        self._rows = 0
+        self.watch: ColumnsWatch | None = None
+
+    def feed(self, columns: Sequence[Column], values: Sequence[Array]) -> list[Moved]:
+        """Take one array of shape (rows,) for each column, and return what it raised alarms of."""
+        if self.watch is not None:
+            return self.watch.feed(values)
+        self._first.append(values)
+        self._rows += len(values[0])
+        if self._rows >= LEARN_ROWS:
+            first = [np.concatenate(parts) for parts in zip(*self._first, strict=True)]
+            self._first = []
+            names = [column.name for column in columns]
+            self.watch = self._made(build_profile(columns, dict(zip(names, first, strict=True))))
+            self.watch.learn(first)
+        return []
+
+    def state(self) -> dict[str, Any]:
+        """Return everything needed to go on exactly."""
+        known = None if self.watch is None else (profile_body(self.watch.profile), self.watch.state())
+        return {"first": list(self._first), "rows": self._rows, "watch": known}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        self._first, self._rows = list(state["first"]), state["rows"]
+        if state["watch"] is not None:
+            body, saved = state["watch"]
+            self.watch = self._made(profile_from_body(body))
+            self.watch.restore(saved)
 
 
 def _number(value: float) -> float | None:

@@ -1,14 +1,15 @@
 """Watches one version's features, answers, errors and losses on one route for drift, with one false-alarm budget for all.
 
-Features are compared with the reference profile; answers, errors and losses, of which training says nothing, with the version's
-own first ones. Rows are taken a batch at a time, which ends by rows or by the log's time, so that the same log gives the same
-alarms. Folds records; no I/O of its own.
+Features are compared with the reference profile; answers, summaries, errors and losses, of which training says nothing, with the
+version's own first ones. Rows are taken a batch at a time, which ends by rows or by the log's time, so that the same log gives
+the same alarms. Folds records; no I/O of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 from zlib import crc32
 
@@ -19,21 +20,22 @@ from gateway.core.drift import Alarm, Incident, with_alarm
 from gateway.core.fields import Json
 from gateway.core.models import Column, ColumnKind, Version
 from gateway.core.outcomes import OutcomeWatch
-from gateway.core.profiles import ReferenceProfile, build_profile, profile_body, profile_from_body
+from gateway.core.profiles import ReferenceProfile, profile_from_body
 from gateway.core.records import PredictionRecord
-from gateway.core.tensors import Array
-from gateway.monitor.columns import WINDOW_ROWS, Budget, ColumnsWatch, FeatureReading, Moved
+from gateway.core.summaries import summarised
+from gateway.core.tensors import Array, FloatArray
+from gateway.monitor.columns import WINDOW_ROWS, Budget, ColumnsWatch, FeatureReading, LearnedWatch, Moved
 from gateway.monitor.rows import ANSWER, Features, answer_column, feature_values, joined_columns
 from gateway.ports import Detector
 
 BATCH_ROWS: Final = 32  # a shift by σ is found after some forty rows, so a batch may not be many more
 BATCH_S: Final = 1.0  # of the log's time; a quiet route is not kept waiting for 32 rows
-LEARN_ROWS: Final = 1_000  # a version's own first answers are what the later ones are compared with
 EVENTS_PER_S_MAX: Final = 100_000.0  # feature-events; at 2 µs each 20 % of a core. Above it rows are sampled
 INPUTS_SHARE: Final = 0.3  # of the false-alarm budget…
+SUMMARIES_SHARE: Final = 0.1
 ANSWER_SHARE: Final = 0.1
 OUTCOME_SHARE: Final = 0.05  # …of errors and of losses each; what is left is for the indices and the detectors of recent change
-PSI_SHARE: Final = 0.25
+PSI_SHARE: Final = 0.2
 OUTCOMES: Final = ("errors", "loss")
 
 
@@ -71,6 +73,7 @@ class _Batch:
     rows: int = 0
     features: list[Features] = field(default_factory=list)  # of each record
     answers: list[Array] = field(default_factory=list)
+    summaries: list[list[FloatArray]] = field(default_factory=list)
 
 
 class DriftWatch:
@@ -82,7 +85,7 @@ class DriftWatch:
         incident_count: How many incidents there ever were.
         unreadable: Records whose inputs do not have the version's columns.
         inputs: Its features; None without a reference profile.
-        answer: None until enough answers were seen.
+        answer, summaries: Of which training says nothing.
         outcomes: By name, `errors` and `loss`.
     """
 
@@ -94,11 +97,12 @@ class DriftWatch:
         profile = profile_from_body(version.profile) if version.profile else None
         features = profile.features if profile else ()
         self._columns = tuple(Column(feature.name, feature.kind) for feature in features)
-        self.inputs = self._watch(profile, INPUTS_SHARE) if profile and features else None
-        self.answer: ColumnsWatch | None = None
+        self._summary_columns = tuple(Column(summary.name) for summary in version.summaries)
+        self.inputs = self._watch(profile, share=INPUTS_SHARE) if profile and features else None
+        self.summaries = LearnedWatch(partial(self._watch, share=SUMMARIES_SHARE))
+        self.answer = LearnedWatch(partial(self._watch, share=ANSWER_SHARE))
         self.outcomes = {name: OutcomeWatch(alarm_rows=false_alarm_events / OUTCOME_SHARE) for name in OUTCOMES}
         self._answer_column = Column(ANSWER)
-        self._first_answers: list[Array] = []
         self._batch = _Batch()
         self._sampling = Sampling()
         self.incidents: tuple[Incident, ...] = ()
@@ -114,7 +118,7 @@ class DriftWatch:
         """Take a live answer of the version, and return how many incidents an alarm began; None without an alarm."""
         answer = answer_column(self._known, record.outputs)
         rows = len(answer[1]) if answer else 1
-        if not self._sampling.takes(record, time_s, rows * (len(self._columns) + 1)):
+        if not self._sampling.takes(record, time_s, rows * (len(self._columns) + len(self._summary_columns) + 1)):
             return None
         batch = self._batch
         if not batch.rows:
@@ -129,6 +133,12 @@ class DriftWatch:
                 self.unreadable += 1
             else:
                 batch.features.append(values)
+        if self._summary_columns:
+            summaries = summarised(self._known.summaries, (*record.inputs, *record.outputs))
+            if summaries is None:
+                self.unreadable += 1
+            else:
+                batch.summaries.append(summaries)
         if batch.rows >= BATCH_ROWS or time_s - batch.since_s >= BATCH_S:
             return self._fold(time_s)
         return None
@@ -149,27 +159,25 @@ class DriftWatch:
 
     def readings(self) -> list[FeatureReading]:
         """Return where every feature stands, and the answer once enough were seen."""
-        return [reading for watch in (self.inputs, self.answer) if watch is not None for reading in watch.readings()]
+        return [reading for watch in self._known_watches().values() if watch is not None for reading in watch.readings()]
 
     def against_training(self) -> Json:
-        """Return where the e-detectors stand: of the inputs, the answer and the outcomes."""
-        parts = {"inputs": self.inputs, "answer": self.answer}
+        """Return where the e-detectors stand: of inputs, summaries, answer and outcomes."""
         return {
-            **{name: None if watch is None else watch.against_training() for name, watch in parts.items()},
+            **{name: None if watch is None else watch.against_training() for name, watch in self._known_watches().items()},
             **{name: watch.body() for name, watch in self.outcomes.items()},
         }
 
     def state(self) -> dict[str, Any]:
         """Return everything needed to go on exactly, but for the version itself."""
-        answer = self.answer
         return {
             "version": self.version,
             "inputs": None if self.inputs is None else self.inputs.state(),
-            "answer": None if answer is None else (profile_body(answer.profile), answer.state()),
+            "summaries": self.summaries.state(),
+            "answer": self.answer.state(),
             "outcomes": {name: watch.state() for name, watch in self.outcomes.items()},
             "answer_kind": self._answer_column.kind.value,
-            "first_answers": self._first_answers,
-            "batch": (self._batch.since_s, self._batch.rows, self._batch.features, self._batch.answers),
+            "batch": (self._batch.since_s, self._batch.rows, self._batch.features, self._batch.answers, self._batch.summaries),
             "sampling": (self._sampling.rate, self._sampling.second, self._sampling.events),
             "incidents": [incident.body() for incident in self.incidents],
             "incident_count": self.incident_count,
@@ -180,29 +188,33 @@ class DriftWatch:
         """Go on from what `state` returned for the same version."""
         if self.inputs is not None:
             self.inputs.restore(state["inputs"])
-        if state["answer"] is not None:
-            body, saved = state["answer"]
-            self.answer = self._watch(profile_from_body(body), ANSWER_SHARE)
-            self.answer.restore(saved)
+        self.summaries.restore(state["summaries"])
+        self.answer.restore(state["answer"])
         for name, saved in state["outcomes"].items():
             self.outcomes[name].restore(saved)
         self._answer_column = Column(ANSWER, ColumnKind(state["answer_kind"]))
-        self._first_answers = state["first_answers"]
         self._batch = _Batch(*state["batch"])
         self._sampling = Sampling(*state["sampling"])
         self.incidents = tuple(Incident.from_body(body) for body in state["incidents"])
         self.incident_count, self.unreadable = state["incident_count"], state["unreadable"]
 
-    def _watch(self, profile: ReferenceProfile, share: float) -> ColumnsWatch:
-        return ColumnsWatch(profile, self._detector, budget_of(self._alarm_rows, share, len(self._columns)))
+    def _known_watches(self) -> dict[str, ColumnsWatch | None]:
+        return {"inputs": self.inputs, "summaries": self.summaries.watch, "answer": self.answer.watch}
+
+    def _watch(self, profile: ReferenceProfile, *, share: float) -> ColumnsWatch:
+        features = len(self._columns) + len(self._summary_columns)
+        return ColumnsWatch(profile, self._detector, budget_of(self._alarm_rows, share, features))
 
     def _fold(self, time_s: float) -> int | None:
         batch, self._batch = self._batch, _Batch()
         moved: list[Moved] = []
         if batch.features and self.inputs is not None:
             moved += self.inputs.feed(joined_columns(batch.features))
+        if batch.summaries:
+            values = [np.concatenate(parts) for parts in zip(*batch.summaries, strict=True)]
+            moved += self.summaries.feed(self._summary_columns, values)
         if batch.answers:
-            moved += self._feed_answers(np.concatenate(batch.answers))
+            moved += self.answer.feed((self._answer_column,), (np.concatenate(batch.answers),))
         return self._raise(moved, time_s)
 
     def _raise(self, moved: Sequence[Moved], time_s: float) -> int | None:
@@ -211,14 +223,3 @@ class DriftWatch:
             self.incidents = with_alarm(self.incidents, Alarm(one.subjects, one.attribution, time_s, one.why))
             self.incident_count += self.incidents[-1].alarms == 1 and self.incidents[-1].why == one.why
         return self.incident_count - before if moved else None
-
-    def _feed_answers(self, values: Array) -> list[Moved]:
-        if self.answer is not None:
-            return self.answer.feed((values,))
-        self._first_answers.append(values)
-        if sum(map(len, self._first_answers)) >= LEARN_ROWS:
-            first = np.concatenate(self._first_answers)
-            self._first_answers = []
-            self.answer = self._watch(build_profile([self._answer_column], {ANSWER: first}), ANSWER_SHARE)
-            self.answer.learn((first,))
-        return []

@@ -35,7 +35,7 @@ def picture(fold: Fold, merge: Merge, *, lag_s: float, drills: Json, published_a
                      "decision", "reason", "attribution", "evidence"},
         "drift":    null or {"version", "sampled_rate", "incidents": [{"attribution", "subjects", "opened_at_s", "last_at_s",
                      "alarms", "why"}], "incident_count", "frozen_by", "unreadable",
-                     "against_training": {"inputs", "answer": null or {"log_e", "bound", "is_departed"},
+                     "against_training": {"inputs", "summaries", "answer": null or {"log_e", "bound", "is_departed"},
                                           "errors", "loss": {"reference", "log_e", "bound", "is_departed"}},
                      "features": [{"feature", "rows", "share", "psi", "psi_bound", "is_breached", "value", "spread", "alarms",
                                    "correlation", "apart": {reason: share}, "current", "reference"}]},

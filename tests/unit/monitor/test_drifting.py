@@ -11,6 +11,7 @@ from adapters.detectors.river import AdwinDetector
 from gateway.core.models import Column, ColumnKind, Digest, Runtime, Target, Task, Version
 from gateway.core.profiles import build_profile, profile_body
 from gateway.core.records import Attempt, Kind, Outcome, PredictionRecord
+from gateway.core.summaries import Statistic, Summary
 from gateway.core.tensors import Datatype, Signature, Tensor
 from gateway.monitor.columns import SLOT_ROWS, WINDOW_ROWS
 from gateway.monitor.drifting import EVENTS_PER_S_MAX, DriftWatch, Sampling
@@ -109,6 +110,26 @@ def test_drift_watch_compares_answers_with_its_own_first_ones():
     assert _fed(watch, high).incidents[0].subjects == ("answer",)
 
 
+def test_drift_watch_watches_what_has_no_columns():
+    """An image's brightness and a text's length are compared with the version's own first rows; restored it goes on exactly."""
+    summaries = (Summary("image", Statistic.MEAN), Summary("image", Statistic.PROJECTION, 2), Summary("text", Statistic.LENGTH))
+    version, random = replace(_version(), columns=(), profile=None, summaries=summaries), np.random.default_rng(5)
+
+    def record(number: int) -> PredictionRecord:
+        image = random.normal(loc=0.12 * (number > 2_000), size=(1, 3, 8, 8)).astype(np.float32)
+        text = np.array([[b"word " * int(random.integers(1, 20))]], np.object_)
+        inputs = (Tensor("image", Datatype.FP32, image), Tensor("text", Datatype.BYTES, text))
+        return replace(_record(number, 0.0, b"", random.random((1, 1)).astype(np.float32)), inputs=inputs)
+
+    records = [record(number) for number in range(2_300)]
+    whole, parted = _fed(_watch(version), records), _watch(version)
+    parted.restore(_fed(_watch(version), records[:1_700]).state())
+
+    assert [incident.subjects for incident in whole.incidents] == [("mean of image",)]
+    assert _fed(parted, records[1_700:]).bodies() == whole.bodies()
+    assert whole.unreadable == 0
+
+
 def test_drift_watch_restored_goes_on_exactly():
     """Restored at any point, in the middle of a batch too, it raises the same alarms and shows the same figures."""
     records = [*_records(1_700), *_records(1_500, shift=0.7, first=1_700, seed=3)]
@@ -135,7 +156,7 @@ def test_drift_watch_counts_inputs_it_cannot_read():
     _fed(watch, odd)
 
     assert watch.unreadable == 1_200
-    assert watch.answer is not None
+    assert watch.answer.watch is not None
 
 
 def test_sampling_takes_a_stated_share_of_too_many_rows():
