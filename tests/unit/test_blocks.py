@@ -103,3 +103,12 @@ def test_signals_do_not_touch_each_other() -> None:
     assert 1 < np.isfinite(together[0]).sum() < 1_000
     assert np.isfinite(together[1]).all()
     assert not np.isfinite(together[2]).any()
+
+
+def test_rare_signals_are_averaged_as_long_as_the_one_they_follow() -> None:
+    """What is out of range too rarely to show its runs is averaged as the values are that it comes with."""
+    values = autoregression(0.9, 3_000, 10)
+    both = np.concatenate([values, (values > values.max() - 1e-3).astype(np.float64)])
+    alone, following = pushed(Blocks(2), both), pushed(Blocks(2, like=np.zeros(2, np.int64)), both)
+    assert np.isfinite(alone[1]).all()
+    assert np.array_equal(np.isfinite(following[1]), np.isfinite(following[0]))

@@ -159,3 +159,21 @@ def test_feature_stays_breached_after_detectors_have_forgotten():
     assert shown["is_breached"]
     assert shown["psi"] > 5 * shown["psi_bound"]
     assert watch.is_departed
+
+
+def test_departure_is_said_once_while_it_lasts():
+    """Thousands of drifted rows are one departure, however often the average would reach its bound again."""
+    watch, drifted, said = _watch(_normal(REFERENCE_ROWS, 19)), _normal(6_400, 20) + 0.5, []
+    for at in range(0, len(drifted), 32):
+        said += [moved.why for moved in watch.feed((drifted[at : at + 32],)) if "log e" in moved.why]
+
+    assert len(said) == 1
+    assert "x 100% (place)" in said[0]
+
+
+def test_rows_that_resemble_their_neighbours_breach_nothing_at_first():
+    """Before it is known how much neighbours resemble each other, an index of a few hundred rows raises no alarm."""
+    for seed in range(30):
+        watch, values = _watch(_autoregressive(REFERENCE_ROWS, 0.9, 100 + seed)), _autoregressive(256, 0.9, 200 + seed)
+
+        assert [moved for at in range(0, 256, 32) for moved in watch.feed((values[at : at + 32],))] == []
