@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Final, assert_never
@@ -438,6 +438,17 @@ class MemoryBank:
             if key not in self._cells and len(self._cells) >= CELLS:
                 return self._overflow
             return self._cells.setdefault(key, MemoryCell())
+
+    @property
+    def share_taken(self) -> float:
+        """How many of the cells are taken."""
+        return len(self._cells) / CELLS
+
+    def forget(self, is_unwanted: Callable[[Sample], bool]) -> None:
+        """Leave the unwanted cells to whoever holds them."""
+        unwanted = {(sample.name, sample.labels) for sample in self.samples() if is_unwanted(sample)}
+        with self._lock:
+            self._cells = {key: cell for key, cell in self._cells.items() if key not in unwanted or key[0] == OVERFLOW}
 
     def samples(self) -> Sequence[Sample]:
         """Return every number as it stands."""

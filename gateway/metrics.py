@@ -1,7 +1,7 @@
 """Every metric of the program, once: name, type, labels, help. A name that is not here is not shown.
 
 A process counts in the cells of its `MetricsBank`, which outlive it; cells are bound when something changes, never per request.
-The control plane's `SnapshotCollector` turns all processes' cells into Prometheus series with the label `process`.
+The control plane's scrape (`gateway/exposition.py`) turns all processes' cells into Prometheus series with the label `process`.
 Labels come from bounded sets (routes, variants, versions, outcomes), never a key, an id or a message; the one exception is the
 `audit_entry` of the last changes of a route. A gauge that says nothing now is NaN, and not shown.
 """
@@ -9,18 +9,13 @@ Labels come from bounded sets (routes, variants, versions, outcomes), never a ke
 from __future__ import annotations
 
 import enum
-import math
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-from prometheus_client.core import Metric as Family
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
-from prometheus_client.registry import Collector, CollectorRegistry
-
-from gateway.ports import Cell, MetricsBank, MetricsSnapshots, Sample
+from gateway.core.routes import RouteTable
+from gateway.ports import Cell, MetricsBank, Sample
 
 
 class Type(enum.Enum):
@@ -29,6 +24,11 @@ class Type(enum.Enum):
     COUNTER = "counter"
     GAUGE = "gauge"
     HISTOGRAM = "histogram"
+
+
+ROOM_SHARE: Final = 0.5  # of a bank; above it what is not shown any more is forgotten
+Place = tuple[str, str]  # a route or model, and a version of it or nothing
+_OWNERS: Final = frozenset({"route", "model"})  # always a metric's first label
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,22 +367,50 @@ ROLLOUT_TRUTH_LOG_E: Final = Metric(
 )
 METRICS_OVERFLOW: Final = Metric("gateway_metrics_overflow_total", Type.COUNTER, "What was counted after the bank was full.")
 
+GAUGES: Final = frozenset(
+    value.name for value in list(globals().values()) if isinstance(value, Metric) and value.type is Type.GAUGE
+)
 METRICS: Final[tuple[Metric, ...]] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
 
 
+def place_of(sample: Sample) -> Place | None:
+    """Return the route or model that a sample speaks of, and the version or nothing; None when it speaks of neither."""
+    if not sample.labels or sample.labels[0][0] not in _OWNERS:
+        return None
+    return sample.labels[0][1], next((value for name, value in sample.labels if name == "version"), "")
+
+
+def places(table: RouteTable) -> set[Place]:
+    """Return the places that a route table names; a champion answers under its model's name."""
+    found: set[Place] = {(name, "") for name in (*table.routes, *table.champions)} | set(table.champions.items())
+    for model, version in table.versions:
+        found |= {(model, ""), (model, version)}
+    for route in table.routes.values():
+        found.update((route.name, version) for version in route.needs())
+    return found
+
+
 class Histogram:
-    """A histogram over cells: one count per bucket, not cumulative, and the sum."""
+    """A histogram over cells: one count per bucket, not cumulative, and the sum.
 
-    __slots__ = ("_bounds", "_buckets", "_sum")
+    A bucket takes a cell with its first value: most versions fill few of theirs, and there may be a thousand versions.
+    """
 
-    def __init__(self, bounds: Sequence[float], buckets: Sequence[Cell], total: Cell) -> None:
+    __slots__ = ("_bind", "_bounds", "_buckets", "_sum")
+
+    def __init__(self, bounds: Sequence[float], bind: Callable[[int], Cell], total: Cell) -> None:
         self._bounds = bounds
-        self._buckets = buckets
+        self._bind = bind
+        self._buckets: list[Cell | None] = [None] * (len(bounds) + 1)
         self._sum = total
 
     def observe(self, value: float) -> None:
         """Count one value."""
-        self._buckets[bisect_left(self._bounds, value)].add(1.0)
+        at = bisect_left(self._bounds, value)
+        bucket = self._buckets[at]
+        if bucket is None:
+            bucket = self._buckets[at] = self._bind(at)
+        bucket.add(1.0)
         self._sum.add(value)
 
 
@@ -394,76 +422,14 @@ def cell(bank: MetricsBank, metric: Metric, *values: str) -> Cell:
 def histogram(bank: MetricsBank, metric: Metric, *values: str) -> Histogram:
     """Return the histogram for label values in the metric's order."""
     labels = tuple(zip(metric.labels, values, strict=True))
-    buckets = [bank.cell(f"{metric.name}_bucket", (*labels, ("le", bound))) for bound in _bucket_names(metric)]
-    return Histogram(metric.bounds, buckets, bank.cell(f"{metric.name}_sum", labels))
+    names = bucket_names(metric)
+
+    def bind(at: int) -> Cell:
+        return bank.cell(f"{metric.name}_bucket", (*labels, ("le", names[at])))
+
+    return Histogram(metric.bounds, bind, bank.cell(f"{metric.name}_sum", labels))
 
 
-class SnapshotCollector(Collector):
-    """All processes' cells as Prometheus series."""
-
-    def __init__(self, snapshots: MetricsSnapshots) -> None:
-        self._snapshots = snapshots
-
-    def collect(self) -> Iterator[Family]:
-        """Yield one family for each metric that has samples."""
-        by_name: dict[str, list[tuple[str, Sample]]] = {}
-        for process, samples in self._snapshots.latest().items():
-            for sample in samples:
-                by_name.setdefault(sample.name, []).append((process, sample))
-        for metric in METRICS:
-            family = _family(metric, by_name)
-            if family.samples:
-                yield family
-
-    def describe(self) -> Iterable[Family]:
-        """Return nothing: names are unknown to the registry until the first scrape."""
-        return ()
-
-
-def exposition(snapshots: MetricsSnapshots) -> tuple[bytes, str]:
-    """Return all processes' series in Prometheus' text form, and its media type."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(SnapshotCollector(snapshots))
-    return generate_latest(registry), CONTENT_TYPE_LATEST
-
-
-def _family(metric: Metric, by_name: dict[str, list[tuple[str, Sample]]]) -> Family:
-    labels = ("process", *metric.labels)
-    match metric.type:
-        case Type.COUNTER:
-            counter = CounterMetricFamily(metric.name, metric.help, labels=labels)
-            for process, sample in by_name.get(metric.name, ()):
-                counter.add_metric(_values(metric, process, sample), sample.value)
-            return counter
-        case Type.GAUGE:
-            gauge = GaugeMetricFamily(metric.name, metric.help, labels=labels)
-            for process, sample in by_name.get(metric.name, ()):
-                if not math.isnan(sample.value):
-                    gauge.add_metric(_values(metric, process, sample), sample.value)
-            return gauge
-        case Type.HISTOGRAM:
-            return _histogram_family(metric, by_name)
-
-
-def _histogram_family(metric: Metric, by_name: dict[str, list[tuple[str, Sample]]]) -> Family:
-    family = HistogramMetricFamily(metric.name, metric.help, labels=("process", *metric.labels))
-    counts: dict[tuple[str, ...], dict[str, float]] = {}
-    for process, sample in by_name.get(f"{metric.name}_bucket", ()):
-        counts.setdefault(_values(metric, process, sample), {})[dict(sample.labels)["le"]] = sample.value
-    sums = {_values(metric, process, sample): sample.value for process, sample in by_name.get(f"{metric.name}_sum", ())}
-    for values, buckets in counts.items():
-        running, cumulative = 0.0, []
-        for bound in _bucket_names(metric):
-            running += buckets.get(bound, 0.0)
-            cumulative.append((bound, running))
-        family.add_metric(values, cumulative, sums.get(values, 0.0))
-    return family
-
-
-def _values(metric: Metric, process: str, sample: Sample) -> tuple[str, ...]:
-    labels = dict(sample.labels)
-    return (process, *(labels.get(name, "") for name in metric.labels))
-
-
-def _bucket_names(metric: Metric) -> tuple[str, ...]:
+def bucket_names(metric: Metric) -> tuple[str, ...]:
+    """Return a histogram's upper bounds as their labels say them, infinity last."""
     return (*(str(bound) for bound in metric.bounds), "+Inf")

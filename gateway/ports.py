@@ -507,6 +507,19 @@ class MetricsBank(Protocol):
         When the bank is full it returns the cell `gateway_metrics_overflow_total`, so that the loss itself is counted.
         """
 
+    @property
+    def share_taken(self) -> float:
+        """How much of the bank is taken, in [0, 1]."""
+
+    def forget(self, is_unwanted: Callable[[Sample], bool]) -> None:
+        """Give back the room of every cell that is unwanted; one that is still bound counts nowhere from then on.
+
+        Called by whoever counts, between two counts. A reader sees all of what was there before, or all of what is left.
+
+        Raises:
+            StoreFailed: what is left could not be written; nothing was forgotten.
+        """
+
 
 class MetricsSnapshots(Protocol):
     """Every process's numbers, for the control plane to show."""

@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final, TypeVar
 
+from gateway.control.lingering import Lingering
 from gateway.control.trail import Trail
 from gateway.control.upload import Upload
 from gateway.core.access import Principal, Scope
@@ -70,6 +71,7 @@ class Control:
     naming: threading.Lock = field(default_factory=threading.Lock)
     failures: Failures = field(default_factory=Failures)
     trail: Trail = field(default_factory=Trail)
+    lingering: Lingering = field(default_factory=Lingering)
 
 
 class Takes(enum.Enum):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 from gateway.control.calls import Answer, Call, Control, Reply, Text
@@ -13,6 +14,7 @@ from gateway.core.rollouts import Rollout, RolloutState
 from gateway.core.routes import RouteTable
 from gateway.core.split import SLOTS
 from gateway.core.troubles import Trouble, complaints
+from gateway.exposition import exposition
 from gateway.metrics import (
     AUTOMATION_ON,
     MONITOR_TROUBLE,
@@ -28,7 +30,6 @@ from gateway.metrics import (
     UNEXPECTED_ERRORS,
     VERSION_INFO,
     Metric,
-    exposition,
 )
 from gateway.ports import Sample
 
@@ -66,7 +67,10 @@ class _Snapshots:
         self._control = control
 
     def latest(self) -> Mapping[str, Sequence[Sample]]:
-        return {**self._control.snapshots.latest(), PROCESS: tuple(_own(self._control))}
+        control, found = self._control, self._control.snapshots.latest()
+        with suppress(GatewayError):  # a registry that is down is a number, and its table unknown: everything is shown
+            found = control.lingering.shown(found, control.registry.table(), control.clock.now_s())
+        return {**found, PROCESS: tuple(_own(control))}
 
 
 def _own(control: Control) -> Iterator[Sample]:
@@ -113,7 +117,8 @@ def _of_changes(control: Control) -> Iterator[Sample]:
             yield _sample(REVISIONS_BEHIND, table.revision - status.revision, worker)
     newest: dict[str, Rollout] = {}
     for rollout in control.registry.rollouts(limit=_ROLLOUTS_MAX):
-        newest.setdefault(rollout.route, rollout)
+        if rollout.route in table.routes:
+            newest.setdefault(rollout.route, rollout)
     for route, last in newest.items():
         for state in RolloutState:
             yield _sample(ROLLOUT_STATE, state is last.state, route, state.value)

@@ -26,6 +26,7 @@ from gateway.metrics import (
     DRIFT_SAMPLED_RATE,
     DRIFT_TOP,
     DRIFT_UNREADABLE,
+    GAUGES,
     MONITOR_CHANGES,
     MONITOR_DRILL_DETECTION,
     MONITOR_DRILL_DURATION,
@@ -54,6 +55,7 @@ from gateway.metrics import (
     ROLLOUT_TRUTH_LOG_E,
     ROLLOUT_UPPER,
     ROLLOUT_VERDICT,
+    ROOM_SHARE,
     TRUTH_DROPPED,
     TRUTH_RECALLED,
     TRUTH_UNCOUNTED,
@@ -73,6 +75,7 @@ class Gauges:
 
     def __init__(self, bank: MetricsBank) -> None:
         self._bank = bank
+        bank.forget(lambda sample: sample.name in GAUGES)  # what an earlier process showed may be said by nobody any more
         self._lag = cell(bank, MONITOR_LAG)
         self._records = cell(bank, MONITOR_RECORDS)
         self._moved = cell(bank, MONITOR_POSITIONS_MOVED)
@@ -125,6 +128,8 @@ class Gauges:
         for gone in self._shown - self._showing:
             gone.set(math.nan)
         self._shown, self._showing = self._showing, set()
+        if self._bank.share_taken > ROOM_SHARE:
+            self._bank.forget(lambda sample: math.isnan(sample.value))
 
     def _show_rollout(self, route: str, state: RouteState) -> None:
         for finding in state.watch.findings() if state.watch else ():

@@ -67,6 +67,41 @@ def test_metrics_that_are_raised_never_fall(metrics):
         assert metrics.snapshots.latest()["monitor"][1].value == shown
 
 
+def test_metrics_that_are_forgotten_make_room(metrics, monkeypatch):
+    """What is unwanted is not shown any more and gives back its room; what stays keeps its value and its cells count on."""
+    monkeypatch.setattr(memory, "CELLS", 4)
+    monkeypatch.setattr(metrics_file, "CELLS", 4)
+    bank = metrics.bank("w0")
+    old, kept = bank.cell("a", [("version", "1")]), bank.cell("a", [("version", "2")])
+    old.add(1.0)
+    kept.add(2.0)
+    bank.cell("b").set(3.0)
+    assert bank.share_taken == 1.0
+
+    bank.forget(lambda sample: dict(sample.labels).get("version") == "1")
+
+    assert bank.share_taken == 0.75
+    old.add(100.0)  # by whoever still holds it
+    kept.add(10.0)
+    bank.cell("c").add(4.0)
+    expected = [OVERFLOW, Sample("a", (("version", "2"),), 12.0), Sample("b", (), 3.0), Sample("c", (), 4.0)]
+    assert metrics.snapshots.latest() == {"w0": expected}
+    assert bank.cell("a", [("version", "2")]) is kept
+    assert metrics.bank("w0").cell("b") is not None
+    assert metrics.snapshots.latest() == {"w0": expected}
+
+
+def test_metrics_forget_again_and_again(metrics):
+    """However often something is forgotten, a reader never takes one number for another."""
+    bank = metrics.bank("w0")
+    bank.cell("kept").set(-1.0)
+    for turn in range(1, 6):
+        bank.cell("a", [("turn", str(turn))]).set(float(turn))
+        expected = [OVERFLOW, Sample("kept", (), -1.0), Sample("a", (("turn", str(turn)),), float(turn))]
+        assert metrics.snapshots.latest() == {"w0": expected}
+        bank.forget(lambda sample: sample.name == "a")
+
+
 def test_metrics_cell_is_the_same_for_the_same_name_and_labels(metrics):
     """Binding twice gives one cell; another label or another name gives another."""
     bank = metrics.bank("w0")
@@ -194,7 +229,7 @@ def test_metrics_file_takes_no_value_over_from_a_name_that_was_lost(tmp_path):
     bank = MetricsFile(tmp_path / "w0.bin")
     bank.cell("kept").add(1.0)
     bank.cell("lost").add(5.0)
-    end = bank._names_end
+    end = bank._file._names_end
     with (tmp_path / "w0.bin").open("r+b") as file:
         file.seek(end - 3)
         file.write(b"\0\0\0")

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from adapters.memory import MemoryMetrics
+from gateway.exposition import exposition
 from gateway.metrics import (
     METRICS,
     PREDICTION_DURATION,
@@ -17,7 +18,6 @@ from gateway.metrics import (
     SHADOW_DROPPED,
     Type,
     cell,
-    exposition,
     histogram,
 )
 

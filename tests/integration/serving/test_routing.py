@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from adapters import memory
 from adapters.runtimes.onnx import OnnxRuntime
 from gateway.core.changes import PutVersion, WorkerStatus
 from gateway.core.errors import LoadFailed, StoreFailed
@@ -32,6 +33,25 @@ def test_worker_without_a_table_is_live_and_not_ready(make_worker, models, until
     worker.until_served(until)
     assert worker.client.get("/v2/models/m/ready").json() == {"name": "m", "ready": True}
     assert worker.client.get("/v2/models/other/ready").status_code == 404
+
+
+def test_worker_forgets_the_numbers_of_versions_that_left(worker, models, until, monkeypatch):
+    """Once half of the room for numbers is taken, a change of the table gives back what removed versions took, and no more."""
+    for version in ("1", "2"):
+        worker.register("m", version, models.linear())
+    for version in ("1", "2"):
+        worker.route("r", {"model": "m", "variants": [{"name": "a", "version": version, "weight": 10_000}]})
+        worker.until_served(until)
+        assert worker.infer("r", [[1, 2, 3, 4]]).status_code == 200
+
+    def counted() -> set[str]:
+        return {dict(one.labels)["version"] for one in worker.metrics.samples() if one.name == "gateway_predictions_total"}
+
+    assert counted() == {"1", "2"}
+    monkeypatch.setattr(memory, "CELLS", 1)  # more than half of which is taken
+    worker.route("r", {"model": "m", "variants": [{"name": "b", "version": "2", "weight": 10_000}]})
+    until(lambda: counted() == {"2"})
+    assert worker.infer("r", [[1, 2, 3, 4]]).status_code == 200
 
 
 def test_route_change_takes_effect_without_a_failed_request(worker, models, until):
