@@ -302,6 +302,32 @@ ROLLOUT_ATTRIBUTION: Final = Metric(
     "1 for where the last decision on a route's rollout says that a change comes from, 0 for the others.",
     ("route", "attribution"),
 )
+_SEGMENT: Final = ("route", "guardrail", "segment")  # at most eight of a guardrail, in a column that the plan names
+FAIRNESS_MEAN: Final = Metric(
+    "gateway_fairness_mean_ratio",
+    Type.GAUGE,
+    "Mean of what a fairness guardrail measures in one segment, by variant.",
+    (*_SEGMENT, "variant"),
+)
+FAIRNESS_KEYS: Final = Metric(
+    "gateway_fairness_keys", Type.GAUGE, "Assignment keys that this mean rests on.", (*_SEGMENT, "variant")
+)
+FAIRNESS_WIDENING: Final = Metric(
+    "gateway_fairness_widening_ratio",
+    Type.GAUGE,
+    "How much further above the rest a segment lies with the challenger than with the champion.",
+    _SEGMENT,
+)
+FAIRNESS_LOWER: Final = Metric(
+    "gateway_fairness_widening_lower_ratio", Type.GAUGE, "Lower end of its interval, which holds at all times.", _SEGMENT
+)
+FAIRNESS_UPPER: Final = Metric("gateway_fairness_widening_upper_ratio", Type.GAUGE, "Upper end of that interval.", _SEGMENT)
+DRIFT_EVIDENCE: Final = Metric(
+    "gateway_drift_evidence_ratio",
+    Type.GAUGE,
+    "Log e-value against being like training over its bound: of the inputs, the answer, errors and losses; an alarm from 1 on.",
+    ("route", "part"),
+)
 DRIFT_PSI_MAX: Final = Metric(
     "gateway_drift_psi_max", Type.GAUGE, "Highest population stability index of a feature or the answer.", ("route",)
 )

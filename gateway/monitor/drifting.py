@@ -168,6 +168,15 @@ class DriftWatch:
             **{name: watch.body() for name, watch in self.outcomes.items()},
         }
 
+    def evidence(self) -> dict[str, tuple[float, float]]:
+        """Return how far the evidence of each part has come: its log e-value, and the bound from which it is an alarm."""
+        found: dict[str, tuple[float, float]] = {}
+        for part, body in self.against_training().items():
+            log_e = body["log_e"] if isinstance(body, dict) else None
+            if isinstance(log_e, float) and isinstance(body, dict):
+                found[part] = (log_e, float(body["bound"]))
+        return found
+
     def state(self) -> dict[str, Any]:
         """Return everything needed to go on exactly, but for the version itself."""
         return {

@@ -13,12 +13,14 @@ from typing import Final
 import numpy as np
 
 from gateway.core.attribution import Attribution
+from gateway.core.evidence.segments import SegmentReading
 from gateway.core.guardrails import Finding, Verdict
 from gateway.core.profiles import APART
 from gateway.core.rollouts import CHALLENGER, CHAMPION
 from gateway.core.windows import estimated_loss
 from gateway.metrics import (
     DRIFT_APART,
+    DRIFT_EVIDENCE,
     DRIFT_FEATURES_OVER,
     DRIFT_FROZEN,
     DRIFT_INCIDENTS,
@@ -26,6 +28,11 @@ from gateway.metrics import (
     DRIFT_SAMPLED_RATE,
     DRIFT_TOP,
     DRIFT_UNREADABLE,
+    FAIRNESS_KEYS,
+    FAIRNESS_LOWER,
+    FAIRNESS_MEAN,
+    FAIRNESS_UPPER,
+    FAIRNESS_WIDENING,
     GAUGES,
     MONITOR_CHANGES,
     MONITOR_DRILL_DETECTION,
@@ -135,6 +142,9 @@ class Gauges:
         for finding in state.watch.findings() if state.watch else ():
             self._show_finding(route, finding)
         if state.watch is not None:
+            for rail, segments in state.watch.segments().items():
+                for reading in segments:
+                    self._show_segment(route, rail, reading)
             self._set(ROLLOUT_TRUTH_LOG_E, state.watch.arrivals.reading().log_e_best, route)
         if decided := state.decision.get("attribution"):
             for attribution in Attribution:
@@ -155,6 +165,17 @@ class Gauges:
         for verdict in Verdict:
             self._set(ROLLOUT_VERDICT, verdict is finding.verdict, route, rail.name, verdict.value)
 
+    def _show_segment(self, route: str, rail: str, reading: SegmentReading) -> None:
+        place = (route, rail, reading.segment)
+        self._set(FAIRNESS_MEAN, reading.champion_mean, *place, CHAMPION)
+        self._set(FAIRNESS_MEAN, reading.challenger_mean, *place, CHALLENGER)
+        self._set(FAIRNESS_KEYS, reading.champion_count, *place, CHAMPION)
+        self._set(FAIRNESS_KEYS, reading.challenger_count, *place, CHALLENGER)
+        if reading.widening is not None:
+            self._set(FAIRNESS_WIDENING, reading.widening, *place)
+            self._set(FAIRNESS_LOWER, reading.lower, *place)
+            self._set(FAIRNESS_UPPER, reading.upper, *place)
+
     def _show_drift(self, route: str, state: RouteState, now_s: float) -> None:
         if state.drift is None:
             return
@@ -165,6 +186,8 @@ class Gauges:
         self._set(DRIFT_SAMPLED_RATE, state.drift.rate, route)
         self._set(DRIFT_FROZEN, state.frozen_by(now_s) is not Attribution.NONE, route)
         self._count(DRIFT_UNREADABLE, state.drift.unreadable, route)
+        for part, (log_e, bound) in state.drift.evidence().items():
+            self._set(DRIFT_EVIDENCE, max(log_e, 0.0) / bound, route, part)
         over = [(reading.psi / reading.psi_bound, reading.feature) for reading in readings]
         for ratio, feature in sorted(over, reverse=True)[:TOP_FEATURES]:
             self._set(DRIFT_TOP, ratio, route, feature)

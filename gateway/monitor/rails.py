@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gateway.core.attribution import PastWatch
 from gateway.core.evidence import Evidence, Outcome, Side
+from gateway.core.evidence.segments import SegmentReading
 from gateway.core.fields import Fields, Json
 from gateway.core.guardrails import Finding, Guardrail, Measure, Verdict, judge
 from gateway.core.rollouts import Rollout
@@ -44,6 +45,10 @@ class Rail:
     def finding(self) -> Finding:
         """Return the verdict."""
         return judge(self.guardrail, self._evidence.reading())
+
+    def segments(self) -> tuple[SegmentReading, ...]:
+        """Return the segments of a guardrail that measures fairness; none of another."""
+        return self._evidence.segments()
 
     def state(self) -> Json:
         """Return everything needed to go on exactly, as JSON."""

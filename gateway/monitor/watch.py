@@ -14,6 +14,7 @@ from gateway.core.arrivals import Arrivals
 from gateway.core.attribution import Attribution, Move, attributed_body
 from gateway.core.cohorts import Cohorts
 from gateway.core.evidence import Outcome, ShareTest, Side
+from gateway.core.evidence.segments import SegmentReading
 from gateway.core.fields import Fields, Json
 from gateway.core.guardrails import Finding, Measure, error_value, own_attempt
 from gateway.core.losses import Truth
@@ -200,6 +201,10 @@ class RolloutWatch:
     def findings(self) -> list[Finding]:
         """Return the verdict on each guardrail."""
         return [rail.finding() for rail in self._rails]
+
+    def segments(self) -> dict[str, tuple[SegmentReading, ...]]:
+        """Return the segments of each guardrail that measures fairness, by its name."""
+        return {rail.guardrail.name: found for rail in self._rails if (found := rail.segments())}
 
     def attributed(self, frozen_by: Attribution) -> list[Json]:
         """Return the verdicts as people see them, each with where it comes from."""

@@ -7,7 +7,7 @@ from typing import Final
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
-from grafana.boards import audit, drift, fleet, monitor, quality, rollout, route
+from grafana.boards import audit, drift, fairness, fleet, monitor, quality, rollout, route
 
 BOARDS: Final[Mapping[str, Callable[[], Dashboard]]] = {
     "fleet": fleet.built,
@@ -15,6 +15,7 @@ BOARDS: Final[Mapping[str, Callable[[], Dashboard]]] = {
     "rollout": rollout.built,
     "drift": drift.built,
     "quality": quality.built,
+    "fairness": fairness.built,
     "audit": audit.built,
     "monitor": monitor.built,
 }

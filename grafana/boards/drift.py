@@ -26,6 +26,15 @@ _PANELS: Final = (
         levels=((1, RED),),
     ),
     Panel(
+        "Evidence of being unlike training",
+        "How far the evidence has come on its way to an alarm, which it gives at 1: of the inputs together, the answers, errors "
+        "and losses. All of them together give at most the false alarms that monitor.false_alarm_events allows.",
+        "none",
+        (Query(f"max by (route, part) (gateway_drift_evidence_ratio{{{OF_ROUTE}}})", "{{route}}: {{part}}"),),
+        width=8,
+        levels=((1, RED),),
+    ),
+    Panel(
         "Features that drifted",
         "Features, the answer among them, whose index is above its bound now.",
         "short",

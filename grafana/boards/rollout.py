@@ -87,8 +87,8 @@ _PANELS: Final = (
     Panel(
         "How much worse the challenger is",
         "The challenger's mean less the champion's, with the interval that holds however often one looks. A guardrail passes "
-        "once the interval's upper end is under its margin. Below zero the challenger is better.",
-        "percentunit",
+        "once the interval's upper end is under its margin. In the guardrail's own unit; of shares, 0.05 is five in a hundred.",
+        "none",
         (
             Query(f"max by (route, guardrail) (gateway_rollout_estimate_ratio{{{OF_ROUTE}}})", _RAIL),
             Query(f"max by (route, guardrail) (gateway_rollout_estimate_lower_ratio{{{OF_ROUTE}}})", _RAIL + ", at least"),

@@ -23,6 +23,11 @@ pytestmark = pytest.mark.services
 
 GRAFANA = Path(__file__).parents[2] / "grafana"
 FEATURES = 20
+SEGMENT = FEATURES - 1  # the column that names a caller's segment
+PLAN = {
+    "steps": [5_000],
+    "guardrails": [{"measure": "errors"}, {"measure": "loss"}, {"measure": "fairness", "column": f"f{SEGMENT}", "of": "loss"}],
+}
 SPAN = "4s"  # of rates, with a scrape each half second
 
 
@@ -175,7 +180,7 @@ class Traffic:
             variants = [{"name": "champion", "version": "1", "weight": 10_000}]
             shadows = [{"name": "candidate", "version": "3", "fraction": 1.0}] if model == "delays" else []
             gateway.put_route(model, {"model": model, "variants": variants, "shadows": shadows})
-            answer = gateway.admin.post(f"/routes/{model}/rollouts", json={"challenger": "2", "plan": {"steps": [5_000]}})
+            answer = gateway.admin.post(f"/routes/{model}/rollouts", json={"challenger": "2", "plan": PLAN})
             assert answer.status_code == 201, answer.text
 
     def send(self, route: str, count: int, *, shift: float = 0.0) -> None:
@@ -183,6 +188,7 @@ class Traffic:
         before, self._outcomes = self._outcomes, []
         for _ in range(count):
             row = self._random.normal(loc=shift, size=FEATURES)
+            row[SEGMENT] = self._random.integers(2)
             key = {"Gateway-Assignment-Key": f"key-{self._random.integers(1 << 40)}"}
             tensor = {"name": "features", "shape": [1, FEATURES], "datatype": "FP32", "data": row.tolist()}
             answer = self._post(f"/v2/models/{route}/infer", {"inputs": [tensor]}, key)

@@ -65,6 +65,25 @@ def test_segments_e_value_has_mean_at_most_one_over_every_split(share: float) ->
     assert mean_e(replace(SEGMENTS, direction=Direction.EITHER), [1.0, 0.0] * 4, share) <= 1.0 + 1e-9
 
 
+def test_segments_are_read_one_by_one() -> None:
+    """Each segment shows its keys and means with either variant, and how much the challenger widens its distance to the rest."""
+    evidence = Evidence(SEGMENTS)
+    assert evidence.segments() == ()
+    sides = [False, False, True, True] * 2
+    for outcome in outcomes([0.0, 0.0, 1.0, 0.0] * 2, sides, 0.5):  # segments a and b in turn: a fails with the challenger
+        evidence.observe(outcome)
+
+    first, second = evidence.segments()
+
+    assert (first.segment, first.champion_count, first.challenger_count) == ("a", 2, 2)
+    assert (first.champion_mean, first.challenger_mean) == (0.0, 1.0)
+    assert (second.champion_mean, second.challenger_mean) == (0.0, 0.0)
+    assert first.widening == 1.0
+    assert second.widening == -1.0
+    assert first.lower <= 1.0 <= first.upper
+    assert Evidence(PLANS["either"]).segments() == ()
+
+
 Draw = Callable[[np.random.Generator, bool, int], tuple[float, float, str]]
 
 

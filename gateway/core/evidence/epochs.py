@@ -12,7 +12,7 @@ from typing import Protocol, assert_never
 from gateway.core.evidence.bets import log_weight
 from gateway.core.evidence.plan import COUNT_MAX, EvidenceKind, EvidencePlan, EvidenceReading, Outcome
 from gateway.core.evidence.rates import RateEpoch
-from gateway.core.evidence.segments import SegmentsEpoch
+from gateway.core.evidence.segments import SegmentReading, SegmentsEpoch
 from gateway.core.evidence.splits import SplitEpoch
 from gateway.core.fields import Fields, Json
 
@@ -97,9 +97,7 @@ class Evidence:
 
         The means and the interval are the running epoch's, or the one's before while that had more keys of the challenger.
         """
-        shown = self._epoch
-        if self._last is not None and self._last.counts[1] > shown.counts[1]:
-            shown = self._last
+        shown = self._shown()
         lower, upper = shown.interval()
         champion, challenger = shown.means()
         return EvidenceReading(
@@ -117,6 +115,16 @@ class Evidence:
             keys=self._keys,
             subject=shown.subject,
         )
+
+    def segments(self) -> tuple[SegmentReading, ...]:
+        """Return the segments of the same epoch; none where the evidence is not of segments."""
+        shown = self._shown()
+        return shown.segments() if isinstance(shown, SegmentsEpoch) else ()
+
+    def _shown(self) -> Epoch:
+        if self._last is not None and self._last.counts[1] > self._epoch.counts[1]:
+            return self._last
+        return self._epoch
 
     def state(self) -> Json:
         """Return everything needed to go on exactly, as JSON; at most 17 bytes a key of the running epoch."""

@@ -9,6 +9,7 @@ and however good or bad the challenger is for all. Pure.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Final
 
 from gateway.core.evidence.bets import MeanInterval, floats, log_mean, log_weight
@@ -18,6 +19,27 @@ from gateway.core.fields import Fields, Json
 
 SEGMENTS_MAX: Final = 8  # they share the guardrail's alpha
 LIMIT: Final = 2.0  # of a difference of two differences
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentReading:
+    """One segment as it stands.
+
+    Attributes:
+        champion_count, challenger_count: Keys of the segment.
+        champion_mean, challenger_mean: Of their outcomes; 0 without any.
+        widening: How much further above the rest the segment lies with the challenger than with the champion; None without data.
+        lower, upper: Anytime-valid interval of the widening.
+    """
+
+    segment: str
+    champion_count: int
+    challenger_count: int
+    champion_mean: float
+    challenger_mean: float
+    widening: float | None
+    lower: float
+    upper: float
 
 
 class SegmentsEpoch:
@@ -92,6 +114,10 @@ class SegmentsEpoch:
             case Direction.EITHER:
                 return min(lowers), max(uppers)
 
+    def segments(self) -> tuple[SegmentReading, ...]:
+        """Return every segment as it stands."""
+        return tuple(gap.reading(name) for name, gap in self._gaps.items())
+
     def state(self) -> Json:
         """Return everything needed to go on exactly, as JSON."""
         return {
@@ -161,6 +187,21 @@ class _Gap:
             return None
         means = [total / count for total, count in zip(self._sums, self._counts, strict=True)]
         return means[1] - means[0], means[3] - means[2]
+
+    def reading(self, segment: str) -> SegmentReading:
+        """Return the segment as it stands."""
+        gaps = self.gaps()
+        lower, upper = self.interval.interval()
+        return SegmentReading(
+            segment=segment,
+            champion_count=self._counts[1],
+            challenger_count=self._counts[3],
+            champion_mean=self._sums[1] / max(self._counts[1], 1),
+            challenger_mean=self._sums[3] / max(self._counts[3], 1),
+            widening=None if gaps is None else gaps[1] - gaps[0],
+            lower=lower,
+            upper=upper,
+        )
 
     def state(self) -> Json:
         return {
