@@ -24,6 +24,7 @@ from gateway.client import PredictionClient
 from gateway.demo.house import House, start_house
 from loadtests import load
 from loadtests.many import fill
+from loadtests.processes import cpu_s, planes
 
 SECONDS_MAX = 1.0
 BYTES_MAX = 5_000_000
@@ -35,6 +36,7 @@ class Scrape:
     """One reading of everything."""
 
     seconds: float
+    cpu_s: float
     bytes: int
     series: int
     lost: float
@@ -49,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=2)
     asked = parser.parse_args(arguments)
     console = Console(width=None if sys.stdout.isatty() else 110)
-    table = Table("routes called", "seconds", "MB", "series", "updates lost")
+    table = Table("routes called", "seconds", "CPU seconds", "MB", "series", "updates lost")
     kept = []
     with tempfile.TemporaryDirectory() as scratch:
         fill(Path(scratch), models=asked.routes, has_routes=True)
@@ -61,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 table.add_row(
                     f"{called:,} of {asked.routes:,}",
                     f"{found.seconds:.2f}",
+                    f"{found.cpu_s:.2f}",
                     f"{found.bytes / 1e6:.2f}",
                     f"{found.series:,}",
                     f"{found.lost:.0f}",
@@ -80,15 +83,18 @@ def _scraped(house: House, called: int, calls: int) -> Scrape:
                 client.predict(f"m{number}", [[0.0] * load.FEATURES])
     time.sleep(_SHOWN_S)
     taken = [_once(house) for _ in range(5)]
-    return Scrape(median(one.seconds for one in taken), taken[-1].bytes, taken[-1].series, taken[-1].lost)
+    seconds, cpu = median(one.seconds for one in taken), sum(one.cpu_s for one in taken) / len(taken)
+    return Scrape(seconds, cpu, taken[-1].bytes, taken[-1].series, taken[-1].lost)
 
 
 def _once(house: House) -> Scrape:
-    began_s = time.perf_counter()
+    control = planes(house.process.pid)["control"]
+    began_s, cpu_began_s = time.perf_counter(), cpu_s(control)
     text = httpx.get(f"{house.admin_url}/metrics", timeout=30).text
     spent_s = time.perf_counter() - began_s
+    cpu_spent_s = cpu_s(control) - cpu_began_s
     lost = sum(map(float, re.findall(r"^gateway_metrics_overflow_total{.*} (.+)$", text, re.MULTILINE)))
-    return Scrape(spent_s, len(text.encode()), sum(not line.startswith("#") for line in text.splitlines()), lost)
+    return Scrape(spent_s, cpu_spent_s, len(text.encode()), sum(not line.startswith("#") for line in text.splitlines()), lost)
 
 
 if __name__ == "__main__":
