@@ -22,7 +22,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "joblib": ("adapters/runtimes/pickles/host.py",),
     "grpc": ("gateway/serving/grpc/server.py",),
     "yaml": ("gateway/commands/documents.py",),
-    "prometheus_client": ("gateway/metrics.py",),
+    "prometheus_client": ("gateway/exposition.py",),
 }
 
 
