@@ -6,7 +6,7 @@ from typing import Final
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
-from grafana.panels import GREEN, RED, SPAN, YELLOW, Levels, Panel, Query, board, number, rate
+from grafana.panels import GREEN, RED, SPAN, YELLOW, Kind, Levels, Panel, Query, board, number, rate
 
 _ANY: Final[Levels] = ((1, RED),)
 
@@ -57,6 +57,16 @@ _PANELS: Final = (
         "none",
         "min(gateway_registry_up)",
         meanings=((1, "up", GREEN), (0, "down", RED)),
+    ),
+    Panel(
+        "What is wrong with the monitor",
+        "Silent, behind, watching only a sample, a drill that it missed, or too many false alarms in drills. "
+        "`headgate monitor show` says each in a sentence.",
+        "none",
+        (Query("max by (trouble) (gateway_monitor_trouble)", "{{trouble}}"),),
+        Kind.STATES,
+        width=8,
+        meanings=((0, "no", GREEN), (1, "yes", RED)),
     ),
     Panel(
         "Lag behind the log",
@@ -136,7 +146,7 @@ _PANELS: Final = (
         "How drills on made-up traffic ended. An A/A drill must be quiet, the others detected; a false alarm now and then is "
         "within the budget.",
         "short",
-        (Query(f"sum by (drill, ending) (increase(gateway_monitor_drills_total[{SPAN}]))", "{{drill}} {{ending}}"),),
+        (Query(f"sum by (drill, ending) (increase(gateway_monitor_drills_total[{SPAN}])) or vector(0)", "{{drill}} {{ending}}"),),
         width=8,
     ),
     Panel(

@@ -15,9 +15,12 @@ _PANELS: Final = (
     Panel(
         "Loss against ground truth",
         "Mean loss of each version over the last hour, where the outcome became known; for a yes or no it is the share of wrong "
-        "answers.",
+        "answers. Estimated is what the answers themselves promise before their outcome is known; it is no evidence.",
         "percentunit",
-        (Query(f"max by ({_PLACE}) (gateway_quality_loss_ratio{{{CHOSEN}}})", _NAME),),
+        (
+            Query(f"max by ({_PLACE}) (gateway_quality_loss_ratio{{{CHOSEN}}})", _NAME),
+            Query(f"max by ({_PLACE}) (gateway_quality_estimated_loss_ratio{{{CHOSEN}}})", _NAME + ", estimated"),
+        ),
         width=24,
     ),
     Panel(
