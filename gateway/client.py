@@ -286,6 +286,14 @@ class AdminClient(_Client):
         """Allow or stop all automatic changes."""
         return self._json("PUT", "/api/v1/automation", json={"is_on": is_on, "reason": reason})
 
+    def notices(self) -> Json:
+        """Return the channels, what waits for them, and the conditions that last."""
+        return self._json("GET", "/api/v1/notices")
+
+    def test_channel(self, channel: str) -> Json:
+        """Send a test through one channel."""
+        return self._json("POST", f"/api/v1/notices/{_quoted(channel)}/test")
+
     def keys(self) -> Iterator[Json]:
         """Yield every key: id, name, scopes; never a token."""
         return self._listing("/api/v1/keys", "keys")

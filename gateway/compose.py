@@ -13,10 +13,13 @@ import logging
 import os
 import signal
 import socket
+import string
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,11 +36,12 @@ from adapters.stores.artifacts import DirectoryArtifacts
 from adapters.stores.checkpoints import SqliteCheckpoints
 from adapters.stores.registry import SqliteRegistry
 from adapters.suspicions_file import SuspicionsFile
-from gateway.core.errors import LogFull, StoreFailed
+from gateway.core.errors import LogFull, MalformedRequest, StoreFailed
 from gateway.core.models import Runtime as RuntimeName
+from gateway.core.notices import Channel, channels_from_body
 from gateway.core.records import StreamEnd
 from gateway.journal import open_journal
-from gateway.ports import LoopWatch, Runtime
+from gateway.ports import LoopWatch, Runtime, Sender
 from gateway.settings import Settings, settings_from_body
 
 if TYPE_CHECKING:
@@ -81,8 +85,29 @@ def worker_names(settings: Settings) -> tuple[str, ...]:
     return tuple(f"w{number}" for number in range(settings.serving.workers))
 
 
+def channels_of(settings: Settings, environment: Mapping[str, str]) -> dict[str, tuple[Channel, Sender]]:
+    """Return the channels of the notices' file with what sends to them; `${NAME}` in an address comes from the environment.
+
+    Raises:
+        MalformedRequest: the file cannot be read, a channel is wrong, or a variable is not set.
+    """
+    if not settings.notices.file:
+        return {}
+    from adapters.senders.opened import opened_sender
+
+    try:
+        channels = channels_from_body(tomllib.loads(Path(settings.notices.file).read_text()))
+        filled = [replace(one, url=string.Template(one.url).substitute(environment)) for one in channels]
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ValueError) as error:
+        raise MalformedRequest(f"notices.file {settings.notices.file}: {error}") from error
+    except KeyError as error:
+        raise MalformedRequest(f"notices.file {settings.notices.file}: the environment has no {error.args[0]}") from error
+    return {one.name: (one, opened_sender(one)) for one in filled}
+
+
 def prepare_data(settings: Settings) -> None:
     """Make the data directory ready for a start: migrate the registry, repair the log, end streams without a worker."""
+    channels_of(settings, os.environ)  # what is wrong with them is said now, not by a process that dies again and again
     data = DataDirectory(settings.data_dir)
     data.make()
     SqliteRegistry(data.registry, clock=SystemClock()).close()
@@ -177,6 +202,8 @@ def _run_control(settings: Settings, listener: socket.socket) -> None:
         readings=ReadingsFile(data.readings),
         snapshots=MetricsDirectory(data.metrics),
         workers=worker_names(settings),
+        checkpoints=SqliteCheckpoints(data.checkpoints),
+        channels=channels_of(settings, os.environ),
         clock=clock,
     )
 

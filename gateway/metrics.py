@@ -391,6 +391,11 @@ ROLLOUT_TRUTH_LOG_E: Final = Metric(
     "Highest natural log e-value against ground truth that comes alike for both variants; from 6.91 its verdicts are void.",
     ("route",),
 )
+NOTICES_WAITING: Final = Metric("gateway_notices_waiting", Type.GAUGE, "Notices that a channel has not taken yet.", ("channel",))
+NOTICES_DELIVERED: Final = Metric("gateway_notices_delivered_total", Type.COUNTER, "Notices that a channel took.", ("channel",))
+NOTICES_LOST: Final = Metric(
+    "gateway_notices_lost_total", Type.COUNTER, "Notices given up: a day old, or too many waited.", ("channel",)
+)
 METRICS_OVERFLOW: Final = Metric("gateway_metrics_overflow_total", Type.COUNTER, "What was counted after the bank was full.")
 
 GAUGES: Final = frozenset(

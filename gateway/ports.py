@@ -17,6 +17,7 @@ from gateway.core.audit import AuditEntry
 from gateway.core.changes import Automation, Change, Committed, DecisionId, Proposal, Quarantine, WorkerStatus
 from gateway.core.fields import Json
 from gateway.core.models import Conversion, Digest, Version
+from gateway.core.notices import Message
 from gateway.core.poison import DeadRun, Suspicions
 from gateway.core.records import Anchor, Cursor, Offset, Page, Record
 from gateway.core.rollouts import Rollout
@@ -392,6 +393,17 @@ class SuspicionStore(Protocol):
 
         Raises:
             StoreFailed: nothing was written.
+        """
+
+
+class Sender(Protocol):
+    """Delivers notices to one channel. Blocks for at most 30 s."""
+
+    def send(self, message: Message) -> None:
+        """Deliver a message; the same id may come twice.
+
+        Raises:
+            DeliveryFailed: it was not taken, or nobody knows whether it was.
         """
 
 

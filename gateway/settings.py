@@ -193,6 +193,13 @@ class PickledSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class NoticesSettings:
+    """Who is told."""
+
+    file: str = ""  # of TOML, a table for each channel; nobody is told without one
+
+
+@dataclass(frozen=True, slots=True)
 class SupervisorSettings:
     """The processes."""
 
@@ -212,6 +219,7 @@ class Settings:
     archive: ArchiveSettings = field(default_factory=ArchiveSettings)
     monitor: MonitorSettings = field(default_factory=MonitorSettings)
     pickled: PickledSettings = field(default_factory=PickledSettings)
+    notices: NoticesSettings = field(default_factory=NoticesSettings)
     supervisor: SupervisorSettings = field(default_factory=SupervisorSettings)
 
 

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import typer
 
-from gateway.commands import access, audit, drift, models, monitor, predictions, processes, quality, replay, rollouts, routes
+from gateway.commands import (
+    access,
+    audit,
+    drift,
+    models,
+    monitor,
+    notices,
+    predictions,
+    processes,
+    quality,
+    replay,
+    rollouts,
+    routes,
+)
 from gateway.commands.session import AdminUrlOption, Connection, DataDirOption, TokenOption, UrlOption, examples
 
 app = typer.Typer(
@@ -29,5 +42,5 @@ def connect(
     context.obj = Connection(admin_url, url, token, data_dir)
 
 
-for part in (processes, models, routes, rollouts, predictions, drift, quality, replay, monitor, audit, access):
+for part in (processes, models, routes, rollouts, predictions, drift, quality, replay, monitor, audit, notices, access):
     part.add_to(app)

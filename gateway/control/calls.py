@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from gateway.control.lingering import Lingering
+from gateway.control.notifier import Notifier
 from gateway.control.trail import Trail
 from gateway.control.upload import Upload
 from gateway.core.access import Principal, Scope
@@ -42,6 +43,10 @@ class Failures:
     """How often an operation met an error that the program has no name for. Counted on the event loop alone."""
 
     count: int = 0
+
+    def note(self) -> None:
+        """Count one more."""
+        self.count += 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,7 @@ class Control:
     failures: Failures = field(default_factory=Failures)
     trail: Trail = field(default_factory=Trail)
     lingering: Lingering = field(default_factory=Lingering)
+    notifiers: list[Notifier] = field(default_factory=list)  # one where channels are configured, else none
 
 
 class Takes(enum.Enum):

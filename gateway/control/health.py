@@ -10,12 +10,13 @@ from gateway.control.monitored import object_of, of_route
 from gateway.core.drift import PSI_ROWS_MIN
 from gateway.core.fields import Json
 from gateway.core.guardrails import Verdict
-from gateway.core.health import DriftFacts, Health, Level, RolloutFacts, RouteFacts, VersionFacts, health
+from gateway.core.health import DriftFacts, Health, Level, Part, RolloutFacts, RouteFacts, VersionFacts, health
 from gateway.core.records import Kind
 from gateway.core.rollouts import Rollout
 from gateway.metrics import ROUTE_HEALTH, ROUTE_UNWELL
 from gateway.ports import Sample
 
+ROLLOUTS_MAX: Final = 1_000  # the newest; a route's last one is nearly always among them
 _UNWELL: Final = (Level.WARNING, Level.CRITICAL)
 
 
@@ -33,14 +34,29 @@ def health_samples(control: Control, rollouts: Mapping[str, Rollout]) -> Iterato
     Args:
         rollouts: The newest of each route.
     """
-    readings, now_s, table = control.readings.latest(), control.clock.now_s(), control.registry.table()
-    called = object_of((readings or {}).get("routes")).keys() & table.champions.keys()
-    for name in sorted(table.routes.keys() | called):
+    readings, now_s = control.readings.latest(), control.clock.now_s()
+    for name in _routes(control, readings):
         found = _health(readings, name, rollouts.get(name), now_s)
         yield Sample(ROUTE_HEALTH.name, (("route", name),), float(found.level.value))
         for part in found.parts:
             if part.level in _UNWELL:
                 yield Sample(ROUTE_UNWELL.name, (("route", name), ("part", part.name)), float(part.level.value))
+
+
+def unwell(control: Control) -> Iterator[tuple[str, Part]]:
+    """Yield each route with its parts that are not well, but for those whose health is unknown."""
+    newest = {rollout.route: rollout for rollout in reversed(control.registry.rollouts(limit=ROLLOUTS_MAX))}
+    readings, now_s = control.readings.latest(), control.clock.now_s()
+    for name in _routes(control, readings):
+        for part in _health(readings, name, newest.get(name), now_s).parts:
+            if part.level in _UNWELL:
+                yield name, part
+
+
+def _routes(control: Control, readings: Json | None) -> list[str]:
+    table = control.registry.table()
+    called = object_of((readings or {}).get("routes")).keys() & table.champions.keys()
+    return sorted(table.routes.keys() | called)
 
 
 def _health(readings: Json | None, name: str, rollout: Rollout | None, now_s: float) -> Health:

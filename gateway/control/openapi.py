@@ -209,6 +209,13 @@ def _schemas() -> dict[str, Schema]:
         "Quarantine": _object(("digest", "until_s"), is_open=True, digest=text, until_s={"type": "number"}),
         "Quarantines": _listing("quarantine", _reference("Quarantine")),
         "AutomationBody": _object(("is_on",), is_on={"type": "boolean"}, reason=text),
+        "Notices": _object(
+            ("channels", "waiting", "open"),
+            channels={"type": "array", "items": {"type": "object"}},
+            waiting={"type": "array", "items": {"type": "object"}},
+            open={"type": "array", "items": {"type": "object"}},
+        ),
+        "ChannelTest": _object(("channel", "is_delivered"), channel=text, is_delivered={"type": "boolean"}, error=text),
         "Automation": _object(("is_on",), is_on={"type": "boolean"}),
         "AuditEntries": _listing("entries", anything),
         "Predictions": _listing("predictions", anything),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import uvloop
@@ -14,14 +15,19 @@ import uvloop
 from gateway.control.app import Edge
 from gateway.control.auth import ensure_admin_token
 from gateway.control.calls import Control
+from gateway.control.conditions import conditions
+from gateway.control.notifier import Notifier, run_notifier
+from gateway.core.notices import Channel
 from gateway.ports import (
     Archive,
     ArtifactStore,
+    CheckpointStore,
     Clock,
     MetricsSnapshots,
     PredictionLogReader,
     Readings,
     RegistryStore,
+    Sender,
     Validator,
 )
 from gateway.settings import Settings
@@ -44,10 +50,15 @@ def run_control(
     readings: Readings,
     snapshots: MetricsSnapshots,
     workers: Sequence[str],
+    checkpoints: CheckpointStore,
+    channels: Mapping[str, tuple[Channel, Sender]],
     clock: Clock,
     stop: threading.Event | None = None,
 ) -> None:
-    """Answer the admin API on `listener` until SIGTERM, or `stop` where no signal can reach.
+    """Answer the admin API on `listener` and deliver notices until SIGTERM, or `stop` where no signal can reach.
+
+    Args:
+        channels: Who is told, by name; this process is the only one that tells.
 
     Raises:
         StoreFailed: the registry or the admin token's file cannot be written.
@@ -66,9 +77,33 @@ def run_control(
         clock=clock,
         validations=threading.BoundedSemaphore(max(1, settings.control.validations_max)),
     )
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with _telling(control, channels, checkpoints), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(control, settings, listener, stop))
     registry.close()
+
+
+@contextlib.contextmanager
+def _telling(control: Control, channels: Mapping[str, tuple[Channel, Sender]], checkpoints: CheckpointStore) -> Iterator[None]:
+    """Deliver notices in a thread meanwhile, where there is anybody to tell."""
+    if not channels:
+        yield
+        return
+    notifier = Notifier(
+        channels,
+        registry=control.registry,
+        checkpoints=checkpoints,
+        conditions=lambda: conditions(control),
+        clock=control.clock,
+    )
+    control.notifiers.append(notifier)
+    stop = threading.Event()
+    thread = threading.Thread(target=run_notifier, args=(notifier, stop, control.failures.note), name="notices", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(DRAIN_S)  # what is being sent then is sent again after the next start
 
 
 async def _serve(control: Control, settings: Settings, listener: socket.socket, stop: threading.Event | None) -> None:

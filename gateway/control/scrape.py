@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Final
 
 from gateway.control.calls import Answer, Call, Control, Reply, Text
-from gateway.control.health import health_samples
+from gateway.control.health import ROLLOUTS_MAX, health_samples
 from gateway.control.propagation import revisions, statuses_of
 from gateway.core.errors import GatewayError
 from gateway.core.rollouts import Rollout, RolloutState
@@ -19,6 +19,9 @@ from gateway.metrics import (
     AUTOMATION_ON,
     MONITOR_TROUBLE,
     NEWEST_TABLE_REVISION,
+    NOTICES_DELIVERED,
+    NOTICES_LOST,
+    NOTICES_WAITING,
     QUARANTINED,
     REGISTRY_UP,
     REVISIONS_BEHIND,
@@ -34,7 +37,6 @@ from gateway.metrics import (
 from gateway.ports import Sample
 
 PROCESS: Final = "control"
-_ROLLOUTS_MAX: Final = 1_000  # the newest; a route's last one is nearly always among them
 
 
 def metrics(control: Control, _: Call) -> Text:
@@ -81,6 +83,10 @@ def _own(control: Control) -> Iterator[Sample]:
     except GatewayError:  # a registry that is down is a number, not a failed scrape
         found = []
     yield _sample(REGISTRY_UP, bool(found))
+    for channel, waiting, delivered, lost in (count for notifier in control.notifiers for count in notifier.counts()):
+        yield _sample(NOTICES_WAITING, waiting, channel)
+        yield _sample(NOTICES_DELIVERED, delivered, channel)
+        yield _sample(NOTICES_LOST, lost, channel)
     yield from found
 
 
@@ -116,7 +122,7 @@ def _of_changes(control: Control) -> Iterator[Sample]:
         if worker in control.workers:
             yield _sample(REVISIONS_BEHIND, table.revision - status.revision, worker)
     newest: dict[str, Rollout] = {}
-    for rollout in control.registry.rollouts(limit=_ROLLOUTS_MAX):
+    for rollout in control.registry.rollouts(limit=ROLLOUTS_MAX):
         if rollout.route in table.routes:
             newest.setdefault(rollout.route, rollout)
     for route, last in newest.items():

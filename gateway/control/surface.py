@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from gateway.control import health, history, ledger, monitored, registration, rollout, routing, scrape
+from gateway.control import health, history, ledger, monitored, registration, rollout, routing, scrape, telling
 from gateway.control.calls import Operation, Parameter, ParameterKind, Takes, paged
 from gateway.core.access import Scope
 from gateway.core.rollouts import Event
@@ -277,6 +277,25 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         Scope.READ,
         ledger.show_automation,
         answer="Automation",
+    ),
+    Operation(
+        "GET",
+        f"{API}/notices",
+        "showNotices",
+        "The channels that people are told through, what waits for them, and the conditions that last.",
+        Scope.READ,
+        telling.show_notices,
+        answer="Notices",
+    ),
+    Operation(
+        "POST",
+        f"{API}/notices/{{channel}}/test",
+        "testChannel",
+        "Send a test through one channel now.",
+        Scope.OPERATE,
+        telling.test_channel,
+        waits=True,
+        answer="ChannelTest",
     ),
     Operation(
         "PUT",

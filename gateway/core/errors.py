@@ -190,3 +190,7 @@ class LogFull(LogFailed):
 
 class ArchiveFailed(PortFault):
     """The archive could not be written or queried."""
+
+
+class DeliveryFailed(PortFault):
+    """A notice was not taken by the channel it was sent to."""

@@ -49,6 +49,7 @@ def test_commands_are_the_documented_ones():
         "replay",
         "monitor show",
         *(f"audit {verb}" for verb in ("list", "verify")),
+        *(f"notices {verb}" for verb in ("list", "test")),
         *(f"quarantine {verb}" for verb in ("list", "release")),
         *(f"automation {verb}" for verb in ("show", "on", "off")),
         *(f"keys {verb}" for verb in ("create", "list", "revoke")),

@@ -20,13 +20,16 @@ from adapters.readings_file import ReadingsFile
 from adapters.runtimes.chained import ChainedRuntime
 from adapters.runtimes.onnx import OnnxRuntime
 from adapters.stores.artifacts import DirectoryArtifacts
+from adapters.stores.checkpoints import SqliteCheckpoints
 from adapters.stores.registry import SqliteRegistry
 from adapters.validation.process import ProcessValidator
 from gateway.control.run import run_control
 from gateway.core.changes import WorkerStatus
 from gateway.core.errors import GatewayError
 from gateway.core.models import Runtime
+from gateway.core.notices import Channel
 from gateway.core.records import Record
+from gateway.ports import Sender
 from gateway.settings import ControlSettings, Settings
 
 
@@ -144,7 +147,13 @@ class ControlPlane:
         return self.admin.put(f"/api/v1/routes/{name}", json=body, headers={"If-Match": f'"{if_match}"'})
 
 
-def launch(data: Path, worker_count: int, running: int, settings: dict[str, object]) -> tuple[ControlPlane, Callable[[], None]]:
+def launch(
+    data: Path,
+    worker_count: int,
+    running: int,
+    settings: dict[str, object],
+    channels: dict[str, tuple[Channel, Sender]] | None = None,
+) -> tuple[ControlPlane, Callable[[], None]]:
     """Start a control plane in a thread; return it and what stops it."""
     clock = SystemClock()
     data.mkdir(exist_ok=True)
@@ -167,6 +176,8 @@ def launch(data: Path, worker_count: int, running: int, settings: dict[str, obje
             "readings": ReadingsFile(data / "readings.json"),
             "snapshots": MetricsDirectory(data / "metrics"),
             "workers": names,
+            "checkpoints": SqliteCheckpoints(data / "checkpoints.db"),
+            "channels": channels or {},
             "clock": clock,
             "stop": stop,
         },
@@ -195,8 +206,10 @@ def start_control(tmp_path: Path) -> Iterator[Callable[..., ControlPlane]]:
     """Start control planes that are stopped after the test."""
     ends: list[Callable[[], None]] = []
 
-    def start(*, worker_count: int = 1, running: int | None = None, **settings: object) -> ControlPlane:
-        plane, end = launch(tmp_path / "data", worker_count, worker_count if running is None else running, settings)
+    def start(
+        *, worker_count: int = 1, running: int | None = None, channels: dict | None = None, **settings: object
+    ) -> ControlPlane:
+        plane, end = launch(tmp_path / "data", worker_count, worker_count if running is None else running, settings, channels)
         ends.append(end)
         return plane
 

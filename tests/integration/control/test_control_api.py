@@ -17,7 +17,7 @@ from gateway.core.access import Scope
 from gateway.core.records import Anchor
 
 NEEDING = [operation for operation in OPERATIONS if operation.scope is not None]
-NAMES = {"model": "m", "version": "1", "route": "r", "id": "i", "digest": "d", "key": "k", "prediction": "p"}
+NAMES = {"model": "m", "version": "1", "route": "r", "id": "i", "digest": "d", "key": "k", "prediction": "p", "channel": "c"}
 
 
 def _path(template: str) -> str:

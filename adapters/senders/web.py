@@ -1,0 +1,88 @@
+"""Notices over HTTP: a webhook that gets JSON, Slack's incoming webhooks, and PagerDuty's Events API v2."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Mapping
+from typing import Final
+
+import httpx
+import orjson
+
+from gateway.core.errors import DeliveryFailed
+from gateway.core.fields import Json
+from gateway.core.notices import Message, Severity
+
+PAGERDUTY_URL: Final = "https://events.pagerduty.com/v2/enqueue"
+_TIMEOUT_S: Final = 10.0
+_PAGERDUTY_SEVERITIES: Final = {Severity.INFO: "info", Severity.WARNING: "warning", Severity.CRITICAL: "critical"}
+_SUMMARY_LENGTH_MAX: Final = 1_024  # PagerDuty's own bound
+_SLACK_LENGTH_MAX: Final = 3_000  # of a text that Slack shows whole
+
+
+class Webhook:
+    """Posts the message's body; with a secret, `Headgate-Signature: sha256=…` is the HMAC of what was posted."""
+
+    def __init__(self, url: str, *, secret: str = "") -> None:
+        self._url = url
+        self._secret = secret.encode()
+
+    def send(self, message: Message) -> None:
+        """Post it; its id is also the `Idempotency-Key`."""
+        content = orjson.dumps(message.body())
+        headers = {"idempotency-key": message.id}
+        if self._secret:
+            headers["headgate-signature"] = "sha256=" + hmac.new(self._secret, content, hashlib.sha256).hexdigest()
+        _posted(self._url, content, headers)
+
+
+class Slack:
+    """Posts to an incoming webhook."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def send(self, message: Message) -> None:
+        """Post title and text as plain text, so that no name in it becomes a link or a mention."""
+        text = f"{message.title}\n{message.text}"[:_SLACK_LENGTH_MAX]
+        for character, escaped in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
+            text = text.replace(character, escaped)
+        _posted(self._url, orjson.dumps({"text": text, "mrkdwn": False}), {})
+
+
+class PagerDuty:
+    """Triggers and resolves; an incident here is an incident there, by its deduplication key."""
+
+    def __init__(self, routing_key: str, *, url: str = PAGERDUTY_URL) -> None:
+        self._routing_key = routing_key
+        self._url = url
+
+    def send(self, message: Message) -> None:
+        """Send one event."""
+        event: Json = {
+            "routing_key": self._routing_key,
+            "event_action": "resolve" if message.is_over else "trigger",
+            "dedup_key": message.incident,
+            "payload": {
+                "summary": message.title[:_SUMMARY_LENGTH_MAX],
+                "source": message.notices[-1].route or "headgate",
+                "severity": _PAGERDUTY_SEVERITIES[message.severity],
+                "custom_details": message.body(),
+            },
+        }
+        _posted(self._url, orjson.dumps(event), {})
+
+
+def _posted(url: str, content: bytes, headers: Mapping[str, str]) -> None:
+    """Post, following nothing: a redirect would take the notice and its secrets elsewhere.
+
+    Raises:
+        DeliveryFailed: it was not answered with 2xx.
+    """
+    try:
+        answer = httpx.post(url, content=content, headers={**headers, "content-type": "application/json"}, timeout=_TIMEOUT_S)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise DeliveryFailed(f"{type(error).__name__}: {error}") from error
+    if not answer.is_success:
+        raise DeliveryFailed(f"it answered {answer.status_code}")

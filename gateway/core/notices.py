@@ -1,0 +1,268 @@
+"""What people are told: which changes and conditions become notices, who gets them, and when a failed one is tried again.
+
+The audit log says what was changed and why; a notice is one of its entries seen by somebody who must look, or a condition that
+began or ended. Notices of one incident that wait for one channel become one message. Pure; `control/notifier.py` delivers.
+"""
+
+from __future__ import annotations
+
+import enum
+import fnmatch
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, time
+from typing import Final
+
+from gateway.core.access import MONITOR
+from gateway.core.audit import AuditEntry
+from gateway.core.errors import MalformedRequest
+from gateway.core.fields import Fields, Json
+
+CHANNELS_MAX: Final = 100
+PATTERNS_MAX: Final = 100  # routes that one channel names
+TITLE_LENGTH_MAX: Final = 200  # a subject line
+TEXT_LENGTH_MAX: Final = 4_000  # of one notice; Slack and PagerDuty cut beyond it
+RETRY_FIRST_S: Final = 2.0
+RETRY_MAX_S: Final = 300.0
+GIVE_UP_S: Final = 86_400.0  # a day; then nobody needs to be told any more, and the count of lost notices says so
+_ROLLED_BACK: Final = frozenset({"rollout.rollback", "route.rollback"})
+_WENT_WELL: Final = frozenset({"rollout.advance", "rollout.acquit", "rollout.promote"})
+_BY_HAND: Final = _ROLLED_BACK | {"automation.off", "automation.on", "quarantine.release"}
+
+
+class Severity(enum.Enum):
+    """How soon somebody must look."""
+
+    INFO = "info"  # to know
+    WARNING = "warning"  # today
+    CRITICAL = "critical"  # now
+
+
+_RANK: Final = {severity: rank for rank, severity in enumerate(Severity)}
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """One thing to tell.
+
+    Attributes:
+        id: The same for every attempt to deliver it.
+        incident: What belongs together; a later notice of it says more, or that it is over.
+        route: Empty for what concerns the whole gateway.
+        text: With the evidence, in plain words.
+        is_over: Whether the incident ended with it.
+    """
+
+    id: str
+    incident: str
+    severity: Severity
+    route: str
+    title: str
+    text: str
+    time_s: float
+    is_over: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """Who is told what.
+
+    Attributes:
+        url: Where; its scheme says how.
+        severity: The least.
+        routes: Patterns such as `fraud-*`; none for all. What concerns the whole gateway goes to every channel.
+        quiet: From and until, UTC; what is not critical waits until the end. None for never.
+    """
+
+    name: str
+    url: str
+    severity: Severity = Severity.WARNING
+    routes: tuple[str, ...] = ()
+    quiet: tuple[time, time] | None = None
+
+    def wants(self, notice: Notice) -> bool:
+        """Return whether a notice is for this channel."""
+        if _RANK[notice.severity] < _RANK[self.severity]:
+            return False
+        return not self.routes or not notice.route or any(fnmatch.fnmatchcase(notice.route, one) for one in self.routes)
+
+    def is_quiet(self, notice: Notice, now_s: float) -> bool:
+        """Return whether a notice waits for the end of the quiet hours."""
+        if self.quiet is None or notice.severity is Severity.CRITICAL:
+            return False
+        begin, end = self.quiet
+        now = datetime.fromtimestamp(now_s, UTC).time()
+        return begin <= now < end if begin <= end else now >= begin or now < end
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What one channel is sent at once: the notices of one incident, the oldest first."""
+
+    notices: tuple[Notice, ...]
+
+    @property
+    def id(self) -> str:
+        """Of the newest notice; a receiver that saw it need not look again."""
+        return self.notices[-1].id
+
+    @property
+    def incident(self) -> str:
+        """What it is about."""
+        return self.notices[-1].incident
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the incident has ended."""
+        return self.notices[-1].is_over
+
+    @property
+    def severity(self) -> Severity:
+        """The worst of its notices."""
+        return max((notice.severity for notice in self.notices), key=_RANK.__getitem__)
+
+    @property
+    def title(self) -> str:
+        """One line."""
+        more = f" (and {len(self.notices) - 1} before)" if len(self.notices) > 1 else ""
+        return f"[{self.severity.value}] {self.notices[-1].title}{more}"
+
+    @property
+    def text(self) -> str:
+        """Everything, a paragraph a notice."""
+        return "\n\n".join(f"{moment(notice.time_s)} {notice.title}\n{notice.text}".strip() for notice in self.notices)
+
+    def body(self) -> Json:
+        """Return the message as a webhook gets it."""
+        return {
+            "id": self.id,
+            "incident": self.incident,
+            "severity": self.severity.value,
+            "title": self.title,
+            "is_over": self.is_over,
+            "notices": [notice_body(notice) for notice in self.notices],
+        }
+
+
+def messages(notices: Iterable[Notice]) -> list[Message]:
+    """Return the messages of notices, in the order in which their incidents began."""
+    by_incident: dict[str, list[Notice]] = {}
+    for notice in notices:
+        by_incident.setdefault(notice.incident, []).append(notice)
+    return [Message(tuple(of_one)) for of_one in by_incident.values()]
+
+
+def notice_of(entry: AuditEntry) -> Notice | None:
+    """Return what people are told of a change, or None when it is told to nobody: what a person did on purpose, mostly."""
+    is_own = entry.principal == MONITOR.name
+    if not is_own and entry.action not in _BY_HAND:
+        return None
+    severity = Severity.WARNING
+    if is_own and entry.action in _ROLLED_BACK:
+        severity = Severity.CRITICAL
+    elif is_own and entry.action in _WENT_WELL:
+        severity = Severity.INFO
+    who = "the gateway" if is_own else entry.principal
+    route = _route(entry)
+    on = f" on route {route}" if route else ""
+    attribution = entry.evidence.get("attribution")
+    lines = [entry.reason, f"attribution: {attribution}" if attribution else "", f"audit entry {entry.seq}, {entry.subject}"]
+    return Notice(
+        id=f"audit-{entry.seq}",
+        incident=entry.subject,
+        severity=severity,
+        route=route,
+        title=f"{entry.action}{on} by {who}"[:TITLE_LENGTH_MAX],
+        text="\n".join(filter(None, lines))[:TEXT_LENGTH_MAX],
+        time_s=entry.time_s,
+    )
+
+
+def began(incident: str, severity: Severity, route: str, what: str, now_s: float) -> Notice:
+    """Return the notice that a condition began."""
+    return Notice(f"{incident}@{now_s:.3f}", incident, severity, route, what[:TITLE_LENGTH_MAX], what[:TEXT_LENGTH_MAX], now_s)
+
+
+def ended(first: Notice, now_s: float) -> Notice:
+    """Return the notice that the condition that `first` told of is over."""
+    text = f"It lasted {now_s - first.time_s:.0f} s."
+    title = f"over: {first.title}"[:TITLE_LENGTH_MAX]
+    return Notice(f"{first.id}-over", first.incident, first.severity, first.route, title, text, now_s, is_over=True)
+
+
+def retry_s(attempts: int) -> float:
+    """Return how long to wait after so many failed attempts: twice as long each time, up to five minutes."""
+    return min(RETRY_FIRST_S * 2.0 ** min(attempts - 1, 20), RETRY_MAX_S)
+
+
+def channels_from_body(body: object) -> tuple[Channel, ...]:
+    """Read the channels of a configuration: a table by name.
+
+    Raises:
+        MalformedRequest: a field is unknown or wrong.
+    """
+    if not isinstance(body, dict) or len(body) > CHANNELS_MAX:
+        raise MalformedRequest(f"notices: expected a table of at most {CHANNELS_MAX} channels")
+    return tuple(_channel(name, one) for name, one in body.items())
+
+
+def notice_body(notice: Notice) -> Json:
+    """Return a notice as it is shown and kept."""
+    return {
+        "id": notice.id,
+        "incident": notice.incident,
+        "severity": notice.severity.value,
+        "route": notice.route,
+        "title": notice.title,
+        "text": notice.text,
+        "time_s": notice.time_s,
+        "is_over": notice.is_over,
+    }
+
+
+def notice_from_body(body: object) -> Notice:
+    """Read what `notice_body` wrote."""
+    fields = Fields(body, "notice")
+    return Notice(
+        id=fields.text("id"),
+        incident=fields.text("incident"),
+        severity=fields.choice("severity", Severity),
+        route=fields.text("route"),
+        title=fields.text("title"),
+        text=fields.text("text"),
+        time_s=fields.number("time_s", 0.0, 1e12),
+        is_over=fields.boolean("is_over"),
+    )
+
+
+def moment(time_s: float) -> str:
+    """Return a time as people read it."""
+    return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _channel(name: str, body: object) -> Channel:
+    fields = Fields(body, f"notices.{name}")
+    channel = Channel(
+        name=name,
+        url=fields.text("url", length_max=2_000),
+        severity=fields.choice("severity", Severity, Severity.WARNING),
+        routes=tuple(str(one) for one in fields.items("routes", PATTERNS_MAX, ())),
+        quiet=_quiet(fields, fields.items("quiet", 2, ())),
+    )
+    fields.done()
+    return channel
+
+
+def _quiet(fields: Fields, given: Sequence[object]) -> tuple[time, time] | None:
+    if not given:
+        return None
+    try:
+        begin, end = (time.fromisoformat(str(one)) for one in given)
+    except ValueError:
+        raise fields.wrong("quiet", 'two times of day in UTC, such as ["22:00", "06:00"]') from None
+    return begin, end
+
+
+def _route(entry: AuditEntry) -> str:
+    written = (subject.partition(":") for subject in (entry.subject, *entry.after, *entry.before))
+    return next((name for kind, _, name in written if kind == "route"), "")

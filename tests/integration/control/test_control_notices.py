@@ -1,0 +1,289 @@
+"""Notices end to end: registry → notifier → real servers on loopback, which refuse, fail and come back."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import socket
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from aiosmtpd.controller import Controller
+
+from adapters.memory import ManualClock
+from adapters.senders.opened import opened_sender
+from adapters.stores.checkpoints import SqliteCheckpoints
+from adapters.stores.registry import SqliteRegistry
+from gateway.compose import channels_of
+from gateway.control.notifier import DEAD_ATTEMPTS, OVER_AFTER_S, Condition, Notifier
+from gateway.core.changes import Automation, Change
+from gateway.core.errors import MalformedRequest
+from gateway.core.notices import GIVE_UP_S, Channel, Severity, retry_s
+from gateway.settings import NoticesSettings, Settings
+
+
+class Receiver:
+    """A real HTTP server that keeps what it is posted and answers with `status`."""
+
+    def __init__(self) -> None:
+        self.got: list[tuple[dict, dict]] = []
+        self.raw: list[bytes] = []
+        self.status = 200
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                content = self.rfile.read(int(self.headers["content-length"]))
+                receiver.raw.append(content)
+                receiver.got.append((json.loads(content), {name.lower(): value for name, value in self.headers.items()}))
+                self.send_response(receiver.status)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                """Print nothing."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        """Take nothing any more."""
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def receiver():
+    """Return a server that takes everything."""
+    running = Receiver()
+    yield running
+    running.close()
+
+
+class Tellable:
+    """A registry with a notifier over it; `lasting` are the conditions."""
+
+    def __init__(self, directory) -> None:
+        self.clock = ManualClock()
+        self.registry = SqliteRegistry(directory / "registry.db", clock=self.clock)
+        self.checkpoints = SqliteCheckpoints(directory / "checkpoints.db")
+        self.lasting: list[Condition] = []
+
+    def notifier(self, *channels: Channel) -> Notifier:
+        """Return a notifier that has begun."""
+        notifier = Notifier(
+            {one.name: (one, opened_sender(one)) for one in channels},
+            registry=self.registry,
+            checkpoints=self.checkpoints,
+            conditions=lambda: self.lasting,
+            clock=self.clock,
+        )
+        notifier.turn()
+        return notifier
+
+    def switch(self, reason: str = "a fire") -> None:
+        """Make a change that is told."""
+        change = Change("ada", "automation.off", "automation", reason, (Automation(is_on=False),))
+        self.registry.commit(change)
+
+
+@pytest.fixture
+def tellable(tmp_path):
+    """Return a registry and checkpoints in files."""
+    made = Tellable(tmp_path)
+    yield made
+    made.registry.close()
+    made.checkpoints.close()
+
+
+def test_change_reaches_a_webhook_once_signed_and_with_its_id(tellable, receiver):
+    """What is told is the audit entry's reason; the signature fits the bytes, and nothing is told twice."""
+    tellable.switch("before anybody was told")
+    notifier = tellable.notifier(Channel("hook", f"{receiver.url}/x?secret=s3cret&team=ops"))
+    tellable.switch()
+    notifier.turn()
+    notifier.turn()
+    ((body, headers),) = receiver.got
+    assert "a fire" in body["notices"][0]["text"]
+    assert headers["idempotency-key"] == body["id"] == "audit-2"
+    assert headers["headgate-signature"] == "sha256=" + hmac.new(b"s3cret", receiver.raw[0], hashlib.sha256).hexdigest()
+
+
+def test_channel_that_refuses_is_tried_again_until_it_takes_and_holds_up_nobody(tellable, receiver):
+    """A failing channel gets the same id again after a pause; another channel has long been told."""
+    other = Receiver()
+    receiver.status = 503
+    notifier = tellable.notifier(Channel("bad", receiver.url), Channel("good", other.url))
+    tellable.switch()
+    notifier.turn()
+    notifier.turn()  # within the pause nothing is tried
+    assert (len(receiver.got), len(other.got)) == (1, 1)
+    tellable.clock.move(retry_s(1))
+    receiver.status = 200
+    notifier.turn()
+    assert [body["id"] for body, _ in receiver.got] == ["audit-1", "audit-1"]
+    assert len(other.got) == 1
+    assert notifier.body()["waiting"] == []
+    other.close()
+
+
+def test_what_waits_survives_the_death_of_the_deliverer(tellable, receiver):
+    """A successor goes on from the checkpoint: nothing is lost, and what was delivered is not told again."""
+    receiver.status = 500
+    first = tellable.notifier(Channel("hook", receiver.url))
+    tellable.switch("one")
+    first.turn()
+    tellable.switch("two")
+    receiver.status = 200
+    successor = tellable.notifier(Channel("hook", receiver.url))
+    successor.turn()
+    delivered = receiver.got[1:]
+    assert [notice["id"] for body, _ in delivered for notice in body["notices"]] == ["audit-1", "audit-2"]
+    third = tellable.notifier(Channel("hook", receiver.url))
+    third.turn()
+    assert len(receiver.got) == 1 + len(delivered)
+    assert next(third.counts())[1:] == (0, 2, 0)
+
+
+def test_dead_channel_is_told_on_another_and_its_return_too(tellable, receiver):
+    """After some failures the others learn of it, once; when it takes notices again, that it is over."""
+    dead = Receiver()
+    dead.status = 500
+    notifier = tellable.notifier(Channel("dead", dead.url), Channel("alive", receiver.url, Severity.CRITICAL))
+    tellable.switch()
+    for attempt in range(DEAD_ATTEMPTS + 2):
+        notifier.turn()
+        tellable.clock.move(retry_s(attempt + 1))
+    assert [body["incident"] for body, _ in receiver.got] == ["channel:dead"]
+    assert "500" in receiver.got[0][0]["title"]
+    dead.status = 200
+    tellable.clock.move(retry_s(99))
+    notifier.turn()
+    notifier.turn()
+    tellable.clock.move(OVER_AFTER_S)
+    notifier.turn()
+    assert [body["is_over"] for body, _ in receiver.got] == [False, True]
+    dead.close()
+
+
+def test_condition_triggers_and_resolves_one_incident_at_pagerduty(tellable, receiver):
+    """Begin and end have one deduplication key; what comes back within a minute is the same condition."""
+    notifier = tellable.notifier(Channel("duty", f"pagerduty://KEY?endpoint={receiver.url}/v2/enqueue"))
+    tellable.lasting = [Condition("monitor:silent", Severity.CRITICAL, "", "the monitor is silent")]
+    notifier.turn()
+    tellable.lasting = []
+    notifier.turn()
+    tellable.clock.move(OVER_AFTER_S / 2)
+    tellable.lasting = [Condition("monitor:silent", Severity.CRITICAL, "", "the monitor is silent")]
+    notifier.turn()
+    tellable.lasting = []
+    notifier.turn()
+    tellable.clock.move(OVER_AFTER_S)
+    notifier.turn()
+    events = [body for body, _ in receiver.got]
+    assert [(event["event_action"], event["dedup_key"]) for event in events] == [
+        ("trigger", "monitor:silent"),
+        ("resolve", "monitor:silent"),
+    ]
+    assert events[0]["routing_key"] == "KEY"
+    assert events[0]["payload"]["severity"] == "critical"
+
+
+def test_slack_gets_text_in_which_nothing_is_a_mention(tellable, receiver):
+    """Names that look like Slack's own markup arrive as text."""
+    notifier = tellable.notifier(Channel("chat", f"slack+{receiver.url}/services/T/B/x"))
+    tellable.switch("<!channel> & more")
+    notifier.turn()
+    ((body, _),) = receiver.got
+    assert "&lt;!channel&gt; &amp; more" in body["text"]
+
+
+def test_mail_arrives_with_subject_text_and_thread(tellable):
+    """A real SMTP server gets one e-mail for both recipients."""
+    mails: list[tuple[list[str], str]] = []
+
+    class Handler:
+        async def handle_DATA(self, server, session, envelope):  # noqa: N802 - the library's name
+            mails.append((envelope.rcpt_tos, envelope.content.decode()))
+            return "250 OK"
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:  # the library cannot be given port 0
+        port = taken.getsockname()[1]
+    server = Controller(Handler(), hostname="127.0.0.1", port=port)
+    server.start()
+    notifier = tellable.notifier(
+        Channel("mail", f"smtp://127.0.0.1:{port}?from=gate@example.test&to=a@example.test&to=b@example.test")
+    )
+    tellable.switch()
+    notifier.turn()
+    server.stop()
+    ((recipients, content),) = mails
+    assert recipients == ["a@example.test", "b@example.test"]
+    assert "Subject: [warning] automation.off by ada" in content
+    assert "a fire" in content
+    assert "Message-ID: <audit-1@headgate>" in content
+
+
+def test_other_services_are_reached_through_the_library(tellable, receiver):
+    """A scheme that is none of ours is apprise's."""
+    notifier = tellable.notifier(Channel("other", receiver.url.replace("http://", "json://")))
+    tellable.switch()
+    notifier.turn()
+    ((body, _),) = receiver.got
+    assert "automation.off" in body["title"]
+
+
+def test_notice_that_nobody_takes_for_a_day_is_given_up_and_counted(tellable, receiver):
+    """The outbox does not grow for ever."""
+    receiver.status = 500
+    notifier = tellable.notifier(Channel("hook", receiver.url))
+    tellable.switch()
+    notifier.turn()
+    tellable.clock.move(GIVE_UP_S + 1)
+    notifier.turn()
+    assert next(notifier.counts()) == ("hook", 0, 0, 1)
+
+
+def test_admin_api_shows_channels_without_addresses_and_tests_them(start_control, receiver):
+    """People see what waits; a test says whether the channel works; no secret of an address is shown."""
+    channel = Channel("hook", f"{receiver.url}/?secret=s3cret")
+    control = start_control(channels={"hook": (channel, opened_sender(channel))})
+    assert control.admin.post("/api/v1/notices/hook/test").status_code == 200
+    assert "test of channel hook" in receiver.got[0][0]["title"]
+    receiver.status = 500
+    refused = control.admin.post("/api/v1/notices/hook/test")
+    assert (refused.status_code, refused.json()["is_delivered"]) == (502, False)
+    assert "500" in refused.json()["error"]
+    assert control.admin.post("/api/v1/notices/nobody/test").status_code == 404
+    assert control.client_with("read").post("/api/v1/notices/hook/test").status_code == 403
+    receiver.status = 200
+    control.admin.put("/api/v1/automation", json={"is_on": False, "reason": "a fire"})
+    deadline_s = time.monotonic() + 30
+    while 'gateway_notices_delivered_total{channel="hook",process="control"} 1.0' not in control.admin.get("/metrics").text:
+        assert time.monotonic() < deadline_s, "the notice did not arrive"
+        time.sleep(0.05)
+    assert receiver.got[-1][0]["incident"] == "automation"
+    shown = control.admin.get("/api/v1/notices").text
+    assert '"channel":"hook"' in shown.replace(" ", "")
+    assert "s3cret" not in shown
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        ('[ops]\nurl = "https://x/${NO_SUCH_VARIABLE}"\n', "NO_SUCH_VARIABLE"),
+        ('[ops]\nurl = "smtp://host"\n', "to="),
+        ('[ops]\nurl = "nosuchscheme://x"\n', "nosuchscheme"),
+        ("[ops\n", "notices.file"),
+    ],
+)
+def test_file_of_channels_that_is_wrong_stops_the_start(tmp_path, content, word):
+    """A mistake is said before anything runs, with the name of what is wrong."""
+    (tmp_path / "notices.toml").write_text(content)
+    settings = Settings(notices=NoticesSettings(file=str(tmp_path / "notices.toml")))
+    with pytest.raises(MalformedRequest, match=word):
+        channels_of(settings, {})

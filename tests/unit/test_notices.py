@@ -1,0 +1,121 @@
+"""What becomes a notice, who gets it and when."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+
+import pytest
+
+from gateway.core.audit import AuditEntry
+from gateway.core.errors import MalformedRequest
+from gateway.core.notices import (
+    Severity,
+    began,
+    channels_from_body,
+    ended,
+    messages,
+    notice_body,
+    notice_from_body,
+    notice_of,
+    retry_s,
+)
+
+NIGHT_S, NOON_S = (datetime.fromisoformat(f"2026-03-01T{hour}:30+00:00").timestamp() for hour in (23, 12))
+
+
+def entry(principal="monitor", action="rollout.rollback", **fields):
+    rollback = AuditEntry(7, NOON_S, principal, action, "rollout:r1", "service errors failed", "", after={"route:fraud-eu": {}})
+    return replace(rollback, **fields)
+
+
+def channel(**fields):
+    return channels_from_body({"ops": {"url": "https://example.test/", **fields}})[0]
+
+
+def test_rollback_by_the_gateway_is_critical_and_says_route_reason_and_entry():
+    """Whoever is woken up reads where, why, whose fault, and which audit entry has the evidence."""
+    notice = notice_of(entry(evidence={"attribution": "VERSION"}))
+    assert (notice.severity, notice.route, notice.id, notice.incident) == (Severity.CRITICAL, "fraud-eu", "audit-7", "rollout:r1")
+    for part in ("service errors failed", "attribution: VERSION", "audit entry 7"):
+        assert part in notice.text
+
+
+@pytest.mark.parametrize(
+    ("principal", "action", "severity"),
+    [
+        ("monitor", "rollout.advance", Severity.INFO),
+        ("monitor", "rollout.hold", Severity.WARNING),
+        ("ada", "automation.off", Severity.WARNING),
+        ("ada", "rollout.rollback", Severity.WARNING),
+        ("ada", "route.put", None),
+        ("ada", "rollout.start", None),
+    ],
+)
+def test_severity_follows_from_who_did_what(principal, action, severity):
+    """What a person does on purpose is news to nobody, unless it takes something away."""
+    notice = notice_of(entry(principal, action))
+    assert (notice.severity if notice else None) is severity
+
+
+def test_channel_wants_its_routes_and_severities_and_what_concerns_all():
+    """A channel is told of its own routes from its severity on, and of the gateway itself."""
+    of_fraud = channel(severity="critical", routes=["fraud-*"])
+    rollback = notice_of(entry())
+    assert of_fraud.wants(rollback)
+    assert not of_fraud.wants(replace(rollback, route="delays"))
+    assert not of_fraud.wants(replace(rollback, severity=Severity.WARNING))
+    assert of_fraud.wants(replace(rollback, route=""))
+
+
+def test_quiet_hours_hold_back_all_but_what_is_critical():
+    """Between 22 and 6 o'clock only critical notices leave, also after midnight."""
+    quiet, notice = channel(quiet=["22:00", "06:00"]), notice_of(entry(action="rollout.hold"))
+    assert quiet.is_quiet(notice, NIGHT_S)
+    assert quiet.is_quiet(notice, NIGHT_S + 4 * 3600)
+    assert not quiet.is_quiet(notice, NOON_S)
+    assert not quiet.is_quiet(replace(notice, severity=Severity.CRITICAL), NIGHT_S)
+
+
+def test_notices_of_one_incident_become_one_message_with_the_worst_severity():
+    """Three entries of one rollout are one message; another incident is its own."""
+    first = notice_of(entry(action="rollout.hold"))
+    second = notice_of(entry(seq=8))
+    other = began("monitor:lag", Severity.WARNING, "", "behind", NOON_S)
+    found = messages([first, other, second])
+    assert [[one.id for one in message.notices] for message in found] == [["audit-7", "audit-8"], [other.id]]
+    assert found[0].severity is Severity.CRITICAL
+    assert (found[0].id, found[0].is_over) == ("audit-8", False)
+
+
+def test_end_of_a_condition_belongs_to_its_incident():
+    """The last notice of a condition has the same incident, another id, and says how long it lasted."""
+    first = began("monitor:lag", Severity.WARNING, "", "behind", NOON_S)
+    last = ended(first, NOON_S + 90)
+    assert (last.incident, last.is_over) == (first.incident, True)
+    assert last.id != first.id
+    assert "90 s" in last.text
+    assert notice_from_body(notice_body(last)) == last
+
+
+def test_retries_wait_twice_as_long_each_time_up_to_five_minutes():
+    """The pauses grow and are bounded."""
+    assert [retry_s(attempts) for attempts in (1, 2, 3, 20, 10_000)] == [2.0, 4.0, 8.0, 300.0, 300.0]
+
+
+@pytest.mark.parametrize(
+    ("body", "word"),
+    [
+        ({"ops": {}}, "url"),
+        ({"ops": {"url": "https://x", "severity": "loud"}}, "severity"),
+        ({"ops": {"url": "https://x", "quiet": ["22:00", "late"]}}, "quiet"),
+        ({"ops": {"url": "https://x", "quiet": ["22:00"]}}, "quiet"),
+        ({"ops": {"url": "https://x", "rotues": []}}, "rotues"),
+        ({"ops": "https://x"}, "notices.ops"),
+        ([], "table"),
+    ],
+)
+def test_channels_that_are_wrong_are_named(body, word):
+    """A mistake in the file is refused with the name of what is wrong."""
+    with pytest.raises(MalformedRequest, match=word):
+        channels_from_body(body)
