@@ -145,6 +145,10 @@ class Merge:
         pending = self._streams[name].pending
         return len(pending) < limit or pending[-1].time_s - pending[0].time_s <= SETTLE_S
 
+    def pass_over(self, name: str) -> None:
+        """Note that a stream was not read this time: where it was last seen to end, it may have gone on."""
+        self._streams[name].is_at_end = False
+
     def take(self, name: str, page: Page) -> int:
         """Append a page of a stream, read from `next_offset`, and return its new records; those read before are ignored."""
         stream = self._streams[name]
@@ -232,6 +236,7 @@ def refill(merge: Merge, log: PredictionLogReader, limit: int) -> int:
 
 def _read(merge: Merge, log: PredictionLogReader, name: str, limit: int) -> int:
     if not merge.wants(name, limit):
+        merge.pass_over(name)
         return 0
     if not merge.was_read(name):
         merge.skip_to(name, log.oldest(name))

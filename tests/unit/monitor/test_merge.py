@@ -101,6 +101,27 @@ def test_merge_goes_on_from_its_positions(written, pops):
     assert found == _read_all(_log(written), 1_000)
 
 
+def test_merge_does_not_take_a_closed_stream_that_it_passed_over_for_ended():
+    """A closed stream with enough records waiting is not read again; what it has got since still comes out in order."""
+    log, merge = MemoryLog(), Merge()
+    found: list[Merged] = []
+
+    def follow(limit: int, *written: tuple[str, Record]) -> None:
+        for name, record in written:
+            log.append(name, [record])
+        refill(merge, log, limit)
+        found.extend(_drained(merge))
+
+    follow(1, ("w0", StreamEnd(0.0)), ("w2", _record(1, 0.0)), ("w0", StreamEnd(0.0)), ("w0", _record(2, 0.3)))
+    follow(2, ("w1", StreamEnd(0.3)))
+    follow(3, ("w0", StreamEnd(0.6)))
+    follow(1, ("w0", StreamEnd(0.6)), ("w0", StreamEnd(0.6)), ("w1", StreamEnd(0.6)), ("w2", StreamEnd(0.9)))
+    found += _read_all(log, 3, merge)
+
+    assert merge.late_count == 0
+    assert [(m.time_s, m.stream) for m in found] == sorted((m.time_s, m.stream) for m in found)
+
+
 def test_merge_waits_for_the_slowest_open_stream():
     """Nothing newer than the last record of an open stream leaves the merge, and a heartbeat lets it go."""
     log = _log([("w0", _record(0, 1.0)), ("w1", _record(1, 1.0)), ("w0", _record(2, 5.0)), ("w0", Heartbeat(9.0))])
