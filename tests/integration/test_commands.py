@@ -24,6 +24,7 @@ from adapters.logs.segments import SegmentReader
 from adapters.metrics_file import MetricsDirectory
 from adapters.readings_file import ReadingsFile
 from adapters.stores.artifacts import DirectoryArtifacts
+from adapters.stores.checkpoints import SqliteCheckpoints
 from adapters.stores.registry import SqliteRegistry
 from adapters.validation.process import ProcessValidator
 from gateway.client import AdminClient, RequestFailed
@@ -58,6 +59,8 @@ def data_dir(tmp_path_factory) -> Iterator[Path]:
             "readings": ReadingsFile(directory / "run" / "readings.json"),
             "snapshots": MetricsDirectory(directory / "run" / "metrics"),
             "workers": (),
+            "checkpoints": SqliteCheckpoints(directory / "checkpoints.db"),
+            "channels": {},
             "clock": clock,
             "stop": stop,
         },

@@ -42,9 +42,10 @@ class Watched:
 
 def test_full_log_refuses_predictions(make_worker, models, until):
     """With no room for the record there is no answer: a clear 503, and no prediction beyond the log."""
-    worker = make_worker(log=MemoryLog(records_max=10), settings=Settings(log=LogSettings(heartbeat_s=1e6))).start()
+    worker = make_worker(log=MemoryLog(records_max=11), settings=Settings(log=LogSettings(heartbeat_s=1e6))).start()
     worker.register("m", "1", models.linear(), champion=True)
     worker.until_served(until)
+    until(lambda: len(worker.records()) == 1)  # The anchor of the audit log, which takes the room of one.
     answers = [worker.infer("m", [[1, 2, 3, 4]]) for _ in range(12)]
     assert [answer.status_code for answer in answers] == [200] * 10 + [503] * 2
     assert answers[-1].headers["retry-after"] == "1"
@@ -56,9 +57,10 @@ def test_full_log_refuses_predictions(make_worker, models, until):
 def test_full_log_may_be_gone_on_without(make_worker, models, until):
     """Under `continue` the answers leave and what was not logged is counted."""
     settings = Settings(log=LogSettings(heartbeat_s=1e6, when_full=WhenFull.CONTINUE))
-    worker = make_worker(log=MemoryLog(records_max=10), settings=settings).start()
+    worker = make_worker(log=MemoryLog(records_max=11), settings=settings).start()
     worker.register("m", "1", models.linear(), champion=True)
     worker.until_served(until)
+    until(lambda: len(worker.records()) == 1)  # The anchor of the audit log, which takes the room of one.
     assert [worker.infer("m", [[1, 2, 3, 4]]).status_code for _ in range(12)] == [200] * 12
     assert len(worker.predictions()) == 10
     assert worker.metric("gateway_unlogged_records_total") == 2
