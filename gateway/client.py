@@ -235,6 +235,15 @@ class AdminClient(_Client):
         """Return one record with its ground truth."""
         return self._json("GET", f"/api/v1/predictions/{_quoted(prediction_id)}")
 
+    def ask(self, sql: str, *, limit: int = PAGE_ITEMS, is_archived_only: bool = False) -> Json:
+        """Return the answer to a question in SQL over `predictions` and `ground_truth`: `columns`, `rows`, `is_cut`.
+
+        Args:
+            is_archived_only: Leave out the log's end, the last minutes, which has to be made ready first.
+        """
+        question = {"sql": sql, "limit": limit, "archived_only": is_archived_only}
+        return self._json("POST", "/api/v1/predictions/query", json=question)
+
     def recompute(self, prediction_id: str) -> Json:
         """Run a logged prediction again; `is_equal` says whether every bit of the answer is the same."""
         return self._json("POST", f"/api/v1/predictions/{_quoted(prediction_id)}/recompute")

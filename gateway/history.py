@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Final, cast
 
+from gateway.core.errors import NotReady
 from gateway.core.fields import Json
 from gateway.core.record_bodies import ground_truth_body, prediction_body
 from gateway.core.records import Anchor, Cursor, GroundTruthRecord, Offset, PredictionRecord, Record
-from gateway.ports import Archive, Filter, PredictionLogReader, Timed
+from gateway.ports import Archive, Filter, PredictionLogReader, QuestionLimits, Table, Timed
 
 PAGE: Final = 100  # records read, and predictions joined with their ground truth, at once
+TAIL_MAX: Final = 250_000  # records at the end of the log that one question makes ready, some 10 s of work
 CLOCK_STEP_S: Final = 60.0  # how far a clock may have stepped back between a prediction's id and its record
 Truths = dict[str, list[Json]]
 
@@ -47,6 +49,19 @@ def export(wanted: Filter, to: PurePath, *, archive: Archive, log: PredictionLog
         ArchiveFailed, LogFailed: the file is not complete.
     """
     return archive.export(wanted, to, tail=lambda taken: _bodies_after(taken, log))
+
+
+def ask(sql: str, *, within: QuestionLimits, archive: Archive, log: PredictionLogReader, is_archived_only: bool = False) -> Table:
+    """Return the answer to a question in SQL over every logged prediction, or over those that are archived.
+
+    Raises:
+        NotValid: the SQL is wrong, or needs more than it may have.
+        NotReady: the archive is too far behind for the end of the log to be asked.
+        ArchiveFailed, LogFailed: it could not be read.
+    """
+    if is_archived_only:
+        return archive.ask(sql, within=within)
+    return archive.ask(sql, within=within, tail=lambda taken: _bounded(_bodies_after(taken, log)))
 
 
 def in_order(wanted: Filter, *, archive: Archive, log: PredictionLogReader, decode: Callable[[str], Record]) -> Iterator[Timed]:
@@ -116,6 +131,15 @@ def _truth_record(id: str, truth: Json) -> GroundTruthRecord:
         cast("float", observed_at_s),
         str(principal),
     )
+
+
+def _bounded(bodies: Iterator[Json]) -> Iterator[Json]:
+    """Yield the end of the log unless it is too long to be made ready for a question."""
+    yield from itertools.islice(bodies, TAIL_MAX)
+    if next(bodies, None) is not None:
+        raise NotReady(
+            f"more than {TAIL_MAX:,} records wait for the archive", hint="ask for what is archived only, or again in a minute"
+        )
 
 
 def _forwards(log: PredictionLogReader, stream: str, after: Offset, end: Offset) -> Iterator[Timed]:

@@ -556,6 +556,35 @@ class Filter:
     limit: int = 100
 
 
+@dataclass(frozen=True, slots=True)
+class QuestionLimits:
+    """What one question in SQL may take.
+
+    Attributes:
+        rows_max, bytes_max: Of its answer, which is cut there.
+        timeout_s: From the start of its process to its answer.
+    """
+
+    rows_max: int
+    bytes_max: int
+    memory_bytes: int
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The answer to a question: columns with their SQL types, and rows of what JSON can hold.
+
+    Attributes:
+        is_cut: Whether there was more than the limits let through.
+    """
+
+    columns: tuple[str, ...]
+    types: tuple[str, ...]
+    rows: tuple[tuple[object, ...], ...]
+    is_cut: bool
+
+
 Timed = tuple[float, str, Offset, Record]  # a record's time, its stream and offset, and the record
 
 
@@ -609,6 +638,18 @@ class Archive(Protocol):
         Args:
             tail: Called once with how far each stream is in the archive; returns the log's objects after that, which are
                 matched and written as well.
+        """
+
+    def ask(self, sql: str, *, within: QuestionLimits, tail: Callable[[Cursor], Iterable[Json]] = lambda _taken: ()) -> Table:
+        """Return the answer of one statement that selects from `predictions` and `ground_truth`, and can reach nothing else.
+
+        `predictions` has one row per row of a prediction, `ground_truth` the newest outcome of each row.
+
+        Args:
+            tail: As of `export`.
+
+        Raises:
+            NotValid: the SQL is wrong, or needs more time or memory than it may have.
         """
 
     def drop(self, before_s: float) -> int:

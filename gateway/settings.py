@@ -40,6 +40,7 @@ LEAST = {  # of the times and costs that must not be as little as nothing
     "serving.queue_wait_share": 0.01,  # at nothing a version that runs takes no other request
     "control.body_timeout_s": 0.1,
     "control.validation_timeout_s": 1.0,  # the validation process alone takes half of that to start
+    "control.question_timeout_s": 1.0,  # its process alone takes a good part of that to start
     "control.prepare_timeout_s": 0.1,
     "log.segment_age_s": 0.1,  # at nothing every append is a file of its own
     "log.heartbeat_s": 0.01,  # at nothing an idle worker does nothing but write
@@ -127,6 +128,11 @@ class ControlSettings:
     validations_max: int = 2  # at once; each may use validation_memory_bytes and a core
     validation_timeout_s: float = 60.0
     validation_memory_bytes: int = 4 * 2**30  # address space of the validation process
+    questions_max: int = 1  # in SQL, at once; each may use question_memory_bytes and two cores
+    question_timeout_s: float = 20.0  # a mean over five million records takes one
+    question_memory_bytes: int = 2**30  # of DuckDB; what does not fit is refused, nothing is spilled to disk
+    question_rows_max: int = 10_000  # of one answer; beyond it there is the export
+    question_bytes_max: int = 16 * 2**20  # of one answer, which is built in memory
     prepare_timeout_s: float = 30.0  # for every worker to load and warm what a change needs
 
 

@@ -27,11 +27,12 @@ from adapters.archives import queries
 from adapters.archives.columns import ANCHOR, GROUND_TRUTH, PREDICTION, TENSOR, WIDTH_MAX, rows_query
 from adapters.archives.manifest import ANCHORS, File, Manifest, flush, load_manifest, manifest_age, swap_manifest
 from adapters.archives.plain import holds_raw, line_starts, longest_line, write_plain
+from adapters.archives.process import ask
 from adapters.archives.spans import falling_spans, holding, parameters, rising_spans, within
 from gateway.core.errors import ArchiveFailed
 from gateway.core.fields import Json
 from gateway.core.records import Anchor, Cursor, GroundTruthRecord, Offset, Record
-from gateway.ports import Filter, Segment, Timed
+from gateway.ports import Filter, QuestionLimits, Segment, Table, Timed
 
 FORMS_MAX: Final = 100  # of tensors in one segment that get columns; variable widths could make one file per record
 ROW_GROUP_ROWS: Final = 20_480  # what a look-up of one prediction has to unpack
@@ -48,7 +49,7 @@ class DuckArchive:
     """
 
     def __init__(self, directory: Path, *, memory_bytes: int) -> None:
-        self._directory = directory
+        self._directory = directory.absolute()
         self._is_clean = False
         self._dropped: list[str] = []
         self._read: tuple[tuple[int, int, int], Manifest] = ((-1, 0, 0), Manifest())
@@ -133,6 +134,15 @@ class DuckArchive:
             counted = cursor.execute("SELECT count(record) FROM read_parquet($path)", {"path": str(to)}).fetchone()
         assert counted is not None
         return int(counted[0])
+
+    def ask(self, sql: str, *, within: QuestionLimits, tail: Callable[[Cursor], Iterable[Json]] = lambda _taken: ()) -> Table:
+        """Answer a question in a process of its own; see `Archive.ask`."""
+        with _archive_errors(self._directory), self._cursor() as cursor, self._staging() as staged:
+            manifest = self._manifest()
+            open_paths, open_truth_paths = self._staged(cursor, tail(_cursor(manifest)), staged)
+            paths = [*open_paths, *self._paths(manifest.predictions())]
+            truth_paths = [*open_truth_paths, *self._paths(manifest.ground_truth())]
+            return ask(sql, paths, truth_paths, within=within)
 
     def drop(self, before_s: float) -> int:
         """Remove every file that holds nothing newer; see `Archive.drop`."""

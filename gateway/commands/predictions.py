@@ -8,8 +8,9 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, TypeVar
+from typing import TYPE_CHECKING, Annotated, Final, TypeVar, cast
 
 import typer
 
@@ -154,23 +155,33 @@ def show(
     epilog=examples(
         "headgate predictions query --route delays --version 2 --since 15m",
         "headgate predictions query --since 2013-07-01T00:00:00Z --until 2013-07-02T00:00:00Z --limit 1000 --json",
+        "headgate predictions query --sql 'SELECT version, count(*) AS answers FROM predictions GROUP BY version'",
     )
 )
 @reaches
 def query(
     gateway: Gateway,
     *,
+    sql: Annotated[str, typer.Option(help="Ask `predictions` and `ground_truth` in DuckDB's SQL instead; - reads it.")] = "",
+    archived: Annotated[bool, typer.Option("--archived", help="With --sql: leave out the last minutes.")] = False,
     route: RouteOption = "",
     version: VersionOption = "",
     since: SinceOption = "",
     until: UntilOption = "",
-    limit: Annotated[int, typer.Option(min=1, help="How many of the newest at most.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most; of records, the newest.")] = 100,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
 ) -> None:
-    """Show matching records of the archive and the log, the newest first."""
+    """Show matching records of the archive and the log, the newest first; or answer a question in SQL."""
+    if sql and any((route, version, since, until)):
+        raise typer.BadParameter("say it in the SQL, with WHERE", param_hint="--route, --version, --since, --until")
+    if archived and not sql:
+        raise typer.BadParameter("it goes with --sql", param_hint="--archived")
     with gateway.admin() as admin:
+        if sql:
+            text = sys.stdin.read() if sql == "-" else sql
+            return _show_answer(admin.ask(text, limit=limit, is_archived_only=archived), as_json=as_json)
         found = admin.predictions(route=route, version=version, since=moment(since), until=moment(until), limit=limit)
-        _show_records(found, as_json=as_json, empty="no such predictions")
+        return _show_records(found, as_json=as_json, empty="no such predictions")
 
 
 @group.command(epilog=examples("headgate predictions export july.parquet --route delays --since 30d"))
@@ -244,6 +255,22 @@ def _show_records(records: Iterable[Json], *, as_json: bool, empty: str = "") ->
         output.show_lines(records)
     else:
         output.show_table(records, _COLUMNS, empty=empty)
+
+
+def _show_answer(answer: Json, *, as_json: bool) -> None:
+    names = _distinct([str(column.get("name")) for column in output.objects(answer.get("columns"))])
+    rows: list[Json] = [dict(zip(names, row, strict=True)) for row in cast("list[list[object]]", answer.get("rows"))]
+    if as_json:
+        output.show_lines(rows)
+    else:
+        output.show_table(rows, {name: itemgetter(name) for name in names}, empty="no rows")
+    if answer.get("is_cut"):
+        typer.echo("there are more rows: give a larger --limit, or ask for less", err=True)
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """Return names of which none stands twice; SQL lets columns share one."""
+    return [name if name not in names[:at] else f"{name}:{at + 1}" for at, name in enumerate(names)]
 
 
 def _follow(admin: AdminClient, seen: list[Json], show: Callable[[list[Json]], None], *, route: str, version: str) -> None:

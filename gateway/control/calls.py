@@ -59,6 +59,7 @@ class Control:
             rollback never takes it.
         naming: Held while a version's name and the champion of a new model are settled.
         validations: As many validation processes as may run at once.
+        questions: As many questions in SQL as may be answered at once.
     """
 
     settings: ControlSettings
@@ -72,6 +73,7 @@ class Control:
     workers: tuple[str, ...]
     clock: Clock
     validations: threading.BoundedSemaphore
+    questions: threading.BoundedSemaphore
     preparing: threading.Lock = field(default_factory=threading.Lock)
     naming: threading.Lock = field(default_factory=threading.Lock)
     failures: Failures = field(default_factory=Failures)

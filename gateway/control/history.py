@@ -13,12 +13,15 @@ import orjson
 
 from gateway.control.calls import Answer, Call, Control, Lines, Parameter, ParameterKind, Reply, TemporaryFile
 from gateway.control.registration import in_turn
-from gateway.core.errors import MalformedRequest, NotValid, UnknownSubject
+from gateway.core.errors import MalformedRequest, NotReady, NotValid, UnknownSubject
 from gateway.core.fields import Json
+from gateway.history import ask as answered
 from gateway.history import export, predictions
-from gateway.ports import Filter
+from gateway.ports import Filter, QuestionLimits
 
 JSON_MAX: Final = 10_000  # records of one JSON answer, which is built in memory: about 10 MB of 20 features
+SQL_LENGTH_MAX: Final = 20_000  # characters; far beyond what a person writes
+ROWS_DEFAULT: Final = 1_000  # of an answer in SQL
 STREAM_MAX: Final = 100_000_000  # of one NDJSON or Parquet answer, which is not
 PARQUET: Final = "application/vnd.apache.parquet"
 JSON: Final = "application/json"
@@ -55,6 +58,27 @@ def list_predictions(control: Control, call: Call) -> Reply:
 def show_prediction(control: Control, call: Call) -> Answer:
     """Return one prediction with its ground truth."""
     return Answer(_one(control, call.path["prediction"]))
+
+
+def ask(control: Control, call: Call) -> Answer:
+    """Answer one question in SQL over `predictions` and `ground_truth`; `is_cut` says that the answer goes on."""
+    settings, fields = control.settings, call.fields("question")
+    limits = QuestionLimits(
+        rows_max=fields.integer("limit", 1, settings.question_rows_max, min(ROWS_DEFAULT, settings.question_rows_max)),
+        bytes_max=settings.question_bytes_max,
+        memory_bytes=settings.question_memory_bytes,
+        timeout_s=settings.question_timeout_s,
+    )
+    sql, is_archived_only = fields.text("sql", length_max=SQL_LENGTH_MAX), fields.boolean("archived_only", False)
+    fields.done()
+    if not control.questions.acquire(timeout=settings.question_timeout_s):
+        raise NotReady("other questions are still being answered", hint="try again in a minute")
+    try:
+        found = answered(sql, within=limits, archive=control.archive, log=control.log, is_archived_only=is_archived_only)
+    finally:
+        control.questions.release()
+    columns = [{"name": name, "type": type_} for name, type_ in zip(found.columns, found.types, strict=True)]
+    return Answer({"columns": columns, "rows": found.rows, "is_cut": found.is_cut})
 
 
 def recompute(control: Control, call: Call) -> Answer:

@@ -218,5 +218,17 @@ def _schemas() -> dict[str, Schema]:
         "ChannelTest": _object(("channel", "is_delivered"), channel=text, is_delivered={"type": "boolean"}, error=text),
         "Automation": _object(("is_on",), is_on={"type": "boolean"}),
         "AuditEntries": _listing("entries", anything),
+        "Question": _object(
+            ("sql",),
+            sql={"type": "string", "description": "One statement that selects, as DuckDB has it."},
+            limit={"type": "integer", "minimum": 1, "description": "How many rows at most."},
+            archived_only={"type": "boolean", "description": "Leave out the log's end, the last minutes."},
+        ),
+        "Table": _object(
+            ("columns", "rows", "is_cut"),
+            columns=_array(_object(("name", "type"), name=text, type=text)),
+            rows=_array({"type": "array"}),
+            is_cut={"type": "boolean", "description": "Whether there were more rows than were let through."},
+        ),
         "Predictions": _listing("predictions", anything),
     }

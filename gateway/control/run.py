@@ -76,6 +76,7 @@ def run_control(
         workers=tuple(workers),
         clock=clock,
         validations=threading.BoundedSemaphore(max(1, settings.control.validations_max)),
+        questions=threading.BoundedSemaphore(max(1, settings.control.questions_max)),
     )
     with _telling(control, channels, checkpoints), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(control, settings, listener, stop))

@@ -212,6 +212,18 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         answer="Predictions",
     ),
     Operation(
+        "POST",
+        f"{API}/predictions/query",
+        "askPredictions",
+        "One question in SQL over `predictions` and `ground_truth`: the archive and the log's end.",
+        Scope.PREDICTIONS,
+        history.ask,
+        takes=Takes.JSON,
+        waits=True,
+        body="Question",
+        answer="Table",
+    ),
+    Operation(
         "GET",
         f"{API}/predictions/{{prediction}}",
         "showPrediction",

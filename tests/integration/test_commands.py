@@ -481,3 +481,22 @@ def _wait_for(address: str) -> None:
         except httpx.HTTPError:
             time.sleep(0.02)
     raise AssertionError("the control plane did not answer")
+
+
+def test_query_answers_sql(run):
+    """`predictions query --sql` prints a table, or JSON Lines for programs, and says that an answer goes on."""
+    sql = "SELECT range AS number, 'x' AS same, 'y' AS same FROM range(3) ORDER BY number"
+    assert run("predictions", "query", "--sql", sql).stdout.split() == ["number", "same", "same:3", *"0xy1xy2xy"]
+    cut = run("predictions", "query", "--sql", "-", "--limit", 2, "--json", input=sql)
+    assert [json.loads(line)["number"] for line in cut.stdout.splitlines()] == [0, 1]
+    assert "there are more rows" in cut.stderr
+    assert run("predictions", "query", "--sql", "SELECT version FROM predictions").stdout == "no rows\n"
+
+
+def test_query_says_what_is_wrong_with_sql(run):
+    """SQL that the gateway refuses, and options that say the same otherwise, end with a sentence."""
+    refused = run("predictions", "query", "--sql", "SELECT nothing FROM predictions")
+    assert refused.exit_code == 1
+    assert "nothing" in refused.stderr
+    assert run("predictions", "query", "--sql", "SELECT 1", "--route", "delays").exit_code == 2
+    assert run("predictions", "query", "--archived").exit_code == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import duckdb
@@ -122,3 +123,44 @@ def test_broken_log_is_a_clear_failure(logged, accept):
     answer = logged.admin.get("/api/v1/predictions", params={"limit": "1000"}, headers={"Accept": accept})
     assert answer.status_code == 503
     assert answer.json()["error"]
+
+
+def _ask(client, sql, **more):
+    return client.post("/api/v1/predictions/query", json={"sql": sql, **more})
+
+
+def test_question_in_sql_is_answered(logged):
+    """A question's answer has typed columns and rows, from what is not archived yet too."""
+    answer = _ask(logged.admin, "SELECT version, count(*) AS n FROM predictions GROUP BY version ORDER BY version")
+    assert answer.status_code == 200, answer.text
+    assert answer.json() == {
+        "columns": [{"name": "version", "type": "VARCHAR"}, {"name": "n", "type": "BIGINT"}],
+        "rows": [["1", 40], ["2", 10]],
+        "is_cut": False,
+    }
+    cut = _ask(logged.admin, "SELECT time FROM predictions", limit=7).json()
+    assert (len(cut["rows"]), cut["is_cut"]) == (7, True)
+    assert _ask(logged.admin, "SELECT count(*) FROM predictions", archived_only=True).json()["rows"] == [[0]]
+
+
+def test_question_in_sql_needs_the_right_and_a_form(logged):
+    """Who may not read predictions may not ask them; what is wrong with a question is a 4xx that names it."""
+    assert _ask(logged.client_with("read", "operate"), "SELECT 1").status_code == 403
+    assert _ask(logged.client(None), "SELECT 1").status_code == 401
+    assert _ask(logged.client_with("predictions"), "SELECT 1").status_code == 200
+    assert _ask(logged.admin, "SELECT 1", rows=5).status_code == 400
+    assert _ask(logged.admin, "SELECT 1", limit=10**9).status_code == 400
+    assert _ask(logged.admin, "x" * 30_000).status_code == 400
+    refused = _ask(logged.admin, "SELECT * FROM read_text('/etc/passwd')")
+    assert refused.status_code == 422
+    assert "disabled" in refused.json()["error"]
+
+
+def test_questions_in_sql_wait_for_each_other_only_so_long(start_control):
+    """While as many questions are answered as may be, another is told to come back, and the rest of the plane answers."""
+    control = start_control(question_timeout_s=1.0)
+    endless = "SELECT sum(range % 7) FROM range(1000000000000000)"
+    with ThreadPoolExecutor(3) as threads:
+        answers = [one.status_code for one in threads.map(lambda _: _ask(control.client(control.token), endless), range(3))]
+    assert 422 in answers
+    assert set(answers) <= {422, 503}
