@@ -211,6 +211,9 @@ ARCHIVE_FAILURES: Final = Metric(
 ARCHIVE_DROPPED_FILES: Final = Metric(
     "gateway_archive_dropped_files_total", Type.COUNTER, "Parquet files removed because they were older than archive.keep_s."
 )
+ARCHIVE_MERGED_FILES: Final = Metric(
+    "gateway_archive_merged_files_total", Type.COUNTER, "Small Parquet files joined into larger ones."
+)
 LOG_SEGMENTS: Final = Metric("gateway_log_segments", Type.GAUGE, "Closed segments of the prediction log still kept.")
 LOG_SEGMENTS_REMOVED: Final = Metric(
     "gateway_log_segments_removed_total", Type.COUNTER, "Segments removed after archive and monitor had passed them."

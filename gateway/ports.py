@@ -652,5 +652,15 @@ class Archive(Protocol):
             NotValid: the SQL is wrong, or needs more time or memory than it may have.
         """
 
+    def merge(self, now_s: float) -> int:
+        """Join some small files of a stream into one, and return how many; 0 when nothing is due.
+
+        A reader sees the small ones or the joined one, never both or neither, and so does whoever comes after a crash. Files
+        that were joined stay until the second `drop` from then, for queries that began before.
+
+        Args:
+            now_s: Seconds since the epoch; a day that is over is joined more closely.
+        """
+
     def drop(self, before_s: float) -> int:
         """Remove every file that holds nothing from `before_s` (seconds since the epoch) on; return the files removed."""

@@ -26,6 +26,7 @@ import duckdb
 from adapters.archives import queries
 from adapters.archives.columns import ANCHOR, GROUND_TRUTH, PREDICTION, TENSOR, WIDTH_MAX, rows_query
 from adapters.archives.manifest import ANCHORS, File, Manifest, flush, load_manifest, manifest_age, swap_manifest
+from adapters.archives.merging import due, joined
 from adapters.archives.plain import holds_raw, line_starts, longest_line, write_plain
 from adapters.archives.process import ask
 from adapters.archives.spans import falling_spans, holding, parameters, rising_spans, within
@@ -52,6 +53,7 @@ class DuckArchive:
         self._directory = directory.absolute()
         self._is_clean = False
         self._dropped: list[str] = []
+        self._replaced: list[str] = []
         self._read: tuple[tuple[int, int, int], Manifest] = ((-1, 0, 0), Manifest())
         self._spill = tempfile.TemporaryDirectory(prefix="headgate-archive-")
         with _archive_errors(directory):
@@ -153,8 +155,25 @@ class DuckArchive:
             if gone := [file for file in manifest.files if file.last_s < before_s]:
                 dropped_s = max(manifest.dropped_s, *(file.last_s for file in gone))
                 swap_manifest(self._directory, replace(manifest, files=kept, dropped_s=dropped_s))
-                self._dropped = [file.path for file in gone]
+                self._dropped += [file.path for file in gone]
         return len(manifest.files) - len(kept)
+
+    def merge(self, now_s: float) -> int:
+        """Join one run of small files; see `Archive.merge`."""
+        with _archive_errors(self._directory), self._cursor() as cursor:
+            manifest = self._manifest()
+            self._sweep(manifest)
+            small = due(manifest.files, now_s=now_s)
+            if not small:
+                return 0
+            file = joined(small)
+            rows = cursor.sql(queries.JOINED, params={"paths": self._paths(small)})
+            self._write(rows, self._directory / file.path)
+            self._flush([file])
+            kept = tuple(one for one in manifest.files if one not in small)
+            swap_manifest(self._directory, replace(manifest, files=(*kept, file)))
+            self._replaced += [one.path for one in small]
+        return len(small)
 
     def in_order(self, wanted: Filter, *, decode: Callable[[str], Record]) -> tuple[Cursor, Iterator[Timed]]:
         """Return how far the streams are taken, and the records, the oldest first; see `Archive.in_order`."""
@@ -193,10 +212,13 @@ class DuckArchive:
             self._load(cursor, Path(segment.path), staged, first=segment.first)
             copied = (self._copied_predictions, self._copied_ground_truth, self._copied_anchors)
             files = [file for copy in copied for file in copy(cursor, name)]
+        self._flush(files)
+        return files
+
+    def _flush(self, files: Iterable[File]) -> None:
         paths = [self._directory / file.path for file in files]
         for place in {*paths, *(path.parent for path in paths), *(path.parent.parent for path in paths), self._directory}:
             flush(place)
-        return files
 
     def _load(self, cursor: duckdb.DuckDBPyConnection, segment: Path, staged: Path, *, first: int = 0) -> None:
         """Read a segment into the temporary tables `line` and `prediction`."""
@@ -221,7 +243,7 @@ class DuckArchive:
         for number, (route, date, form, *facts) in enumerate(cursor.execute(queries.GROUPS).fetchall()):
             path = self._directory / f"route={_encoded(route)}" / f"date={date}" / f"{name}-{number}.parquet"
             rows = cursor.sql(rows_query(json.loads(form)), params={"route": route, "date": date, "form": form})
-            yield self._written(rows, path, route, facts)
+            yield self._written(rows, path, route, facts, form=sha256(form.encode()).hexdigest()[:12])
 
     def _copied_ground_truth(self, cursor: duckdb.DuckDBPyConnection, name: str) -> Iterator[File]:
         for date, *facts in cursor.execute(queries.TRUTH_GROUPS).fetchall():
@@ -233,10 +255,16 @@ class DuckArchive:
             path = self._directory / ANCHORS / f"date={date}" / f"{name}.parquet"
             yield self._written(cursor.sql(queries.ANCHOR, params={"date": date}), path, None, facts)
 
-    def _written(self, rows: duckdb.DuckDBPyRelation, path: Path, route: str | None, facts: Sequence[Any]) -> File:
+    def _written(
+        self, rows: duckdb.DuckDBPyRelation, path: Path, route: str | None, facts: Sequence[Any], *, form: str = ""
+    ) -> File:
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._write(rows, path)
+        records, first_s, last_s, first_id, last_id = facts
+        return File(str(path.relative_to(self._directory)), route, records, first_s, last_s, first_id, last_id, form)
+
+    def _write(self, rows: duckdb.DuckDBPyRelation, path: Path) -> None:
         rows.write_parquet(str(path), compression="zstd", row_group_size=ROW_GROUP_ROWS)
-        return File(str(path.relative_to(self._directory)), route, *facts)
 
     def _pages(self, files: Sequence[File], wanted: Filter) -> Iterator[list[Json]]:
         """Yield pages of the matching predictions of one span of time."""
@@ -318,10 +346,10 @@ class DuckArchive:
         self._is_clean = True
 
     def _remove_dropped(self) -> None:
-        """Remove what the call before dropped; a query that began earlier had until now to read it."""
+        """Remove what the call before dropped, and what was replaced before that; a query that began earlier had until now."""
         for path in self._dropped:
             (self._directory / path).unlink(missing_ok=True)
-        self._dropped = []
+        self._dropped, self._replaced = self._replaced, []
 
 
 def _may_hold(file: File, ids: Sequence[str]) -> bool:

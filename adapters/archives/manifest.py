@@ -29,6 +29,7 @@ class File:
         records: Predictions, pieces of ground truth or anchors.
         first_s, last_s: Of the records' times.
         first_id, last_id: Of the predictions' ids, as text.
+        form: Says which columns the tensors of its predictions have: files of one form have the same; else empty.
     """
 
     path: str
@@ -38,6 +39,7 @@ class File:
     last_s: float
     first_id: str
     last_id: str
+    form: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,7 @@ LINES: Final = f"""
 SELECT prediction_id, record FROM {FILES} WHERE record IS NOT NULL AND prediction_id IN (SELECT unnest($ids))
 """  # noqa: S608
 NAMED: Final = "read_parquet($paths, union_by_name = true, hive_partitioning = false, filename = true)"
-STREAM: Final = r"regexp_replace(parse_filename(filename), '-\d{20}(-\d+)?\.parquet$', '')"
+STREAM: Final = r"regexp_replace(parse_filename(filename), '(-\d{20}(-\d{1,10})?)+\.parquet$', '')"
 ALL: Final = f"""
 SELECT time, {STREAM} AS stream, log_offset, record FROM {NAMED} WHERE record IS NOT NULL AND {MATCHES}
 ORDER BY time, stream, log_offset
@@ -96,4 +96,5 @@ ALL_TRUTH: Final = f"""
 SELECT time, {STREAM} AS stream, log_offset, prediction_id, row, value, observed_at, principal FROM {NAMED}
 WHERE time >= $since_s AND time < $until_s ORDER BY time, stream, log_offset
 """  # noqa: S608
+JOINED: Final = f"SELECT * FROM {FILES}"  # noqa: S608
 ANCHORS_OF: Final = f"SELECT min(time), seq, hash FROM {FILES} GROUP BY seq, hash ORDER BY seq, hash"  # noqa: S608

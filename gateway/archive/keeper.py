@@ -1,7 +1,7 @@
-"""The archive plane: closed segments become Parquet; what archive and monitor have passed leaves the log; old Parquet goes.
+"""The archive plane: closed segments become Parquet, and small files larger ones; what all have passed leaves the log.
 
-Goes on from the archive's manifest after a crash and keeps no state of its own. A failure is counted and tried again at the
-next turn: the log keeps a segment until the archive has it.
+Old Parquet goes. Goes on from the archive's manifest after a crash and keeps no state of its own. A failure is counted and tried
+again at the next turn: the log keeps a segment until the archive has it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from gateway.metrics import (
     ARCHIVE_DROPPED_FILES,
     ARCHIVE_FAILURES,
     ARCHIVE_LAG,
+    ARCHIVE_MERGED_FILES,
     ARCHIVE_RECORDS,
     LOG_SEGMENTS,
     LOG_SEGMENTS_REMOVED,
@@ -74,6 +75,7 @@ class Keeper:
             waiting += self._take(closed, stop)
             kept += self._remove(closed)
         self._drop()
+        self._merge()
         oldest_s = min((segment.closed_at_s for segment in waiting), default=None)
         cell(self.metrics, ARCHIVE_LAG).set(0.0 if oldest_s is None else max(0.0, self.clock.now_s() - oldest_s))
         cell(self.metrics, LOG_SEGMENTS).set(len(kept))
@@ -146,6 +148,15 @@ class Keeper:
             self._failed(fault)
             return
         cell(self.metrics, ARCHIVE_DROPPED_FILES).add(dropped)
+
+    def _merge(self) -> None:
+        """Join one run of small files; a turn is short, and the next one is soon."""
+        try:
+            merged = self.archive.merge(self.clock.now_s())
+        except PortFault as fault:
+            self._failed(fault)
+            return
+        cell(self.metrics, ARCHIVE_MERGED_FILES).add(merged)
 
     def _failed(self, fault: PortFault) -> None:
         cell(self.metrics, ARCHIVE_FAILURES).add(1)

@@ -183,3 +183,14 @@ def test_keeper_runs_until_it_is_stopped(house, prediction, until):
     stop.set()
     keeper.join(10)
     assert not keeper.is_alive()
+
+
+def test_keeper_joins_small_files(house, prediction, kept):
+    """A turn joins what is due and counts it; the next ones go on."""
+    kept.settings = replace(kept.settings, keep_s=1e12, keep_segments_s=1e12)
+    for number in range(5):
+        house.write(prediction(number))
+    house.store.repair()
+    kept.turn(threading.Event())
+    assert numbers(kept.metrics)["gateway_archive_merged_files_total"] == 5
+    assert len(list(house.archive.query(ALL))) == 5
