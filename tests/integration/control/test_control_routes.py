@@ -140,7 +140,7 @@ def test_changes_at_once_are_each_warm_when_they_are_active(control):
 
 def test_change_is_prepared_only_when_the_one_before_is_committed(control):
     """Between the preparation of a change and its commit no other proposal can take its versions from the workers."""
-    nobody: dict[str, object] = dict.fromkeys(("artifacts", "validator", "archive", "log", "readings", "snapshots"))
+    nobody: dict[str, object] = dict.fromkeys(("artifacts", "validator", "archive", "log", "readings", "snapshots", "questions"))
     plane = Control(
         settings=ControlSettings(prepare_timeout_s=1.0),
         registry=control.registry,
