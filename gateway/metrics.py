@@ -343,6 +343,12 @@ DRIFT_TOP: Final = Metric(
     "Stability index over its bound, of the five features that are furthest over it, or nearest to it.",
     ("route", "feature"),
 )
+DRIFT_ANSWERS: Final = Metric(
+    "gateway_drift_answers_ratio",
+    Type.GAUGE,
+    "Share of the live version's last answers, by range or category: the nine that were most, and the rest as `other`.",
+    ("route", "answer"),
+)
 DRIFT_APART: Final = Metric(
     "gateway_drift_apart_ratio",
     Type.GAUGE,

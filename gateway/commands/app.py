@@ -8,6 +8,7 @@ from gateway.commands import (
     access,
     audit,
     drift,
+    health,
     models,
     monitor,
     notices,
@@ -42,5 +43,5 @@ def connect(
     context.obj = Connection(admin_url, url, token, data_dir)
 
 
-for part in (processes, models, routes, rollouts, predictions, drift, quality, replay, monitor, audit, notices, access):
+for part in (processes, models, routes, rollouts, predictions, health, drift, quality, replay, monitor, audit, notices, access):
     part.add_to(app)

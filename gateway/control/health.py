@@ -13,6 +13,7 @@ from gateway.core.guardrails import Verdict
 from gateway.core.health import DriftFacts, Health, Level, Part, RolloutFacts, RouteFacts, VersionFacts, health
 from gateway.core.records import Kind
 from gateway.core.rollouts import Rollout
+from gateway.core.routes import Route
 from gateway.metrics import ROUTE_HEALTH, ROUTE_UNWELL
 from gateway.ports import Sample
 
@@ -23,9 +24,9 @@ _UNWELL: Final = (Level.WARNING, Level.CRITICAL)
 def show_health(control: Control, call: Call) -> Answer:
     """Return a route's health, part by part, the worst first."""
     name = call.path["route"]
-    control.registry.table().route(name)
+    route = control.registry.table().route(name)
     rollout = next(iter(control.registry.rollouts(name, limit=1)), None)
-    return Answer({"route": name, **_health(control.readings.latest(), name, rollout, control.clock.now_s()).body()})
+    return Answer({"route": name, **_health(control.readings.latest(), route, rollout, control.clock.now_s()).body()})
 
 
 def health_samples(control: Control, rollouts: Mapping[str, Rollout]) -> Iterator[Sample]:
@@ -35,39 +36,40 @@ def health_samples(control: Control, rollouts: Mapping[str, Rollout]) -> Iterato
         rollouts: The newest of each route.
     """
     readings, now_s = control.readings.latest(), control.clock.now_s()
-    for name in _routes(control, readings):
-        found = _health(readings, name, rollouts.get(name), now_s)
-        yield Sample(ROUTE_HEALTH.name, (("route", name),), float(found.level.value))
+    for route in _routes(control, readings):
+        found = _health(readings, route, rollouts.get(route.name), now_s)
+        yield Sample(ROUTE_HEALTH.name, (("route", route.name),), float(found.level.value))
         for part in found.parts:
             if part.level in _UNWELL:
-                yield Sample(ROUTE_UNWELL.name, (("route", name), ("part", part.name)), float(part.level.value))
+                yield Sample(ROUTE_UNWELL.name, (("route", route.name), ("part", part.name)), float(part.level.value))
 
 
 def unwell(control: Control) -> Iterator[tuple[str, Part]]:
     """Yield each route with its parts that are not well, but for those whose health is unknown."""
     newest = {rollout.route: rollout for rollout in reversed(control.registry.rollouts(limit=ROLLOUTS_MAX))}
     readings, now_s = control.readings.latest(), control.clock.now_s()
-    for name in _routes(control, readings):
-        for part in _health(readings, name, newest.get(name), now_s).parts:
+    for route in _routes(control, readings):
+        for part in _health(readings, route, newest.get(route.name), now_s).parts:
             if part.level in _UNWELL:
-                yield name, part
+                yield route.name, part
 
 
-def _routes(control: Control, readings: Json | None) -> list[str]:
+def _routes(control: Control, readings: Json | None) -> list[Route]:
     table = control.registry.table()
     called = object_of((readings or {}).get("routes")).keys() & table.champions.keys()
-    return sorted(table.routes.keys() | called)
+    return [table.route(name) for name in sorted(table.routes.keys() | called)]
 
 
-def _health(readings: Json | None, name: str, rollout: Rollout | None, now_s: float) -> Health:
-    route = of_route(readings, name)
+def _health(readings: Json | None, route: Route, rollout: Rollout | None, now_s: float) -> Health:
+    seen = of_route(readings, route.name)
     time_s = object_of((readings or {}).get("monitor")).get("time_s")
     return health(
         RouteFacts(
             silent_s=max(0.0, now_s - time_s) if isinstance(time_s, int | float) and time_s else None,
-            versions=tuple(_versions(route)),
-            drift=_drift(route),
-            rollout=None if rollout is None else RolloutFacts(rollout.state, rollout.reason, _failed(route, rollout)),
+            deadline_ms=route.deadline_ms,
+            versions=tuple(_versions(seen)),
+            drift=_drift(seen),
+            rollout=None if rollout is None else RolloutFacts(rollout.state, rollout.reason, _failed(seen, rollout)),
         )
     )
 
@@ -82,6 +84,7 @@ def _versions(route: Mapping[str, object]) -> Iterator[VersionFacts]:
                 version=str(one.get("version")),
                 predictions=int(_number(one, "predictions") or 0),
                 error_rate=_number(one, "error_rate"),
+                latency_ms=_number(one, "latency_ms_mean"),
                 truths=int(_number(quality, "truths") or 0),
                 mean_loss=_number(quality, "mean_loss"),
             )

@@ -20,6 +20,9 @@ FAULTS_MIN: Final = 3  # two failures are chance
 ERRORS_WARNING: Final = 0.001  # the objective of the alerts
 ERRORS_CRITICAL: Final = 0.01  # ten times it
 TRUTHS_MIN: Final = 50  # rows with ground truth before two versions' losses are compared
+SLOWER_WARNING: Final = 2.0  # times the route's fastest version: callers of one wait twice as long as those of the other
+DEADLINE_WARNING: Final = 0.5  # of the route's deadline, by a mean: the tail is beyond it
+NOTICED: Final = 0.01  # of the deadline: whoever waits 5 s does not notice whether it took 2 ms or 5
 LOSS_MARGIN: Final = 0.10  # the guardrail's: what so few rows can show
 
 
@@ -40,12 +43,14 @@ class VersionFacts:
     """What one live version of a route did in the last hour; None where nothing is known.
 
     Attributes:
+        latency_ms: Mean time of its tries, of which each is one prediction.
         truths: Rows whose ground truth came.
     """
 
     version: str
     predictions: int = 0
     error_rate: float | None = None
+    latency_ms: float | None = None
     truths: int = 0
     mean_loss: float | None = None
 
@@ -83,11 +88,13 @@ class RouteFacts:
 
     Attributes:
         silent_s: How long the monitor has said nothing; None when it never did.
+        deadline_ms: How long callers wait.
         drift: None when the live version has no training sample, or nothing was compared with it yet.
         rollout: None when there never was one.
     """
 
     silent_s: float | None
+    deadline_ms: float
     versions: tuple[VersionFacts, ...] = ()
     drift: DriftFacts | None = None
     rollout: RolloutFacts | None = None
@@ -132,10 +139,11 @@ def health(facts: RouteFacts) -> Health:
     rollout = Part("rollout", *_rollout(facts.rollout))
     if facts.silent_s is None or facts.silent_s > SILENT_MAX_S:
         silent = "the monitor has said nothing" + (f" for {facts.silent_s:.0f} s" if facts.silent_s is not None else "")
-        return Health((*(Part(name, Level.UNKNOWN, silent) for name in ("errors", "drift", "quality")), rollout))
+        return Health((*(Part(name, Level.UNKNOWN, silent) for name in ("errors", "latency", "drift", "quality")), rollout))
     return Health(
         (
             Part("errors", *_errors(facts.versions)),
+            Part("latency", *_latency(facts.versions, facts.deadline_ms)),
             Part("drift", *_drift(facts.drift)),
             Part("quality", *_quality(facts.versions)),
             rollout,
@@ -160,6 +168,21 @@ def _errors_of(facts: VersionFacts) -> _Judged:
     if faults < FAULTS_MIN or facts.error_rate < ERRORS_WARNING:
         return Level.GOOD, evidence
     return (Level.CRITICAL if facts.error_rate >= ERRORS_CRITICAL else Level.WARNING), evidence
+
+
+def _latency(versions: Sequence[VersionFacts], deadline_ms: float) -> _Judged:
+    """Judge by what callers wait for at most, and one version by another: what else is slow is for the route's owner to say."""
+    known = [(one.latency_ms, one) for one in versions if one.latency_ms is not None and one.predictions >= PREDICTIONS_MIN]
+    if not known:
+        return Level.UNKNOWN, "too few predictions in the last hour to say"
+    known.sort(key=lambda one: one[0])
+    (least_ms, fast), (most_ms, slow) = known[0], known[-1]
+    evidence = "; ".join(f"version {one.version}: {ms:.3g} ms a prediction" for ms, one in known)
+    if most_ms > DEADLINE_WARNING * deadline_ms:
+        return Level.WARNING, f"version {slow.version} takes over half of the {deadline_ms:.0f} ms that callers wait: {evidence}"
+    if most_ms > SLOWER_WARNING * least_ms and most_ms > NOTICED * deadline_ms:
+        return Level.WARNING, f"version {slow.version} is {most_ms / least_ms:.1f} times as slow as {fast.version}: {evidence}"
+    return Level.GOOD, evidence
 
 
 def _drift(facts: DriftFacts | None) -> _Judged:

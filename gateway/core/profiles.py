@@ -12,6 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -177,6 +178,18 @@ class FeatureMap:
 def cell_count(feature: FeatureProfile) -> int:
     """Return how many cells the feature has, those apart included."""
     return len(feature.rates)
+
+
+def cell_names(feature: FeatureProfile) -> tuple[str, ...]:
+    """Return what each cell holds, in the order of `rates`, for people: ranges, or categories of at most 64 characters."""
+    apart = tuple(reason.value for reason in APART)
+    if feature.kind is ColumnKind.CATEGORICAL:
+        return (*(category[:64] for category in feature.categories), "other", *apart)
+    borders = [f"{edge:.4g}" for edge in feature.edges]
+    if not borders:
+        return ("any", *apart)
+    between = (f"{low} to {high}" for low, high in pairwise(borders))
+    return (f"under {borders[0]}", *between, f"{borders[-1]} and more", *apart)
 
 
 def apart_counts(feature: FeatureProfile, cells: IntArray) -> dict[Apart, int]:

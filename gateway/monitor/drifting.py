@@ -20,7 +20,7 @@ from gateway.core.drift import Alarm, Incident, with_alarm
 from gateway.core.fields import Json
 from gateway.core.models import Column, ColumnKind, Version
 from gateway.core.outcomes import OutcomeWatch
-from gateway.core.profiles import ReferenceProfile, profile_from_body
+from gateway.core.profiles import ReferenceProfile, cell_names, profile_from_body
 from gateway.core.records import PredictionRecord
 from gateway.core.summaries import summarised
 from gateway.core.tensors import Array, FloatArray
@@ -36,6 +36,7 @@ SUMMARIES_SHARE: Final = 0.1
 ANSWER_SHARE: Final = 0.1
 OUTCOME_SHARE: Final = 0.05  # …of errors and of losses each; what is left is for the indices and the detectors of recent change
 PSI_SHARE: Final = 0.2
+ANSWERS_SHOWN: Final = 9  # a scrape of a thousand routes has room for ten series of each
 OUTCOMES: Final = ("errors", "loss")
 
 
@@ -176,6 +177,19 @@ class DriftWatch:
             if isinstance(log_e, float) and isinstance(body, dict):
                 found[part] = (log_e, float(body["bound"]))
         return found
+
+    def answers(self) -> dict[str, float]:
+        """Return the share of the last answers by range or category: of the `ANSWERS_SHOWN` that are most, and of all `other`."""
+        if self.answer.watch is None:
+            return {}
+        (reading,), (feature,) = self.answer.watch.readings(), self.answer.watch.profile.features
+        counts = sorted(zip(reading.current, cell_names(feature), strict=True), reverse=True)
+        shares: dict[str, float] = {}
+        for at, (count, name) in enumerate(counts):
+            if count:
+                shown = name if at < ANSWERS_SHOWN else "other"
+                shares[shown] = shares.get(shown, 0.0) + count / reading.rows
+        return shares
 
     def state(self) -> dict[str, Any]:
         """Return everything needed to go on exactly, but for the version itself."""

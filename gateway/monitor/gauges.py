@@ -19,6 +19,7 @@ from gateway.core.profiles import APART
 from gateway.core.rollouts import CHALLENGER, CHAMPION
 from gateway.core.windows import estimated_loss
 from gateway.metrics import (
+    DRIFT_ANSWERS,
     DRIFT_APART,
     DRIFT_EVIDENCE,
     DRIFT_FEATURES_OVER,
@@ -191,6 +192,8 @@ class Gauges:
         over = [(reading.psi / reading.psi_bound, reading.feature) for reading in readings]
         for ratio, feature in sorted(over, reverse=True)[:TOP_FEATURES]:
             self._set(DRIFT_TOP, ratio, route, feature)
+        for answer, share in state.drift.answers().items():
+            self._set(DRIFT_ANSWERS, share, route, answer)
         if readings:
             apart = np.max([reading.apart for reading in readings], axis=0)
             for reason, share in zip(APART, apart.tolist(), strict=True):

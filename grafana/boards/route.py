@@ -61,6 +61,15 @@ _PANELS: Final = (
         levels=((0.001, YELLOW),),
     ),
     Panel(
+        "What the live version answers",
+        "The share of its last answers in each range or class. The ranges are tenths of its own first answers: as long as "
+        "nothing changes, the bands of a number are equally wide.",
+        "percentunit",
+        (Query(f"max by (route, answer) (gateway_drift_answers_ratio{{{OF_ROUTE}}})", "{{route}}: {{answer}}"),),
+        width=8,
+        is_stacked=True,
+    ),
+    Panel(
         "Wait before a run",
         "The 99th percentile of the time that a request waits for its version: in the queue, and for its batch.",
         "s",

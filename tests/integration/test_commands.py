@@ -332,6 +332,17 @@ def test_drift_shows_both_views_and_what_carries_them(run, route, data_dir):
     assert parsed(run("drift", route, "--json"))["drift"] == drift
 
 
+def test_health_shows_the_worst_part_first(run, route, data_dir):
+    """What fails stands at the top with its numbers, and what is not known says so."""
+    version = {"variant": "champion", "version": "1", "kind": "live", "predictions": 1_000, "error_rate": 0.5}
+    readings = {"monitor": {"time_s": time.time()}, "routes": {route: {"versions": [{**version, "latency_ms_mean": 4_000.0}]}}}
+    ReadingsFile(data_dir / "run" / "readings.json").publish(readings)
+    parts = parsed(run("health", route, "--json"))["parts"]
+    assert [(one["part"], one["level"]) for one in parts[:2]] == [("errors", "critical"), ("latency", "warning")]
+    assert "500 of 1,000" in run("health", route).stdout
+    assert "unknown" in run("health", route).stdout
+
+
 def test_drift_before_any_answer_says_so(run, route):
     """A route of which nothing was seen is no error."""
     assert "no answer" in run("drift", route).stdout

@@ -45,6 +45,7 @@ def test_commands_are_the_documented_ones():
         *(f"predictions {verb}" for verb in ("tail", "show", "query", "export")),
         "ground-truth",
         "drift",
+        "health",
         "quality",
         "replay",
         "monitor show",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,8 +11,8 @@ from hypothesis import strategies as st
 from gateway.core.health import DriftFacts, Level, RolloutFacts, RouteFacts, VersionFacts, health, worst
 from gateway.core.rollouts import RolloutState
 
-SOUND = VersionFacts("1", predictions=10_000, error_rate=0.0, truths=500, mean_loss=0.1)
-WELL = RouteFacts(silent_s=1.0, versions=(SOUND,), drift=DriftFacts(2_000, 20))
+SOUND = VersionFacts("1", predictions=10_000, error_rate=0.0, latency_ms=2.0, truths=500, mean_loss=0.1)
+WELL = RouteFacts(silent_s=1.0, deadline_ms=1_000, versions=(SOUND,), drift=DriftFacts(2_000, 20))
 
 
 def part(facts: RouteFacts, name: str):
@@ -30,7 +32,7 @@ def test_health_of_a_sound_route_is_good():
 def test_health_is_not_averaged():
     """A challenger that always fails makes the route critical, though it is a hundredth of the traffic."""
     bad = VersionFacts("2", predictions=100, error_rate=1.0)
-    facts = RouteFacts(silent_s=1.0, versions=(SOUND, bad), drift=WELL.drift)
+    facts = RouteFacts(silent_s=1.0, deadline_ms=1_000, versions=(SOUND, bad), drift=WELL.drift)
 
     assert health(facts).level is Level.CRITICAL
     assert part(facts, "errors").evidence == "version 2: 100 of 100 predictions failed in the last hour"
@@ -40,13 +42,13 @@ def test_health_is_not_averaged():
 @pytest.mark.parametrize(
     ("facts", "name"),
     [
-        (RouteFacts(silent_s=1.0), "errors"),
-        (RouteFacts(silent_s=1.0, versions=(VersionFacts("1", predictions=5, error_rate=0.0),)), "errors"),
-        (RouteFacts(silent_s=1.0, versions=(SOUND,)), "drift"),
-        (RouteFacts(silent_s=1.0, drift=DriftFacts(0, 20)), "drift"),
-        (RouteFacts(silent_s=1.0, versions=(VersionFacts("1", truths=10, mean_loss=0.1),)), "quality"),
-        (RouteFacts(silent_s=90.0, versions=(SOUND,), drift=WELL.drift), "errors"),
-        (RouteFacts(silent_s=None, versions=(SOUND,), drift=WELL.drift), "drift"),
+        (RouteFacts(silent_s=1.0, deadline_ms=1_000), "errors"),
+        (RouteFacts(silent_s=1.0, deadline_ms=1_000, versions=(VersionFacts("1", predictions=5, error_rate=0.0),)), "errors"),
+        (RouteFacts(silent_s=1.0, deadline_ms=1_000, versions=(SOUND,)), "drift"),
+        (RouteFacts(silent_s=1.0, deadline_ms=1_000, drift=DriftFacts(0, 20)), "drift"),
+        (RouteFacts(silent_s=1.0, deadline_ms=1_000, versions=(VersionFacts("1", truths=10, mean_loss=0.1),)), "quality"),
+        (RouteFacts(silent_s=90.0, deadline_ms=1_000, versions=(SOUND,), drift=WELL.drift), "errors"),
+        (RouteFacts(silent_s=None, deadline_ms=1_000, versions=(SOUND,), drift=WELL.drift), "drift"),
     ],
 )
 def test_health_that_is_not_known_is_unknown(facts, name):
@@ -59,12 +61,12 @@ def test_health_takes_no_chance_for_a_fault():
     """Two failures among many are chance; a rate above the objective is a warning, ten times it critical."""
     for error_rate, level in ((2 / 1_000, Level.GOOD), (5 / 1_000, Level.WARNING), (10 / 1_000, Level.CRITICAL)):
         version = VersionFacts("1", predictions=1_000, error_rate=error_rate)
-        assert part(RouteFacts(silent_s=0.0, versions=(version,)), "errors").level is level
+        assert part(RouteFacts(silent_s=0.0, deadline_ms=1_000, versions=(version,)), "errors").level is level
 
 
 def test_health_names_the_features_that_drifted():
     """Drift is a warning that says how many features and which."""
-    found = part(RouteFacts(silent_s=0.0, drift=DriftFacts(2_000, 20, ("age", "fare"))), "drift")
+    found = part(RouteFacts(silent_s=0.0, deadline_ms=1_000, drift=DriftFacts(2_000, 20, ("age", "fare"))), "drift")
 
     assert (found.level, found.evidence) == (Level.WARNING, "2 of 20 features drifted: age, fare")
 
@@ -73,8 +75,8 @@ def test_health_compares_losses_of_versions():
     """A version whose answers are clearly worse than another's of the same hour is a warning; few outcomes say nothing."""
     worse = VersionFacts("2", truths=500, mean_loss=0.3)
     few = VersionFacts("2", truths=10, mean_loss=0.9)
-    assert part(RouteFacts(silent_s=0.0, versions=(SOUND, worse)), "quality").level is Level.WARNING
-    assert part(RouteFacts(silent_s=0.0, versions=(SOUND, few)), "quality").level is Level.GOOD
+    assert part(RouteFacts(silent_s=0.0, deadline_ms=1_000, versions=(SOUND, worse)), "quality").level is Level.WARNING
+    assert part(RouteFacts(silent_s=0.0, deadline_ms=1_000, versions=(SOUND, few)), "quality").level is Level.GOOD
 
 
 @pytest.mark.parametrize(
@@ -89,7 +91,7 @@ def test_health_compares_losses_of_versions():
 )
 def test_health_of_a_rollout_is_that_of_what_answers(rollout, level):
     """A failed challenger that still answers is critical; one that is held or was rolled back is a warning."""
-    facts = RouteFacts(WELL.silent_s, WELL.versions, WELL.drift, rollout)
+    facts = replace(WELL, rollout=rollout)
     assert part(facts, "rollout").level is level
     assert health(facts).level is level
 
@@ -99,3 +101,21 @@ def test_worst_level_is_one_of_them_and_hides_none(levels):
     """The worst is critical if any is, else a warning if any is, else unknown if any is."""
     order = (Level.CRITICAL, Level.WARNING, Level.UNKNOWN, Level.GOOD)
     assert worst(levels) is next(level for level in order if level in levels)
+
+
+@pytest.mark.parametrize(
+    ("latency_ms", "level", "evidence"),
+    [
+        (3.9, Level.GOOD, "version 2: 3.9 ms a prediction"),
+        (9.0, Level.GOOD, "version 2: 9 ms a prediction"),
+        (11.0, Level.WARNING, "version 2 is 5.5 times as slow as 1: "),
+        (501.0, Level.WARNING, "version 2 takes over half of the 1000 ms that callers wait: "),
+        (None, Level.GOOD, "version 1: 2 ms a prediction"),
+    ],
+)
+def test_health_compares_latency_with_the_deadline_and_the_other_version(latency_ms, level, evidence):
+    """Twice as slow as the other is a warning once callers would notice, and so is half of what they wait for at most."""
+    other = VersionFacts("2", predictions=100, error_rate=0.0, latency_ms=latency_ms)
+    found = part(replace(WELL, versions=(SOUND, other)), "latency")
+
+    assert (found.level, evidence in found.evidence) == (level, True), found.evidence

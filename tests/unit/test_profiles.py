@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 from gateway.core.errors import MalformedRequest
 from gateway.core.models import Column, ColumnKind
 from gateway.core.profiles import (
+    APART,
     Apart,
     FeatureMap,
     FeatureProfile,
     apart_counts,
     build_profile,
     cell_count,
+    cell_names,
     effective_rows,
     probability_integral_transform,
     profile_body,
@@ -120,6 +122,17 @@ def test_categories_are_the_same_in_every_spelling_and_strangers_are_apart() -> 
     assert apart_counts(feature, placed.cells)[Apart.MISSING] == 2
     months = categorical([1, 2.0, "2", np.int64(1), True])
     assert months.categories == ("1", "2")
+
+
+def test_cells_are_named_for_people() -> None:
+    """Ranges by their borders, categories by their text, what was rare or has no place by why; one name for each cell."""
+    number = numeric(np.arange(20.0))
+    assert (cell_names(number)[0], cell_names(number)[1]) == ("under 1.9", "1.9 to 3.8")
+    assert cell_names(number)[-len(APART) - 1] == "17.1 and more"
+    assert cell_names(categorical(["b", "a", "b"])) == ("b", "a", "other", "missing", "infinite", "below", "above", "unseen")
+    assert cell_names(numeric([1.0, 1.0]))[0] == "any"
+    for feature in (number, categorical(["b", "a"]), numeric([1.0])):
+        assert len(cell_names(feature)) == len(feature.rates)
 
 
 def test_categories_beyond_those_kept_are_one_category() -> None:

@@ -518,7 +518,7 @@ def test_health_is_judged_on_what_the_monitor_published(control):
         found = control.admin.get("/api/v1/routes/delays/health").json()
         assert (found["route"], found["level"]) == ("delays", level)
         assert f'gateway_route_health{{process="control",route="delays"}} {shown}' in control.admin.get("/metrics").text
-    assert {one["part"] for one in found["parts"]} == {"errors", "drift", "quality", "rollout"}
+    assert {one["part"] for one in found["parts"]} == {"errors", "latency", "drift", "quality", "rollout"}
     assert control.admin.get("/api/v1/routes/none/health").status_code == 404
 
 

@@ -99,6 +99,15 @@ def test_drift_watch_tells_the_world_from_the_data():
     assert strange.bodies()[0]["apart"]["unseen"] > 0.1
 
 
+def test_drift_watch_says_how_the_last_answers_are_spread():
+    """Nothing before there is a reference; then about a tenth in each range of the first answers, and all are counted."""
+    assert _fed(DriftWatch(_version(), AdwinDetector, false_alarm_events=1e6), _records(10)).answers() == {}
+    shares = _fed(DriftWatch(_version(), AdwinDetector, false_alarm_events=1e6), _records(4_000)).answers()
+    assert len(shares) == 10
+    assert sum(shares.values()) == pytest.approx(1.0)
+    assert max(shares.values()) < 0.3
+
+
 def test_drift_watch_compares_answers_with_its_own_first_ones():
     """Without any reference for answers, the first thousand are one, and later ones that lie elsewhere raise an alarm."""
     watch = _fed(_watch(), _records(2_500))
