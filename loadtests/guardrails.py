@@ -19,7 +19,7 @@ import numpy as np
 
 from gateway.core.evidence import Evidence, Outcome, Side
 from gateway.core.guardrail_bodies import guardrails_from_bodies
-from loadtests.detection import upper_limit
+from loadtests.detection.lines import upper_limit
 
 ALPHA = 0.01
 EPOCH_S = 600.0

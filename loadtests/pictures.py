@@ -17,7 +17,7 @@ from xml.sax.saxutils import escape
 import numpy as np
 
 from gateway.core.evidence import EvidencePlan, Outcome, Side, TwoSample
-from loadtests.detection import z_score
+from loadtests.detection.made import z_score
 
 SHARE: Final = 0.1  # of the keys that go to the challenger
 BASE: Final = 0.10  # of the champion's answers that are errors

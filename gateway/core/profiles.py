@@ -22,9 +22,10 @@ from gateway.core.blocks import Blocks
 from gateway.core.errors import MalformedRequest
 from gateway.core.fields import Fields, Json
 from gateway.core.models import COLUMNS_MAX, Column, ColumnKind
+from gateway.core.swings import levels, swing
 from gateway.core.tensors import Array, FloatArray, IntArray
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 QUANTILES: Final = 101  # one a percent
 CELLS: Final = 10  # deciles, as is usual for the population stability index
 CATEGORIES_MAX: Final = 100  # kept by name; the rest is one category
@@ -57,7 +58,9 @@ class FeatureProfile:
             member of `Apart`. They sum to 1.
         place, spread: Mean and standard deviation, over the reference, of u and of `spread(u)`; 0.29 and 0.30 for a continuous
             feature, 0 for a constant.
-        correlation: Of neighbouring rows' u, in [0, 1): a sample taken in a row knows less than its rows promise.
+        place_levels, spread_levels: The least and the greatest level of u and of spread (`swings.levels`).
+        correlation: Of neighbouring rows' u, in [0, 1), or what its swings come to if that is more: a sample taken in a row knows
+            less than its rows promise.
     """
 
     name: str
@@ -68,6 +71,8 @@ class FeatureProfile:
     categories: tuple[str, ...] = ()
     place: tuple[float, float] = (0.5, 0.0)
     spread: tuple[float, float] = (0.0, 0.0)
+    place_levels: tuple[float, float] = (0.5, 0.5)
+    spread_levels: tuple[float, float] = (0.0, 0.0)
     correlation: float = 0.0
 
 
@@ -218,6 +223,8 @@ def profile_body(profile: ReferenceProfile) -> Json:
                 "categories": list(feature.categories),
                 "place": list(feature.place),
                 "spread": list(feature.spread),
+                "place_levels": list(feature.place_levels),
+                "spread_levels": list(feature.spread_levels),
                 "correlation": feature.correlation,
             }
             for feature in profile.features
@@ -248,6 +255,8 @@ def _feature_from_body(body: object) -> FeatureProfile:
         categories=tuple(str(item) for item in fields.items("categories", CATEGORIES_MAX)),
         place=_pair(fields, "place"),
         spread=_pair(fields, "spread"),
+        place_levels=_pair(fields, "place_levels"),
+        spread_levels=_pair(fields, "spread_levels"),
         correlation=fields.number("correlation", 0.0, 1.0),
     )
 
@@ -280,8 +289,15 @@ def _with_signals(feature: FeatureProfile, values: Array) -> FeatureProfile:
     known = u[np.isfinite(u)]
     if not known.size:
         return feature
-    place, spreads = ((float(one.mean()), float(one.std())) for one in (known, spread(known)))
-    return replace(feature, place=place, spread=spreads, correlation=float(blocks.correlations[0].clip(max=0.999)))
+    spreads = spread(known)
+    return replace(
+        feature,
+        place=(float(known.mean()), float(known.std())),
+        spread=(float(spreads.mean()), float(spreads.std())),
+        place_levels=levels(known),
+        spread_levels=levels(spreads),
+        correlation=min(max(float(blocks.correlations[0]), swing(known)), 0.999),
+    )
 
 
 def _numeric(name: str, values: FloatArray) -> FeatureProfile:

@@ -126,6 +126,11 @@ class ColumnsWatch:
         self.departed_shares: FloatArray = np.zeros(len(self.names))
         self._rows_since = 0
         self._detectors = [detector(2 * len(self.names)) for _ in range(2 * len(self.names))]
+        usual = [*(one.place_levels for one in profile.features), *(one.spread_levels for one in profile.features)]
+        self._usual: FloatArray = np.asarray(usual).reshape(
+            -1, 2
+        )  # each signal's least and greatest level, in training and told since
+        self._reference_alike: FloatArray = np.asarray([one.correlation for one in profile.features])
         self._levels: FloatArray = np.full(2 * len(self.names), np.nan)
         self._alarms: IntArray = np.zeros(2 * len(self.names), np.int64)
         self._psi_alpha = budget.psi_alpha
@@ -155,7 +160,7 @@ class ColumnsWatch:
 
     def psi(self) -> tuple[FloatArray, FloatArray]:
         """Return each feature's stability index over the window, 0 while it says nothing, and what it must exceed."""
-        alike = self._blocks.correlations[: len(self.names)].clip(max=0.99)
+        alike = np.maximum(self._blocks.correlations[: len(self.names)], self._reference_alike).clip(max=0.99)
         rows = max(self.rows, PSI_ROWS_MIN) * (1.0 - alike) / (1.0 + alike)
         bounds = psi_bounds(self._sizes, rows=rows, reference_rows=self._signals.rows[: len(self.names)], alpha=self._psi_alpha)
         if self.rows < PSI_ROWS_MIN:
@@ -202,7 +207,7 @@ class ColumnsWatch:
             "departures": self._departures.state(),
             "departed": (self.is_departed, self.departed_shares, self._rows_since),
             "detectors": [detector.state() for detector in self._detectors],
-            "lately": (self._levels.copy(), self._alarms.copy()),
+            "lately": (self._levels.copy(), self._alarms.copy(), self._usual.copy()),
             "slots": [(rows, counts.astype(np.int32)) for rows, counts in (*self._slots, self._slot)],
             "is_breached": self.is_breached,
         }
@@ -214,7 +219,7 @@ class ColumnsWatch:
         self.is_departed, self.departed_shares, self._rows_since = state["departed"]
         for detector, saved in zip(self._detectors, state["detectors"], strict=True):
             detector.restore(saved)
-        self._levels, self._alarms = state["lately"]
+        self._levels, self._alarms, self._usual = state["lately"]
         slots = [(rows, counts.astype(np.int64)) for rows, counts in state["slots"]]
         *full, self._slot = slots
         self._slots = deque(full)
@@ -244,7 +249,10 @@ class ColumnsWatch:
         return [Moved(tuple(subjects), Attribution.DATA if is_data else Attribution.WORLD, why)]
 
     def _detect(self, means: FloatArray) -> list[Moved]:
-        """Feed each feature's place and spread to its detector, and say of which of them moved lately."""
+        """Feed each feature's place and spread to its detector, and say which of them moved lately to where they never were.
+
+        What swings by itself, by the hour or with the season, changes lately all the time: no news while training swung so too.
+        """
         said: dict[str, str] = {}
         is_known = np.isfinite(means[: len(self._detectors)])
         for at, detector in enumerate(self._detectors):
@@ -254,7 +262,9 @@ class ColumnsWatch:
             reading = detector.update(values)
             self._levels[at] = np.nan if reading.value is None else reading.value
             self._alarms[at] += reading.alarm_count
-            if reading.alarm_count:
+            low, high = self._usual[at]
+            if reading.alarm_count and not low <= self._levels[at] <= high:
+                self._usual[at] = min(low, self._levels[at]), max(high, self._levels[at])
                 said.setdefault(self.names[self._signals.owners[at]], f"{self._signals.names[at]} {reading.value:.3f} now")
         return [Moved((name,), Attribution.WORLD, f"changed lately: {name} ({what})") for name, what in said.items()]
 
@@ -276,7 +286,7 @@ class ColumnsWatch:
         if not self._blocks.is_known:
             return []  # rows that resemble their neighbours are fewer than they seem
         psi, bounds = self.psi()
-        was_breached, self.is_breached = self.is_breached, psi > bounds
+        was_breached, self.is_breached = self.is_breached, psi > np.where(self.is_breached, bounds / 2.0, bounds)
         return [self._breach(int(at), psi, bounds) for at in np.flatnonzero(self.is_breached & ~was_breached)]
 
     def _breach(self, at: int, psi: FloatArray, bounds: FloatArray) -> Moved:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from loadtests.detection import Outage, outage_rollout
+from loadtests.detection.outages import Outage, outage_rollout
 
 
 @pytest.mark.parametrize("weight", [1_000, 5_000])

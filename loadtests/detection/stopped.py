@@ -1,27 +1,22 @@
-"""How long a rolled-back version still answers: fifty rollbacks under half load, each from its commit to the last bad answer.
-
-`python -m loadtests.rollbacks` prints the distribution and returns 1 when one took over a second or a request failed.
-"""
+"""How long a rolled-back version still answers: a running gateway under load, from each commit to the last answer."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import orjson
 import uvloop
-from rich.console import Console
 
 from gateway.client import AdminClient
 from gateway.demo.wire import Connection
 from loadtests import load
+from loadtests.detection.lines import Asked, Line, interval, judged
 from loadtests.gateway import ROUTE, measured_gateway
 
 LIMIT_S = 1.0
@@ -45,25 +40,23 @@ class Seen:
     is_over: bool = False
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and print; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=50)
-    asked = parser.parse_args(arguments)
-    console = Console(width=None if sys.stdout.isatty() else 110)
+def stopped_lines(asked: Asked) -> Iterator[Line]:
+    """Yield how long versions answered after their rollback was committed, and how many requests failed meanwhile."""
+    count = asked.of(2, 50, 300)
     with tempfile.TemporaryDirectory() as scratch, measured_gateway(Path(scratch), workers=2, is_pinned=False) as gateway:
         full = load.closed(gateway.house.url, route=ROUTE, connections=64, seconds=3)
         rate = min(full.requests_per_s / 2, RATE_MAX)  # with the generator on the same cores this is over half of them
-        console.print(f"{full.requests_per_s:,.0f} requests/s at full load; rolling back {asked.count} times at {rate:,.0f}")
         with gateway.house.admin() as admin:
-            seen, lasts_s = uvloop.run(_rounds(admin, gateway.house.address, rate, asked.count))
-    worst_s = max(lasts_s)
-    console.print(f"{seen.answers:,} answers, {seen.failed} failed, {len(seen.bad_s):,} by the challenger")
+            seen, lasts_s = uvloop.run(_rounds(admin, gateway.house.address, rate, count))
     p50, p99 = np.percentile(lasts_s, [50, 99])
-    console.print(
-        f"commit to the last answer of the rolled-back version: median {p50:.3f} s, p99 {p99:.3f} s, worst {worst_s:.3f} s"
-    )
-    return 1 if worst_s > LIMIT_S or seen.failed else 0
+    slow = sum(last_s > LIMIT_S for last_s in lasts_s)
+    found = f"p50 {p50:.3f} s, p99 {p99:.3f} s, worst {max(lasts_s):.3f} s of {count}"
+    certain = f"over 1 s: {slow} (≤ {interval(slow, count)[1]:.1%})"
+    what = f"commit to the last bad answer, {rate:,.0f} requests/s"
+    yield Line(what, "p99 ≤ 1 s", found, "controllers: 5–10 min", judged(bool(p99 <= LIMIT_S), is_sure=count >= 20))
+    yield Line("", "", certain)
+    answers = f"{seen.failed} of {seen.answers:,}, {len(seen.bad_s):,} of them by the challenger"
+    yield Line("requests that failed", "0", answers, "", judged(seen.failed == 0))
 
 
 async def _rounds(admin: AdminClient, address: tuple[str, int], rate: float, count: int) -> tuple[Seen, list[float]]:
@@ -113,7 +106,3 @@ async def _traffic(seen: Seen, address: tuple[str, int], rate: float) -> None:
         connection.close()
 
     await asyncio.gather(*(call() for _ in range(CONNECTIONS)))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

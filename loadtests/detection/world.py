@@ -1,16 +1,13 @@
-"""Drift that both variants share: is a version ever blamed for it? `python -m loadtests.world [--runs N]`.
+"""Drift that both variants share: is a version ever blamed for it?
 
-Errors and losses rise in champion and challenger at the same time, from printed seeds. Records go through the monitor's fold of a
-rollout, its guardrails and the policy; the champion's errors through the watch of its own past. Beside it stands River's ADWIN on
-the challenger's errors alone, at its defaults, as rollbacks by drift alarm are commonly wired.
+Errors and losses rise in champion and challenger at the same time. Records go through the monitor's fold of a rollout, its
+guardrails and the policy; the champion's errors through the watch of its own past. Beside it stands River's ADWIN on the
+challenger's errors alone, at its defaults, as rollbacks by drift alarm are commonly wired.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,13 +18,15 @@ from gateway.core.drift import MERGE_S
 from gateway.core.evidence import Outcome, Side
 from gateway.core.guardrails import Measure
 from gateway.core.outcomes import OutcomeWatch
+from gateway.core.plans import Plan
 from gateway.core.policy import Rollback, decide
-from gateway.core.rollouts import CHALLENGER, CHAMPION, Plan
+from gateway.core.rollouts import CHALLENGER, CHAMPION
 from gateway.core.split import SLOTS, hashed_key, slot_of
 from gateway.monitor.drifting import OUTCOME_SHARE
 from gateway.monitor.watch import RolloutWatch
 from gateway.settings import MonitorSettings
-from loadtests.detection import EPOCH_S, record, started
+from loadtests.detection.lines import Asked, Line, interval, judged, share_text
+from loadtests.detection.made import EPOCH_S, record, started
 
 REQUESTS = 10_000
 RATE = 5.0  # a second, a key each
@@ -53,7 +52,7 @@ def world_rollout(kind: str, seed: int) -> Ended:
         OutcomeWatch(alarm_rows=MonitorSettings().false_alarm_events / OUTCOME_SHARE),
     )
     adwin, is_alarmed, said = AdwinDetector(), False, set()
-    share, alarmed_s, next_s = rollout.plan.steps[0] / SLOTS, float("-inf"), 0.0
+    share, alarmed_s, next_s = rollout.plan.steps[0].weight / SLOTS, float("-inf"), 0.0
     for at in range(REQUESTS):
         now_s, key = at / RATE, f"{seed}-{at}"
         assigned = route.owners[slot_of(route.salt, key)]
@@ -81,31 +80,27 @@ def world_rollout(kind: str, seed: int) -> Ended:
     return Ended(False, frozenset(said), is_alarmed)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the table; exit 1 when a target is missed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--runs", type=int, default=200, help="of all kinds together")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--processes", type=int, default=2)
-    options = parser.parse_args(arguments)
-    kinds = [list(KINDS)[at % len(KINDS)] for at in range(options.runs)]
-    with ProcessPoolExecutor(options.processes) as pool:
-        ended = list(pool.map(world_rollout, kinds, range(options.seed, options.seed + options.runs), chunksize=5))
-    print(f"World drift in both variants: {options.runs} rollouts of {REQUESTS:,} requests, seeds from {options.seed}")
-    print(f"{'errors':<18}{'rollouts':>9}{'rolled back':>13}{'WORLD':>8}{'ADWIN alone':>13}")
-    is_met = True
+def world_lines(asked: Asked) -> Iterator[Line]:
+    """Yield what becomes of rollouts whose world changes halfway: by kind of change, and all together."""
+    each = asked.of(1, 67, 200)
+    made = [(kind, seed) for seed in asked.seeds(each) for kind in KINDS]
+    ended = list(asked.pool.map(world_rollout, *zip(*made, strict=True), chunksize=3))
     for kind, (errors, _) in KINDS.items():
-        chosen = [one for one, its in zip(ended, kinds, strict=True) if its == kind]
-        back = sum(one.is_rolled_back for one in chosen)
-        world = sum(Attribution.WORLD in one.attributions and Attribution.VERSION not in one.attributions for one in chosen)
-        alarmed = sum(one.is_alarmed for one in chosen)
-        is_met &= back == 0 and world >= 0.95 * len(chosen)
-        rates = f"{errors[0]:.1%} → {errors[1]:.1%}"
-        count = len(chosen)
-        print(f"{rates:<18}{count:>9}{back:>13}{world / count:>8.0%}{alarmed / count:>13.0%}", flush=True)
-    print("Targets met." if is_met else "A target was missed.")
-    return 0 if is_met else 1
+        chosen = [one for one, (its, _) in zip(ended, made, strict=True) if its == kind]
+        yield from _lines(f"errors {errors[0]:.1%} → {errors[1]:.1%}", chosen)
+    yield from _lines("all together", ended, has_target=True)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _lines(what: str, ended: list[Ended], *, has_target: bool = False) -> Iterator[Line]:
+    count, back = len(ended), sum(one.is_rolled_back for one in ended)
+    world = sum(Attribution.WORLD in one.attributions and Attribution.VERSION not in one.attributions for one in ended)
+    alarmed = share_text(sum(one.is_alarmed for one in ended), count).partition(" (")[0]
+    if not has_target:
+        yield Line(what, "", f"rolled back {back} of {count}, WORLD {world}", alarmed)
+        return
+    rolled = judged(back == 0, is_sure=count >= 200)
+    yield Line(f"{what}: rolled back", "0 of 200", share_text(back, count), alarmed, rolled)
+    low = interval(world, count)[0]
+    yield Line(
+        f"{what}: said WORLD", "≥ 95%", share_text(world, count), "never", judged(world >= 0.95 * count, is_sure=low >= 0.9)
+    )
