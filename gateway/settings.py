@@ -88,6 +88,8 @@ class ServingSettings:
     host: str = "127.0.0.1"
     port: int = 8080
     grpc_port: int = -1  # none; 0 is any free one; needs the extra `grpc`
+    grpc_certificate: str = ""  # a PEM file, the chain; with it and its key the gRPC port speaks TLS alone
+    grpc_key: str = ""  # a PEM file without a password
     workers: int = 1  # processes; one core each is what a worker can use
     prediction_tokens: PredictionTokens = PredictionTokens.OFF  # predicting is open to whoever reaches the port
     body_bytes_max: int = 64 * 2**20  # Triton's default for a JSON body

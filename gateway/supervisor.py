@@ -31,6 +31,7 @@ from gateway.core.errors import GatewayError, StoreFailed
 from gateway.journal import open_journal
 from gateway.ports import LoopWatch
 from gateway.settings import ServingSettings, Settings, settings_body
+from gateway.web import read_certificate
 
 _log = logging.getLogger(__name__)
 _WATCH_S: Final = 0.1  # how often the watchdog looks; signals wake it at once
@@ -259,6 +260,8 @@ def _kept_for_grpc(serving: ServingSettings) -> socket.socket | None:
         return None
     if importlib.util.find_spec("grpc") is None:
         raise StoreFailed("a gRPC port needs the package grpcio, which is not installed", hint="pip install 'headgate[grpc]'")
+    if serving.grpc_certificate or serving.grpc_key:  # one alone is refused, too
+        read_certificate(serving.grpc_certificate, serving.grpc_key)
     with _bound(serving.host, serving.grpc_port, is_shared=False) as probe:
         port = probe.getsockname()[1]
     return _bound(serving.host, port, is_shared=True)

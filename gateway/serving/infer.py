@@ -34,7 +34,7 @@ from gateway.serving.wire import Request
 _KEY_HEADER: Final = b"gateway-assignment-key"
 _KEY_PARAMETER: Final = "assignment_key"
 _FIRST_SHARE: Final = 0.75  # of the deadline for an attempt that has a fallback behind it; the rest is the fallback's
-_PRIORITY: Final = b"priority"  # in a body: the request may go before others, so that it has to be read
+_PRIORITY: Final = (b"priority", b"\\u")  # a body with neither, which JSON may write for a letter, has no such parameter
 _SHEDDING_S: Final = 1.0  # after a version refused a request
 _TRACE_LENGTH: Final = 32
 _OK: Final = Outcome.OK  # a name of the module is found faster than one of a class
@@ -143,13 +143,15 @@ class Inference:
     def refuse_early(self, call: Call) -> None:
         """Refuse a request that its version would refuse once it was read, which is most of what a refusal costs.
 
+        One that may name a priority, be it in a value, is read, and refused or taken by what it says.
+
         Raises:
             PoolSaturated, Overloaded: as of `Pool.submit`, for one row without a priority.
         """
         now_s = self._clock.monotonic_s()
         if now_s > self.sheds_until_s:
             self.sheds_until_s = 0.0
-        if call.version or _PRIORITY in call.body:
+        if call.version or any(text in call.body for text in _PRIORITY):
             return
         route = self._router.table.route(call.route)
         if (sole := route.sole) is not None and sole.pool is not None:

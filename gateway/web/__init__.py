@@ -13,12 +13,15 @@ import orjson
 
 from gateway.core import errors
 from gateway.web.asgi import Application, Message, Receive, Scope, Send, asgi, read_body
+from gateway.web.certificates import Certificate, CertificateFiles, read_certificate
 from gateway.web.connection import Limits
 from gateway.web.exchange import ClientGone, Exchange, Handler
 from gateway.web.server import HttpServer
 
 __all__ = [
     "Application",
+    "Certificate",
+    "CertificateFiles",
     "ClientGone",
     "Exchange",
     "Handler",
@@ -33,6 +36,7 @@ __all__ = [
     "error_body",
     "error_headers",
     "read_body",
+    "read_certificate",
     "status_of",
 ]
 

@@ -18,7 +18,7 @@ from loadtests.chaos.world import Report
 Scenario = Callable[[Path], Report]
 
 
-def scenarios(minutes: float) -> Mapping[str, Scenario]:
+def scenarios(minutes: float, rate: float) -> Mapping[str, Scenario]:
     """Return every scenario by its name."""
     return {
         "worker-killed": deaths.worker_killed,
@@ -40,19 +40,20 @@ def scenarios(minutes: float) -> Mapping[str, Scenario]:
         "disk-full": surroundings.disk_full,
         "registry-locked": surroundings.registry_locked,
         "clock": surroundings.clock_steps,
-        "churn": partial(churn.churn, minutes=minutes),
+        "churn": partial(churn.churn, minutes=minutes, rate=rate),
     }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run and print; return the exit code."""
     parser = argparse.ArgumentParser(prog="loadtests.chaos", description=__doc__)
-    parser.add_argument("--only", action="append", metavar="NAME", choices=list(scenarios(0)), help="may be repeated")
+    parser.add_argument("--only", action="append", metavar="NAME", choices=list(scenarios(0, 0)), help="may be repeated")
     parser.add_argument("--minutes", type=float, default=30.0, help="of the churn")
+    parser.add_argument("--rate", type=float, default=100.0, help="of the churn, in requests a second; its changes follow")
     asked = parser.parse_args(arguments)
     console = Console(width=None if sys.stdout.isatty() else 150)
     failed = 0
-    for name, scenario in scenarios(asked.minutes).items():
+    for name, scenario in scenarios(asked.minutes, asked.rate).items():
         if asked.only and name not in asked.only:
             continue
         start_s = time.monotonic()

@@ -21,7 +21,7 @@ from loadtests.chaos.callers import ROUTE, infer
 from loadtests.chaos.world import Report, World, descriptors, resident_bytes, world
 from loadtests.processes import planes
 
-RATE = 100.0
+PAUSE_REQUESTS = 20.0  # between two rounds of changes, so that both grow with the rate
 SPARE = "3"  # loaded and unloaded by request: no route ever needs it
 SMALL = {"HEADGATE_MONITOR_TRUTH_WAIT_MAX": "1000"}  # what the monitor keeps for ground truth is full before the fit
 SAMPLE_S = 1.0
@@ -40,9 +40,13 @@ class Samples:
     files: list[int] = field(default_factory=list)
 
 
-def churn(directory: Path, *, minutes: float = 30.0) -> Report:
-    """Change everything that can be changed, again and again, and look whether anything is left behind."""
-    report = Report(f"{minutes:g} minutes of churn at {RATE:.0f} requests/s")
+def churn(directory: Path, *, minutes: float = 30.0, rate: float = 100.0) -> Report:
+    """Change everything that can be changed, again and again, and look whether anything is left behind.
+
+    Args:
+        rate: Requests a second.
+    """
+    report = Report(f"{minutes:g} minutes of churn at {rate:.0f} requests/s")
     requests = [infer(headers=f"Gateway-Assignment-Key: key-{key}\r\n") for key in range(500)]
     requests[::20] = [infer(version="2") for _ in range(25)]
     with world(directory, workers=2, has_reference=True, environment=SMALL) as gateway:
@@ -50,9 +54,9 @@ def churn(directory: Path, *, minutes: float = 30.0) -> Report:
         samples: dict[str, Samples] = {}
         is_over = threading.Event()
         sampling = threading.Thread(target=_sample, args=(gateway, samples, is_over))
-        with gateway.traffic(rate=RATE, requests=requests) as traffic:
+        with gateway.traffic(rate=rate, requests=requests) as traffic:
             sampling.start()
-            done = _change_until(gateway, time.monotonic() + minutes * 60)
+            done = _change_until(gateway, time.monotonic() + minutes * 60, pause_s=PAUSE_REQUESTS / rate)
             is_over.set()
             sampling.join()
         report.facts.append(", ".join(f"{count:,} {what}" for what, count in done.items()))
@@ -65,7 +69,7 @@ def churn(directory: Path, *, minutes: float = 30.0) -> Report:
     return report
 
 
-def _change_until(gateway: World, end_s: float) -> dict[str, int]:
+def _change_until(gateway: World, end_s: float, *, pause_s: float) -> dict[str, int]:
     """Go round: load, unload, three splits, a rollout and its rollback; return how many of each."""
     done: dict[str, int] = {"loads": 0, "unloads": 0, "split changes": 0, "rollbacks": 0, "refused changes": 0}
     headers = {"Authorization": f"Bearer {gateway.house.token}"}
@@ -87,7 +91,7 @@ def _change_until(gateway: World, end_s: float) -> dict[str, int]:
             except (RequestFailed, httpx.HTTPError) as failure:
                 done["refused changes"] += 1
                 done[str(failure)] = done.get(str(failure), 0) + 1
-            time.sleep(0.2)
+            time.sleep(pause_s)
     raise AssertionError
 
 

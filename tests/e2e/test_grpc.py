@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -72,6 +73,16 @@ def test_grpc_port_without_the_extra_or_in_use_stops_the_start(start_gateway, tm
     )
     assert missing.returncode == 1
     assert "pip install 'headgate[grpc]'" in missing.stderr
+    unreadable = subprocess.run(
+        [sys.executable, "-m", "gateway", *options, "0"],
+        env={**os.environ, "HEADGATE_SERVING_GRPC_CERTIFICATE": str(tmp_path / "none.pem")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert unreadable.returncode == 1
+    assert "none.pem" in unreadable.stderr
     gateway = start_gateway("--grpc-port", "0")
     port = json.loads((gateway.data_dir / "run" / "addresses.json").read_text())["grpc"].rpartition(":")[2]
     taken = subprocess.run(

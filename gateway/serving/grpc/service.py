@@ -48,6 +48,11 @@ class Received:
     left_s: float | None
     on_gone: Callable[[], bool] | None = None
 
+    def leave(self) -> None:
+        """Say that the caller gave up."""
+        if self.on_gone is not None:
+            self.on_gone()
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:
@@ -114,6 +119,18 @@ class GrpcService:
             self._unexpected.add(1.0)
             _log.exception("a request failed unexpectedly", extra={"action": "answer"})
             return Reply(error=GatewayError("internal error"))
+
+    async def streamed(self, received: Received) -> bytes:
+        """Answer one prediction of a stream, which has no metadata of its own; never raises."""
+        reply = await self.reply("ModelInfer", received)
+        answer = pb.ModelStreamInferResponse()
+        if reply.error is None:
+            answer.infer_response.MergeFromString(reply.body)
+            return bytes(answer.SerializeToString())
+        answer.error_message = str(reply.error)
+        for name, value in reply.metadata:
+            answer.infer_response.parameters[name].string_param = value
+        return bytes(answer.SerializeToString())
 
     def _refuse_while_draining(self, method: str) -> None:
         if self.is_draining and method not in _WHILE_DRAINING:

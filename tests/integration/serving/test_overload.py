@@ -137,7 +137,9 @@ def test_request_that_would_wait_too_long_is_refused_before_it_is_read(make_work
         callers = [pool.submit(load) for _ in range(16)]
         try:
             until(lambda: worker.client.post("/v1/models/m:predict", content=b"nothing").status_code == 503)
-            assert worker.client.post("/v1/models/m:predict", content=b'"priority"').status_code == 400
+            for read in (b'"priority"', b'{"parameters":{"\\u0070riority":1}}'):  # the same name, escaped
+                assert worker.client.post("/v1/models/m:predict", content=read).status_code == 400
+            until(lambda: worker.infer("m", [[1, 2, 3, 4]], id="priority").status_code == 503)  # a value gives none
         finally:
             is_over.set()
     assert set().union(*(caller.result() for caller in callers)) == {(200, None), (503, "1")}
