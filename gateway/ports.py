@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from gateway.core.access import Key
 from gateway.core.audit import AuditEntry
@@ -81,6 +81,33 @@ class Instance(Protocol):
 
     def close(self) -> None:
         """Give the memory back; the instance is not used again."""
+
+
+class RemoteRun(Protocol):
+    """A prediction that another process is at. Ended once: by an `answer`, or else by `finish`.
+
+    Attributes:
+        deadline_s: After which `finish` is to be asked, on the clock's monotonic time.
+    """
+
+    deadline_s: float
+
+    def fileno(self) -> int:
+        """Return a descriptor that becomes readable when there is something to ask for."""
+
+    def answer(self) -> dict[str, Array] | None:
+        """Return every output by name; None where `finish` has to be asked. Once; never blocks."""
+
+    def finish(self) -> dict[str, Array]:
+        """Wait for the answer, or return again what `answer` returned; raises as `Instance.predict` does. Blocks."""
+
+
+@runtime_checkable
+class RemoteInstance(Instance, Protocol):
+    """An instance whose work another process does, so that no thread is needed to wait for it."""
+
+    def begin(self, inputs: Mapping[str, Array]) -> RemoteRun | None:
+        """Begin a prediction; None where `predict` has to be asked. Never blocks."""
 
 
 class Runtime(Protocol):

@@ -60,7 +60,7 @@ async def _measured(form: load.Inputs, artifact: Path, directory: Path) -> dict[
     inputs, rows = checker.checked(request)
     prediction_id = ids.next()
     job = Job(prediction_id, 0, inputs, rows, (), clock.monotonic_s() + 60, clock.monotonic_s(), loop.create_future())
-    (ran,) = execute(instance, checker, [job], clock)
+    (ran,) = execute(instance.predict, checker, [job], clock)
     limits = LogSettings()
     log = SegmentWriter(
         directory,
@@ -81,8 +81,8 @@ async def _measured(form: load.Inputs, artifact: Path, directory: Path) -> dict[
         "route": _both(lambda: (ids.next(), route.owners[slot_of(route.salt, "key-1")])),
         "check": _both(lambda: checker.checked(request)),
         "run": (
-            _us(lambda: execute(instance, checker, [job], clock)),
-            _us(lambda: execute(instance, checker, [job] * GROUP, clock)) / GROUP,
+            _us(lambda: execute(instance.predict, checker, [job], clock)),
+            _us(lambda: execute(instance.predict, checker, [job] * GROUP, clock)) / GROUP,
         ),
         "record": (
             _us(lambda: log.append([recorded()])),

@@ -9,32 +9,30 @@ unpickled.
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import logging
 import os
 import shutil
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Final
 
+from adapters.runtimes.pickles.deaths import Deaths
 from adapters.runtimes.pickles.forkserver import Died, Fork, ForkServer
 from adapters.runtimes.pickles.framing import Broken, Late
 from adapters.runtimes.pickles.limits import Limits
+from adapters.runtimes.pickles.orders import modules_of, open_artifact, plan_of
 from gateway.core.errors import LoadFailed, PredictFailed, ProcessDied
 from gateway.core.models import Digest, Pickled, Version
 from gateway.core.providers import CPU
-from gateway.core.tensors import NUMPY_DTYPES, Array, Signature
+from gateway.core.tensors import NUMPY_DTYPES, Array
 from gateway.ports import Instance
 
 _log = logging.getLogger(__name__)
 _LOOK_S: Final = 1.0  # how often an instance looks at its idle processes' sizes
 _IDLE_S: Final = 60.0  # after which one process above the least is given up
-_CALM_S: Final = 60.0  # without a death, earlier ones are forgotten
-_BACKOFF_S: Final = 0.1  # the second replacement's pause; the first has none
-_BACKOFF_MAX_S: Final = 30.0  # serving tries a resting version as often
-_NO_MODULES: Final = frozenset({"__main__", "__builtin__", "builtins"})
 
 
 class PickledRuntime:
@@ -63,7 +61,7 @@ class PickledRuntime:
         """
         if version.pickled is None:
             raise LoadFailed(f"version {version.version!r} was not registered as a pickled model")
-        return PickledInstance(self, _opened(path, version.digest), version, version.pickled, self._limits)
+        return PickledInstance(self, open_artifact(path, version.digest), version, version.pickled, self._limits)
 
     def opened(self, path: PurePath, digest: Digest, pickled: Pickled) -> Fork:
         """Return one process with the model unpickled and nothing said yet of how to call it: for validation.
@@ -71,7 +69,7 @@ class PickledRuntime:
         Raises:
             LoadFailed: as of `load`.
         """
-        descriptor = _opened(path, digest)
+        descriptor = open_artifact(path, digest)
         try:
             return self.acquire(pickled).fork(descriptor, {"imports": [], "format": "", "plan": None})
         except Died as error:
@@ -131,9 +129,7 @@ class PickledInstance:
         self._free: list[Fork] = []
         self._alive = 0  # free or at work
         self._waiting = 0
-        self._deaths = 0
-        self._died_s = 0.0
-        self._start_at_s = 0.0
+        self._deaths = Deaths()
         self._is_closed = False
         self._server: ForkServer | None = None
         try:
@@ -165,28 +161,25 @@ class PickledInstance:
         """
         deadline_s = time.monotonic() + self._limits.predict_timeout_s
         fork = self._taken(deadline_s)
-        try:
+        with self.at_work(fork):
             answer = fork.predict([inputs[name] for name in self._inputs], deadline_s)
-        except Late as error:
-            self._lost(fork)
-            raise ProcessDied(
-                f"it did not answer within {self._limits.predict_timeout_s:g} s; its process was killed",
-                hint="pickled.predict_timeout_s is the bound",
-            ) from error
-        except Broken as error:
-            self._lost(fork)
-            raise ProcessDied(f"its process {fork.ending()} while it predicted") from error
-        except PredictFailed as error:
-            if not fork.is_alive() or error.message.endswith("out of memory"):
-                self._lost(fork)
-                raise ProcessDied(error.message) from error
-            self._give_back(fork)
-            raise
-        except BaseException:
-            self._lost(fork)
-            raise
-        self._give_back(fork)
-        return {self._output.name: answer.astype(NUMPY_DTYPES[self._output.datatype], copy=False)}
+        return self.named(answer)
+
+    def begin(self, inputs: Mapping[str, Array]) -> PickledRun | None:
+        """Have a free process predict, or return None where there is none or the inputs are too large. Never blocks."""
+        if not self._changed.acquire(blocking=False):
+            return None
+        try:
+            fork = self._free.pop() if self._free and not self._is_closed else None
+        finally:
+            self._changed.release()
+        if fork is None:
+            return None
+        with contextlib.suppress(Broken):  # its connection has ended, which is what is read next
+            if not fork.begin([inputs[name] for name in self._inputs]):
+                self.give_back(fork)
+                return None
+        return PickledRun(self, fork, time.monotonic() + self._limits.predict_timeout_s)
 
     def close(self) -> None:
         """Have the processes ended, in the thread that keeps them; those at work end with their answer."""
@@ -202,9 +195,9 @@ class PickledInstance:
                     now_s = time.monotonic()
                     if self._is_closed:
                         raise PredictFailed("the instance was closed")
-                    if self._alive == 0 and self._start_at_s > deadline_s:
-                        pause_s = self._start_at_s - now_s
-                        raise PredictFailed(f"its processes died {self._deaths} times; the next starts in {pause_s:.1f} s")
+                    if self._alive == 0 and self._deaths.start_at_s > deadline_s:
+                        pause_s = self._deaths.start_at_s - now_s
+                        raise PredictFailed(f"its processes died {self._deaths.count} times; the next starts in {pause_s:.1f} s")
                     if now_s >= deadline_s:
                         raise PredictFailed(f"none of its processes was free within {self._limits.predict_timeout_s:g} s")
                     self._changed.notify_all()
@@ -213,16 +206,55 @@ class PickledInstance:
             finally:
                 self._waiting -= 1
 
-    def _give_back(self, fork: Fork) -> None:
+    def named(self, answer: Array) -> dict[str, Array]:
+        """Return a model's answer as the output that was registered."""
+        return {self._output.name: answer.astype(NUMPY_DTYPES[self._output.datatype], copy=False)}
+
+    @contextlib.contextmanager
+    def at_work(self, fork: Fork) -> Iterator[None]:
+        """Give a process back after its answer, or have it replaced.
+
+        Raises:
+            PredictFailed: as of `predict`.
+        """
+        try:
+            yield
+        except Late as error:
+            self._lost(fork)
+            raise ProcessDied(
+                f"it did not answer within {self._limits.predict_timeout_s:g} s; its process was killed",
+                hint="pickled.predict_timeout_s is the bound",
+            ) from error
+        except Broken as error:
+            self._lost(fork)
+            raise ProcessDied(f"its process {fork.ending()} while it predicted") from error
+        except PredictFailed as error:
+            if not fork.is_alive() or error.message.endswith("out of memory"):
+                self._lost(fork)
+                raise ProcessDied(error.message) from error
+            self.give_back(fork)
+            raise
+        except BaseException:
+            self._lost(fork)
+            raise
+        self.give_back(fork)
+
+    def give_back(self, fork: Fork) -> None:
+        """Free a process for the next caller. Never blocks."""
         with self._changed:
             if not self._is_closed:
                 self._free.append(fork)
                 if self._waiting:
                     self._changed.notify_all()
                 return
+        threading.Thread(target=self._end, args=(fork,), name=f"pickled {self._name}", daemon=True).start()
+
+    def _end(self, fork: Fork) -> None:
+        """End a process of a closed instance, and with the last one what they share."""
+        fork.end()
+        with self._changed:
             self._alive -= 1
             is_last = self._alive == 0
-        fork.end()
         if is_last:
             self._leave()
 
@@ -232,18 +264,11 @@ class PickledInstance:
         _log.error("a pickled model's process ended", extra={"action": "replace", "version": self._name, "reason": fork.ending()})
         with self._changed:
             self._alive -= 1
-            self._note_death()
+            self._deaths.note(time.monotonic())
             self._changed.notify_all()
             is_last = self._is_closed and self._alive == 0
         if is_last:
             self._leave()
-
-    def _note_death(self) -> None:
-        now_s = time.monotonic()
-        self._deaths = 1 if now_s - self._died_s > _CALM_S else self._deaths + 1
-        self._died_s = now_s
-        pause_s = 0.0 if self._deaths == 1 else min(_BACKOFF_S * 2 ** min(self._deaths - 2, 30), _BACKOFF_MAX_S)
-        self._start_at_s = now_s + pause_s
 
     def _wind_up(self) -> None:
         with self._changed:
@@ -261,7 +286,7 @@ class PickledInstance:
         while True:
             with self._changed:
                 while not self._is_closed and not self._wants_more():
-                    pause_s = self._start_at_s - time.monotonic()
+                    pause_s = self._deaths.start_at_s - time.monotonic()
                     if not self._changed.wait(pause_s if 0 < pause_s < _LOOK_S else _LOOK_S):
                         break
                 is_closed, wants_more = self._is_closed, self._wants_more()
@@ -276,7 +301,7 @@ class PickledInstance:
 
     def _wants_more(self) -> bool:
         is_short = self._alive < self._pickled.instances_min or self._waiting > len(self._free)
-        return is_short and self._alive < self._pickled.instances_max and time.monotonic() >= self._start_at_s
+        return is_short and self._alive < self._pickled.instances_max and time.monotonic() >= self._deaths.start_at_s
 
     def _start(self) -> None:
         try:
@@ -284,12 +309,12 @@ class PickledInstance:
         except LoadFailed as error:
             _log.error("a process was not replaced", extra={"action": "replace", "version": self._name, "reason": str(error)})
             with self._changed:
-                self._note_death()
+                self._deaths.note(time.monotonic())
                 self._changed.notify_all()
             return
         with self._changed:
             self._alive += 1
-        self._give_back(fork)
+        self.give_back(fork)
 
     def _look(self, *, is_idle: bool) -> None:
         """End one idle process that has grown over its memory, died, or is one too many."""
@@ -328,33 +353,43 @@ class PickledInstance:
             self._artifact = -1
 
 
-def modules_of(pickled: Pickled) -> tuple[str, ...]:
-    """Return what a version's fork server imports: every module that its pickle names."""
-    found = {name.partition(":")[0] for name in pickled.imports} - _NO_MODULES
-    found |= {"joblib"} if pickled.format == "joblib" else set()
-    found |= {"pandas"} if pickled.is_frame else set()
-    return tuple(sorted(found))
+class PickledRun:
+    """A prediction that a process is at; ended by `answer` or, where that has none, by `finish`."""
 
+    def __init__(self, instance: PickledInstance, fork: Fork, deadline_s: float) -> None:
+        self.deadline_s = deadline_s
+        self._instance = instance
+        self._fork = fork
+        self._failure: Broken | None = None
+        self._outputs: dict[str, Array] | None = None
 
-def plan_of(pickled: Pickled, signature: Signature, columns: Sequence[str]) -> dict[str, object]:
-    """Return how the model is called: `host.py` reads it."""
-    names = [spec.name for spec in signature.inputs] if len(signature.inputs) > 1 else list(columns)
-    return {"method": pickled.method, "names": names, "is_frame": pickled.is_frame}
+    def fileno(self) -> int:
+        """Return the descriptor that becomes readable with the answer."""
+        return self._fork.fileno()
 
+    def answer(self) -> dict[str, Array] | None:
+        """Return every output by name; None where `finish` has to be asked."""
+        try:
+            found = self._fork.answer_at_once()
+        except Broken as failure:
+            self._failure = failure
+            return None
+        if found is None:
+            return None
+        self._instance.give_back(self._fork)
+        self._outputs = self._instance.named(found)
+        return self._outputs
 
-def _opened(path: PurePath, digest: Digest) -> int:
-    """Return a descriptor of the artifact after hashing what it holds.
+    def finish(self) -> dict[str, Array]:
+        """Wait for the answer and return it again, if there was one.
 
-    Raises:
-        LoadFailed: those are other bytes, or there is no such file.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise LoadFailed(f"the artifact cannot be opened: {error.strerror}") from error
-    with os.fdopen(os.dup(descriptor), "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != digest:
-        os.close(descriptor)
-        raise LoadFailed(f"the artifact has the digest {found}, and {digest} was registered")
-    return descriptor
+        Raises:
+            PredictFailed: as of `PickledInstance.predict`.
+        """
+        if self._outputs is not None:
+            return self._outputs
+        with self._instance.at_work(self._fork):
+            if self._failure is not None:
+                raise self._failure
+            found = self._fork.answer(self.deadline_s)
+        return self._instance.named(found)

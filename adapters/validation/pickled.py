@@ -14,10 +14,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from adapters.runtimes.pickled import PickledRuntime, plan_of
+from adapters.runtimes.pickled import PickledRuntime
 from adapters.runtimes.pickles.forkserver import Fork
 from adapters.runtimes.pickles.framing import Broken, Late
 from adapters.runtimes.pickles.limits import Limits
+from adapters.runtimes.pickles.orders import plan_of
 from adapters.validation.sample import Sample
 from adapters.validation.trial import checked_target, does_not_run, rows_of_sample, tried
 from gateway.core.errors import LoadFailed, ModelFault, NotValid, PredictFailed

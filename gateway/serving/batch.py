@@ -11,7 +11,7 @@ import enum
 import math
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from gateway.core.errors import ModelFault, OutputMismatch
 from gateway.core.records import Outcome
 from gateway.core.tensors import FLOATS, Array, Shape, Tensor
-from gateway.ports import Clock, Instance
+from gateway.ports import Clock
 from gateway.serving.checking import Checker
 
 UNNOTED: Final = -1  # a place or a run that the in-flight file does not hold
 LAST: Final = 1 << 30  # the rank of jobs without a priority
+Predict = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
 
 class Fired(enum.Enum):
@@ -98,25 +99,30 @@ def enqueue(queue: deque[Job], job: Job) -> None:
         queue.insert(bisect_right(queue, job.rank, key=_rank), job)
 
 
-def execute(instance: Instance, checker: Checker, jobs: Sequence[Job], clock: Clock) -> list[Ran]:
+def execute(predict: Predict, checker: Checker, jobs: Sequence[Job], clock: Clock, *, began_s: float | None = None) -> list[Ran]:
     """Return how each job ended; never raises for what a version does wrong.
 
     Args:
         jobs: With equal `shapes`; only one when the version does not batch.
+        began_s: On the clock's monotonic time; None for now.
     """
-    began_s = clock.monotonic_s()
+    began_s = clock.monotonic_s() if began_s is None else began_s
     try:
-        return _executed(instance, checker, jobs, clock, began_s=began_s)
+        outputs = predict(joined(checker, jobs))
+        return ended(checker, jobs, outputs, duration_us=micros(clock, began_s))
     except ModelFault as fault:
         if len(jobs) == 1:
             outcome = Outcome.INVALID if isinstance(fault, OutputMismatch) else Outcome.FAILED
-            return [Ran(outcome, jobs[0].rows, 0, _micros(clock, began_s), fault=fault)]
-    return [ran for job in jobs for ran in execute(instance, checker, [job], clock)]
+            return [Ran(outcome, jobs[0].rows, 0, micros(clock, began_s), fault=fault)]
+    return [ran for job in jobs for ran in execute(predict, checker, [job], clock)]
 
 
-def _executed(instance: Instance, checker: Checker, jobs: Sequence[Job], clock: Clock, *, began_s: float) -> list[Ran]:
-    outputs = instance.predict(_joined(checker, jobs))
-    duration_us = _micros(clock, began_s)
+def ended(checker: Checker, jobs: Sequence[Job], outputs: Mapping[str, Array], *, duration_us: int) -> list[Ran]:
+    """Return how each job of a run ended that answered.
+
+    Raises:
+        OutputMismatch: the answer is not what was registered.
+    """
     rows = sum([job.rows for job in jobs])
     found = checker.checked_outputs(outputs, rows)
     is_finite = all(map(_is_finite, found))
@@ -140,7 +146,8 @@ def _rank(job: Job) -> int:
     return job.rank
 
 
-def _joined(checker: Checker, jobs: Sequence[Job]) -> Mapping[str, Array]:
+def joined(checker: Checker, jobs: Sequence[Job]) -> Mapping[str, Array]:
+    """Return the inputs of a run, by name."""
     if len(jobs) == 1:
         return {tensor.name: tensor.data for tensor in jobs[0].inputs}
     return {spec.name: np.concatenate([job.inputs[at].data for job in jobs]) for at, spec in enumerate(checker.inputs)}
@@ -169,5 +176,6 @@ def _rows_not_finite(tensors: Sequence[Tensor], is_batched: bool) -> NDArray[np.
     return found
 
 
-def _micros(clock: Clock, since_s: float) -> int:
+def micros(clock: Clock, since_s: float) -> int:
+    """Return what has passed since, in µs."""
     return int((clock.monotonic_s() - since_s) * 1e6)

@@ -32,12 +32,14 @@ from gateway.metrics import (
     cell,
     histogram,
 )
-from gateway.ports import Cell, Clock, InFlight, MetricsBank
-from gateway.serving.batch import LAST, UNNOTED, Fired, Job, Ran, enqueue, execute
+from gateway.ports import Cell, Clock, InFlight, MetricsBank, RemoteInstance
+from gateway.serving.batch import LAST, Fired, Job, Ran, enqueue, execute
 from gateway.serving.checking import Checker
 from gateway.serving.faults import FaultWindow
+from gateway.serving.notes import RunNotes
 from gateway.serving.pace import Pace
 from gateway.serving.poison import Poison
+from gateway.serving.remote import RemoteQueue
 from gateway.serving.threads import IDLE_S, PoolThreads, cores_for_threads
 from gateway.serving.turn import Turn
 from gateway.serving.warming import Warm
@@ -106,14 +108,21 @@ class Pool:
         self._overruns = 0
         self._turn = turn
         self._settings = settings
-        self._in_flight = in_flight
         self._poison = poison
         self._clock = clock
         self._waiting: deque[Job] = deque()
         self._rows = 0  # waiting or running
         self._ranked_rows = [0] * (_RANK_MAX + 1)  # of them, those of jobs with a priority, by it
         self._jobs_in_thread = 0
-        self._threads = PoolThreads(f"pool {version.model} {version.version}", turn.loop, threads_max=threads)
+        self._notes = notes = RunNotes(in_flight, poison)
+        name, instance = f"pool {version.model} {version.version}", warm.instance
+        self._queue: PoolThreads | RemoteQueue
+        if isinstance(instance, RemoteInstance):
+            self._queue = RemoteQueue(
+                name, turn.loop, instance=instance, checker=self.checker, notes=notes, clock=clock, runs_max=threads
+            )
+        else:
+            self._queue = PoolThreads(name, turn.loop, threads_max=threads)
         self._metrics = metrics
         self._last_run_s = -math.inf  # as last noted, on the clock's monotonic time
         self._unexpected = cell(metrics, UNEXPECTED_ERRORS, "queue")
@@ -171,7 +180,7 @@ class Pool:
         """Queue a job for the threads."""
         self._jobs_in_thread += 1
         job.timer = self._turn.loop.call_later(max(job.deadline_s - job.queued_s, 0.0), self._expire, job)
-        self._threads.put(
+        self._queue.put(
             job,
             is_copy=is_copy,
             rows=self._rows,
@@ -201,7 +210,7 @@ class Pool:
 
     def _withdraw(self, job: Job) -> bool:
         """End a job whose caller left, unless it has begun: then it leaves its record like any other."""
-        if job.future.done() or not self._threads.withdraw(job):
+        if job.future.done() or not self._queue.withdraw(job):
             return False
         self._forget(job)
         job.future.cancel()
@@ -325,21 +334,11 @@ class Pool:
         return min(self._rows_max, self._cost.rows_within(budget_us)) if self.checker.is_batched else 0
 
     def _execute(self, batch: Sequence[Job]) -> list[Ran]:
-        runs = [self._enter(place, jobs) for place, jobs in _by_place(batch).items() if place != UNNOTED]
+        runs = self._notes.enter(batch)
         try:
-            return execute(self._instance, self.checker, batch, self._clock)
+            return execute(self._instance.predict, self.checker, batch, self._clock)
         finally:
-            for run in runs:
-                self._in_flight.leave(run)
-
-    def _enter(self, place: int, jobs: Sequence[Job]) -> int:
-        noted = [one for job in jobs for one in job.fingerprints] if self._poison.watches else ()
-        run = self._in_flight.enter(place, [_id_bytes(job) for job in jobs], noted)
-        for job in jobs:
-            job.run = run
-            if job.future.done():  # it expired before it had a run; `_expire` sets the future first and looks at the run then
-                self._in_flight.forget(run, _id_bytes(job))
-        return run
+            self._notes.leave(runs)
 
     def _deliver(self, batch: Sequence[Job], result: list[Ran] | BaseException) -> None:
         if isinstance(result, BaseException):
@@ -371,7 +370,7 @@ class Pool:
         if not job.begun_s:
             self._forget(job)
             if job.timer is not None:
-                self._threads.withdraw(job)
+                self._queue.withdraw(job)
         if job.future.done():
             return
         if not job.begun_s:
@@ -382,8 +381,7 @@ class Pool:
         fault = PredictFailed("the deadline passed while the version was running")
         outcome = Outcome.TIMED_OUT if is_own else Outcome.ABANDONED
         job.future.set_result(Ran(outcome, job.rows, 0, int(run_s * 1e6), fault=fault))
-        if job.run != UNNOTED:
-            self._in_flight.forget(job.run, _id_bytes(job))
+        self._notes.forget(job)
 
     def _forget(self, job: Job) -> None:
         """Stop counting a job; once."""
@@ -399,14 +397,3 @@ class Pool:
 
 def _leave_to_timer(job: Job) -> None:
     """Drop nothing: a thread must not touch a future; the job's own timer ends it on the loop."""
-
-
-def _by_place(batch: Sequence[Job]) -> dict[int, list[Job]]:
-    found: dict[int, list[Job]] = {}
-    for job in batch:
-        found.setdefault(job.place, []).append(job)
-    return found
-
-
-def _id_bytes(job: Job) -> bytes:
-    return bytes.fromhex(job.prediction_id.replace("-", ""))

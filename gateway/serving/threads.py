@@ -12,7 +12,7 @@ import contextlib
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from gateway.serving.batch import Job, Ran, enqueue
@@ -87,30 +87,32 @@ class PoolThreads:
                 self._loop.call_soon_threadsafe(deliver, batch, result)
             with self._changed:
                 self._busy -= 1
-                self._busy_rows -= _rows(batch)
+                self._busy_rows -= rows_of(batch)
 
     def _next(self, take: Take) -> list[Job]:
         """Return the next batch, or nothing when the thread is to end."""
         with self._changed:
             while True:
-                batch, wait_s = self._taken(take)
+                batch, wait_s = taken((self._live, self._copies), take, is_part_enough=not self._busy)
                 if batch:
                     self._busy += 1
-                    self._busy_rows += _rows(batch)
+                    self._busy_rows += rows_of(batch)
                     return batch
                 if not self._changed.wait(wait_s) and wait_s == IDLE_S and (self._busy or (not self._live and not self._copies)):
                     self._running -= 1
                     return []
 
-    def _taken(self, take: Take) -> tuple[list[Job], float]:
-        """Return a batch, or nothing and how long to wait for one."""
-        for queue in (self._live, self._copies):
-            while queue:
-                batch, wait_s = take(queue, not self._busy)  # nothing and no wait: it dropped what was there
-                if batch or wait_s:
-                    return batch, wait_s
-        return [], IDLE_S
+
+def taken(queues: Sequence[deque[Job]], take: Take, *, is_part_enough: bool) -> tuple[list[Job], float]:
+    """Return a batch from the first queue that has one, or nothing and how long to wait, in s."""
+    for queue in queues:
+        while queue:
+            batch, wait_s = take(queue, is_part_enough)  # nothing and no wait: it dropped what was there
+            if batch or wait_s:
+                return batch, wait_s
+    return [], IDLE_S
 
 
-def _rows(batch: Sequence[Job]) -> int:
+def rows_of(batch: Iterable[Job]) -> int:
+    """Return how many rows jobs have."""
     return sum([job.rows for job in batch])

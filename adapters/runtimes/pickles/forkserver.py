@@ -252,11 +252,34 @@ class Fork:
             self._channel.send(TENSORS, tensor_parts(arrays), deadline_s)
         except TooLarge as error:
             raise PredictFailed(str(error)) from error
-        found = read_tensors(self._reply(TENSORS, deadline_s))
-        if len(found) != 1:
-            raise Broken("an answer of more than one tensor")
-        answer: Array = found[0]
-        return answer
+        return self.answer(deadline_s)
+
+    def begin(self, arrays: Sequence[Array]) -> bool:
+        """Ask for the method's answer; return whether the question was small enough to be sent at once. Never blocks.
+
+        Raises:
+            Broken: as of the channel; the process must be ended.
+        """
+        return self._channel.send_at_once(TENSORS, tensor_parts(arrays))
+
+    def answer_at_once(self) -> Array | None:
+        """Return the answer to `begin`, or None where `answer` has to be asked: it failed, is large, or has not come.
+
+        Never blocks.
+
+        Raises:
+            Broken: it is no answer; the process must be ended.
+        """
+        body = self._channel.receive_at_once(TENSORS)
+        return None if body is None else _one(body)
+
+    def answer(self, deadline_s: float) -> Array:
+        """Return the answer to `begin`; raises as `predict` does."""
+        return _one(self._reply(TENSORS, deadline_s))
+
+    def fileno(self) -> int:
+        """Return the descriptor on which an answer comes."""
+        return self._channel.fileno()
 
     def convert(self, order: Mapping[str, object], deadline_s: float) -> bytes:
         """Return the model as ONNX; raises as `predict` does."""
@@ -304,6 +327,14 @@ class Fork:
         if kind != wanted:
             raise Broken("an answer of another kind")
         return body
+
+
+def _one(body: bytearray) -> Array:
+    found = read_tensors(body)
+    if len(found) != 1:
+        raise Broken("an answer of more than one tensor")
+    answer: Array = found[0]
+    return answer
 
 
 def _cores(count: int) -> list[int]:

@@ -26,6 +26,7 @@ _DTYPES = [np.dtype(name) for name in ("?", "u1", "<u2", "<u4", "<u8", "i1", "<i
 _CODES = {dtype: code for code, dtype in enumerate(_DTYPES)}
 _BYTES = len(_DTYPES)  # the code of items of any length
 _LENGTH = np.dtype("<u4")
+_AT_ONCE = 65_536  # bytes of a message that are copied together: one copy costs less than one more call
 
 
 class Broken(Exception):
@@ -46,6 +47,52 @@ class Channel:
     def __init__(self, connection: socket.socket, bytes_max: int) -> None:
         self._connection = connection
         self._bytes_max = bytes_max
+        self._early = bytearray()  # came before it was asked for
+        room = connection.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        self._taken_max = min(_AT_ONCE, room // 4)  # of a message that an empty connection takes, with what the kernel adds to it
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        return self._connection.fileno()
+
+    def send_at_once(self, kind: int, parts: Iterable[Any]) -> bool:
+        """Send a message on a connection on which nothing is under way; return whether it is small enough for that.
+
+        Never blocks.
+
+        Raises:
+            Broken: the other end is gone.
+        """
+        views = [memoryview(part).cast("B") for part in parts]
+        length = sum(map(len, views))
+        if length > min(self._taken_max, self._bytes_max):
+            return False
+        message = b"".join([_HEAD.pack(length, kind), *views])
+        self._connection.setblocking(False)
+        try:
+            if self._connection.send(message) == len(message):
+                return True
+        except OSError as error:
+            raise Broken(str(error)) from error
+        raise Broken("the connection is full")
+
+    def receive_at_once(self, wanted: int) -> bytearray | None:
+        """Return the body of a message that has come, of the wanted kind and small; else None, and `receive` takes it up.
+
+        Only after `send_at_once`. Never blocks.
+        """
+        early = self._early
+        try:
+            early += self._connection.recv(_AT_ONCE)
+        except OSError:  # nothing there, or the other end gone: `receive` says which
+            return None
+        if len(early) < _HEAD.size:
+            return None
+        length, kind = _HEAD.unpack_from(early)
+        if kind != wanted or len(early) != _HEAD.size + length or length > self._bytes_max:
+            return None
+        self._early = bytearray()
+        return early[_HEAD.size :]  # a copy, so that tensors lie aligned
 
     def send(self, kind: int, parts: Iterable[Any], deadline_s: float | None = None) -> None:
         """Send a message whose body are the parts, one after the other.
@@ -61,7 +108,7 @@ class Channel:
             raise TooLarge(f"a message of {length:,} bytes is over the bound of {self._bytes_max:,}")
         head = _HEAD.pack(length, kind)
         try:
-            if length <= 65_536:  # one copy costs less than one more call
+            if length <= _AT_ONCE:
                 self._arm(deadline_s)
                 self._connection.sendall(b"".join([head, *views]))
                 return
@@ -91,7 +138,10 @@ class Channel:
 
     def _exactly(self, length: int, deadline_s: float | None) -> bytearray:
         body = bytearray(length)
-        view, have = memoryview(body), 0
+        have = min(length, len(self._early))
+        body[:have] = self._early[:have]
+        del self._early[:have]
+        view = memoryview(body)
         try:
             while have < length:
                 self._arm(deadline_s)

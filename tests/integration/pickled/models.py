@@ -36,6 +36,22 @@ class Fitted(Sum):
     feature_names_in_ = ("a", "b", "c", "d")
 
 
+class Choosy(Sum):
+    """Raises when any row's first number is 4."""
+
+    def predict(self, rows):
+        if (rows[:, 0] == 4).any():
+            raise ValueError("no such row")
+        return super().predict(rows)
+
+
+class Wide(Sum):
+    """Answers 20,000 numbers a row."""
+
+    def predict(self, rows):
+        return rows[:, :1].repeat(20_000, axis=1)
+
+
 class Where:
     """Says which process answers, after as many seconds as the row's first number."""
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
-from adapters.runtimes.pickles.framing import TENSORS, Broken, Channel, Late, TooLarge, read_tensors, tensor_parts
+from adapters.runtimes.pickles.framing import JSON, TENSORS, Broken, Channel, Late, TooLarge, read_tensors, tensor_parts
 
 NUMBERS = st.sampled_from([np.dtype(name) for name in ("?", "u1", "i4", "u8", "f2", "f4", "f8")])
 
@@ -68,3 +68,49 @@ def test_channel_is_bounded_in_bytes_and_time():
         Channel(theirs, 1_000).send(TENSORS, [bytes(101)])
         with pytest.raises(Broken, match="over the bound"):
             channel.receive(time.monotonic() + 1)
+
+
+def test_message_at_once_is_a_message_or_left_for_the_waiting_reader():
+    """What is whole, small and of the wanted kind is read without waiting; anything else is what `receive` then returns."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        channel, other = Channel(ours, 100_000), Channel(theirs, 200_000)
+
+        def asked() -> None:
+            assert channel.send_at_once(TENSORS, [b"question"])
+            assert other.receive() == (TENSORS, b"question")
+
+        asked()
+        assert channel.receive_at_once(TENSORS) is None  # nothing there
+        other.send(TENSORS, [b"answer"])
+        assert channel.receive_at_once(TENSORS) == b"answer"
+        asked()
+        other.send(JSON, [b"{}"])
+        assert channel.receive_at_once(TENSORS) is None
+        assert channel.receive(time.monotonic() + 10) == (JSON, b"{}")
+        asked()
+        theirs.sendall(b"\x05")  # of a head
+        assert channel.receive_at_once(TENSORS) is None
+        theirs.sendall(bytes(7) + bytes([TENSORS]) + b"12345")
+        assert channel.receive(time.monotonic() + 10) == (TENSORS, b"12345")
+        asked()
+        other.send(TENSORS, [bytes(150_000)])
+        assert channel.receive_at_once(TENSORS) is None
+        with pytest.raises(Broken, match="over the bound"):
+            channel.receive(time.monotonic() + 10)
+        theirs.close()
+        assert channel.receive_at_once(TENSORS) is None
+
+
+def test_question_that_would_block_is_not_sent():
+    """A message that the kernel may not take at once is left to `send`; a closed connection is broken."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        channel = Channel(ours, 2**24)
+        assert not channel.send_at_once(TENSORS, [bytes(2**23)])
+        theirs.settimeout(0.0)
+        with pytest.raises(BlockingIOError):
+            theirs.recv(1)
+        theirs.close()
+        with pytest.raises(Broken):
+            channel.send_at_once(TENSORS, [b"x"])

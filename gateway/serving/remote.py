@@ -1,0 +1,190 @@
+"""The queue of a version whose work other processes do, emptied from the event loop: no thread waits for their answers.
+
+Whatever waits when a process is free begins together, at the end of the loop's turn. What cannot be done without blocking (a
+large message, an answer that is none, a process that is late or gone) goes to a thread, where the runtime's own bounds hold.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from gateway.core.errors import ModelFault
+from gateway.core.tensors import Array
+from gateway.ports import Clock, RemoteInstance, RemoteRun
+from gateway.serving.batch import Job, Predict, Ran, ended, enqueue, execute, joined, micros
+from gateway.serving.checking import Checker
+from gateway.serving.notes import RunNotes
+from gateway.serving.threads import Deliver, Execute, Take, rows_of, taken
+
+
+@dataclass(frozen=True, slots=True)
+class _Pool:
+    """What a pool does with a batch; held only while there is one, so that a pool that nobody needs goes at once."""
+
+    rows_full: int
+    take: Take
+    execute: Execute
+    deliver: Deliver
+
+
+@dataclass(slots=True)
+class _Going:
+    """A batch under way in another process."""
+
+    batch: Sequence[Job]
+    pool: _Pool
+    notes: Sequence[int]
+    run: RemoteRun
+    began_s: float
+    timer: asyncio.TimerHandle | None = None
+
+
+class RemoteQueue:
+    """Does what `PoolThreads` does. Every method is called from the event loop."""
+
+    def __init__(
+        self,
+        name: str,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        instance: RemoteInstance,
+        checker: Checker,
+        notes: RunNotes,
+        clock: Clock,
+        runs_max: int,
+    ) -> None:
+        """Take what runs batches.
+
+        Args:
+            name: Of its threads.
+            runs_max: At once.
+        """
+        self._name = name
+        self._loop = loop
+        self._instance = instance
+        self._checker = checker
+        self._notes = notes
+        self._clock = clock
+        self._runs_max = runs_max
+        self._live: deque[Job] = deque()
+        self._copies: deque[Job] = deque()
+        self._busy = 0  # batches under way
+        self._busy_rows = 0  # of those
+        self._due: asyncio.TimerHandle | None = None
+        self._is_due_now = False
+
+    def put(self, job: Job, *, is_copy: bool, rows: int, rows_full: int, take: Take, execute: Execute, deliver: Deliver) -> None:
+        """Queue a job; as of `PoolThreads.put`."""
+        enqueue(self._copies if is_copy else self._live, job)
+        if self._busy == self._runs_max or self._is_due_now or (self._busy and rows - self._busy_rows < rows_full):
+            return  # whoever is done first takes it
+        self._look_at(_Pool(rows_full, take, execute, deliver))
+
+    def withdraw(self, job: Job) -> bool:
+        """Remove a job that has not begun; return whether that was so."""
+        if job.begun_s:
+            return False
+        for queue in (self._live, self._copies):
+            with contextlib.suppress(ValueError):
+                queue.remove(job)
+        return True
+
+    def _look_at(self, pool: _Pool, wait_s: float = 0.0) -> None:
+        """Begin what waits at the end of this turn, or later."""
+        if self._due is not None:
+            self._due.cancel()
+        self._is_due_now = wait_s <= 0.0
+        self._due = self._loop.call_later(wait_s, self._begin_waiting, pool)
+
+    def _begin_waiting(self, pool: _Pool) -> None:
+        self._due, self._is_due_now = None, False
+        while self._busy < self._runs_max and (not self._busy or self._waiting_rows() >= pool.rows_full):
+            batch, wait_s = taken((self._live, self._copies), pool.take, is_part_enough=not self._busy)
+            if not batch:
+                if self._live or self._copies:
+                    self._look_at(pool, wait_s)
+                return
+            self._busy += 1
+            self._busy_rows += rows_of(batch)
+            self._begin(batch, pool)
+
+    def _waiting_rows(self) -> int:
+        return rows_of(self._live) + rows_of(self._copies)
+
+    def _begin(self, batch: Sequence[Job], pool: _Pool) -> None:
+        began_s = self._clock.monotonic_s()
+        run = self._instance.begin(joined(self._checker, batch))
+        if run is None:
+            self._wait_for(batch, pool, lambda: pool.execute(batch))
+            return
+        going = _Going(batch, pool, self._notes.enter(batch), run, began_s)
+        going.timer = self._loop.call_later(max(run.deadline_s - began_s, 0.0), self._end, going)
+        self._loop.add_reader(run.fileno(), self._end, going)
+
+    def _end(self, going: _Going) -> None:
+        """End a batch that was answered, or is late."""
+        assert going.timer is not None, "set when it began"
+        going.timer.cancel()
+        self._loop.remove_reader(going.run.fileno())
+        result = self._result(going)
+        if result is None:
+            self._wait_for(going.batch, going.pool, lambda: self._finished(going))
+            return
+        self._notes.leave(going.notes)
+        self._over(going.batch, going.pool, result)
+
+    def _result(self, going: _Going) -> list[Ran] | BaseException | None:
+        """Return how a batch ended; None where that has to be waited for, or its jobs run again one by one."""
+        try:
+            outputs = going.run.answer()
+            if outputs is None:
+                return None
+            return ended(self._checker, going.batch, outputs, duration_us=micros(self._clock, going.began_s))
+        except ModelFault:
+            return None
+        except Exception as error:  # noqa: BLE001 - the queue's drain; the pool counts it and fails the jobs
+            return error
+
+    def _finished(self, going: _Going) -> list[Ran]:
+        """Return how a batch ended; blocks."""
+        try:
+            predict = _Resumed(going.run, self._instance.predict)
+            return execute(predict, self._checker, going.batch, self._clock, began_s=going.began_s)
+        finally:
+            self._notes.leave(going.notes)
+
+    def _wait_for(self, batch: Sequence[Job], pool: _Pool, work: Callable[[], list[Ran]]) -> None:
+        threading.Thread(target=self._work, args=(batch, pool, work), name=self._name, daemon=True).start()
+
+    def _work(self, batch: Sequence[Job], pool: _Pool, work: Callable[[], list[Ran]]) -> None:
+        result: list[Ran] | BaseException
+        try:
+            result = work()
+        except Exception as error:  # noqa: BLE001 - the queue's drain; the pool counts it and fails the jobs
+            result = error
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits any more
+            self._loop.call_soon_threadsafe(self._over, batch, pool, result)
+
+    def _over(self, batch: Sequence[Job], pool: _Pool, result: list[Ran] | BaseException) -> None:
+        self._busy -= 1
+        self._busy_rows -= rows_of(batch)
+        if self._live or self._copies:
+            self._begin_waiting(pool)  # before the answers, so that the process is at work meanwhile
+        pool.deliver(batch, result)
+
+
+class _Resumed:
+    """Predicts: first what was begun, then anew."""
+
+    def __init__(self, run: RemoteRun, predict: Predict) -> None:
+        self._run: RemoteRun | None = run
+        self._predict = predict
+
+    def __call__(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        run, self._run = self._run, None
+        return self._predict(inputs) if run is None else run.finish()
