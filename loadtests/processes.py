@@ -49,7 +49,9 @@ def planes(supervisor: int) -> dict[str, int]:
     found: dict[str, int] = {}
     for children in Path(f"/proc/{supervisor}/task").glob("*/children"):
         for pid in map(int, children.read_text().split()):
-            words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+            words: list[str] = []
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+                words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
             if "plane" in words:
                 plane = words[words.index("plane") + 1]
                 found[words[words.index("--worker") + 1] if "--worker" in words else plane] = pid
