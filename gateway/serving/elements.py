@@ -5,7 +5,9 @@ Strict: no silent casts, nothing out of range, nesting and rank bounded, element
 
 from __future__ import annotations
 
+import functools
 import math
+import struct
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Final, cast
@@ -22,6 +24,8 @@ _NESTING_MAX: Final = 100  # of `data`; Triton's limit
 _RANK_MAX: Final = 32  # numpy stops at 64
 _ELEMENTS_MAX: Final = 1 << 31  # of one tensor, empty dimensions left out; more than any body holds
 _FLAT_PASSES: Final = 4  # levels that are flattened by rows before the general way takes over
+_PACKED_MAX: Final = 16_384  # numbers packed as one call's arguments; of more, those take the memory of another list
+_PACKERS_MAX: Final = 256  # kept, by number of elements; some 200 bytes each
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +46,19 @@ class Element:
     high: int = 0
 
 
-def array_of(element: Element, data: list[Any], shape: Shape, name: str) -> Array:
+def array_of(element: Element, data: list[Any], shape: Shape, name: str, *, has_booleans: bool = True) -> Array:
     """Return the array of a list of JSON values, nested in whatever way; only their order and number count.
 
     Args:
         data: Row-major; `null` stands for NaN in a float tensor.
+        has_booleans: Whether the values may hold booleans, which are no numbers.
 
     Raises:
         MalformedRequest: a value is of another type or out of the datatype's range, there are too few or too many, or they are
             nested deeper than 100.
     """
+    if not has_booleans and (packed := _packed(element, data)) is not None and len(packed) == math.prod(shape):
+        return packed.reshape(shape)
     kinds = set(map(type, data))
     if list in kinds:
         data, kinds = _flattened(data, kinds, name)
@@ -61,9 +68,11 @@ def array_of(element: Element, data: list[Any], shape: Shape, name: str) -> Arra
         raise MalformedRequest(f"input {name!r}: {element.datatype.value} takes {element.takes}")
     match element.dtype.kind:
         case "f":
+            if (packed := _packed(element, data)) is not None:
+                return packed.reshape(shape)
             array = np.array(data, element.dtype)
-            if element.datatype is Datatype.FP32:
-                _refuse_overflow(array, name)
+            if _has_infinity(array):
+                raise MalformedRequest(f"input {name!r}: a number does not fit {element.datatype.value}")
         case "O":
             array = np.empty(len(data), element.dtype)
             array[:] = [text.encode() for text in data]
@@ -128,6 +137,25 @@ def _texts(tensor: Tensor) -> list[str]:
         raise MalformedRequest(f"output {tensor.name!r} holds text that is not UTF-8; {_ASK}") from None
 
 
+def _packed(element: Element, data: list[Any]) -> Array | None:
+    """Return the flat array of flat finite numbers, in a third of NumPy's time; None where they are something else.
+
+    Booleans count as numbers.
+    """
+    if element.dtype.kind != "f" or len(data) > _PACKED_MAX:
+        return None
+    try:
+        packed = np.frombuffer(_packer(element.dtype.char, len(data)).pack(*data), element.dtype)
+    except (struct.error, OverflowError):
+        return None
+    return None if _has_infinity(packed) else packed
+
+
+@functools.lru_cache(_PACKERS_MAX)
+def _packer(kind: str, count: int) -> struct.Struct:
+    return struct.Struct(f"{count}{kind}")
+
+
 def _flattened(data: list[Any], kinds: set[type], name: str) -> tuple[list[Any], set[type]]:
     """Return the flat values and their types."""
     for _ in range(_FLAT_PASSES):
@@ -158,14 +186,13 @@ def _flattened_unevenly(data: list[Any], name: str) -> list[Any]:
     return flat
 
 
-def _refuse_overflow(array: Array, name: str) -> None:
-    """Refuse infinities, which only a number too large for FP32 can have become.
+def _has_infinity(array: Array) -> bool:
+    """Return whether an array holds one, which only a number too large for its type can have become.
 
     The dot product is finite for all but extreme values, and a quarter of the cost of looking at each.
     """
     flat = cast("NDArray[np.floating[Any]]", array)
-    if not math.isfinite(flat.dot(flat)) and np.isinf(flat).any():
-        raise MalformedRequest(f"input {name!r}: a number does not fit FP32")
+    return not math.isfinite(flat.dot(flat)) and bool(np.isinf(flat).any())
 
 
 def _integers(datatype: Datatype) -> Element:

@@ -78,9 +78,10 @@ def decode_infer(body: bytes, slots: list[Slot] | None = None) -> Request:
     inputs = content.get("inputs")
     if type(inputs) is not list or not inputs:
         raise MalformedRequest("inputs: expected an array of tensors")
+    has_booleans = b"true" in body or b"false" in body
     tensors: dict[str, Tensor] = {}
     for item in inputs:
-        tensor = _tensor(item, slots)
+        tensor = _tensor(item, slots, has_booleans)
         if tensor.name in tensors:
             raise MalformedRequest(f"inputs: {tensor.name!r} is given twice")
         tensors[tensor.name] = tensor
@@ -226,7 +227,7 @@ def _object(body: bytes) -> dict[str, Any]:
     return content
 
 
-def _tensor(item: object, slots: list[Slot] | None) -> Tensor:
+def _tensor(item: object, slots: list[Slot] | None, has_booleans: bool) -> Tensor:
     if type(item) is not dict:
         raise MalformedRequest("inputs: expected each to be an object")
     name, datatype, data = item.get("name"), item.get("datatype"), item.get("data")
@@ -239,7 +240,8 @@ def _tensor(item: object, slots: list[Slot] | None) -> Tensor:
         raise MalformedRequest(_why_not_read(name, datatype))
     if type(data) is not list:
         raise MalformedRequest(f"input {name!r}: data: expected an array")
-    return Tensor(name, element.datatype, array_of(element, data, checked_shape(item.get("shape"), name), name))
+    shape = checked_shape(item.get("shape"), name)
+    return Tensor(name, element.datatype, array_of(element, data, shape, name, has_booleans=has_booleans))
 
 
 def _binary_tensor(item: dict[str, Any], name: str, size: int, slots: list[Slot] | None) -> Tensor:

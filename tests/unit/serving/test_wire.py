@@ -190,3 +190,31 @@ def test_nan_is_null_and_rows_keep_their_shape():
     assert orjson.loads(encode_rows(record(wide, label))) == {
         "predictions": [{"p": [0.5, 0.5], "l": "no"}, {"p": [1.0, 0.0], "l": "yes"}]
     }
+
+
+@given(st.lists(st.one_of(st.floats(allow_nan=False, allow_infinity=False), st.integers(-(2**63), 2**64 - 1)), max_size=40))
+def test_decoded_numbers_are_the_same_however_they_are_packed(values):
+    """Numbers come to the same bits, or to the same refusal, whether the body could hold a boolean or not."""
+
+    def decoded(extra):
+        tensors = [{"name": name, "shape": [len(values)], "datatype": name, "data": values} for name in ("FP32", "FP64")]
+        try:
+            found = decode_infer(orjson.dumps({"inputs": tensors, "id": extra})).tensors
+        except MalformedRequest as error:
+            return str(error)
+        return {name: (tensor.data.dtype, tensor.data.tobytes()) for name, tensor in found.items()}
+
+    plain = decoded("")
+    assert plain == decoded("true")
+    if isinstance(plain, dict):
+        assert plain["FP32"][1] == np.array(values, np.float64).astype(np.float32).tobytes()
+        assert plain["FP64"][1] == np.array(values, np.float64).tobytes()
+
+
+@pytest.mark.parametrize("data", [[True, 1.0], [1.0, "2"], [[1.0], [False]], [None, {}], [3.5e38, 1.0], [1.0]])
+def test_what_is_no_number_is_refused_in_a_float_tensor(data):
+    """Booleans, texts, objects, numbers beyond the type and too few of them are errors, with and without other booleans."""
+    for extra in ("", "true"):
+        body = {"inputs": [{"name": "x", "shape": [2], "datatype": "FP32", "data": data}], "id": extra}
+        with pytest.raises(MalformedRequest):
+            decode_infer(orjson.dumps(body))

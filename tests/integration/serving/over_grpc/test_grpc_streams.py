@@ -109,7 +109,7 @@ def test_stream_of_requests_shares_a_run(start, models, until):
     worker.register("m", "1", models.loop(), cost_us=10, champion=True)
     worker.until_served(until)
     stream = Open(stub)
-    stream.send(stub.request("m", "FP32", np.array([[500]], np.float32)))
+    stream.send(stub.request("m", "FP32", np.array([[300]], np.float32)))
     until(lambda: not worker.in_flight.is_empty())
     for _ in range(8):
         stream.send(stub.request("m", "FP32", np.array([[0]], np.float32)))
@@ -144,7 +144,7 @@ def test_stream_that_its_caller_gave_up_does_not_run(start, models, until):
     worker.until_served(until)
     stream = Open(stub)
     for _ in range(4):
-        stream.send(stub.request("m", "FP32", np.array([[500]], np.float32)))
+        stream.send(stub.request("m", "FP32", np.array([[300]], np.float32)))
     until(lambda: not worker.in_flight.is_empty() and stream.is_sent())
     assert stub.call("ServerLive", pb.ServerLiveRequest())[0].live  # came after them on their connection
     stream.answers.cancel()
