@@ -174,6 +174,7 @@ class MonitorSettings:
     truth_wait_max: int = 1_000_000  # predictions held for late ground truth, the oldest dropped first
     false_alarm_events: float = 100_000.0  # mean distance between false drift alarms of one route
     drill_s: float = 3_600.0  # between two drills with made-up harm, A/A drills in between; 0 turns all drills off
+    retraining_gap_s: float = 86_400.0  # between two requests of one route to train its model anew; training takes hours
     niceness: int = 5  # answers come first; on a full core the monitor still gets a quarter of what serving gets
 
 

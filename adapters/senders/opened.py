@@ -1,8 +1,8 @@
 """A channel's URL → what sends to it.
 
-`https://…` and `http://…` post JSON, `slack+https://…` to Slack, `pagerduty://KEY` to PagerDuty,
-`smtp://user:password@host:port?from=…&to=…`
-and `smtps://…` by e-mail; every other scheme is the library's. `secret` in a webhook's query signs what is posted.
+`https://…` and `http://…` post JSON, `cloudevents+https://…` CloudEvents, `slack+https://…` to Slack, `pagerduty://KEY` to
+PagerDuty, `smtp://user:password@host:port?from=…&to=…` and `smtps://…` by e-mail; every other scheme is the library's. `secret`
+in a webhook's query signs what is posted, and `source` tells the events of several gateways apart.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, unquote, urlencode, urlsplit, urlunsplit
 
 from adapters.senders.mail import Mail, MailServer
 from adapters.senders.other import Other
-from adapters.senders.web import PAGERDUTY_URL, PagerDuty, Slack, Webhook
+from adapters.senders.web import PAGERDUTY_URL, SOURCE, CloudEvents, PagerDuty, Slack, Webhook
 from gateway.core.errors import MalformedRequest
 from gateway.core.notices import Channel
 from gateway.ports import Sender
@@ -33,6 +33,10 @@ def opened_sender(channel: Channel) -> Sender:
         case "http" | "https":
             secret = asked.pop("secret", [""])[0]
             return Webhook(urlunsplit(parts._replace(query=urlencode(asked, doseq=True))), secret=secret)
+        case "cloudevents+http" | "cloudevents+https":
+            secret, source = (asked.pop(name, [default])[0] for name, default in (("secret", ""), ("source", SOURCE)))
+            plain = parts._replace(scheme=parts.scheme.partition("+")[2], query=urlencode(asked, doseq=True))
+            return CloudEvents(urlunsplit(plain), source=source, secret=secret)
         case "slack+http" | "slack+https":
             return Slack(channel.url.removeprefix("slack+"))
         case "pagerduty":

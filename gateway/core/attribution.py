@@ -42,19 +42,24 @@ class Move:
     """One variant's mean of one measure, in its past and of late.
 
     Attributes:
-        has_risen: Whether it got worse by more than chance.
+        bound: What the recent mean may be by chance.
     """
 
     past: float
     recent: float
-    has_risen: bool
+    bound: float
+
+    @property
+    def has_risen(self) -> bool:
+        """Whether it got worse by more than chance."""
+        return self.recent > self.bound
 
     def __str__(self) -> str:
         return f"{self.past:.4g} before, {self.recent:.4g} of late"
 
     def body(self) -> Json:
         """Return the move as an audit entry stores it."""
-        return {"past": self.past, "recent": self.recent, "has_risen": self.has_risen}
+        return {"past": self.past, "recent": self.recent, "bound": self.bound, "has_risen": self.has_risen}
 
 
 def attributed_body(
@@ -129,7 +134,7 @@ class PastWatch:
         past, recent = self._sum / self._count, sum(self._recent) / len(self._recent)
         pooled = (self._sum + sum(self._recent)) / (self._count + len(self._recent))
         error = math.sqrt(max(pooled * (1.0 - pooled), 1.0 / self.RECENT) * (1.0 / self._count + 1.0 / len(self._recent)))
-        return Move(past, recent, has_risen=recent - past > max(self.RISE_MIN, self.ERRORS * error))
+        return Move(past, recent, bound=past + max(self.RISE_MIN, self.ERRORS * error))
 
     def state(self) -> Json:
         """Return everything needed to go on exactly, as JSON."""

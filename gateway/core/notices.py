@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import fnmatch
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, time
 from typing import Final
 
@@ -17,9 +17,10 @@ from gateway.core.access import MONITOR
 from gateway.core.audit import AuditEntry
 from gateway.core.errors import MalformedRequest
 from gateway.core.fields import Fields, Json
+from gateway.core.retraining import ASK, event_data
 
 CHANNELS_MAX: Final = 100
-PATTERNS_MAX: Final = 100  # routes that one channel names
+PATTERNS_MAX: Final = 100  # routes, and kinds, that one channel names
 TITLE_LENGTH_MAX: Final = 200  # a subject line
 TEXT_LENGTH_MAX: Final = 4_000  # of one notice; Slack and PagerDuty cut beyond it
 RETRY_FIRST_S: Final = 2.0
@@ -48,19 +49,23 @@ class Notice:
     Attributes:
         id: The same for every attempt to deliver it.
         incident: What belongs together; a later notice of it says more, or that it is over.
+        kind: The action in the audit log, or what sort of condition it is; what a program goes by.
         route: Empty for what concerns the whole gateway.
         text: With the evidence, in plain words.
         is_over: Whether the incident ended with it.
+        details: What a program needs of it; empty for most.
     """
 
     id: str
     incident: str
+    kind: str
     severity: Severity
     route: str
     title: str
     text: str
     time_s: float
     is_over: bool = False
+    details: Json = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,7 @@ class Channel:
         url: Where; its scheme says how.
         severity: The least.
         routes: Patterns such as `fraud-*`; none for all. What concerns the whole gateway goes to every channel.
+        kinds: Patterns such as `retraining.*`; none for all.
         quiet: From and until, UTC; what is not critical waits until the end. None for never.
     """
 
@@ -78,11 +84,14 @@ class Channel:
     url: str
     severity: Severity = Severity.WARNING
     routes: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
     quiet: tuple[time, time] | None = None
 
     def wants(self, notice: Notice) -> bool:
         """Return whether a notice is for this channel."""
         if _RANK[notice.severity] < _RANK[self.severity]:
+            return False
+        if self.kinds and not any(fnmatch.fnmatchcase(notice.kind, one) for one in self.kinds):
             return False
         return not self.routes or not notice.route or any(fnmatch.fnmatchcase(notice.route, one) for one in self.routes)
 
@@ -166,28 +175,38 @@ def notice_of(entry: AuditEntry) -> Notice | None:
     route = _route(entry)
     on = f" on route {route}" if route else ""
     attribution = entry.evidence.get("attribution")
-    lines = [entry.reason, f"attribution: {attribution}" if attribution else "", f"audit entry {entry.seq}, {entry.subject}"]
+    details: Json = {"audit_entry": entry.seq, **event_data(route, entry.evidence)} if entry.action == ASK else {}
+    lines = [
+        entry.reason,
+        f"attribution: {attribution}" if attribution else "",
+        str(details.get("export", "")),
+        f"audit entry {entry.seq}, {entry.subject}",
+    ]
     return Notice(
         id=f"audit-{entry.seq}",
-        incident=entry.subject,
+        incident=f"retraining:{route}" if entry.action == ASK else entry.subject,
+        kind=entry.action,
         severity=severity,
         route=route,
         title=f"{entry.action}{on} by {who}"[:TITLE_LENGTH_MAX],
         text="\n".join(filter(None, lines))[:TEXT_LENGTH_MAX],
         time_s=entry.time_s,
+        details=details,
     )
 
 
 def began(incident: str, severity: Severity, route: str, what: str, now_s: float) -> Notice:
     """Return the notice that a condition began."""
-    return Notice(f"{incident}@{now_s:.3f}", incident, severity, route, what[:TITLE_LENGTH_MAX], what[:TEXT_LENGTH_MAX], now_s)
+    kind, title, text = incident.partition(":")[0], what[:TITLE_LENGTH_MAX], what[:TEXT_LENGTH_MAX]
+    return Notice(f"{incident}@{now_s:.3f}", incident, kind, severity, route, title, text, now_s)
 
 
 def ended(first: Notice, now_s: float) -> Notice:
     """Return the notice that the condition that `first` told of is over."""
     text = f"It lasted {now_s - first.time_s:.0f} s."
     title = f"over: {first.title}"[:TITLE_LENGTH_MAX]
-    return Notice(f"{first.id}-over", first.incident, first.severity, first.route, title, text, now_s, is_over=True)
+    id = f"{first.id}-over"
+    return Notice(id, first.incident, first.kind, first.severity, first.route, title, text, now_s, is_over=True)
 
 
 def retry_s(attempts: int) -> float:
@@ -211,12 +230,14 @@ def notice_body(notice: Notice) -> Json:
     return {
         "id": notice.id,
         "incident": notice.incident,
+        "kind": notice.kind,
         "severity": notice.severity.value,
         "route": notice.route,
         "title": notice.title,
         "text": notice.text,
         "time_s": notice.time_s,
         "is_over": notice.is_over,
+        "details": notice.details,
     }
 
 
@@ -226,12 +247,14 @@ def notice_from_body(body: object) -> Notice:
     return Notice(
         id=fields.text("id"),
         incident=fields.text("incident"),
+        kind=fields.text("kind"),
         severity=fields.choice("severity", Severity),
         route=fields.text("route"),
         title=fields.text("title"),
         text=fields.text("text"),
         time_s=fields.number("time_s", 0.0, 1e12),
         is_over=fields.boolean("is_over"),
+        details=fields.mapping("details"),
     )
 
 
@@ -247,6 +270,7 @@ def _channel(name: str, body: object) -> Channel:
         url=fields.text("url", length_max=2_000),
         severity=fields.choice("severity", Severity, Severity.WARNING),
         routes=tuple(str(one) for one in fields.items("routes", PATTERNS_MAX, ())),
+        kinds=tuple(str(one) for one in fields.items("kinds", PATTERNS_MAX, ())),
         quiet=_quiet(fields, fields.items("quiet", 2, ())),
     )
     fields.done()

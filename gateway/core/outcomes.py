@@ -7,6 +7,7 @@ Only more is a departure. What moved it this cannot say: without a concurrent va
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -20,11 +21,31 @@ RETURN_OUTCOMES: Final = 10_000  # without another departure, and the outcomes a
 CHUNK: Final = 64  # outcomes after which their correlation is looked at again, which one by one would cost fifty times as much
 
 
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """What an alarm rests on.
+
+    Attributes:
+        since_s: When the outcomes began that the strongest bet grew with.
+        mean, outcomes: Of those.
+        reference, high: The mean of the first outcomes, and the mean that their own error still explains.
+    """
+
+    since_s: float
+    mean: float
+    outcomes: int
+    reference: float
+    high: float
+    log_e: float
+    bound: float
+
+
 class OutcomeWatch:
-    """One outcome of one version: the same e-detector as for many signals, one number at a time in a microsecond.
+    """One outcome of one version: the same e-detector as for many signals, one number at a time in two microseconds.
 
     Attributes:
         is_departed: Whether it is worse now than at first.
+        departure: The last alarm's, or None.
     """
 
     def __init__(self, *, alarm_rows: float, learn: int = LEARN_OUTCOMES) -> None:
@@ -39,10 +60,18 @@ class OutcomeWatch:
         self._next_length = self._length = 1  # of a block
         self._filled, self._total = 0, 0.0
         self._since = 0
+        self._seen, self._seen_total = 0, 0.0  # since there are bets
+        self._walks = [0.0] * len(SHIFTS)  # each bet's logarithm, never under 0: where it last was 0, its growth began
+        self._begins = [(0.0, 0, 0.0)] * len(SHIFTS)  # (when, seen, their total) there
         self.is_departed = False
+        self.departure: Departure | None = None
 
-    def observe(self, value: float) -> str:
-        """Take an outcome, and return why it is an alarm; empty when it is none."""
+    def observe(self, value: float, at_s: float = 0.0) -> str:
+        """Take an outcome, and return why it is an alarm; empty when it is none.
+
+        Args:
+            at_s: When what it judges was done; a departure tells since when.
+        """
         assert 0.0 <= value <= 1.0, "an outcome lies in [0, 1]"
         self._chunk.append(value)
         if len(self._chunk) == CHUNK:
@@ -50,12 +79,14 @@ class OutcomeWatch:
             self._next_length = int(block_lengths(self._blocks.correlations)[0])
             self._chunk = []
         if not self._stakes:
-            self._learn(value)
+            self._learn(value, at_s)
             return ""
         self._since += 1
         if self._since >= RETURN_OUTCOMES:
             self.is_departed = False
-        return self._alarm() if self._bet(value) else ""
+        self._seen += 1
+        self._seen_total += value
+        return self._alarm() if self._bet(value, at_s) else ""
 
     @property
     def log_e(self) -> float:
@@ -83,7 +114,7 @@ class OutcomeWatch:
         self._blocks = blocks
         blocks.restore(state["_blocks"])
 
-    def _learn(self, value: float) -> None:
+    def _learn(self, value: float, at_s: float) -> None:
         self._count += 1
         self._sum += value
         self._squares += value * value
@@ -96,8 +127,9 @@ class OutcomeWatch:
         allowed = ranges(np.asarray([mean]), np.asarray([deviation]), rows)
         self._high = float(allowed.high[0])
         self._stakes = stakes(allowed)[0][0].tolist()
+        self._begins = [(at_s, 0, 0.0)] * len(SHIFTS)
 
-    def _bet(self, value: float) -> bool:
+    def _bet(self, value: float, at_s: float) -> bool:
         """Bet on a block's mean when one is full, and return whether the average reached its bound."""
         if self._filled == 0:
             self._length = self._next_length
@@ -106,7 +138,12 @@ class OutcomeWatch:
         if self._filled < self._length:
             return False
         mean, self._filled, self._total = self._total / self._filled, 0, 0.0
-        self._sums = [(1.0 + e) * (1.0 + stake * (mean - self._high)) for e, stake in zip(self._sums, self._stakes, strict=True)]
+        factors = [1.0 + stake * (mean - self._high) for stake in self._stakes]
+        self._sums = [(1.0 + e) * factor for e, factor in zip(self._sums, factors, strict=True)]
+        for at, factor in enumerate(factors):
+            self._walks[at] += math.log(factor)
+            if self._walks[at] <= 0.0:
+                self._walks[at], self._begins[at] = 0.0, (at_s, self._seen, self._seen_total)
         return self.log_e >= self.bound
 
     def _alarm(self) -> str:
@@ -114,4 +151,9 @@ class OutcomeWatch:
         self.is_departed, self._since = True, 0
         self._sums = [0.0] * len(SHIFTS)
         rate = self._sum / self._count
+        since_s, seen, total = self._begins[max(range(len(SHIFTS)), key=self._walks.__getitem__)]
+        count = max(1, self._seen - seen)
+        mean = (self._seen_total - total) / count
+        self.departure = Departure(since_s, mean, count, rate, self._high, log_e, self.bound)
+        self._walks = [0.0] * len(SHIFTS)
         return "" if was_departed else f"worse than its first {self._count:,} ({rate:.4g}): log e {log_e:.1f} of {self.bound:.1f}"

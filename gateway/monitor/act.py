@@ -18,8 +18,10 @@ from gateway.core.fields import Json
 from gateway.core.policy import Advance, Hold, Rollback, quarantine_s
 from gateway.core.records import Cursor
 from gateway.core.reopening import Acquit
+from gateway.core.retraining import ASK
 from gateway.core.rollouts import Event, Rollout, RolloutState, apply_event, moved_champion
 from gateway.core.routes import Revision, Route, Variant, with_weights
+from gateway.monitor.retraining import Request
 from gateway.monitor.views import RouteView, view_of
 from gateway.ports import RegistryStore
 
@@ -100,6 +102,23 @@ def acquit(registry: RegistryStore, acquittal: Acquit, rollout: Rollout, *, now_
         evidence=_evidence(acquittal.evidence, acquittal.attribution, cursor, now_s),
     )
     registry.commit(change, decision_id=DecisionId(f"{rollout.id}:acquit"))
+
+
+def ask_retraining(registry: RegistryStore, view: RouteView, request: Request, *, now_s: float, cursor: Cursor) -> None:
+    """Record, once, that a route's model is to be trained anew; whoever is told of it reads it from there.
+
+    Raises:
+        StoreFailed: nothing was written.
+    """
+    change = Change(
+        principal=MONITOR.name,
+        action=ASK,
+        subject=f"route:{view.name}",
+        reason=request.why,
+        writes=(),
+        evidence=_evidence(request.evidence(view.model, now_s), request.attribution, cursor, now_s),
+    )
+    registry.commit(change, decision_id=DecisionId(f"{view.name}:retraining:{request.key}"))
 
 
 def action_of(event: Event) -> str:

@@ -19,7 +19,7 @@ from gateway.monitor.watch import RolloutWatch
 from gateway.ports import RegistryStore
 
 CONSUMER: Final = "monitor"
-FORMAT: Final = 10
+FORMAT: Final = 11
 _UNREADABLE: Final = (
     pickle.UnpicklingError,
     AttributeError,
@@ -85,6 +85,7 @@ def _route(state: RouteState) -> dict[str, Any]:
         "drifted": state.drifted,
         "incident_count": state.incident_count,
         "changes": state.changes,
+        "retraining": state.retraining,
     }
 
 
@@ -102,6 +103,7 @@ def _restored_route(saved: dict[str, Any], fold: Fold, registry: RegistryStore) 
         drifted=saved["drifted"],
         incident_count=saved["incident_count"],
         changes=saved["changes"],
+        retraining=saved["retraining"],
     )
     if saved["drift"] is not None:
         version = version_or_none(registry, view.model, saved["drift"]["version"])

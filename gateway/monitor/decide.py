@@ -10,15 +10,17 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from gateway.core.attribution import Attribution
 from gateway.core.errors import RevisionConflict
 from gateway.core.fields import Json
 from gateway.core.policy import Decision, Facts, Rollback, decide
 from gateway.core.records import Cursor
 from gateway.core.reopening import Acquit, reopened
 from gateway.core.rollouts import Rollout
-from gateway.monitor.act import Acted, acquit, act, roll_back_for_drift
+from gateway.monitor.act import Acted, acquit, act, ask_retraining, roll_back_for_drift
 from gateway.monitor.drifting import DriftWatch
 from gateway.monitor.fold import Fold, RouteState, is_due
+from gateway.monitor.retraining import Request
 from gateway.monitor.views import RouteView, present_view, unchanged_rollout, version_or_none
 from gateway.monitor.watch import RolloutWatch
 from gateway.ports import RegistryStore
@@ -27,8 +29,11 @@ TRIES_MAX: Final = 5  # commits of others that may come between reading and comm
 _journal = logging.getLogger(__name__)
 
 
-def decide_due(fold: Fold, registry: RegistryStore, cursor: Cursor) -> None:
+def decide_due(fold: Fold, registry: RegistryStore, cursor: Cursor, *, retraining_gap_s: float) -> None:
     """Decide everything that is due, and act.
+
+    Args:
+        retraining_gap_s: For which a route that asked to be trained anew does not ask again.
 
     Raises:
         StoreFailed: the registry cannot be read or written; what was not decided stays due.
@@ -39,6 +44,7 @@ def decide_due(fold: Fold, registry: RegistryStore, cursor: Cursor) -> None:
                 _decide_rollout(fold, fold.routes[name], registry, cursor)
                 _decide_reopened(fold, fold.routes[name], registry, cursor)
                 _decide_drift(fold, fold.routes[name], registry, cursor)
+                _decide_retraining(fold, fold.routes[name], registry, cursor, gap_s=retraining_gap_s)
                 break
             except RevisionConflict:
                 _read_again(fold, name, registry)
@@ -113,6 +119,31 @@ def _decide_drift(fold: Fold, state: RouteState, registry: RegistryStore, cursor
         if acted is not None:
             _take(fold, state, acted, "drift")
     state.drifted = 0
+
+
+def retraining_request(state: RouteState) -> Request | None:
+    """Return what a route would ask of whoever trains; None when its live version's loss did not rise."""
+    live = state.view.live_version if state.view.revision or state.drift is None else state.drift.version
+    return state.retraining.request(live, state.watch, state.drift.incidents if state.drift is not None else ())
+
+
+def _decide_retraining(fold: Fold, state: RouteState, registry: RegistryStore, cursor: Cursor, *, gap_s: float) -> None:
+    """Ask for a model to be trained anew where the world made its loss rise, once for each rise."""
+    retraining = state.retraining
+    request = retraining_request(state)
+    if request is None:
+        retraining.drop()
+        return
+    if request.attribution is Attribution.NONE or not registry.automation().is_on:
+        return
+    is_asked = retraining.asked_s is not None and fold.now_s - retraining.asked_s < gap_s
+    if request.attribution is not Attribution.WORLD or is_asked:
+        retraining.drop()
+        return
+    ask_retraining(registry, state.view, request, now_s=fold.now_s, cursor=cursor)
+    retraining.asked(request, fold.now_s)
+    facts = {"action": "ask", "route": state.view.name, "reason": request.why}
+    _journal.warning("A model is to be trained anew", extra=facts)
 
 
 def _take(fold: Fold, state: RouteState, acted: Acted, reason: str) -> None:

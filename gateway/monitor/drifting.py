@@ -144,13 +144,14 @@ class DriftWatch:
             return self._fold(time_s)
         return None
 
-    def observe_outcome(self, name: str, value: float, time_s: float) -> int | None:
+    def observe_outcome(self, name: str, value: float, time_s: float, *, answered_s: float) -> int | None:
         """Take an error (1, or 0 for none) or a loss in [0, 1], and return what `observe` does.
 
         Args:
             name: One of `OUTCOMES`.
+            answered_s: When the answer was given that it judges.
         """
-        why = self.outcomes[name].observe(value)
+        why = self.outcomes[name].observe(value, answered_s)
         return self._raise([Moved((name,), Attribution.WORLD, f"{name}: {why}")] if why else [], time_s)
 
     def bodies(self) -> list[Json]:

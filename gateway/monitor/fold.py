@@ -28,6 +28,7 @@ from gateway.core.windows import Window, merge
 from gateway.monitor.drifting import DriftWatch
 from gateway.monitor.measured import Known
 from gateway.monitor.merge import Merged
+from gateway.monitor.retraining import Retraining
 from gateway.monitor.rows import answer_tensor, row_count
 from gateway.monitor.truth import Joined, Place, TruthJoin, Waiting, packed, unpacked
 from gateway.monitor.views import RouteView
@@ -108,6 +109,7 @@ class RouteState:
         drifted: The incident whose rollback is due, or 0.
         incident_count: Drift incidents of all versions that were live.
         changes: How often the monitor changed the route, by event.
+        retraining: Rises of the loss that may have to be told to whoever trains.
     """
 
     view: RouteView
@@ -120,6 +122,7 @@ class RouteState:
     drifted: int = 0
     incident_count: int = 0
     changes: dict[str, int] = field(default_factory=dict)
+    retraining: Retraining = field(default_factory=Retraining)
 
     def learn(self, view: RouteView) -> None:
         """Take a revision of the route; the newest becomes its view."""
@@ -204,7 +207,8 @@ class Fold:
         if int(self.now_s) != second:
             self.sought = self.truth.sought(self.now_s)
             for name, state in self.routes.items():
-                if state.drifted or is_due(state) or (state.watch is not None and state.watch.is_reopened):
+                is_reopened = state.watch is not None and state.watch.is_reopened
+                if state.drifted or state.retraining.rise is not None or is_due(state) or is_reopened:
                     self.due[name] = None
 
     def acted(self, name: str, event: Event, rollout: Rollout | None, view: RouteView) -> None:
@@ -380,7 +384,7 @@ class Fold:
         tally.delays.count(max(0.0, joined.time_s - joined.waiting.time_s))
         tally.window(joined.time_s).count_truth(joined.time_s, value)
         if state.drift is not None and state.drift.version == place.version:
-            self._raise_drift(state, place.route, state.drift.observe_outcome("loss", value, self.now_s))
+            self._observe_loss(state, state.drift, value, joined)
         self._know_pair(state, prediction_id, joined)
         if watch is not None:
             told = Told(prediction_id, SIDES[place.variant], joined.waiting.key, place.share, joined.waiting.time_s)
@@ -406,9 +410,20 @@ class Fold:
         for attempt in record.attempts:
             if attempt.version == live and attempt.outcome is not Outcome.ABANDONED:
                 is_fault = attempt.outcome is not Outcome.OK and attempt.outcome in FAULTS
-                self._raise_drift(state, record.route, state.drift.observe_outcome("errors", float(is_fault), self.now_s))
+                found = state.drift.observe_outcome("errors", float(is_fault), self.now_s, answered_s=record.time_s)
+                self._raise_drift(state, record.route, found)
         if record.version == live and record.outcome is Outcome.OK:
             self._raise_drift(state, record.route, state.drift.observe(record, self.now_s))
+
+    def _observe_loss(self, state: RouteState, drift: DriftWatch, value: float, joined: Joined) -> None:
+        """Feed a loss of the live version to its drift watch; a rise may be a reason to train anew."""
+        route = joined.waiting.place.route
+        found = drift.observe_outcome("loss", value, self.now_s, answered_s=joined.waiting.time_s)
+        departure = drift.outcomes["loss"].departure
+        if found is not None and departure is not None:
+            state.retraining.learn(drift.version, departure, self.now_s)
+            self.due[route] = None
+        self._raise_drift(state, route, found)
 
     def _raise_drift(self, state: RouteState, route: str, incidents: int | None) -> None:
         """Count new incidents of an alarm, None when there was none; where the route asks for it a rollback is due."""

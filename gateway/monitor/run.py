@@ -175,7 +175,8 @@ class Monitor:
 
     def _decide_due(self) -> None:
         try:
-            decide_due(self.fold, self._registry, self._merge.cursor())
+            gap_s = self._settings.retraining_gap_s
+            decide_due(self.fold, self._registry, self._merge.cursor(), retraining_gap_s=gap_s)
         except PortFault:
             raise
         except BaseException:

@@ -11,7 +11,7 @@ from typing import Final, cast
 
 from gateway.core import cohorts
 from gateway.core.arrivals import Arrivals
-from gateway.core.attribution import Attribution, Move, attributed_body
+from gateway.core.attribution import Attribution, Move, attribute, attributed_body
 from gateway.core.cohorts import Cohorts
 from gateway.core.evidence import Outcome, ShareTest, Side
 from gateway.core.evidence.segments import SegmentReading
@@ -210,6 +210,20 @@ class RolloutWatch:
         """Return the verdicts as people see them, each with where it comes from."""
         srm, truth, moves = self._share.reading(), self.arrivals.reading(), self._moves()
         return [attributed_body(finding, srm=srm, truth=truth, moves=moves, frozen_by=frozen_by) for finding in self.findings()]
+
+    def world_loss(self) -> Move | None:
+        """Return how the champion's loss rose where that is the world's doing; None where it did not rise, or is not."""
+        risen = {name: move for name, move in self._moves().items() if move.has_risen}
+        if not risen:
+            return None
+        srm, truth = self._share.reading(), self.arrivals.reading()
+        for finding in self.findings():
+            move = risen.get(finding.guardrail.name)
+            if finding.guardrail.measure is Measure.LOSS and move is not None:
+                found = attribute(finding, srm=srm, doubt=truth.doubt, move=move, frozen_by=Attribution.NONE)
+                if found.attribution is Attribution.WORLD:
+                    return move
+        return None
 
     def facts(
         self,

@@ -18,9 +18,10 @@ from gateway.core.audit import AuditEntry, plain_object
 from gateway.core.fields import Json
 from gateway.core.policy import Decision
 from gateway.core.reopening import Acquit
+from gateway.core.retraining import ASK
 from gateway.core.rollouts import Event, Rollout, rollout_from_body
 from gateway.monitor.act import CODE_VERSION, action_of
-from gateway.monitor.decide import drift_evidence, judged, judged_again
+from gateway.monitor.decide import drift_evidence, judged, judged_again, retraining_request
 from gateway.monitor.fold import RouteState
 from gateway.ports import Filter, Timed
 from gateway.replay.past import Past, Progress, unheard
@@ -95,6 +96,8 @@ def _recomputed(entry: AuditEntry, refold: Refold, dropped_s: float) -> Recomput
     log_time_s = _log_time_s(entry)
     if log_time_s > refold.fold.now_s:
         refold.tick(log_time_s)
+    if entry.action == ASK:
+        return _recomputed_request(entry, refold, dropped_s)
     before, after = _rollout(entry.before), _rollout(entry.after)
     began = view_in(_route(entry.before), {} if before is None else {before.id: before})
     became = view_in(_route(entry.after), {after.id: after} if after is not None and after.is_open else {})
@@ -116,6 +119,25 @@ def _recomputed(entry: AuditEntry, refold: Refold, dropped_s: float) -> Recomput
         is_gone = dropped_s > 0.0 and (_began_s(before, refold, began.name if began else "") <= dropped_s)
         finding = Finding.GONE if is_gone else Finding.DIFFERS
     return Recomputed(entry.seq, entry.action, entry.subject, log_time_s, finding, tuple(differences[:DIFFERENCES_MAX]))
+
+
+def _recomputed_request(entry: AuditEntry, refold: Refold, dropped_s: float) -> Recomputed:
+    """Compare one request to train a model anew."""
+    state = refold.fold.routes.get(entry.subject.partition(":")[2])
+    request = None if state is None else retraining_request(state)
+    found: Json = {}
+    if state is not None and request is not None:
+        evidence = request.evidence(state.view.model, refold.fold.now_s)
+        found = plain_object({**evidence, "attribution": request.attribution.value})
+        state.retraining.asked(request, refold.fold.now_s)
+    recorded = {name: value for name, value in entry.evidence.items() if name not in _PLACE}
+    differences = list(_unlike("", recorded, found))
+    finding = Finding.SAME
+    if entry.evidence.get("code_version") != CODE_VERSION:
+        finding = Finding.OTHER_CODE
+    elif differences:
+        finding = Finding.GONE if dropped_s > 0.0 else Finding.DIFFERS
+    return Recomputed(entry.seq, entry.action, entry.subject, _log_time_s(entry), finding, tuple(differences[:DIFFERENCES_MAX]))
 
 
 def _differences(entry: AuditEntry, refold: Refold, route: str, rollout: Rollout | None) -> Iterator[str]:

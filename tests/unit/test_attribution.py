@@ -19,7 +19,7 @@ BROKEN = replace(SOUND, log_e_best=SOUND.bound, keys=100, challenger_keys=50, sh
 READING = replace(
     Evidence(EvidencePlan()).reading(), champion_mean=0.1, challenger_mean=0.4, lower=0.2, upper=0.4, log_e_best=6.0, bound=5.0
 )
-STEADY, RISEN = Move(0.1, 0.1, has_risen=False), Move(0.1, 0.25, has_risen=True)
+STEADY, RISEN = Move(0.1, 0.1, bound=0.2), Move(0.1, 0.25, bound=0.2)
 NONE, VERSION, WORLD, DATA = Attribution.NONE, Attribution.VERSION, Attribution.WORLD, Attribution.DATA
 
 

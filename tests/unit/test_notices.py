@@ -68,6 +68,17 @@ def test_channel_wants_its_routes_and_severities_and_what_concerns_all():
     assert of_fraud.wants(replace(rollback, route=""))
 
 
+def test_channel_that_names_kinds_is_told_of_nothing_else():
+    """A pipeline hears of retraining alone; a channel without kinds of everything."""
+    ask = notice_of(entry(action="retraining.ask", subject="route:delays", after={}, evidence={"since_s": 1.0, "until_s": 2.0}))
+    assert (ask.route, ask.severity, ask.incident) == ("delays", Severity.WARNING, "retraining:delays")
+    assert str(ask.details["export"]) in ask.text
+    assert notice_from_body(notice_body(ask)) == ask
+    pipeline = channel(kinds=["retraining.*"])
+    assert [pipeline.wants(one) for one in (ask, notice_of(entry()))] == [True, False]
+    assert channel().wants(ask)
+
+
 def test_quiet_hours_hold_back_all_but_what_is_critical():
     """Between 22 and 6 o'clock only critical notices leave, also after midnight."""
     quiet, notice = channel(quiet=["22:00", "06:00"]), notice_of(entry(action="rollout.hold"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 
 import numpy as np
+import pytest
 
 from gateway.core.outcomes import LEARN_OUTCOMES, RETURN_OUTCOMES, OutcomeWatch
 
@@ -69,3 +70,19 @@ def test_outcomes_restored_go_on_exactly() -> None:
         found += [cut + at for at in alarms(second, values[cut:])]
         assert found == expected
         assert second.body() == whole.body()
+
+
+def test_departure_says_since_when_and_how_much() -> None:
+    """What an alarm rests on begins near the change, also one so small that it takes hundreds of outcomes to see."""
+    for rate, within in ((0.5, 15), (0.2, 150)):
+        watch = watch_of(0.1)
+        for at, value in enumerate([*outcomes(0.1, 3_000, 11), *outcomes(rate, 1_000, 12)]):
+            if watch.observe(value, float(at)):
+                break
+        departure = watch.departure
+        assert departure is not None
+        assert departure.since_s == pytest.approx(3_000, abs=within)
+        assert departure.mean == pytest.approx(rate, abs=0.2)
+        assert departure.reference == pytest.approx(0.1, abs=0.03)
+        assert departure.reference < departure.high < departure.mean
+        assert departure.log_e >= departure.bound

@@ -19,7 +19,7 @@ from gateway.core.trouble import BurstWatch, FleetBreaker
 ERRORS, LOSS = DEFAULT_GUARDRAILS
 SOUND_SPLIT = ShareTest().reading()
 BROKEN_SPLIT = replace(SOUND_SPLIT, log_e_best=SOUND_SPLIT.bound, keys=100, challenger_keys=50, share=0.1)
-RISEN = {ERRORS.name: Move(0.1, 0.2, has_risen=True), LOSS.name: Move(0.2, 0.2, has_risen=False)}
+RISEN = {ERRORS.name: Move(0.1, 0.2, bound=0.15), LOSS.name: Move(0.2, 0.2, bound=0.25)}
 FACTS = Facts(now_s=10_000.0, step_since_s=0.0, challenger_keys=1_000, srm=SOUND_SPLIT)
 
 

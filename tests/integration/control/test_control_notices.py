@@ -6,6 +6,8 @@ import hashlib
 import hmac
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,9 +21,11 @@ from adapters.stores.checkpoints import SqliteCheckpoints
 from adapters.stores.registry import SqliteRegistry
 from gateway.compose import channels_of
 from gateway.control.notifier import DEAD_ATTEMPTS, OVER_AFTER_S, Condition, Notifier
-from gateway.core.changes import Automation, Change
+from gateway.core.access import MONITOR
+from gateway.core.changes import Automation, Change, DecisionId
 from gateway.core.errors import MalformedRequest
 from gateway.core.notices import GIVE_UP_S, Channel, Severity, retry_s
+from gateway.core.retraining import ASK
 from gateway.settings import NoticesSettings, Settings
 
 
@@ -68,6 +72,7 @@ class Tellable:
     """A registry with a notifier over it; `lasting` are the conditions."""
 
     def __init__(self, directory) -> None:
+        directory.mkdir(exist_ok=True)
         self.clock = ManualClock()
         self.registry = SqliteRegistry(directory / "registry.db", clock=self.clock)
         self.checkpoints = SqliteCheckpoints(directory / "checkpoints.db")
@@ -191,6 +196,67 @@ def test_condition_triggers_and_resolves_one_incident_at_pagerduty(tellable, rec
     ]
     assert events[0]["routing_key"] == "KEY"
     assert events[0]["payload"]["severity"] == "critical"
+
+
+def ask(registry, since_s: float = 1_700_000_000.0) -> None:
+    """Ask for a model to be trained anew, as the monitor does."""
+    finding = {"measure": "loss", "version": "2", "loss": 0.4, "bound": 0.25}
+    evidence = {"attribution": "WORLD", "model": "delays", "why": "it rose", "finding": finding}
+    evidence |= {"since_s": since_s, "until_s": since_s + 60.0}
+    registry.commit(Change(MONITOR.name, ASK, "route:delays", "it rose", (), evidence=evidence), decision_id=DecisionId("ask"))
+
+
+def test_training_pipeline_gets_one_event_with_the_evidence_and_where_the_data_lies(tellable, receiver):
+    """A structured CloudEvent arrives with the same id until it is taken; what is not retraining never comes."""
+    url = f"cloudevents+{receiver.url}/events?source=/headgate/test&secret=s3cret"
+    notifier = tellable.notifier(Channel("training", url, kinds=("retraining.*",)))
+    receiver.status = 503
+    tellable.switch()
+    ask(tellable.registry)
+    ask(tellable.registry)
+    notifier.turn()
+    receiver.status = 204
+    tellable.clock.move(retry_s(1))
+    notifier.turn()
+    notifier.turn()
+    (refused, _), (event, headers) = receiver.got
+    assert refused == event
+    assert headers["content-type"] == "application/cloudevents+json"
+    assert headers["headgate-signature"] == "sha256=" + hmac.new(b"s3cret", receiver.raw[1], hashlib.sha256).hexdigest()
+    assert (event["specversion"], event["type"], event["id"]) == ("1.0", "headgate.retraining.ask", "audit-2")
+    assert (event["source"], event["subject"]) == ("/headgate/test", "delays")
+    data = event["data"]
+    assert (data["attribution"], data["finding"]["loss"], data["audit_entry"]) == ("WORLD", 0.4, 2)
+    assert data["since"] == "2023-11-14T22:13:20.000Z"
+    assert f"--since {data['since']} --until {data['until']}" in data["export"]
+
+
+def test_receiver_of_the_manual_trains_once_however_often_it_is_told(tellable, tmp_path):
+    """The example starts the command with the event's data, and does not start it again for the same id."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    (tmp_path / "train.sh").write_text(f"cat >> {tmp_path}/trained; echo >> {tmp_path}/trained\n")
+    command = [sys.executable, "docs/examples/retrain.py", str(port), "sh", str(tmp_path / "train.sh")]
+    channel = Channel("training", f"cloudevents+http://127.0.0.1:{port}/")
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as pipeline:
+        try:
+            notifier = tellable.notifier(channel)
+            ask(tellable.registry)
+            deadline_s = time.monotonic() + 60
+            while not next(notifier.counts())[2]:
+                assert time.monotonic() < deadline_s, "the event was not taken"
+                notifier.turn()
+                tellable.clock.move(retry_s(1))
+                time.sleep(0.05)
+            again = Tellable(tmp_path / "again")
+            resender = again.notifier(channel)
+            ask(again.registry)
+            resender.turn()
+            assert next(resender.counts())[2] == 1
+        finally:
+            pipeline.terminate()
+    [line] = (tmp_path / "trained").read_text().splitlines()
+    assert json.loads(line)["attribution"] == "WORLD"
 
 
 def test_slack_gets_text_in_which_nothing_is_a_mention(tellable, receiver):
