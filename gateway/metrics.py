@@ -187,6 +187,9 @@ AUDIT_INTACT: Final = Metric(
     "Whether each of the newest audit entries followed from the one before it when the control plane read it.",
 )
 AUTOMATION_ON: Final = Metric("gateway_automation_on", Type.GAUGE, "Whether the gateway may change routes by itself.")
+INCREASES_SUSPENDED: Final = Metric(
+    "gateway_increases_suspended", Type.GAUGE, "Whether nothing is raised by itself because many routes were rolled back lately."
+)
 QUARANTINED: Final = Metric("gateway_quarantined_versions", Type.GAUGE, "Digests in quarantine now.")
 VERSION_INFO: Final = Metric(
     "gateway_version_info",

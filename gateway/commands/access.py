@@ -50,7 +50,7 @@ def release(
     reason: ReasonOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Let rollouts use a digest again before its time; its strikes are kept."""
+    """Let rollouts use a digest again before its time; its strikes are kept. Needs a reason."""
     with gateway.admin() as admin:
         released = admin.release(digest, reason=reason)
     return output.show_json(released) if as_json else typer.echo(f"released {digest}")
@@ -143,3 +143,7 @@ def _turn(gateway: Gateway, *, is_on: bool, reason: str, as_json: bool) -> None:
 
 def _tell(state: Json) -> None:
     typer.echo("automation is on" if state.get("is_on") else "automation is off: the gateway changes no route by itself")
+    fleet = output.mapping(state.get("fleet"))
+    if fleet.get("is_suspended"):
+        routes = ", ".join(map(str, names)) if isinstance(names := fleet.get("rolled_back"), list) else ""
+        typer.echo(f"nothing is raised until {output.moment(fleet.get('until_s'))}: rolled back lately were {routes}")

@@ -1,4 +1,4 @@
-"""Conditions that people are told of: routes that are unwell, a monitor that is silent or behind, workers that do not report."""
+"""Conditions that people are told of: routes that are unwell, a monitor that is silent or behind, a fleet rolled back."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 
 from gateway.control.calls import Control
 from gateway.control.health import unwell
-from gateway.control.monitored import object_of
+from gateway.control.monitored import fleet, object_of
 from gateway.control.notifier import Condition
 from gateway.core.health import SILENT_MAX_S, Level
 from gateway.core.notices import Severity
@@ -39,5 +39,9 @@ def _of_monitor(control: Control) -> Iterator[Condition]:
     if silent_s > SILENT_MAX_S:
         what = f"the monitor has shown nothing for {silent_s:.0f} s: no version is rolled back meanwhile"
         yield Condition("monitor:silent", Severity.CRITICAL, "", what)
-    elif lag_s > LAG_MAX_S:
+        return
+    if reason := fleet(control.readings.latest()).reason:
+        what = f"nothing is raised by itself: {reason}; look for what they share"
+        yield Condition("fleet:suspended", Severity.CRITICAL, "", what)
+    if lag_s > LAG_MAX_S:
         yield Condition("monitor:lag", Severity.WARNING, "", f"the monitor is {lag_s:.0f} s behind the log")

@@ -8,6 +8,7 @@ from typing import Final
 
 from gateway.control.auth import all_keys, new_key
 from gateway.control.calls import Answer, Call, Control, page_of
+from gateway.control.monitored import fleet
 from gateway.core.access import Key, Scope, key_body, limits_from_body
 from gateway.core.audit import FIRST_HASH, AuditEntry, entry_body, first_broken, lost_anchors
 from gateway.core.changes import Automation, Change, DropKey, PutKey, Quarantine, quarantine_body
@@ -102,20 +103,26 @@ def list_quarantine(control: Control, call: Call) -> Answer:
 
 
 def release(control: Control, call: Call) -> Answer:
-    """Release a digest before its time; its strikes stay."""
-    digest, now_s = call.path["digest"], control.clock.now_s()
+    """Release a digest before its time; its strikes stay.
+
+    Raises:
+        MalformedRequest: no reason was given.
+        UnknownSubject: the digest is not in quarantine now.
+    """
+    digest, now_s, reason = call.path["digest"], control.clock.now_s(), call.asked("reason", str)
+    if not reason.strip():
+        raise MalformedRequest("reason: missing; expected why, in a sentence; it stands in the audit log")
     held = next((one for one in control.registry.quarantines() if one.digest == digest), None)
     if held is None or held.until_s <= now_s:
         raise UnknownSubject(f"digest {digest[:80]!r} is not in quarantine")
     released = replace(held, until_s=0.0)
-    subject = f"quarantine:{digest}"
-    control.registry.commit(Change(call.principal.name, "quarantine.release", subject, call.asked("reason", str), (released,)))
+    control.registry.commit(Change(call.principal.name, "quarantine.release", f"quarantine:{digest}", reason, (released,)))
     return Answer(_quarantine_shown(released, now_s))
 
 
 def show_automation(control: Control, _: Call) -> Answer:
-    """Return whether the gateway may change routes by itself."""
-    return Answer({"is_on": control.registry.automation().is_on})
+    """Return whether the gateway may change routes by itself, and whether too many rollbacks keep it from raising anything."""
+    return Answer({"is_on": control.registry.automation().is_on, "fleet": fleet(control.readings.latest()).body()})
 
 
 def put_automation(control: Control, call: Call) -> Answer:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from gateway.control.calls import Answer, Call, Control
 from gateway.core.fields import Json
 from gateway.core.rollouts import Rollout
+from gateway.core.trouble import FleetReading
 from gateway.core.troubles import complaints
 
 
@@ -37,6 +38,12 @@ def evidence(readings: Json | None, rollout: Rollout) -> Json:
     if object_of(shown.pop("rollout", None)).get("id") != rollout.id:
         return {}
     return shown
+
+
+def fleet(readings: Json | None) -> FleetReading:
+    """Return whether rollbacks of many routes keep the gateway from raising anything, as the monitor last showed it."""
+    shown = object_of(object_of((readings or {}).get("monitor")).get("fleet"))
+    return FleetReading.from_body(shown) if shown else FleetReading()
 
 
 def _shown(control: Control, call: Call, parts: tuple[str, ...]) -> Answer:

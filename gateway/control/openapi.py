@@ -216,7 +216,7 @@ def _schemas() -> dict[str, Schema]:
             open={"type": "array", "items": {"type": "object"}},
         ),
         "ChannelTest": _object(("channel", "is_delivered"), channel=text, is_delivered={"type": "boolean"}, error=text),
-        "Automation": _object(("is_on",), is_on={"type": "boolean"}),
+        "Automation": _object(("is_on",), is_on={"type": "boolean"}, fleet=anything),
         "AuditEntries": _listing("entries", anything),
         "Question": _object(
             ("sql",),

@@ -188,7 +188,7 @@ def refuse_quarantined(control: Control, versions: Iterable[Version]) -> None:
             name = f"version {version.version} of {version.model}"
             raise Quarantined(
                 f"{name} is in quarantine for {left_s / 60:.0f} min more: {quarantine.reason}",
-                hint=f"headgate quarantine release {quarantine.digest}",
+                hint=f"headgate quarantine release {quarantine.digest} --reason …",
             )
 
 

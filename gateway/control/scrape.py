@@ -8,6 +8,7 @@ from typing import Final
 
 from gateway.control.calls import Answer, Call, Control, Reply, Text
 from gateway.control.health import ROLLOUTS_MAX, health_samples
+from gateway.control.monitored import fleet
 from gateway.control.propagation import revisions, statuses_of
 from gateway.core.errors import GatewayError
 from gateway.core.rollouts import Rollout, RolloutState
@@ -17,6 +18,7 @@ from gateway.core.troubles import Trouble, complaints
 from gateway.exposition import exposition
 from gateway.metrics import (
     AUTOMATION_ON,
+    INCREASES_SUSPENDED,
     MONITOR_TROUBLE,
     NEWEST_TABLE_REVISION,
     NOTICES_DELIVERED,
@@ -95,6 +97,7 @@ def _of_monitor(control: Control) -> Iterator[Sample]:
         picture = control.readings.latest()
     except GatewayError:  # unreadable is as good as silent
         picture = None
+    yield _sample(INCREASES_SUSPENDED, bool(fleet(picture).reason))
     troubles = {one.trouble for one in complaints(picture, now_s=control.clock.now_s())}
     for trouble in Trouble:
         yield _sample(MONITOR_TROUBLE, trouble in troubles, trouble.value)

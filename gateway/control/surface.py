@@ -275,7 +275,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         "DELETE",
         f"{API}/quarantine/{{digest}}",
         "releaseDigest",
-        "Release a digest before its time.",
+        "Release a digest before its time; needs a reason.",
         Scope.OPERATE,
         ledger.release,
         (_REASON,),

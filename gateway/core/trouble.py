@@ -6,6 +6,7 @@ Folds in the log's order; what it means is `core/policy.py`'s to say.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from gateway.core.evidence import Side
@@ -20,6 +21,39 @@ FLEET_S: Final = 600.0
 FLEET_ROUTES: Final = 3  # rolled back within that time: no chance, but something that they share…
 FLEET_SHARE: Final = 0.05  # …or this part of all routes…
 FLEET_ROUTES_MIN: Final = 2  # …if they are more than one
+NAMED_MAX: Final = 5  # routes in one sentence
+
+
+@dataclass(frozen=True, slots=True)
+class FleetReading:
+    """Where the breaker stands.
+
+    Attributes:
+        rolled_back: Routes, within the time that counts.
+        until_s: When it closes if no other route is rolled back; None while it is closed.
+    """
+
+    rolled_back: tuple[str, ...] = ()
+    until_s: float | None = None
+
+    @property
+    def reason(self) -> str:
+        """Why nothing is raised by itself; empty while it may be."""
+        if self.until_s is None:
+            return ""
+        named = ", ".join(self.rolled_back[:NAMED_MAX])
+        return f"{len(self.rolled_back)} routes were rolled back within {FLEET_S / 60:.0f} minutes: {named}"
+
+    def body(self) -> Json:
+        """Return it as the monitor shows it."""
+        return {"rolled_back": list(self.rolled_back), "is_suspended": self.until_s is not None, "until_s": self.until_s}
+
+    @classmethod
+    def from_body(cls, body: object) -> FleetReading:
+        """Read what `body` wrote."""
+        fields = Fields(body, "fleet")
+        until_s = fields.number("until_s", 0.0, 1e12) if fields.has("until_s") else None
+        return cls(tuple(map(str, fields.items("rolled_back", 1_000_000))), until_s)
 
 
 class FleetBreaker:
@@ -44,6 +78,13 @@ class FleetBreaker:
         """Return whether automatic increases are suspended, among so many routes."""
         count = len(self.routes(now_s))
         return count >= FLEET_ROUTES or (count >= FLEET_ROUTES_MIN and count >= FLEET_SHARE * route_count)
+
+    def reading(self, route_count: int, now_s: float) -> FleetReading:
+        """Return where it stands, among so many routes."""
+        if not self.is_open(route_count, now_s):
+            return FleetReading(tuple(self.routes(now_s)))
+        ends_s = sorted(at_s + FLEET_S for at_s in self._rolled_back.values() if now_s - at_s < FLEET_S)
+        return FleetReading(tuple(self.routes(now_s)), next(end_s for end_s in ends_s if not self.is_open(route_count, end_s)))
 
     def state(self) -> dict[str, float]:
         """Return everything needed to go on exactly."""

@@ -73,10 +73,7 @@ def picture(fold: Fold, merge: Merge, *, lag_s: float, drills: Json, published_a
             },
             "unplaced": fold.unplaced,
             "drills": drills,
-            "fleet": {
-                "rolled_back": fold.fleet.routes(fold.now_s),
-                "is_suspended": fold.fleet.is_open(len(fold.routes), fold.now_s),
-            },
+            "fleet": fold.fleet.reading(len(fold.routes), fold.now_s).body(),
         },
         "routes": {name: _route(state, fold.now_s) for name, state in sorted(fold.routes.items())},
     }

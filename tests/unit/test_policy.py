@@ -14,7 +14,7 @@ from gateway.core.plans import HoldOutcome, Inconclusive, Plan, ShadowPhase, Ste
 from gateway.core.policy import Advance, Decision, Facts, Hold, Rollback, decide, quarantine_s
 from gateway.core.rollouts import Event, Rollout, RolloutState, apply_event, begin
 from gateway.core.routes import champion_route
-from gateway.core.trouble import BurstWatch, FleetBreaker
+from gateway.core.trouble import BurstWatch, FleetBreaker, FleetReading
 
 ERRORS, LOSS = DEFAULT_GUARDRAILS
 SOUND_SPLIT = ShareTest().reading()
@@ -227,6 +227,13 @@ def test_fleet_breaker_opens_for_three_routes_or_a_share_of_few() -> None:
     assert not fleet.is_open(41, 20.0)
     fleet.observe("c", 30.0)
     assert FleetBreaker(json.loads(json.dumps(fleet.state()))).is_open(1_000, 30.0)
+    shown = fleet.reading(1_000, 30.0)
+    assert (shown.rolled_back, shown.until_s) == (("a", "b", "c"), 610.0)
+    assert FleetReading.from_body(json.loads(json.dumps(shown.body()))) == shown
+    assert "3 routes were rolled back within 10 minutes: a, b, c" in shown.reason
+    assert not fleet.is_open(1_000, 610.0)
+    assert fleet.reading(1_000, 610.0) == FleetReading(("b", "c"))
+    assert fleet.reading(40, 30.0).until_s == 620.0, "of so few routes two are too many"
     assert fleet.routes(615.0) == ["b", "c"]
     assert not fleet.is_open(1_000, 615.0)
     fleet.observe("d", 10_000.0)

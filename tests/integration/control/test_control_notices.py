@@ -26,6 +26,7 @@ from gateway.core.changes import Automation, Change, DecisionId
 from gateway.core.errors import MalformedRequest
 from gateway.core.notices import GIVE_UP_S, Channel, Severity, retry_s
 from gateway.core.retraining import ASK
+from gateway.core.trouble import FleetReading
 from gateway.settings import NoticesSettings, Settings
 
 
@@ -336,6 +337,27 @@ def test_admin_api_shows_channels_without_addresses_and_tests_them(start_control
     shown = control.admin.get("/api/v1/notices").text
     assert '"channel":"hook"' in shown.replace(" ", "")
     assert "s3cret" not in shown
+
+
+def test_fleet_that_was_rolled_back_is_told_shown_and_measured(start_control, receiver):
+    """While nothing is raised by itself, a critical notice, a metric and the automation switch say so, and until when."""
+    channel = Channel("hook", receiver.url, Severity.CRITICAL)
+    control = start_control(channels={"hook": (channel, opened_sender(channel))})
+    suspended = 'gateway_increases_suspended{process="control"} '
+    assert f"{suspended}0.0" in control.admin.get("/metrics").text
+    fleet = FleetReading(("a", "b", "c"), time.time() + 300)
+    monitor = {"time_s": time.time(), "published_at_s": time.time(), "lag_s": 0.0, "fleet": fleet.body()}
+    (control.data / "readings.json").write_text(json.dumps({"monitor": monitor, "routes": {}}))
+    deadline_s = time.monotonic() + 30
+    while not receiver.got:
+        assert time.monotonic() < deadline_s, "nobody was told"
+        time.sleep(0.05)
+    told, _ = receiver.got[0]
+    assert (told["incident"], told["severity"]) == ("fleet:suspended", "critical")
+    assert "a, b, c" in told["title"]
+    assert f"{suspended}1.0" in control.admin.get("/metrics").text
+    shown = control.admin.get("/api/v1/automation").json()["fleet"]
+    assert (shown["is_suspended"], shown["rolled_back"]) == (True, ["a", "b", "c"])
 
 
 @pytest.mark.parametrize(

@@ -246,9 +246,15 @@ def test_quarantined_version_is_refused_until_released(control):
     refused = control.admin.post("/api/v1/routes/delays/rollouts", json={"challenger": "2"})
     assert refused.status_code == 409
     assert "it was wrong" in refused.json()["error"]
+    for query in ({}, {"reason": " "}):
+        silent = control.admin.delete(f"/api/v1/quarantine/{digest}", params=query)
+        assert (silent.status_code, "reason" in silent.json()["error"]) == (400, True)
     released = control.admin.delete(f"/api/v1/quarantine/{digest}", params={"reason": "data was wrong, not the model"})
     assert (released.status_code, released.json()["is_active"], released.json()["strikes"]) == (200, False, 1)
-    assert control.admin.delete(f"/api/v1/quarantine/{digest}").status_code == 404
+    again = control.admin.delete(f"/api/v1/quarantine/{digest}", params={"reason": "once more"})
+    assert again.status_code == 404
+    [entry] = control.admin.get("/api/v1/audit?order=newest&limit=1").json()["entries"]
+    assert (entry["action"], entry["reason"]) == ("quarantine.release", "data was wrong, not the model")
     assert control.put_route("delays", ("champion", "2", 10_000), if_match=1).status_code == 200
 
 
