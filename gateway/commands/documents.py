@@ -7,9 +7,12 @@ import json
 from pathlib import Path
 from typing import Final
 
+import typer
 import yaml
 
 from gateway.core.errors import MalformedRequest
+from gateway.core.fields import Json
+from gateway.core.plans import plan_from_body
 
 BYTES_MAX: Final = 65_536  # twenty guardrails and steps take 5 kB
 DEPTH_MAX: Final = 20
@@ -34,6 +37,20 @@ def read_document(path: Path) -> object:
     except (TypeError, ValueError) as error:
         raise MalformedRequest(f"{path}: {error}", hint="quote what looks like a date") from error
     return document
+
+
+def read_plan(path: Path) -> Json:
+    """Return the plan of a rollout as it is written; empty where the document is, for everything has a default.
+
+    Raises:
+        typer.BadParameter: it cannot be read, or is no plan.
+    """
+    try:
+        document = read_document(path)
+        plan_from_body(document)
+    except MalformedRequest as error:
+        raise typer.BadParameter(f"{path}: {error.message}", param_hint="--plan") from None
+    return document if isinstance(document, dict) else {}
 
 
 def _refuse_unbounded(path: Path, text: bytes) -> None:

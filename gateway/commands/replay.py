@@ -15,7 +15,6 @@ from gateway.commands.predictions import SinceOption, UntilOption, moment
 from gateway.commands.session import Gateway, JsonOption, examples, reaches
 
 if TYPE_CHECKING:
-    from gateway.core.plans import Plan
     from gateway.replay.past import Progress
 
 _DAYS: Final[dict[str, output.Cell]] = {
@@ -56,7 +55,9 @@ def replay(
     version: Annotated[str, typer.Option(help="Run this version of the route's model over the logged inputs.")] = "",
     plan: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, help="Judge the logged rollouts under this plan: lines of `name: value`."),
+        typer.Option(
+            exists=True, dir_okay=False, help="Judge the logged rollouts under this plan, as `rollouts start` takes it."
+        ),
     ] = None,
     since: SinceOption = "",
     until: UntilOption = "",
@@ -71,7 +72,7 @@ def replay(
         raise typer.BadParameter("give either --version or --plan")
     span = {name: float(moment(text)) if text else None for name, text in (("since_s", since), ("until_s", until))}
     if plan is not None:
-        return _replay_plan(gateway, route, plan_read(plan), span, as_json=as_json)
+        return _replay_plan(gateway, route, plan, span, as_json=as_json)
     return _replay_version(gateway, route, version, span, tolerance=tolerance, as_json=as_json)
 
 
@@ -94,18 +95,6 @@ def watched(what: str, span: dict[str, float | None]) -> Iterator[Progress]:
         yield move
 
 
-def plan_read(path: Path) -> Plan:
-    """Return the plan of a file, YAML or JSON."""
-    from gateway.commands.documents import read_document
-    from gateway.core.errors import MalformedRequest
-    from gateway.core.plans import plan_from_body
-
-    try:
-        return plan_from_body(read_document(path))
-    except MalformedRequest as error:
-        raise typer.BadParameter(f"{path}: {error}", param_hint="--plan") from None
-
-
 def _replay_version(
     gateway: Gateway, route: str, name: str, span: dict[str, float | None], *, tolerance: float, as_json: bool
 ) -> None:
@@ -123,10 +112,13 @@ def _replay_version(
     return None
 
 
-def _replay_plan(gateway: Gateway, route: str, plan: Plan, span: dict[str, float | None], *, as_json: bool) -> None:
+def _replay_plan(gateway: Gateway, route: str, file: Path, span: dict[str, float | None], *, as_json: bool) -> None:
+    from gateway.commands.documents import read_plan
     from gateway.compose import opened_past
+    from gateway.core.plans import plan_from_body
     from gateway.replay.plan import PlanReplay
 
+    plan = plan_from_body(read_plan(file))
     with opened_past(gateway.data_dir) as past, watched("replaying", span) as progress:
         replayed = PlanReplay(past, route, plan)
         replayed.run(since_s=span["since_s"], until_s=span["until_s"], progress=progress)

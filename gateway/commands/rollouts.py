@@ -10,7 +10,6 @@ import typer
 
 from gateway.commands import output
 from gateway.commands.session import Gateway, JsonOption, ReasonOption, RouteArgument, examples, fail, reaches
-from gateway.core.errors import MalformedRequest
 from gateway.core.fields import Json
 
 if TYPE_CHECKING:
@@ -67,13 +66,10 @@ def start(
     as_json: JsonOption = False,
 ) -> None:
     """Start a rollout, which then goes by itself from phase to phase as its plan says: forward on evidence, back on evidence."""
-    from gateway.commands.documents import read_document
+    from gateway.commands.documents import read_plan
 
-    document = read_document(plan) if plan is not None else None
-    if not isinstance(document, dict | None):
-        raise MalformedRequest(f"{plan}: expected an object")
     wanted: dict[str, object] = {"steps": step or None, "advances_itself": False if by_hand else None}
-    body = (document or {}) | {name: value for name, value in wanted.items() if value is not None}
+    body = (read_plan(plan) if plan is not None else {}) | {name: value for name, value in wanted.items() if value is not None}
     with gateway.admin() as admin:
         rollout = admin.start_rollout(route, version, plan=body, reason=reason)
     return output.show_json(rollout) if as_json else _show(rollout)

@@ -53,7 +53,7 @@ def test_past_is_decided_and_answered_again(start_gateway, until, write_linear_m
     assert "the same" in headgate(gateway, "audit", "verify", "--recompute").stdout
 
     plan = tmp_path / "plan.yaml"
-    plan.write_text("steps: [2000, 5000]  # of 10,000\n")
+    plan.write_text("steps:\n- weight: 2000  # of 10,000\n- 5000\n")
     found = json.loads(headgate(gateway, "replay", "--route", "delays", "--plan", plan, "--json").stdout)
     [rollout] = found["rollouts"]
     [entry] = [

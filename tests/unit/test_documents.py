@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import typer
 
-from gateway.commands.documents import BYTES_MAX, read_document
+from gateway.commands.documents import BYTES_MAX, read_document, read_plan
 from gateway.core.errors import MalformedRequest
+from gateway.core.plans import Plan, Step, plan_from_body
 
 
 def test_document_is_yaml_or_json(tmp_path):
@@ -47,3 +49,19 @@ def test_document_that_is_not_there_is_refused(tmp_path):
     for path in (tmp_path / "absent.yaml", tmp_path):
         with pytest.raises(MalformedRequest, match=path.name):
             read_document(path)
+
+
+def test_plan_is_a_document_however_deep(tmp_path):
+    """Nested YAML, JSON and nothing at all are plans; what is no plan is wrong usage that names the file."""
+    file = tmp_path / "plan.yaml"
+    file.write_text("---\nshadow:\n  fraction: 0.5\nsteps:\n- 100\n- weight: 2000  # of 10,000\n  dwell_s: 9\ndwell_s: 60\n")
+    assert plan_from_body(read_plan(file)).steps == (Step(100, 60.0), Step(2_000, 9.0))
+    assert plan_from_body(read_plan(file)).shadow.fraction == 0.5
+    file.write_text('{"samples_min": 7}')
+    assert plan_from_body(read_plan(file)) == Plan(steps=(Step(1_000, samples_min=7), Step(5_000, samples_min=7)))
+    file.write_text("# the defaults\n")
+    assert plan_from_body(read_plan(file)) == Plan()
+    for wrong in ("steps: [\n", "step: [1]\n", "[1]", "steps: many\n"):
+        file.write_text(wrong)
+        with pytest.raises(typer.BadParameter, match=r"plan\.yaml"):
+            read_plan(file)

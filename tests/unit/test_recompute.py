@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import typer
 
-from gateway.commands.replay import plan_read
 from gateway.core.models import Target, Task
-from gateway.core.plans import Plan, Step
 from gateway.core.recompute import difference, said
 from gateway.core.tensors import Datatype, Tensor
 
@@ -48,16 +45,3 @@ def test_decision_is_the_side_of_the_threshold():
     assert said(binary, two).tolist() == [False, True]
     assert said(Target(Task.MULTICLASS, "p", ("a", "b")), two).tolist() == [0, 1]
     assert said(Target(Task.REGRESSION, "p"), two) is None
-
-
-def test_plan_is_read_from_lines_or_json(tmp_path):
-    """A plan's file is YAML or JSON; what is no plan is wrong usage."""
-    file = tmp_path / "plan.yaml"
-    file.write_text("---\nsteps: [100, 2000] # of 10,000\ndwell_s: 60\nadvances_itself: false\n")
-    assert plan_read(file) == Plan(steps=(Step(100, 60.0), Step(2_000, 60.0)), advances_itself=False)
-    file.write_text('{"samples_min": 7}')
-    assert plan_read(file) == Plan(steps=(Step(1_000, samples_min=7), Step(5_000, samples_min=7)))
-    for wrong in ("steps: [\n", "step: [1]\n", "[1]"):
-        file.write_text(wrong)
-        with pytest.raises(typer.BadParameter, match="plan"):
-            plan_read(file)
