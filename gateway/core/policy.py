@@ -23,6 +23,7 @@ INCREASE_GAP_S: Final = 900.0  # one automatic increase a route in 15 minutes, s
 NO_ARRIVALS: Final = ArrivalReading()
 PAIRED: Final = frozenset({Measure.DISAGREEMENT, Measure.SHADOW_LOSS})  # heard while one of the two sees copies
 INCREASES: Final = frozenset({Event.ADVANCE, Event.PROMOTE})  # what gives callers to the challenger
+_PHASES: Final = frozenset({RolloutState.SHADOW, RolloutState.CANARY, RolloutState.BAKING})  # that pass with time
 QUARANTINE_S: Final = 1_800.0
 QUARANTINE_MAX_S: Final = 7 * 86_400.0
 
@@ -34,6 +35,8 @@ class Facts:
     Attributes:
         now_s: The log's time, seconds since the epoch.
         step_since_s: When the rollout's phase (the shadow, a step, the bake time) began.
+        seen_s: How long its records have come; less than the time since it began where none did.
+        stalled: Why `seen_s` grows no more; empty while it does.
         challenger_keys: Distinct keys of the challenger in this phase.
         srm: Of the rollout's assignments.
         truth: Whether the rollout's ground truth can be relied on.
@@ -48,6 +51,7 @@ class Facts:
 
     now_s: float
     step_since_s: float
+    seen_s: float
     challenger_keys: int
     srm: ShareReading
     truth: ArrivalReading = NO_ARRIVALS
@@ -58,6 +62,7 @@ class Facts:
     last_increase_s: float | None = None
     is_fleet_failing: bool = False
     needs_approval: bool = False
+    stalled: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +166,8 @@ def _judged(rollout: Rollout, findings: Sequence[Finding], facts: Facts, evidenc
         return Hold("a drift incident freezes the route", facts.frozen_by, evidence)
     obstacle = _unproven(rollout, findings, facts) or _not_yet(rollout, facts)
     if obstacle is not None:
-        return Hold(obstacle, evidence=evidence)
+        is_stalled = facts.stalled and rollout.state in _PHASES
+        return Hold(f"{obstacle}; {facts.stalled}" if is_stalled else obstacle, evidence=evidence)
     reason = "; ".join(finding.reason for finding in findings)
     return Advance(reason, evidence=evidence, event=_next_event(rollout, facts))
 
@@ -200,7 +206,7 @@ def _unproven(rollout: Rollout, findings: Sequence[Finding], facts: Facts) -> st
 def _not_yet(rollout: Rollout, facts: Facts) -> str | None:
     """Return what time, or the rest of the fleet, has against going on now; None when nothing."""
     dwell_s, _ = _wanted(rollout)
-    if (rest_s := facts.step_since_s + dwell_s - facts.now_s) > 0:
+    if (rest_s := dwell_s - facts.seen_s) > 0:
         return f"{rest_s:.0f} s more in this phase"
     event = _next_event(rollout, facts)
     if event is Event.PROMOTE and not rollout.plan.promotes_itself:
@@ -285,6 +291,7 @@ def evidence_body(rollout: Rollout, findings: Sequence[Finding], facts: Facts) -
         "frozen_by": facts.frozen_by.value,
         "challenger_keys": facts.challenger_keys,
         "step_since_s": facts.step_since_s,
+        "seen_s": facts.seen_s,
         "last_increase_s": facts.last_increase_s,
         "needs_approval": facts.needs_approval,
         "now_s": facts.now_s,

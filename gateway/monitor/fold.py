@@ -216,7 +216,7 @@ class Fold:
         state = self.routes[name]
         state.learn(view)
         if rollout is not None and state.watch is not None and state.watch.rollout.id == rollout.id:
-            state.watch.learn(rollout)
+            state.watch.learn(rollout, view.revision)
         state.changes[event.value] = state.changes.get(event.value, 0) + 1
         if event in INCREASES:
             state.last_increase_s = self.now_s
@@ -228,7 +228,7 @@ class Fold:
             versions = self.versions_of(rollout.model)
             state.watch, state.decision = RolloutWatch(rollout, epoch_s=self.epoch_s, version_of=versions), {}
         else:
-            state.watch.learn(rollout)
+            state.watch.learn(rollout, state.view.revision)
 
     def _predict(self, record: PredictionRecord) -> None:
         state = self.routes[record.route]

@@ -18,6 +18,7 @@ from gateway.core.evidence.segments import SegmentReading
 from gateway.core.fields import Fields, Json
 from gateway.core.guardrails import Finding, Measure, error_value, own_attempt
 from gateway.core.losses import Truth
+from gateway.core.phases import PhaseClock
 from gateway.core.policy import Facts
 from gateway.core.records import FAULTS, Kind, PredictionRecord
 from gateway.core.records import Outcome as Ended
@@ -80,12 +81,19 @@ class RolloutWatch:
         self.is_reopened = False
         self._burst = BurstWatch()
         self._step_keys: dict[str, None] = {}
+        self._clock = PhaseClock(rollout.since_revision)
         self._was_urgent = False
 
-    def learn(self, rollout: Rollout) -> None:
-        """Take the rollout as it stands now; a new phase begins to count anew."""
+    def learn(self, rollout: Rollout, revision: int = 0) -> None:
+        """Take the rollout as it stands now; a new phase begins to count anew.
+
+        Args:
+            revision: Of the route, as the rollout has it now; a phase with another split begins with records from it on.
+        """
         if rollout.since_s != self.rollout.since_s:
             self._step_keys = {}
+            is_resplit = _is_resplit(self.rollout, rollout)
+            self._clock = PhaseClock(max(revision, rollout.since_revision) if is_resplit else self._clock.revision)
         self.rollout = rollout
 
     def accepts(self, record: PredictionRecord) -> bool:
@@ -95,11 +103,12 @@ class RolloutWatch:
     def observe(self, record: PredictionRecord, time_s: float, share: float) -> bool:
         """Take a record that `accepts` let through, and return whether a decision became urgent."""
         side = SIDES[record.assigned]
+        self._clock.observe(record.revision, time_s)
         self._share.observe(record.assignment_key, side, share)
         if not is_compared(record):
             return False
-        if side is Side.CHALLENGER and len(self._step_keys) < STEP_KEYS_MAX:
-            self._step_keys[record.assignment_key] = None
+        if side is Side.CHALLENGER:
+            self._count_key(record)
         fault = error_value(record)
         if fault is not None:
             self._burst.observe(side, record.assignment_key, time_s, is_fault=fault > 0.0)
@@ -141,8 +150,9 @@ class RolloutWatch:
         side = self._side_beside(record)
         if side is None or not record.attempts or record.attempts[0].outcome is Ended.ABANDONED:
             return False
-        if record.kind is Kind.SHADOW and side is Side.CHALLENGER and len(self._step_keys) < STEP_KEYS_MAX:
-            self._step_keys[record.assignment_key] = None
+        self._clock.observe(record.revision, time_s)
+        if record.kind is Kind.SHADOW and side is Side.CHALLENGER:
+            self._count_key(record)
         self._burst.observe(side, record.assignment_key, time_s, is_fault=record.attempts[0].outcome in FAULTS)
         return self._became_urgent()
 
@@ -249,6 +259,8 @@ class RolloutWatch:
             last_increase_s=last_increase_s,
             is_fleet_failing=is_fleet_failing,
             needs_approval=needs_approval,
+            seen_s=self._clock.passed_s(now_s),
+            stalled=self._clock.stalled(now_s),
         )
 
     def state(self) -> Json:
@@ -264,6 +276,7 @@ class RolloutWatch:
             "is_reopened": self.is_reopened,
             "burst": self._burst.state(),
             "step_keys": list(self._step_keys),
+            "clock": self._clock.state(),
             "was_urgent": self._was_urgent,
         }
 
@@ -288,11 +301,17 @@ class RolloutWatch:
         watch.is_reopened = fields.boolean("is_reopened")
         watch._burst = BurstWatch.restored(fields.value("burst"))
         watch._step_keys = dict.fromkeys(str(key) for key in fields.items("step_keys", STEP_KEYS_MAX))
+        watch._clock = PhaseClock.restored(fields.value("clock"))
         watch._was_urgent = fields.boolean("was_urgent")
         return watch
 
     def _moves(self) -> dict[str, Move]:
         return {rail.guardrail.name: move for rail in self._rails if (move := rail.past.move()) is not None}
+
+    def _count_key(self, record: PredictionRecord) -> None:
+        """Count a key of the challenger in this phase."""
+        if record.revision >= self._clock.revision and len(self._step_keys) < STEP_KEYS_MAX:
+            self._step_keys[record.assignment_key] = None
 
     def _keep(self, record: PredictionRecord) -> None:
         """Remember what guardrails need of a prediction until its truth is known."""
@@ -307,6 +326,12 @@ class RolloutWatch:
         is_urgent = self._burst.is_burst or any(rail.has_failed for rail in self._rails)
         became, self._was_urgent = is_urgent and not self._was_urgent, is_urgent
         return became
+
+
+def _is_resplit(before: Rollout, after: Rollout) -> bool:
+    """Return whether a phase gives callers to the two versions otherwise than the one before."""
+    is_copied = [one.state is RolloutState.SHADOW for one in (before, after)]
+    return before.step != after.step or is_copied[0] != is_copied[1]
 
 
 def is_compared(record: PredictionRecord) -> bool:

@@ -20,7 +20,7 @@ ERRORS, LOSS = DEFAULT_GUARDRAILS
 SOUND_SPLIT = ShareTest().reading()
 BROKEN_SPLIT = replace(SOUND_SPLIT, log_e_best=SOUND_SPLIT.bound, keys=100, challenger_keys=50, share=0.1)
 RISEN = {ERRORS.name: Move(0.1, 0.2, bound=0.15), LOSS.name: Move(0.2, 0.2, bound=0.25)}
-FACTS = Facts(now_s=10_000.0, step_since_s=0.0, challenger_keys=1_000, srm=SOUND_SPLIT)
+FACTS = Facts(now_s=10_000.0, step_since_s=0.0, seen_s=10_000.0, challenger_keys=1_000, srm=SOUND_SPLIT)
 
 
 def rollout(state: RolloutState = RolloutState.CANARY, step: int = 0, **plan: object) -> Rollout:
@@ -104,7 +104,7 @@ SCENARIOS = [
     Scenario("a person advances", Hold, rollout=rollout(advances_itself=False), says="person"),
     Scenario("last step", Advance, rollout=rollout(step=1), event=Event.BAKE),
     Scenario("last step of one", Advance, rollout=rollout(steps=(Step(500),)), event=Event.BAKE),
-    Scenario("bake time", Hold, rollout=rollout(BAKING), facts=replace(FACTS, step_since_s=6_401.0), says="1 s more"),
+    Scenario("bake time", Hold, rollout=rollout(BAKING), facts=replace(FACTS, seen_s=3_599.0), says="1 s more"),
     Scenario("baked", Advance, rollout=rollout(BAKING), event=Event.PROMOTE),
     Scenario("baked, and a guardrail fails", Rollback, VERSION, rollout=rollout(BAKING), findings=BAD, event=Event.CONVICT),
     Scenario("baked, and not proven", Hold, rollout=rollout(BAKING), findings=UNKNOWN, says="inconclusive"),
@@ -125,7 +125,7 @@ SCENARIOS = [
     Scenario("in the shadow, sound", Advance, rollout=rollout(SHADOW, shadow=ShadowPhase()), findings=UNHEARD),
     Scenario("in the shadow, hard faults", Rollback, VERSION, rollout=SHADOWED, facts=replace(FACTS, is_burst=True)),
     Scenario("in the shadow, too few keys", Hold, rollout=SHADOWED, facts=replace(FACTS, challenger_keys=99), says="99 keys"),
-    Scenario("in the shadow, dwell", Hold, rollout=SHADOWED, facts=replace(FACTS, step_since_s=9_701.0), says="1 s more"),
+    Scenario("in the shadow, dwell", Hold, rollout=SHADOWED, facts=replace(FACTS, seen_s=299.0), says="1 s more"),
     Scenario("in the shadow, heard and unclear", Hold, rollout=SHADOWED, findings=HEARD_UNKNOWN, says="inconclusive"),
     Scenario("patience not over", Hold, findings=UNKNOWN, facts=replace(LATE, now_s=86_699.0), says="inconclusive: errors"),
     Scenario("patience over", Hold, findings=UNKNOWN, facts=LATE, event=Event.HOLD, says="inconclusive for 86400 s"),
@@ -186,8 +186,9 @@ SCENARIOS = [
     ),
     Scenario("too few keys", Hold, facts=replace(FACTS, challenger_keys=99), says="99 keys"),
     Scenario("just enough keys", Advance, facts=replace(FACTS, challenger_keys=100)),
-    Scenario("dwell not over", Hold, facts=replace(FACTS, step_since_s=9_701.0), says="1 s more"),
-    Scenario("dwell over", Advance, facts=replace(FACTS, step_since_s=9_700.0)),
+    Scenario("dwell not over", Hold, facts=replace(FACTS, seen_s=299.0), says="1 s more"),
+    Scenario("dwell without records", Hold, facts=replace(FACTS, seen_s=0.0, stalled="no record"), says="no record"),
+    Scenario("dwell over", Advance, facts=replace(FACTS, seen_s=300.0)),
     Scenario("increased lately", Hold, facts=replace(FACTS, last_increase_s=9_101.0), says="last automatic increase"),
     Scenario("increased long ago", Advance, facts=replace(FACTS, last_increase_s=9_100.0)),
     Scenario("rollback does not wait", Rollback, VERSION, findings=BAD, facts=replace(FACTS, last_increase_s=9_999.0)),

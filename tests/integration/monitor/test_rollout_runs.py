@@ -24,7 +24,7 @@ FINE = World({"1": 0.0, "2": 0.0}, {"1": 0.02, "2": 0.02})
 PLAN = Plan(
     shadow=ShadowPhase(1.0, 2.0, 50),
     steps=(Step(2_000, 2.0, 50), Step(5_000, 2.0, 50)),
-    bake_s=500.0,
+    bake_s=300.0,
     cool_down_s=500.0,
 )
 APART_S = 1_000.0  # between two parts of the log: more than between two increases
@@ -197,3 +197,16 @@ def test_rollout_that_a_person_promoted_is_watched_while_it_cools_down():
         run.part(count=300)
         assert [entry.action for entry in run.decisions()] == ([] if is_rolled_back else ["rollout.settle"])
         assert run.scene.registry.table().routes[ROUTE].shadows == ()
+
+
+def test_monitor_that_is_behind_passes_no_phase_on_data_of_the_one_before():
+    """Read an hour late, a log of the first step advances once; the next step waits for records at its own weight."""
+    run = Run(replace(PLAN, steps=(Step(1_000, 3.0, 50), Step(5_000, 3.0, 50)), bake_s=3.0))
+    world = records(run.scene.registry, FINE, 1_500)
+    run.scene.write(world)
+    late = START_S + 3_600.0  # the route was never at rest: what came meanwhile is of the first step as well
+    run.scene.write(records(run.scene.registry, FINE, 1_500, seed=2, start_s=late))
+    run.scene.run()
+    assert [entry.decision_id for entry in run.decisions()] == ["r1:advance:1"]
+    shown = run.scene.readings.latest()["routes"]["delays"]["rollout"]
+    assert "no record of this phase yet" in shown["reason"]
