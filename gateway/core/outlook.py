@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 
 from gateway.core.guardrails import Guardrail
+from gateway.core.hindsight import Help
 from gateway.core.rollouts import Rollout, RolloutState
 from gateway.core.split import SLOTS
 
@@ -32,7 +33,7 @@ def explained(rollout: Rollout, evidence: Shown) -> list[str]:
         sentences.append(f"It waits: {reason}.")
     rails = {rail.name: rail for rail in rollout.plan.guardrails}
     told = [(finding, rails.get(str(finding.get("guardrail")))) for finding in findings if isinstance(finding, dict)]
-    return [*sentences, *(_told(finding, rail) for finding, rail in told if rail is not None)]
+    return [*sentences, *_hindsight(evidence), *(_told(finding, rail) for finding, rail in told if rail is not None)]
 
 
 def keys_to_pass(finding: Shown, rail: Guardrail) -> int | None:
@@ -68,6 +69,17 @@ def _standing(rollout: Rollout) -> str:
             return f"{name}: it answers everything."
         case RolloutState.ROLLED_BACK | RolloutState.QUARANTINED:
             return f"{name}; version {rollout.champion} answers everything."
+
+
+def _hindsight(evidence: Shown) -> list[str]:
+    """Return whether going back would help, by what the version before answers to the same requests."""
+    findings = evidence.get("hindsight")
+    asked = [one for one in findings if isinstance(one, dict)] if isinstance(findings, list) else []
+    if not asked:
+        return []
+    verdicts = {str(one.get("verdict")) for one in asked}
+    answer = Help.YES if "FAIL" in verdicts else Help.NO if verdicts == {"PASS"} else Help.UNKNOWN
+    return [f"Would going back help? {answer.value.capitalize()}: {'; '.join(str(one.get('reason')) for one in asked)}."]
 
 
 def _told(finding: Shown, rail: Guardrail) -> str:

@@ -15,6 +15,7 @@ from gateway.core.attribution import Attribution, Move, attributed_body
 from gateway.core.evidence import ShareReading
 from gateway.core.fields import Json
 from gateway.core.guardrails import EvidenceClass, Finding, Measure, Verdict
+from gateway.core.hindsight import Help, Worsening, would_help
 from gateway.core.plans import HoldOutcome, Inconclusive
 from gateway.core.rollouts import Event, Rollout, RolloutState
 from gateway.core.trouble import BURST_FAULTS, BURST_KEYS
@@ -36,6 +37,8 @@ class Facts:
         now_s: The log's time, seconds since the epoch.
         step_since_s: When the rollout's phase (the shadow, a step, the bake time) began.
         seen_s: How long its records have come; less than the time since it began where none did.
+        hindsight: After a promotion, what both versions answered to the same requests.
+        worsening: That the promoted version got worse by its own past; what `hindsight` says counts from then on.
         stalled: Why `seen_s` grows no more; empty while it does.
         challenger_keys: Distinct keys of the challenger in this phase.
         srm: Of the rollout's assignments.
@@ -63,6 +66,8 @@ class Facts:
     is_fleet_failing: bool = False
     needs_approval: bool = False
     stalled: str = ""
+    hindsight: Sequence[Finding] = ()
+    worsening: Worsening | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,13 +139,26 @@ def decide(rollout: Rollout, findings: Sequence[Finding], facts: Facts) -> Decis
 
 
 def _cooling(rollout: Rollout, findings: Sequence[Finding], facts: Facts, evidence: Json) -> Decision:
-    """Return what happens after a promotion: only what both versions answered to the same requests still tells them apart."""
+    """Return what happens after a promotion: only what both versions answered to the same requests still tells them apart.
+
+    Two alarms that know nothing of each other must agree before the version's own worsening takes it back: its past says that it
+    got worse, and the version before, asked from then on, that it did not. Each errs seldom, so nothing of alpha is spent.
+    """
     paired = [finding for finding in findings if finding.guardrail.measure in PAIRED and finding.convicts]
     if failed := [finding for finding in paired if not (facts.truth.doubt and finding.guardrail.needs_truth)]:
         reason = f"version {rollout.champion} in the shadow does better: {'; '.join(finding.reason for finding in failed)}"
         return Rollback(reason, Attribution.VERSION, evidence)
+    asked = [finding for finding in facts.hindsight if not (facts.truth.doubt and finding.guardrail.needs_truth)]
+    helps = Help.UNKNOWN if facts.worsening is None else would_help(asked, facts.worsening.outcome)
+    if facts.worsening is not None and helps is Help.YES:
+        found = "; ".join(one.reason for one in asked if one.verdict is Verdict.FAIL)
+        reason = f"{facts.worsening.why}; version {rollout.champion} in the shadow does better: {found}"
+        return Rollback(reason, Attribution.VERSION, evidence)
     if (rest_s := rollout.cools_until_s - facts.now_s) > 0:
-        return Hold(f"promoted; version {rollout.champion} stays in the shadow for {rest_s:.0f} s more", evidence=evidence)
+        reason = f"promoted; version {rollout.champion} stays in the shadow for {rest_s:.0f} s more"
+        if facts.worsening is not None:
+            reason = f"{reason}; {facts.worsening.why}; would going back help: {helps.value}"
+        return Hold(reason, Attribution.WORLD if helps is Help.NO else Attribution.NONE, evidence)
     return Advance(f"version {rollout.champion} cooled down", evidence=evidence, event=Event.SETTLE)
 
 
@@ -292,6 +310,7 @@ def evidence_body(rollout: Rollout, findings: Sequence[Finding], facts: Facts) -
         "challenger_keys": facts.challenger_keys,
         "step_since_s": facts.step_since_s,
         "seen_s": facts.seen_s,
+        "hindsight": [finding.body() for finding in facts.hindsight],
         "last_increase_s": facts.last_increase_s,
         "needs_approval": facts.needs_approval,
         "now_s": facts.now_s,

@@ -15,7 +15,7 @@ from typing import Final
 
 from gateway.core.attribution import Attributed, Attribution
 from gateway.core.fields import Json
-from gateway.core.guardrails import Finding, Measure, Verdict
+from gateway.core.guardrails import Finding, Verdict
 
 ASK: Final = "retraining.ask"  # the action in the audit log, and the kind of the notice
 
@@ -72,11 +72,6 @@ def attributed_rise(rise: Rise, paired: Sequence[Finding], *, is_compared: bool,
     elif is_compared:
         beside = "it is the champion, and no challenger explains it"
     return Attributed(Attribution.WORLD, f"{rise}; {beside}")
-
-
-def on_truth(findings: Sequence[Finding]) -> list[Finding]:
-    """Return what findings of a shadow say of loss on the same requests."""
-    return [one for one in findings if one.guardrail.measure is Measure.SHADOW_LOSS and not one.guardrail.is_dry_run]
 
 
 def event_data(route: str, evidence: Json) -> Json:

@@ -16,6 +16,7 @@ from gateway.core.drift import frozen_by
 from gateway.core.estimates import LossEstimate
 from gateway.core.fields import Json
 from gateway.core.guardrails import own_attempt
+from gateway.core.hindsight import ERRORS, LOSS, Worsening
 from gateway.core.losses import loss, stated
 from gateway.core.models import Task, Version
 from gateway.core.policy import INCREASES
@@ -252,7 +253,7 @@ class Fold:
     def _pair(self, state: RouteState, view: RouteView, record: PredictionRecord) -> None:
         """Let a live answer wait for its copy, or join the two, while a rollout that asks for it is open or cools down."""
         watch = state.watch
-        if watch is None or not watch.pairs or not is_due(state):
+        if watch is None or not watch.hears_pairs or not is_due(state):
             return
         is_its = view.rollout.id == watch.rollout.id if view.rollout is not None else not watch.rollout.is_open
         if is_its and watch.observe_pairable(record, self.now_s):
@@ -394,7 +395,7 @@ class Fold:
     def _know_pair(self, state: RouteState, prediction_id: str, joined: Joined) -> None:
         """Score both answers where a shadow's was joined to this one."""
         watch = state.watch
-        if watch is None or not watch.pairs or not is_due(state):
+        if watch is None or not watch.hears_pairs or not is_due(state):
             return
         if watch.observe_truth(prediction_id, joined.row, joined.value, self.now_s):
             self.due[joined.waiting.place.route] = None
@@ -410,7 +411,9 @@ class Fold:
         for attempt in record.attempts:
             if attempt.version == live and attempt.outcome is not Outcome.ABANDONED:
                 is_fault = attempt.outcome is not Outcome.OK and attempt.outcome in FAULTS
-                found = state.drift.observe_outcome("errors", float(is_fault), self.now_s, answered_s=record.time_s)
+                found = state.drift.observe_outcome(ERRORS, float(is_fault), self.now_s, answered_s=record.time_s)
+                if found is not None:
+                    _worsen(state, ERRORS, state.drift)
                 self._raise_drift(state, record.route, found)
         if record.version == live and record.outcome is Outcome.OK:
             self._raise_drift(state, record.route, state.drift.observe(record, self.now_s))
@@ -418,8 +421,10 @@ class Fold:
     def _observe_loss(self, state: RouteState, drift: DriftWatch, value: float, joined: Joined) -> None:
         """Feed a loss of the live version to its drift watch; a rise may be a reason to train anew."""
         route = joined.waiting.place.route
-        found = drift.observe_outcome("loss", value, self.now_s, answered_s=joined.waiting.time_s)
-        departure = drift.outcomes["loss"].departure
+        found = drift.observe_outcome(LOSS, value, self.now_s, answered_s=joined.waiting.time_s)
+        departure = drift.outcomes[LOSS].departure
+        if found is not None:
+            _worsen(state, LOSS, drift)
         if found is not None and departure is not None:
             state.retraining.learn(drift.version, departure, self.now_s)
             self.due[route] = None
@@ -447,6 +452,14 @@ def _is_own(record: PredictionRecord) -> bool:
     """Return whether the assigned variant itself answered a request that either variant could have run."""
     own = own_attempt(record)
     return own is not None and own.outcome is Outcome.OK and record.variant == record.assigned and is_compared(record)
+
+
+def _worsen(state: RouteState, outcome: str, drift: DriftWatch) -> None:
+    """Let a promoted version's shadow be asked, because the version got worse by its own past."""
+    departure = drift.outcomes[outcome].departure
+    if state.watch is not None and departure is not None:
+        mean = f"{departure.mean:.4g} over {departure.outcomes}, {departure.reference:.4g} at first"
+        state.watch.worsen(drift.version, Worsening(outcome, f"{outcome} of version {drift.version}: {mean}"))
 
 
 def is_due(state: RouteState) -> bool:

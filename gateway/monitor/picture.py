@@ -32,6 +32,7 @@ def picture(fold: Fold, merge: Merge, *, lag_s: float, drills: Json, published_a
                      "attribution", "why"}],
                      "truth": {"keys", "challenger_keys", "expected_keys", "values", "corrected", "log_e_best", "bound", "doubt",
                      "held"},
+                     "hindsight": [a finding of errors and one of loss on the same requests, after a promotion],
                      "decision", "reason", "attribution", "evidence"},
         "drift":    null or {"version", "sampled_rate", "incidents": [{"attribution", "subjects", "opened_at_s", "last_at_s",
                      "alarms", "why"}], "incident_count", "frozen_by", "unreadable",
@@ -110,10 +111,12 @@ def _rollout(state: RouteState, now_s: float) -> Json | None:
     if state.watch is None:
         return None
     rollout = state.watch.rollout
+    hindsight = [one.body() for one in state.watch.hindsight.findings()] if state.watch.hindsight is not None else []
     body: Json = {
         "rollout": rollout_body(rollout),
         "findings": state.watch.attributed(state.frozen_by(now_s)),
         "truth": {**state.watch.arrivals.reading().body(), "held": state.watch.cohorts.held},
+        "hindsight": hindsight,
         **state.decision,
     }
     return body if rollout.is_open else {**body, "reason": rollout.reason}

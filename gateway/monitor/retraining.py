@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from gateway.core.attribution import Attribution, PastWatch
 from gateway.core.drift import MERGE_S, Incident
 from gateway.core.fields import Json
+from gateway.core.hindsight import LOSS, RAILS
 from gateway.core.outcomes import Departure
-from gateway.core.retraining import Rise, attributed_rise, on_truth
-from gateway.core.rollouts import RolloutState
-from gateway.monitor.watch import RolloutWatch
+from gateway.core.retraining import Rise, attributed_rise
+from gateway.monitor.watch import RolloutWatch, is_cooling
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +76,9 @@ class Retraining:
         is_broken = any(
             one.attribution is Attribution.DATA and one.last_at_s >= found.rise.since_s - MERGE_S for one in incidents
         )
-        is_cooling = watch is not None and watch.rollout.is_watched and watch.rollout.state is RolloutState.LIVE
-        paired = on_truth(watch.findings()) if watch is not None and is_cooling else []
+        paired = []
+        if watch is not None and watch.hindsight is not None and is_cooling(watch.rollout):
+            paired = [one for one in watch.hindsight.findings() if one.guardrail == RAILS[LOSS]]
         is_compared = watch is not None and watch.rollout.is_open
         attributed = attributed_rise(found.rise, paired, is_compared=is_compared, is_broken=is_broken)
         return replace(found, attribution=attributed.attribution, why=attributed.why)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final, cast
 
 from gateway.core import cohorts
@@ -17,6 +18,7 @@ from gateway.core.evidence import Outcome, ShareTest, Side
 from gateway.core.evidence.segments import SegmentReading
 from gateway.core.fields import Fields, Json
 from gateway.core.guardrails import Finding, Measure, error_value, own_attempt
+from gateway.core.hindsight import Worsening
 from gateway.core.losses import Truth
 from gateway.core.phases import PhaseClock
 from gateway.core.policy import Facts
@@ -24,6 +26,7 @@ from gateway.core.records import FAULTS, Kind, PredictionRecord
 from gateway.core.records import Outcome as Ended
 from gateway.core.rollouts import CHALLENGER, PREVIOUS, Rollout, RolloutState, rollout_body, rollout_from_body
 from gateway.core.trouble import BurstWatch
+from gateway.monitor.hindsight import EVEN, Hindsight
 from gateway.monitor.measured import Contribution, Kept, Known, VersionOf
 from gateway.monitor.pairs import Pairs
 from gateway.monitor.rails import Rail
@@ -31,7 +34,6 @@ from gateway.monitor.rails import Rail
 SIDES: Final[Mapping[str, Side]] = {side.value: side for side in Side}
 STEP_KEYS_MAX: Final = 100_000  # counted at one step; a plan that asks for more waits for a person
 KEPT_MAX: Final = 100_000  # predictions of which something is kept until their truth is known
-EVEN: Final = 0.5  # in place of a share where nothing was split
 
 
 def _unknown(version: str) -> None:
@@ -63,6 +65,8 @@ class RolloutWatch:
         arrivals: Whether its ground truth comes alike for both.
         pairs: Both versions' answers to the same requests; None where no guardrail asks for them.
         cohorts: What holds ground truth back until it is known alike.
+        hindsight: What the version before answers to the same requests since the promotion; None before.
+        worsening: That the promoted version got worse by its own past; None while it did not.
         is_reopened: Whether ground truth came since it ended, so that its end may have to be looked at again.
     """
 
@@ -82,6 +86,9 @@ class RolloutWatch:
         self._burst = BurstWatch()
         self._step_keys: dict[str, None] = {}
         self._clock = PhaseClock(rollout.since_revision)
+        self._hindsight_of = partial(Hindsight, version_of=version_of, epoch_s=epoch_s)
+        self.hindsight = self._hindsight_of(rollout) if is_cooling(rollout) else None
+        self.worsening: Worsening | None = None
         self._was_urgent = False
 
     def learn(self, rollout: Rollout, revision: int = 0) -> None:
@@ -95,6 +102,19 @@ class RolloutWatch:
             is_resplit = _is_resplit(self.rollout, rollout)
             self._clock = PhaseClock(max(revision, rollout.since_revision) if is_resplit else self._clock.revision)
         self.rollout = rollout
+        if self.hindsight is None and is_cooling(rollout):
+            self.hindsight = self._hindsight_of(rollout)
+
+    @property
+    def hears_pairs(self) -> bool:
+        """Whether both versions' answers to the same requests are compared."""
+        return self.pairs is not None or self.hindsight is not None
+
+    def worsen(self, version: str, worsening: Worsening) -> None:
+        """Take that a version is worse than it was at first; a promoted one's shadow is asked from now on."""
+        if self.hindsight is not None and is_cooling(self.rollout) and version == self.rollout.challenger:
+            self.worsening = worsening
+            self.hindsight.begin_anew()
 
     def accepts(self, record: PredictionRecord) -> bool:
         """Return whether a live record is this rollout's evidence, given that its revision belongs to it."""
@@ -121,6 +141,8 @@ class RolloutWatch:
 
     def observe_pairable(self, record: PredictionRecord, time_s: float) -> bool:
         """Take a live answer or a shadow's at a revision of the rollout, and return whether a decision became urgent."""
+        if self.hindsight is not None:
+            self.hindsight.observe(record, time_s)
         pair = self.pairs.observe(record) if self.pairs is not None else None
         if pair is None:
             return False
@@ -132,6 +154,8 @@ class RolloutWatch:
 
     def observe_truth(self, prediction_id: str, row: int, truth: Truth, time_s: float) -> bool:
         """Take the truth of one row of a live prediction that may have a pair, and return whether a decision became urgent."""
+        if self.hindsight is not None:
+            self.hindsight.know(prediction_id, row, truth, time_s)
         paired = self.pairs.known(prediction_id) if self.pairs is not None else None
         if paired is None:
             return False
@@ -261,6 +285,8 @@ class RolloutWatch:
             needs_approval=needs_approval,
             seen_s=self._clock.passed_s(now_s),
             stalled=self._clock.stalled(now_s),
+            hindsight=tuple(self.hindsight.findings()) if self.hindsight is not None else (),
+            worsening=self.worsening,
         )
 
     def state(self) -> Json:
@@ -277,6 +303,8 @@ class RolloutWatch:
             "burst": self._burst.state(),
             "step_keys": list(self._step_keys),
             "clock": self._clock.state(),
+            "hindsight": None if self.hindsight is None else self.hindsight.state(),
+            "worsening": None if self.worsening is None else [self.worsening.outcome, self.worsening.why],
             "was_urgent": self._was_urgent,
         }
 
@@ -302,6 +330,12 @@ class RolloutWatch:
         watch._burst = BurstWatch.restored(fields.value("burst"))
         watch._step_keys = dict.fromkeys(str(key) for key in fields.items("step_keys", STEP_KEYS_MAX))
         watch._clock = PhaseClock.restored(fields.value("clock"))
+        if watch.hindsight is None and fields.has("hindsight"):
+            watch.hindsight = watch._hindsight_of(watch.rollout)
+        if watch.hindsight is not None:
+            watch.hindsight.restore(fields.value("hindsight"))
+        if fields.has("worsening"):
+            watch.worsening = Worsening(*map(str, fields.items("worsening", 2)))
         watch._was_urgent = fields.boolean("was_urgent")
         return watch
 
@@ -326,6 +360,11 @@ class RolloutWatch:
         is_urgent = self._burst.is_burst or any(rail.has_failed for rail in self._rails)
         became, self._was_urgent = is_urgent and not self._was_urgent, is_urgent
         return became
+
+
+def is_cooling(rollout: Rollout) -> bool:
+    """Return whether the version before sees copies of what its successor answers."""
+    return rollout.state is RolloutState.LIVE and rollout.is_watched
 
 
 def _is_resplit(before: Rollout, after: Rollout) -> bool:

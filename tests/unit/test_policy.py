@@ -7,9 +7,11 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
+from gateway.core.arrivals import ArrivalReading
 from gateway.core.attribution import Attribution, Move
 from gateway.core.evidence import Evidence, EvidencePlan, ShareTest, Side
 from gateway.core.guardrails import DEFAULT_GUARDRAILS, Finding, Verdict
+from gateway.core.hindsight import RAILS, Worsening
 from gateway.core.plans import HoldOutcome, Inconclusive, Plan, ShadowPhase, Step
 from gateway.core.policy import Advance, Decision, Facts, Hold, Rollback, decide, quarantine_s
 from gateway.core.rollouts import Event, Rollout, RolloutState, apply_event, begin
@@ -67,6 +69,15 @@ SHADOWED = rollout(SHADOW, shadow=ShadowPhase())
 COOLING = replace(rollout(LIVE), cools_until_s=11_000.0)
 LATE = replace(FACTS, now_s=86_700.0)  # a step's dwell and a day's patience after 0
 APPROVED_FACTS = replace(FACTS, needs_approval=True)
+DOUBTFUL = ArrivalReading(values=100, corrected=50)
+
+
+def helped(verdict: str) -> Facts:
+    """Return what is known when a promoted version's losses rose and the version before was asked."""
+    asked = Finding(RAILS["loss"], Verdict(verdict), Evidence(EvidencePlan()).reading(), "on the same requests")
+    return replace(FACTS, hindsight=(asked,), worsening=Worsening("loss", "loss of version 2 rose"))
+
+
 SCENARIOS = [
     Scenario("everything passes", Advance),
     Scenario("ground truth never came", Advance, findings=findings(Verdict.PASS, Verdict.INCONCLUSIVE)),
@@ -187,6 +198,11 @@ SCENARIOS = [
     Scenario("too few keys", Hold, facts=replace(FACTS, challenger_keys=99), says="99 keys"),
     Scenario("just enough keys", Advance, facts=replace(FACTS, challenger_keys=100)),
     Scenario("dwell not over", Hold, facts=replace(FACTS, seen_s=299.0), says="1 s more"),
+    Scenario("worse than at first, and the one before does better", Rollback, VERSION, rollout=COOLING, facts=helped("FAIL")),
+    Scenario("worse than at first, and the one before is no better", Hold, WORLD, rollout=COOLING, facts=helped("PASS")),
+    Scenario("worse, and nobody knows", Hold, rollout=COOLING, facts=helped("INCONCLUSIVE"), says="not known yet"),
+    Scenario("not worse than at first", Hold, rollout=COOLING, facts=replace(helped("FAIL"), worsening=None)),
+    Scenario("worse by doubtful ground truth", Hold, rollout=COOLING, facts=replace(helped("FAIL"), truth=DOUBTFUL)),
     Scenario("dwell without records", Hold, facts=replace(FACTS, seen_s=0.0, stalled="no record"), says="no record"),
     Scenario("dwell over", Advance, facts=replace(FACTS, seen_s=300.0)),
     Scenario("increased lately", Hold, facts=replace(FACTS, last_increase_s=9_101.0), says="last automatic increase"),

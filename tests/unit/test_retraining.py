@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from gateway.core.attribution import Attribution
 from gateway.core.evidence import Evidence, EvidencePlan
-from gateway.core.guardrail_bodies import guardrail_from_body
 from gateway.core.guardrails import Finding, Verdict
-from gateway.core.retraining import Rise, attributed_rise, event_data, on_truth
+from gateway.core.hindsight import LOSS, RAILS
+from gateway.core.retraining import Rise, attributed_rise, event_data
 
 RISE = Rise("2", 1_700_000_000.0, 0.31, 0.2, 0.22, 212, 14.7, 14.5)
-SHADOW_LOSS = guardrail_from_body({"measure": "shadow_loss"}, "guardrail")
 
 
-def paired(verdict: Verdict, **changes: object) -> list[Finding]:
-    return on_truth([Finding(replace(SHADOW_LOSS, **changes), verdict, Evidence(EvidencePlan()).reading(), "reason")])
+def paired(verdict: Verdict) -> list[Finding]:
+    return [Finding(RAILS[LOSS], verdict, Evidence(EvidencePlan()).reading(), "reason")]
 
 
 @pytest.mark.parametrize(
@@ -28,7 +25,6 @@ def paired(verdict: Verdict, **changes: object) -> list[Finding]:
         (paired(Verdict.PASS), False, False, Attribution.WORLD, "does no better"),
         (paired(Verdict.FAIL), False, False, Attribution.VERSION, "the version before does better"),
         (paired(Verdict.INCONCLUSIVE), False, False, Attribution.NONE, "not known yet"),
-        (paired(Verdict.FAIL, is_dry_run=True), False, False, Attribution.WORLD, "no other version answers"),
         (paired(Verdict.PASS), False, True, Attribution.DATA, "mend the feed"),
     ],
 )

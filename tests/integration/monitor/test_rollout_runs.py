@@ -13,10 +13,14 @@ from test_monitor import Scene
 
 from gateway.core.audit import AuditEntry
 from gateway.core.changes import PutRollout, PutRoute
+from gateway.core.outcomes import LEARN_OUTCOMES
+from gateway.core.outlook import explained
 from gateway.core.plans import HoldOutcome, Plan, ShadowPhase, Step
-from gateway.core.records import Attempt, Kind, Outcome, PredictionRecord, Record
+from gateway.core.records import Attempt, GroundTruthRecord, Kind, Outcome, PredictionRecord, Record
+from gateway.core.retraining import ASK
 from gateway.core.rollouts import CHALLENGER, PREVIOUS, Event, Rollout, RolloutState, apply_event
 from gateway.core.routes import Shadow
+from gateway.core.tensors import Datatype, Tensor
 from gateway.replay.decisions import Finding, recompute_decisions
 from gateway.settings import MonitorSettings, Settings
 
@@ -210,3 +214,42 @@ def test_monitor_that_is_behind_passes_no_phase_on_data_of_the_one_before():
     assert [entry.decision_id for entry in run.decisions()] == ["r1:advance:1"]
     shown = run.scene.readings.latest()["routes"]["delays"]["rollout"]
     assert "no record of this phase yet" in shown["reason"]
+
+
+def with_right_copies(written: Iterable[tuple[str, Record]], shadow: Shadow) -> Iterator[tuple[str, Record]]:
+    """Yield what was written and, before the truth of each live answer, a copy's answer that it proves right."""
+    live: dict[str, tuple[str, PredictionRecord]] = {}
+    for stream, record in written:
+        if isinstance(record, PredictionRecord):
+            live[record.prediction_id] = (stream, record)
+        if isinstance(record, GroundTruthRecord):
+            its, answered = live.pop(record.prediction_id)
+            [(_, _), (_, copy)] = with_copies([(its, answered)], shadow)
+            probability = np.full((1, 1), 0.9 if record.value == "yes" else 0.1, np.float32)
+            yield its, replace(copy, outputs=(Tensor("probability", Datatype.FP32, probability),))
+        yield stream, record
+
+
+@pytest.mark.parametrize("copies", [with_right_copies, with_copies])
+def test_promoted_version_that_gets_worse_goes_back_only_where_that_helps(past_of, copies):
+    """Where the version before stays right on the same requests the version is to blame; where it errs as well, the world is."""
+    scene = Scene(replace(PLAN, shadow=None, advances_itself=False, cool_down_s=6_000.0))
+    route = scene.registry.table().routes[ROUTE]
+    promoted, after = apply_event(scene.registry.rollout("r1"), route, Event.PROMOTE, reason="mine", now_s=START_S)
+    commit(scene.registry, PutRoute(after), PutRollout(promoted), route=ROUTE)
+    [shadow] = after.shadows
+    for at, (loss, count) in enumerate(((0.1, LEARN_OUTCOMES + 50), (0.5, 300))):
+        world = replace(FINE, losses={"1": loss, "2": loss})
+        scene.write(copies(records(scene.registry, world, count, seed=at + 1, start_s=START_S + at * 30.0), shadow))
+        shown = scene.run()
+    [entry] = scene.decisions()
+    is_helped = copies is with_right_copies
+    assert entry.action == ("rollout.rollback" if is_helped else ASK)
+    assert entry.evidence["attribution"] == ("VERSION" if is_helped else "WORLD")
+    assert ("version 1 in the shadow does better" if is_helped else "the version before does no better") in entry.reason
+    rollout = scene.registry.rollout("r1")
+    assert rollout.state is (RolloutState.QUARANTINED if is_helped else RolloutState.LIVE)
+    if not is_helped:
+        assert shown["rollout"]["attribution"] == "WORLD"
+        assert "Would going back help? No" in " ".join(explained(rollout, shown["rollout"]))
+    assert {(one.finding, one.differences) for one in recompute_decisions(past_of(scene))} == {(Finding.SAME, ())}
