@@ -20,7 +20,7 @@ from gateway.core.rollouts import Rollout
 from gateway.monitor.act import Acted, acquit, act, ask_retraining, roll_back_for_drift
 from gateway.monitor.drifting import DriftWatch
 from gateway.monitor.fold import Fold, RouteState, is_due
-from gateway.monitor.retraining import Request
+from gateway.monitor.retraining import REST_S, Request
 from gateway.monitor.views import RouteView, present_view, unchanged_rollout, version_or_none
 from gateway.monitor.watch import RolloutWatch
 from gateway.ports import RegistryStore
@@ -134,14 +134,14 @@ def _decide_retraining(fold: Fold, state: RouteState, registry: RegistryStore, c
     if request is None:
         retraining.drop()
         return
-    if request.attribution is Attribution.NONE or not registry.automation().is_on:
+    if fold.now_s < retraining.risen_s + REST_S or request.attribution is Attribution.NONE or not registry.automation().is_on:
         return
     is_asked = retraining.asked_s is not None and fold.now_s - retraining.asked_s < gap_s
     if request.attribution is not Attribution.WORLD or is_asked:
         retraining.drop()
         return
     ask_retraining(registry, state.view, request, now_s=fold.now_s, cursor=cursor)
-    retraining.asked(request, fold.now_s)
+    retraining.asked(fold.now_s)
     facts = {"action": "ask", "route": state.view.name, "reason": request.why}
     _journal.warning("A model is to be trained anew", extra=facts)
 

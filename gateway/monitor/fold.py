@@ -208,6 +208,7 @@ class Fold:
         if int(self.now_s) != second:
             self.sought = self.truth.sought(self.now_s)
             for name, state in self.routes.items():
+                state.retraining.look(state.watch, self.now_s)
                 is_reopened = state.watch is not None and state.watch.is_reopened
                 if state.drifted or state.retraining.rise is not None or is_due(state) or is_reopened:
                     self.due[name] = None

@@ -7,7 +7,8 @@ the log alone, like all that the monitor decides; asking is `monitor/act.py`'s.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Final
 
 from gateway.core.attribution import Attribution, PastWatch
 from gateway.core.drift import MERGE_S, Incident
@@ -17,6 +18,8 @@ from gateway.core.outcomes import Departure
 from gateway.core.retraining import Rise, attributed_rise
 from gateway.monitor.watch import RolloutWatch, is_cooling
 
+REST_S: Final = 600.0  # between a rise and the request: broken inputs, or the shadow, may explain it; training takes hours
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -24,13 +27,11 @@ class Request:
 
     Attributes:
         key: The same whenever the same log is read.
-        rollout: The rollout that tells of it, or empty.
         attribution: WORLD when it is to be asked, NONE while that is not known yet.
     """
 
     key: str
     rise: Rise
-    rollout: str
     attribution: Attribution
     why: str
 
@@ -45,58 +46,53 @@ class Retraining:
     """What one route knows of rises.
 
     Attributes:
-        rise: Of the version that is live, not asked for yet.
+        rise: Not asked for yet.
         risen_s: When it was found, in the log's time.
+        rollout: The rollout that told of it, or empty.
         asked_s: When it was last asked; None before.
-        rollout: During which it was asked for the champion's past.
+        told: The rollout that told of a rise last; it tells of no other.
     """
 
     rise: Rise | None = None
     risen_s: float = 0.0
-    asked_s: float | None = None
     rollout: str = ""
+    asked_s: float | None = None
+    told: str = ""
 
     def learn(self, version: str, departure: Departure, now_s: float) -> None:
         """Take an alarm of the live version's losses."""
-        self.rise, self.risen_s = _rise_of(version, departure), now_s
+        self.rise, self.risen_s, self.rollout = _rise_of(version, departure), now_s, ""
+
+    def look(self, watch: RolloutWatch | None, now_s: float) -> None:
+        """Look at the champion's past; call it once in each second of the log's time."""
+        if self.rise is not None or watch is None or not watch.rollout.is_open or watch.rollout.id == self.told:
+            return
+        move = watch.world_loss()
+        if move is not None:
+            rollout = watch.rollout
+            self.rise = Rise(rollout.champion, rollout.started_at_s, move.recent, move.past, move.bound, PastWatch.RECENT)
+            self.risen_s, self.rollout, self.told = now_s, rollout.id, rollout.id
 
     def drop(self) -> None:
         """Forget the rise."""
         self.rise = None
 
-    def asked(self, request: Request, now_s: float) -> None:
+    def asked(self, now_s: float) -> None:
         """Take that it was asked."""
-        self.rise, self.asked_s, self.rollout = None, now_s, request.rollout or self.rollout
+        self.rise, self.asked_s = None, now_s
 
     def request(self, live: str, watch: RolloutWatch | None, incidents: Sequence[Incident]) -> Request | None:
         """Return what would be asked now; None when nothing rose of the live version."""
-        found = self._of_version(live) or self._of_rollout(watch)
-        if found is None:
+        rise = self.rise
+        if rise is None or rise.version != live:
             return None
-        is_broken = any(
-            one.attribution is Attribution.DATA and one.last_at_s >= found.rise.since_s - MERGE_S for one in incidents
-        )
+        is_broken = any(one.attribution is Attribution.DATA and one.last_at_s >= rise.since_s - MERGE_S for one in incidents)
         paired = []
         if watch is not None and watch.hindsight is not None and is_cooling(watch.rollout):
             paired = [one for one in watch.hindsight.findings() if one.guardrail == RAILS[LOSS]]
         is_compared = watch is not None and watch.rollout.is_open
-        attributed = attributed_rise(found.rise, paired, is_compared=is_compared, is_broken=is_broken)
-        return replace(found, attribution=attributed.attribution, why=attributed.why)
-
-    def _of_version(self, live: str) -> Request | None:
-        if self.rise is None or self.rise.version != live:
-            return None
-        return Request(f"{live}:{self.risen_s:.3f}", self.rise, "", Attribution.NONE, "")
-
-    def _of_rollout(self, watch: RolloutWatch | None) -> Request | None:
-        if watch is None or not watch.rollout.is_open or watch.rollout.id == self.rollout:
-            return None
-        move = watch.world_loss()
-        if move is None:
-            return None
-        rollout = watch.rollout
-        rise = Rise(rollout.champion, rollout.started_at_s, move.recent, move.past, move.bound, PastWatch.RECENT)
-        return Request(rollout.id, rise, rollout.id, Attribution.NONE, "")
+        attributed = attributed_rise(rise, paired, is_compared=is_compared, is_broken=is_broken)
+        return Request(self.rollout or f"{live}:{self.risen_s:.3f}", rise, attributed.attribution, attributed.why)
 
 
 def _rise_of(version: str, departure: Departure) -> Rise:

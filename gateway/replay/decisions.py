@@ -129,7 +129,7 @@ def _recomputed_request(entry: AuditEntry, refold: Refold, dropped_s: float) -> 
     if state is not None and request is not None:
         evidence = request.evidence(state.view.model, refold.fold.now_s)
         found = plain_object({**evidence, "attribution": request.attribution.value})
-        state.retraining.asked(request, refold.fold.now_s)
+        state.retraining.asked(refold.fold.now_s)
     recorded = {name: value for name, value in entry.evidence.items() if name not in _PLACE}
     differences = list(_unlike("", recorded, found))
     finding = Finding.SAME

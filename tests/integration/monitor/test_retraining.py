@@ -20,7 +20,7 @@ WORSE = replace(FINE, losses={"1": 0.4, "2": 0.4})
 BAD_CHALLENGER = replace(FINE, losses={"1": 0.1, "2": 0.6})
 FAILING = replace(FINE, errors={"1": 0.2, "2": 0.2})
 LEFT_ALONE = replace(PLAN, advances_itself=False)
-APART_S = 30.0  # more than any world lasts
+APART_S = 700.0  # more than a request waits for what may explain its rise
 
 
 def alone(scene: Scene, event: Event = Event.ROLLBACK) -> Scene:
@@ -45,7 +45,7 @@ def run(scene: Scene, *worlds: tuple[World, int]) -> None:
 def test_world_that_gets_worse_is_asked_for_once_with_its_evidence(past_of, is_alone):
     """With one version or with two, a loss that doubles asks once, says since when, and is found again in the log."""
     scene = alone(Scene(LEFT_ALONE)) if is_alone else Scene(LEFT_ALONE)
-    run(scene, (FINE, LEARN_OUTCOMES + 100 if is_alone else 600), (WORSE, 300), (WORSE, 300))
+    run(scene, (FINE, LEARN_OUTCOMES + 100 if is_alone else 600), (WORSE, 300), (WORSE, 300), (WORSE, 50))
     [entry] = asked(scene)
     finding = entry.evidence["finding"]
     assert (entry.subject, entry.evidence["attribution"], finding["version"]) == ("route:delays", "WORLD", "1")
@@ -60,7 +60,7 @@ def test_world_that_gets_worse_is_asked_for_once_with_its_evidence(past_of, is_a
 def test_nothing_is_asked_where_the_champions_loss_did_not_rise(world):
     """A bad challenger, failures, or inputs that moved without costing anything are no reason to train."""
     scene = Scene(LEFT_ALONE)
-    run(scene, (FINE, 600), (world, 400))
+    run(scene, (FINE, 600), (world, 400), (world, 50))
     assert asked(scene) == []
 
 
@@ -72,6 +72,7 @@ def test_broken_inputs_are_not_trained_on():
         if isinstance(record, PredictionRecord):
             record.inputs[0].data[0, 0] = float("nan")
         scene.log.append(stream, [record])
+    scene.write(records(scene.registry, WORSE, 10, seed=3, start_s=START_S + 2 * APART_S))
     scene.run()
     picture = scene.readings.latest()["routes"][ROUTE]["drift"]
     assert {one["attribution"] for one in picture["incidents"]} >= {"DATA"}
@@ -84,11 +85,11 @@ def test_route_that_asked_does_not_ask_again_for_a_while(gap_s, count):
     """A later rollout that meets the same world asks again only after the cool-down."""
     monitor = replace(SETTINGS.monitor, retraining_gap_s=gap_s)
     scene = Scene(LEFT_ALONE, replace(SETTINGS, monitor=monitor))
-    run(scene, (FINE, 600), (WORSE, 300))
+    run(scene, (FINE, 600), (WORSE, 300), (FINE, 10))
     assert len(asked(scene)) == 1
     alone(scene)
     begin_rollout(scene.registry, "2", plan=LEFT_ALONE, id="r2")
-    for at, world, number in ((2, FINE, 600), (3, WORSE, 300)):
+    for at, world, number in ((3, FINE, 600), (4, WORSE, 300), (5, FINE, 10)):
         scene.write(records(scene.registry, world, number, seed=at + 1, start_s=START_S + at * APART_S))
         scene.run()
     assert len(asked(scene)) == count

@@ -205,7 +205,7 @@ def test_rollout_that_a_person_promoted_is_watched_while_it_cools_down():
 
 def test_monitor_that_is_behind_passes_no_phase_on_data_of_the_one_before():
     """Read an hour late, a log of the first step advances once; the next step waits for records at its own weight."""
-    run = Run(replace(PLAN, steps=(Step(1_000, 3.0, 50), Step(5_000, 3.0, 50)), bake_s=3.0))
+    run = Run(replace(PLAN, shadow=None, steps=(Step(2_000, 2.0, 50), Step(5_000, 2.0, 50)), bake_s=3.0))
     world = records(run.scene.registry, FINE, 1_500)
     run.scene.write(world)
     late = START_S + 3_600.0  # the route was never at rest: what came meanwhile is of the first step as well
@@ -234,13 +234,15 @@ def with_right_copies(written: Iterable[tuple[str, Record]], shadow: Shadow) -> 
 def test_promoted_version_that_gets_worse_goes_back_only_where_that_helps(past_of, copies):
     """Where the version before stays right on the same requests the version is to blame; where it errs as well, the world is."""
     scene = Scene(replace(PLAN, shadow=None, advances_itself=False, cool_down_s=6_000.0))
+    scene.write(records(scene.registry, FINE, 20))
+    scene.run()
     route = scene.registry.table().routes[ROUTE]
-    promoted, after = apply_event(scene.registry.rollout("r1"), route, Event.PROMOTE, reason="mine", now_s=START_S)
+    promoted, after = apply_event(scene.registry.rollout("r1"), route, Event.PROMOTE, reason="mine", now_s=START_S + 4.0)
     commit(scene.registry, PutRoute(after), PutRollout(promoted), route=ROUTE)
     [shadow] = after.shadows
-    for at, (loss, count) in enumerate(((0.1, LEARN_OUTCOMES + 50), (0.5, 300))):
+    for at, (loss, count) in enumerate(((0.1, LEARN_OUTCOMES + 50), (0.5, 300), (0.5, 20)), start=1):
         world = replace(FINE, losses={"1": loss, "2": loss})
-        scene.write(copies(records(scene.registry, world, count, seed=at + 1, start_s=START_S + at * 30.0), shadow))
+        scene.write(copies(records(scene.registry, world, count, seed=at + 1, start_s=START_S + at * 700.0), shadow))
         shown = scene.run()
     [entry] = scene.decisions()
     is_helped = copies is with_right_copies
