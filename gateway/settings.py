@@ -50,6 +50,7 @@ LEAST = {  # of the times and costs that must not be as little as nothing
     "monitor.publish_s": 0.01,
     "monitor.epoch_s": 1.0,  # no key counts twice within it
     "monitor.false_alarm_events": 100.0,  # below it drift is a matter of chance
+    "monitor.retraining_gap_s": 1.0,  # at nothing each rollout in the same world asks again
     "pickled.load_timeout_s": 1.0,  # importing scikit-learn alone may take three
     "pickled.predict_timeout_s": 0.01,
     "serving.run_hung_s": 0.5,  # a run may wait for a core, too
