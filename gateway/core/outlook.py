@@ -25,7 +25,7 @@ def explained(rollout: Rollout, evidence: Shown) -> list[str]:
     """
     sentences = [_standing(rollout)]
     if not rollout.is_watched:
-        return [*sentences, *([f"It ended so: {rollout.reason}."] if rollout.reason else [])]
+        return [*sentences, *([f"It ended so: {rollout.reason}."] if rollout.reason else []), *_aftermath(evidence)]
     findings = evidence.get("findings")
     if not isinstance(findings, list):
         return [*sentences, "The monitor has shown nothing of it yet."]
@@ -80,6 +80,20 @@ def _hindsight(evidence: Shown) -> list[str]:
     verdicts = {str(one.get("verdict")) for one in asked}
     answer = Help.YES if "FAIL" in verdicts else Help.NO if verdicts == {"PASS"} else Help.UNKNOWN
     return [f"Would going back help? {answer.value.capitalize()}: {'; '.join(str(one.get('reason')) for one in asked)}."]
+
+
+def _aftermath(evidence: Shown) -> list[str]:
+    """Return whether going back helped, one sentence for each measure that the challenger was convicted by."""
+    looks = evidence.get("aftermath")
+    return [_looked(look) for look in (looks if isinstance(looks, list) else []) if isinstance(look, dict)]
+
+
+def _looked(look: Shown) -> str:
+    answer = {True: "Yes", False: "No"}.get(bool(look["has_helped"])) if look.get("has_helped") is not None else "Not known yet"
+    before, after = (_number(look, name) for name in ("champion_before", "champion_after"))
+    champion = f"the champion's {before:.4g} before and {after:.4g} after it ({_number(look, 'keys'):.0f} keys)"
+    challenger = f"the challenger's {_number(look, 'challenger_before'):.4g}"
+    return f"Did going back help? {answer}: {look.get('guardrail')}: {champion}; {challenger}."
 
 
 def _told(finding: Shown, rail: Guardrail) -> str:

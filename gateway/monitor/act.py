@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from gateway.core.access import MONITOR
+from gateway.core.aftermath import REVISE
 from gateway.core.attribution import Attribution
 from gateway.core.changes import Change, DecisionId, PutChampion, PutRollout, PutRoute, Quarantine, Write
 from gateway.core.errors import RevisionConflict
@@ -102,6 +103,27 @@ def acquit(registry: RegistryStore, acquittal: Acquit, rollout: Rollout, *, now_
         evidence=_evidence(acquittal.evidence, acquittal.attribution, cursor, now_s),
     )
     registry.commit(change, decision_id=DecisionId(f"{rollout.id}:acquit"))
+
+
+def revise(registry: RegistryStore, rollout: Rollout, evidence: Json, reason: str, *, now_s: float, cursor: Cursor) -> Rollout:
+    """Record, once, that a rollback did not help, and return the rollout with that as its reason.
+
+    The quarantine stays until a person releases it: that the champion is as bad does not make the version good.
+
+    Raises:
+        StoreFailed: nothing was written.
+    """
+    revised = replace(rollout, reason=reason)
+    change = Change(
+        principal=MONITOR.name,
+        action=REVISE,
+        subject=f"rollout:{rollout.id}",
+        reason=reason,
+        writes=(PutRollout(revised),),
+        evidence=_evidence(evidence, Attribution.WORLD, cursor, now_s),
+    )
+    registry.commit(change, decision_id=DecisionId(f"{rollout.id}:revise"))
+    return revised
 
 
 def ask_retraining(registry: RegistryStore, view: RouteView, request: Request, *, now_s: float, cursor: Cursor) -> None:

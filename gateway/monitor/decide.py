@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from gateway.core.aftermath import has_not_helped
 from gateway.core.attribution import Attribution
 from gateway.core.errors import RevisionConflict
 from gateway.core.fields import Json
@@ -17,7 +18,7 @@ from gateway.core.policy import Decision, Facts, Rollback, decide
 from gateway.core.records import Cursor
 from gateway.core.reopening import Acquit, reopened
 from gateway.core.rollouts import Rollout
-from gateway.monitor.act import Acted, acquit, act, ask_retraining, roll_back_for_drift
+from gateway.monitor.act import Acted, acquit, act, ask_retraining, revise, roll_back_for_drift
 from gateway.monitor.drifting import DriftWatch
 from gateway.monitor.fold import Fold, RouteState, is_due
 from gateway.monitor.retraining import REST_S, Request
@@ -43,6 +44,7 @@ def decide_due(fold: Fold, registry: RegistryStore, cursor: Cursor, *, retrainin
             try:
                 _decide_rollout(fold, fold.routes[name], registry, cursor)
                 _decide_reopened(fold, fold.routes[name], registry, cursor)
+                _decide_aftermath(fold, fold.routes[name], registry, cursor)
                 _decide_drift(fold, fold.routes[name], registry, cursor)
                 _decide_retraining(fold, fold.routes[name], registry, cursor, gap_s=retraining_gap_s)
                 break
@@ -95,6 +97,27 @@ def _decide_reopened(fold: Fold, state: RouteState, registry: RegistryStore, cur
         acted = act(registry, found, watch.rollout, state.view, now_s=fold.now_s, cursor=cursor)
         _take(fold, state, acted, found.reason)
     watch.is_reopened = False
+
+
+def aftermath_evidence(watch: RolloutWatch) -> Json:
+    """Return what an audit entry keeps of a look at what followed a rollback."""
+    return {"aftermath": [look.body() for look in watch.aftermath.looks()] if watch.aftermath is not None else []}
+
+
+def _decide_aftermath(fold: Fold, state: RouteState, registry: RegistryStore, cursor: Cursor) -> None:
+    """Look, once, whether a rollback helped; one that did not is the world's."""
+    watch = state.watch
+    if watch is None or watch.aftermath is None or not watch.aftermath.is_over(fold.now_s):
+        return
+    looks = watch.aftermath.looks()
+    if has_not_helped(looks):
+        reason = f"the rollback did not help; {'; '.join(map(str, looks))}; the quarantine stays until a person releases it"
+        evidence = aftermath_evidence(watch)
+        watch.learn(revise(registry, watch.rollout, evidence, reason, now_s=fold.now_s, cursor=cursor))
+        world = Attribution.WORLD.value
+        state.decision = {"decision": "Revise", "reason": reason, "attribution": world, "evidence": evidence}
+        _journal.warning("A rollback did not help", extra={"action": "revise", "route": state.view.name, "reason": reason})
+    watch.aftermath.is_judged = True
 
 
 def _facts(fold: Fold, state: RouteState, watch: RolloutWatch, *, is_automation_on: bool) -> Facts:
@@ -162,7 +185,7 @@ def learn_route(fold: Fold, view: RouteView, ended: Callable[[str], Rollout]) ->
     state = fold.routes[view.name]
     watch = state.watch
     if watch is not None and watch.rollout.is_open and (state.view.rollout is None or state.view.rollout.id != watch.rollout.id):
-        watch.learn(ended(watch.rollout.id))
+        watch.learn(ended(watch.rollout.id), state.view.revision)
 
 
 def learn_versions(fold: Fold, registry: RegistryStore, model: str, versions: Iterable[str]) -> None:

@@ -209,7 +209,7 @@ class Fold:
             self.sought = self.truth.sought(self.now_s)
             for name, state in self.routes.items():
                 state.retraining.look(state.watch, self.now_s)
-                is_reopened = state.watch is not None and state.watch.is_reopened
+                is_reopened = state.watch is not None and state.watch.wants_look(self.now_s)
                 if state.drifted or state.retraining.rise is not None or is_due(state) or is_reopened:
                     self.due[name] = None
 
@@ -245,6 +245,8 @@ class Fold:
             return
         self.unplaced += not view.is_known
         watch = state.watch
+        if watch is not None and watch.aftermath is not None:
+            watch.observe_after(record)
         rollout = self._evidence_of(state, view, record) if watch is not None and watch.rollout.is_open else ""
         if rollout and watch is not None and watch.observe(record, self.now_s, view.share):
             self.due[record.route] = None
@@ -388,6 +390,8 @@ class Fold:
         if state.drift is not None and state.drift.version == place.version:
             self._observe_loss(state, state.drift, value, joined)
         self._know_pair(state, prediction_id, joined)
+        if watch is None and state.watch is not None:
+            state.watch.know_after(place.version, joined.waiting.key, value, answered_s=joined.waiting.time_s)
         if watch is not None:
             told = Told(prediction_id, SIDES[place.variant], joined.waiting.key, place.share, joined.waiting.time_s)
             if watch.know(told, Known(version, answer, joined.row, joined.value, value), now_s=self.now_s):

@@ -32,6 +32,8 @@ def picture(fold: Fold, merge: Merge, *, lag_s: float, drills: Json, published_a
                      "attribution", "why"}],
                      "truth": {"keys", "challenger_keys", "expected_keys", "values", "corrected", "log_e_best", "bound", "doubt",
                      "held"},
+                     "aftermath": [{"guardrail", "measure", "champion_before", "challenger_before", "champion_after", "keys",
+                     "has_helped"}],
                      "hindsight": [a finding of errors and one of loss on the same requests, after a promotion],
                      "decision", "reason", "attribution", "evidence"},
         "drift":    null or {"version", "sampled_rate", "incidents": [{"attribution", "subjects", "opened_at_s", "last_at_s",
@@ -117,6 +119,7 @@ def _rollout(state: RouteState, now_s: float) -> Json | None:
         "findings": state.watch.attributed(state.frozen_by(now_s)),
         "truth": {**state.watch.arrivals.reading().body(), "held": state.watch.cohorts.held},
         "hindsight": hindsight,
+        "aftermath": [look.body() for look in state.watch.aftermath.looks()] if state.watch.aftermath is not None else [],
         **state.decision,
     }
     return body if rollout.is_open else {**body, "reason": rollout.reason}

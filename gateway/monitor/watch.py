@@ -11,6 +11,7 @@ from functools import partial
 from typing import Final, cast
 
 from gateway.core import cohorts
+from gateway.core.aftermath import Aftermath, blames_of
 from gateway.core.arrivals import Arrivals
 from gateway.core.attribution import Attribution, Move, attribute, attributed_body
 from gateway.core.cohorts import Cohorts
@@ -67,6 +68,7 @@ class RolloutWatch:
         cohorts: What holds ground truth back until it is known alike.
         hindsight: What the version before answers to the same requests since the promotion; None before.
         worsening: That the promoted version got worse by its own past; None while it did not.
+        aftermath: What the champion does alone since the challenger was convicted; None before.
         is_reopened: Whether ground truth came since it ended, so that its end may have to be looked at again.
     """
 
@@ -89,6 +91,7 @@ class RolloutWatch:
         self._hindsight_of = partial(Hindsight, version_of=version_of, epoch_s=epoch_s)
         self.hindsight = self._hindsight_of(rollout) if is_cooling(rollout) else None
         self.worsening: Worsening | None = None
+        self.aftermath: Aftermath | None = None
         self._was_urgent = False
 
     def learn(self, rollout: Rollout, revision: int = 0) -> None:
@@ -101,9 +104,35 @@ class RolloutWatch:
             self._step_keys = {}
             is_resplit = _is_resplit(self.rollout, rollout)
             self._clock = PhaseClock(max(revision, rollout.since_revision) if is_resplit else self._clock.revision)
+        if rollout.state is RolloutState.QUARANTINED and self.rollout.state is not RolloutState.QUARANTINED:
+            self._begin_aftermath(revision, rollout.changed_at_s)
         self.rollout = rollout
         if self.hindsight is None and is_cooling(rollout):
             self.hindsight = self._hindsight_of(rollout)
+
+    def observe_after(self, record: PredictionRecord) -> None:
+        """Take a live record of the route after a conviction."""
+        after, own = self.aftermath, own_attempt(record)
+        if after is None or after.is_judged or record.revision < after.revision or own is None:
+            return
+        fault = error_value(record)
+        if fault is not None and own.version == self.rollout.champion:
+            after.observe(Measure.ERRORS, record.assignment_key, fault)
+
+    def know_after(self, version: str, key: str, loss: float, *, answered_s: float) -> None:
+        """Take a loss of a version that is no evidence of the rollout."""
+        after = self.aftermath
+        if after is not None and not after.is_judged and version == self.rollout.champion and answered_s >= after.since_s:
+            after.observe(Measure.LOSS, key, loss)
+
+    def wants_look(self, now_s: float) -> bool:
+        """Return whether the end of the rollout is to be looked at again."""
+        return self.is_reopened or (self.aftermath is not None and self.aftermath.is_over(now_s))
+
+    def _begin_aftermath(self, revision: int, since_s: float) -> None:
+        findings = [*self.findings(), *(self.hindsight.findings() if self.hindsight is not None else ())]
+        blames = blames_of(findings, is_burst=self._burst.is_burst)
+        self.aftermath = Aftermath(blames, revision=revision, since_s=since_s) if blames else None
 
     @property
     def hears_pairs(self) -> bool:
@@ -303,6 +332,7 @@ class RolloutWatch:
             "burst": self._burst.state(),
             "step_keys": list(self._step_keys),
             "clock": self._clock.state(),
+            "aftermath": None if self.aftermath is None else self.aftermath.state(),
             "hindsight": None if self.hindsight is None else self.hindsight.state(),
             "worsening": None if self.worsening is None else [self.worsening.outcome, self.worsening.why],
             "was_urgent": self._was_urgent,
@@ -334,6 +364,8 @@ class RolloutWatch:
             watch.hindsight = watch._hindsight_of(watch.rollout)
         if watch.hindsight is not None:
             watch.hindsight.restore(fields.value("hindsight"))
+        if fields.has("aftermath"):
+            watch.aftermath = Aftermath.restored(fields.value("aftermath"))
         if fields.has("worsening"):
             watch.worsening = Worsening(*map(str, fields.items("worsening", 2)))
         watch._was_urgent = fields.boolean("was_urgent")

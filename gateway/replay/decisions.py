@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.core.access import MONITOR
+from gateway.core.aftermath import REVISE
 from gateway.core.audit import AuditEntry, plain_object
 from gateway.core.fields import Json
 from gateway.core.policy import Decision
@@ -21,7 +22,7 @@ from gateway.core.reopening import Acquit
 from gateway.core.retraining import ASK
 from gateway.core.rollouts import Event, Rollout, rollout_from_body
 from gateway.monitor.act import CODE_VERSION, action_of
-from gateway.monitor.decide import drift_evidence, judged, judged_again, retraining_request
+from gateway.monitor.decide import aftermath_evidence, drift_evidence, judged, judged_again, retraining_request
 from gateway.monitor.fold import RouteState
 from gateway.ports import Filter, Timed
 from gateway.replay.past import Past, Progress, unheard
@@ -101,7 +102,7 @@ def _recomputed(entry: AuditEntry, refold: Refold, dropped_s: float) -> Recomput
     before, after = _rollout(entry.before), _rollout(entry.after)
     began = view_in(_route(entry.before), {} if before is None else {before.id: before})
     became = view_in(_route(entry.after), {after.id: after} if after is not None and after.is_open else {})
-    if before is not None and entry.action == _ACQUITTAL:  # changes no route
+    if before is not None and entry.action in (_ACQUITTAL, REVISE):  # they change no route
         differences = list(_differences(entry, refold, before.route, before))
     elif began is None or became is None:
         differences = ["route: the entry does not hold it"]
@@ -149,6 +150,10 @@ def _differences(entry: AuditEntry, refold: Refold, route: str, rollout: Rollout
     recorded = {name: value for name, value in entry.evidence.items() if name not in _PLACE}
     if "guardrails" in recorded:
         yield from _unlike("", {**recorded, "action": entry.action, "reason": entry.reason}, _decided(refold, state, rollout))
+        return
+    if "aftermath" in recorded:
+        revised = {} if state.watch is None else plain_object({**aftermath_evidence(state.watch), "attribution": "WORLD"})
+        yield from _unlike("", recorded, revised)
         return
     found = {} if state.drift is None else plain_object({**drift_evidence(state.drift), "attribution": "NONE"})
     yield from _unlike("", recorded, found)

@@ -7,12 +7,15 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from adapters.archives.duck import DuckArchive
 from adapters.clock import SystemClock
 from adapters.detectors.river import AdwinDetector
+from adapters.logs.codec import decode
 from adapters.logs.segments import SegmentReader, SegmentWriter
 from adapters.memory import MemoryBank
 from adapters.readings_file import ReadingsFile
@@ -27,6 +30,7 @@ from gateway.core.rollouts import Rollout, begin
 from gateway.core.routes import Route, Variant, with_weights
 from gateway.core.split import SLOTS, hashed_key, slot_of
 from gateway.core.tensors import Datatype, Signature, Tensor, TensorSpec
+from gateway.history import recalled
 from gateway.monitor.run import run_monitor
 from gateway.ports import RegistryStore
 from gateway.settings import MonitorSettings, Settings
@@ -178,17 +182,18 @@ def segment_writer(directory: Path, stream: str) -> SegmentWriter:
     )
 
 
-def main(directory: Path) -> None:
-    """Run the monitor over a directory until the process is killed."""
+def main(directory: Path, truth_wait_max: int = SETTINGS.monitor.truth_wait_max) -> None:
+    """Run the monitor over a directory, and the archive in it, until the process is killed."""
+    archive = DuckArchive(directory / "archive", memory_bytes=2**28)
     run_monitor(
-        settings=SETTINGS,
+        settings=replace(SETTINGS, monitor=replace(SETTINGS.monitor, truth_wait_max=truth_wait_max)),
         log=SegmentReader(directory / "log"),
         registry=SqliteRegistry(directory / "registry.db", clock=SystemClock()),
         checkpoints=SqliteCheckpoints(directory / "checkpoints.db"),
         readings=ReadingsFile(directory / "readings.json"),
         metrics=MemoryBank(),
         detector=AdwinDetector,
-        recall=lambda _ids: {},
+        recall=partial(recalled, archive=archive, decode=decode),
         clock=SystemClock(),
         stop=threading.Event(),
     )
