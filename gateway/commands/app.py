@@ -16,6 +16,7 @@ from gateway.commands import (
     processes,
     quality,
     replay,
+    report,
     rollouts,
     routes,
 )
@@ -43,5 +44,20 @@ def connect(
     context.obj = Connection(admin_url, url, token, data_dir)
 
 
-for part in (processes, models, routes, rollouts, predictions, health, drift, quality, replay, monitor, audit, notices, access):
+for part in (
+    processes,
+    models,
+    routes,
+    rollouts,
+    predictions,
+    health,
+    drift,
+    quality,
+    replay,
+    report,
+    monitor,
+    audit,
+    notices,
+    access,
+):
     part.add_to(app)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 import typer
 
 from gateway.core.fields import Json
+from gateway.drawing.words import moment as moment  # noqa: PLC0414  # for every command
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -82,13 +82,6 @@ def shortened(value: object) -> str:
     """Return a value in one short line."""
     text = shown(value)
     return text if len(text) <= _CELL_CHARACTERS_MAX else text[: _CELL_CHARACTERS_MAX - 1] + "…"
-
-
-def moment(seconds: object) -> str:
-    """Return seconds since the epoch as UTC, to the second."""
-    if not isinstance(seconds, int | float) or seconds <= 0:
-        return ""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def mapping(value: object) -> Json:

@@ -38,6 +38,7 @@ from gateway.control.calls import (
     revision_of,
 )
 from gateway.control.openapi import document
+from gateway.control.status.site import Page, Site
 from gateway.control.surface import OPERATIONS
 from gateway.control.upload import Upload, receive_upload
 from gateway.core.access import Principal
@@ -80,21 +81,34 @@ class Edge:
             for path, operations in by_path.items()
         ]
         routes.append(Route("/openapi.json", self._show_document, methods=["GET"]))
+        pages = Site(self._control, limiter=self._threads.quick).pages()
+        routes += [
+            Route(path, functools.partial(self._caught, "showStatus", page), methods=[method])
+            for (method, path), page in pages.items()
+        ]
         app = Starlette(routes=routes, exception_handlers={HTTPException: _refused_path})
         app.router.redirect_slashes = False
         return app
 
     async def _answer(self, operations: Mapping[str, Operation], request: Request) -> Response:
         operation = operations["GET" if request.method == "HEAD" else request.method]
-        try:
+
+        async def performed(request: Request) -> Response:
             return _response(await self._perform(operation, request))
+
+        return await self._caught(operation.name, performed, request)
+
+    async def _caught(self, name: str, answer: Page, request: Request) -> Response:
+        """Answer one request, whatever happens."""
+        try:
+            return await answer(request)
         except GatewayError as error:
             return refusal(error)
         except ClientGone:
             return Response(status_code=400)  # nobody reads it
         except Exception as error:  # noqa: BLE001  # the request loop; counted
             self._control.failures.count += 1
-            _journal.exception("unexpected error", extra={"action": operation.name, "kind": type(error).__name__})
+            _journal.exception("unexpected error", extra={"action": name, "kind": type(error).__name__})
             return Response(orjson.dumps({"error": "unexpected error; the journal has it"}), 500, media_type=JSON)
 
     async def _perform(self, operation: Operation, request: Request) -> Reply:

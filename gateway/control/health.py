@@ -26,7 +26,7 @@ def show_health(control: Control, call: Call) -> Answer:
     name = call.path["route"]
     route = control.registry.table().route(name)
     rollout = next(iter(control.registry.rollouts(name, limit=1)), None)
-    return Answer({"route": name, **_health(control.readings.latest(), route, rollout, control.clock.now_s()).body()})
+    return Answer({"route": name, **health_of(control.readings.latest(), route, rollout, control.clock.now_s()).body()})
 
 
 def health_samples(control: Control, rollouts: Mapping[str, Rollout]) -> Iterator[Sample]:
@@ -36,8 +36,8 @@ def health_samples(control: Control, rollouts: Mapping[str, Rollout]) -> Iterato
         rollouts: The newest of each route.
     """
     readings, now_s = control.readings.latest(), control.clock.now_s()
-    for route in _routes(control, readings):
-        found = _health(readings, route, rollouts.get(route.name), now_s)
+    for route in routes_seen(control, readings):
+        found = health_of(readings, route, rollouts.get(route.name), now_s)
         yield Sample(ROUTE_HEALTH.name, (("route", route.name),), float(found.level.value))
         for part in found.parts:
             if part.level in _UNWELL:
@@ -48,19 +48,21 @@ def unwell(control: Control) -> Iterator[tuple[str, Part]]:
     """Yield each route with its parts that are not well, but for those whose health is unknown."""
     newest = {rollout.route: rollout for rollout in reversed(control.registry.rollouts(limit=ROLLOUTS_MAX))}
     readings, now_s = control.readings.latest(), control.clock.now_s()
-    for route in _routes(control, readings):
-        for part in _health(readings, route, newest.get(route.name), now_s).parts:
+    for route in routes_seen(control, readings):
+        for part in health_of(readings, route, newest.get(route.name), now_s).parts:
             if part.level in _UNWELL:
                 yield route.name, part
 
 
-def _routes(control: Control, readings: Json | None) -> list[Route]:
+def routes_seen(control: Control, readings: Json | None) -> list[Route]:
+    """Return every route, and every model that was called under its own name."""
     table = control.registry.table()
     called = object_of((readings or {}).get("routes")).keys() & table.champions.keys()
     return [table.route(name) for name in sorted(table.routes.keys() | called)]
 
 
-def _health(readings: Json | None, route: Route, rollout: Rollout | None, now_s: float) -> Health:
+def health_of(readings: Json | None, route: Route, rollout: Rollout | None, now_s: float) -> Health:
+    """Return the health of one route, whose newest rollout is given."""
     seen = of_route(readings, route.name)
     time_s = object_of((readings or {}).get("monitor")).get("time_s")
     return health(

@@ -48,6 +48,7 @@ def test_commands_are_the_documented_ones():
         "health",
         "quality",
         "replay",
+        "report",
         "monitor show",
         *(f"audit {verb}" for verb in ("list", "verify")),
         *(f"notices {verb}" for verb in ("list", "test")),
