@@ -11,6 +11,7 @@ import ctypes
 import json
 import logging
 import os
+import secrets
 import signal
 import socket
 import string
@@ -39,6 +40,7 @@ from adapters.suspicions_file import SuspicionsFile
 from gateway.core.errors import LogFull, MalformedRequest, StoreFailed
 from gateway.core.models import Runtime as RuntimeName
 from gateway.core.notices import Channel, channels_from_body
+from gateway.core.privacy import Privacy
 from gateway.core.records import StreamEnd
 from gateway.journal import open_journal
 from gateway.ports import LoopWatch, Runtime, Sender
@@ -63,6 +65,7 @@ class DataDirectory:
         self.log = root / "log"
         self.archive = root / "archive"
         self.admin_token = root / "admin.token"
+        self.secret = root / "log.secret"
         self.lock = root / "lock"
         self.run = root / "run"
         self.metrics = self.run / "metrics"
@@ -105,11 +108,32 @@ def channels_of(settings: Settings, environment: Mapping[str, str]) -> dict[str,
     return {one.name: (one, opened_sender(one)) for one in filled}
 
 
+def privacy_of(settings: Settings) -> Privacy | None:
+    """Return what the log may not hold, or None when it may hold everything; the first start makes a secret if there is none.
+
+    Raises:
+        MalformedRequest: a rule is wrong, or the secret cannot be read.
+    """
+    log = settings.log
+    if not log.dropped and not log.hashed:
+        return None
+    data = DataDirectory(settings.data_dir)
+    path = Path(log.secret_file) if log.secret_file else data.secret
+    try:
+        if not log.secret_file and not path.exists():
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(secrets.token_hex(32).encode())
+        return Privacy(dropped=log.dropped, hashed=log.hashed, secret=path.read_bytes().strip())
+    except OSError as error:
+        raise MalformedRequest(f"log.secret_file {path}: {error}") from error
+
+
 def prepare_data(settings: Settings) -> None:
     """Make the data directory ready for a start: migrate the registry, repair the log, end streams without a worker."""
     channels_of(settings, os.environ)  # what is wrong with them is said now, not by a process that dies again and again
     data = DataDirectory(settings.data_dir)
     data.make()
+    privacy_of(settings)
     SqliteRegistry(data.registry, clock=SystemClock()).close()
     SegmentDirectory(data.log).repair()
     for stream in set(SegmentReader(data.log).streams()) - set(worker_names(settings)):
@@ -177,6 +201,7 @@ def _run_serving(settings: Settings, worker: str, listener: socket.socket) -> No
         memory=Heap(),
         load_lock=FileLoadLock(data.run / "loading"),
         clock=clock,
+        privacy=privacy_of(settings),
     )
 
 

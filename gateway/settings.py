@@ -150,6 +150,9 @@ class LogSettings:
     bytes_max: int = 20 * 2**30  # of all segments of one worker; beyond it the log is full
     free_bytes_min: int = 256 * 2**20  # of the file system; below it the log is full
     heartbeat_s: float = 0.25  # of an idle worker; bounds how far the merge lags behind
+    dropped: str = ""  # MODEL/COLUMN, ROUTE/COLUMN or */COLUMN with commas between: never written
+    hashed: str = ""  # likewise: a keyed hash is written; also for the column `assignment_key`
+    secret_file: str = ""  # of 16 to 64 bytes, which hashes are keyed with; `log.secret` in the data directory without one
 
 
 @dataclass(frozen=True, slots=True)

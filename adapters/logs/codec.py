@@ -157,6 +157,8 @@ def _prediction_line(record: PredictionRecord) -> bytes:
         record.digest,
         record.runtime_version,
         record.outcome._value_,
+        record.dropped,
+        record.hashed,
     )
     inputs = b",".join(map(_tensor_text, record.inputs))
     outputs = b",".join(map(_tensor_text, record.outputs))
@@ -175,6 +177,8 @@ def _place_line(  # noqa: PLR0917 - keywords would double the cost of looking up
     digest: str,
     runtime_version: str,
     outcome: str,
+    dropped: tuple[str, ...],
+    hashed: tuple[str, ...],
 ) -> bytes:
     """Return the beginning of a line: what changes only with the route table."""
     body = {
@@ -190,6 +194,8 @@ def _place_line(  # noqa: PLR0917 - keywords would double the cost of looking up
         "digest": digest,
         "runtime_version": runtime_version,
         "outcome": outcome,
+        "dropped": dropped,
+        "hashed": hashed,
     }
     return orjson.dumps(body)[:-1] + b","
 
@@ -272,6 +278,8 @@ def _read_prediction(body: Mapping[str, Any]) -> PredictionRecord:
         shadow_of=body["shadow_of"],
         trace_id=body["trace_id"],
         resting=tuple(body["resting"]),
+        dropped=tuple(body.get("dropped", ())),  # these two came into the format later
+        hashed=tuple(body.get("hashed", ())),
     )
 
 

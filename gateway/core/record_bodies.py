@@ -26,6 +26,8 @@ def prediction_body(record: PredictionRecord) -> Json:
         "digest": record.digest,
         "runtime_version": record.runtime_version,
         "outcome": record.outcome.value,
+        "dropped": list(record.dropped),
+        "hashed": list(record.hashed),
         "prediction_id": record.prediction_id,
         "time": record.time_s,
         "attempts": [

@@ -71,6 +71,7 @@ class PredictionRecord:
         trace_id: From `traceparent`, else empty.
         resting: Variants that could not have run it, whichever the split chose: kept out of rotation by the worker's own rule
             or not loaded. Only of live predictions that the split had a choice for.
+        dropped, hashed: Inputs, or columns of the one wide input, that are not here as they came (see `core/privacy.py`).
     """
 
     prediction_id: str
@@ -96,6 +97,8 @@ class PredictionRecord:
     shadow_of: str = ""
     trace_id: str = ""
     resting: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    hashed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from gateway.monitor.watch import RolloutWatch
 from gateway.ports import RegistryStore
 
 CONSUMER: Final = "monitor"
-FORMAT: Final = 13
+FORMAT: Final = 14
 _UNREADABLE: Final = (
     pickle.UnpicklingError,
     AttributeError,

@@ -8,7 +8,7 @@ the same alarms. Folds records; no I/O of its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final
 from zlib import crc32
@@ -25,7 +25,7 @@ from gateway.core.records import PredictionRecord
 from gateway.core.summaries import summarised
 from gateway.core.tensors import Array, FloatArray
 from gateway.monitor.columns import WINDOW_ROWS, Budget, ColumnsWatch, FeatureReading, LearnedWatch, Moved
-from gateway.monitor.rows import ANSWER, Features, answer_column, feature_values, joined_columns
+from gateway.monitor.rows import ANSWER, Features, answer_column, feature_values, hidden_names, joined_columns
 from gateway.ports import Detector
 
 BATCH_ROWS: Final = 32  # a shift by σ is found after some forty rows, so a batch may not be many more
@@ -95,16 +95,12 @@ class DriftWatch:
         self._known = version
         self._detector = detector
         self._alarm_rows = false_alarm_events
-        profile = profile_from_body(version.profile) if version.profile else None
-        features = profile.features if profile else ()
-        self._columns = tuple(Column(feature.name, feature.kind) for feature in features)
-        self._summary_columns = tuple(Column(summary.name) for summary in version.summaries)
-        self.inputs = self._watch(profile, share=INPUTS_SHARE) if profile and features else None
-        self.summaries = LearnedWatch(partial(self._watch, share=SUMMARIES_SHARE))
+        self._profile = profile_from_body(version.profile) if version.profile else ReferenceProfile(0, ())
+        self._batch = _Batch()
+        self._leave_out((), ())
         self.answer = LearnedWatch(partial(self._watch, share=ANSWER_SHARE))
         self.outcomes = {name: OutcomeWatch(alarm_rows=false_alarm_events / OUTCOME_SHARE) for name in OUTCOMES}
         self._answer_column = Column(ANSWER)
-        self._batch = _Batch()
         self._sampling = Sampling()
         self.incidents: tuple[Incident, ...] = ()
         self.incident_count = 0
@@ -117,6 +113,8 @@ class DriftWatch:
 
     def observe(self, record: PredictionRecord, time_s: float) -> int | None:
         """Take a live answer of the version, and return how many incidents an alarm began; None without an alarm."""
+        if (hidden := hidden_names(record)) != self._hidden:
+            self._leave_out(hidden, [tensor.name for tensor in record.inputs])
         answer = answer_column(self._known, record.outputs)
         rows = len(answer[1]) if answer else 1
         if not self._sampling.takes(record, time_s, rows * (len(self._columns) + len(self._summary_columns) + 1)):
@@ -129,13 +127,13 @@ class DriftWatch:
             self._answer_column = answer[0]
             batch.answers.append(answer[1])
         if self._columns:
-            values = feature_values(self._columns, record.inputs)
+            values = feature_values(self._all_columns, record.inputs, hidden=hidden)
             if values is None:
                 self.unreadable += 1
             else:
                 batch.features.append(values)
         if self._summary_columns:
-            summaries = summarised(self._known.summaries, (*record.inputs, *record.outputs))
+            summaries = summarised(self._summaries, (*record.inputs, *record.outputs))
             if summaries is None:
                 self.unreadable += 1
             else:
@@ -196,6 +194,7 @@ class DriftWatch:
         """Return everything needed to go on exactly, but for the version itself."""
         return {
             "version": self.version,
+            "hidden": (self._hidden, self._inputs),
             "inputs": None if self.inputs is None else self.inputs.state(),
             "summaries": self.summaries.state(),
             "answer": self.answer.state(),
@@ -210,6 +209,7 @@ class DriftWatch:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what `state` returned for the same version."""
+        self._leave_out(*state["hidden"])
         if self.inputs is not None:
             self.inputs.restore(state["inputs"])
         self.summaries.restore(state["summaries"])
@@ -221,6 +221,25 @@ class DriftWatch:
         self._sampling = Sampling(*state["sampling"])
         self.incidents = tuple(Incident.from_body(body) for body in state["incidents"])
         self.incident_count, self.unreadable = state["incident_count"], state["unreadable"]
+
+    def _leave_out(self, hidden: Sequence[str], inputs: Sequence[str]) -> None:
+        """Begin anew with the columns and summaries whose values the log has.
+
+        Args:
+            hidden: Names of inputs, or of columns of the one wide input.
+            inputs: Names of all inputs.
+        """
+        self._hidden, self._inputs = tuple(hidden), tuple(inputs)
+        wide = inputs[0] if len(inputs) == 1 else None
+        features = [one for one in self._profile.features if one.name not in hidden and wide not in hidden]
+        torn = {*hidden, *([wide] if hidden else [])}  # a summary of a wide input would be one of the columns that are left
+        self._summaries = [summary for summary in self._known.summaries if summary.tensor not in torn]
+        self._all_columns = tuple(Column(feature.name, feature.kind) for feature in self._profile.features)
+        self._columns = tuple(Column(feature.name, feature.kind) for feature in features)
+        self._summary_columns = tuple(Column(summary.name) for summary in self._summaries)
+        self.inputs = self._watch(replace(self._profile, features=tuple(features)), share=INPUTS_SHARE) if features else None
+        self.summaries = LearnedWatch(partial(self._watch, share=SUMMARIES_SHARE))
+        self._batch.features, self._batch.summaries = [], []
 
     def _known_watches(self) -> dict[str, ColumnsWatch | None]:
         return {"inputs": self.inputs, "summaries": self.summaries.watch, "answer": self.answer.watch}

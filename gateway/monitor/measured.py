@@ -20,7 +20,7 @@ from gateway.core.models import ColumnKind, Version
 from gateway.core.profiles import FeatureMap, FeatureProfile, profile_from_body
 from gateway.core.records import FAULTS, Attempt, Outcome, PredictionRecord
 from gateway.core.tensors import Tensor
-from gateway.monitor.rows import Features, answer_column, answer_tensor, feature_values, joined_columns
+from gateway.monitor.rows import Features, answer_column, answer_tensor, feature_values, hidden_names, joined_columns
 
 LENGTH_MAX: Final = 200  # characters of a segment's name
 VersionOf = Callable[[str], Version | None]  # of the rollout's model, by name; None for one that is not registered any more
@@ -212,17 +212,20 @@ class _Quality:
         self._champion = champion
         self._version_of = version_of
         self._limits: _Limits | None = None
+        self._hidden: tuple[str, ...] = ()
 
     def of(self, record: PredictionRecord) -> Contribution | None:
         """Return 1 for a request that has such a value, else 0; None without a reference, or without such columns."""
         version = self._version_of(self._champion)
         if own_attempt(record) is None or version is None or version.profile is None:
             return None
-        features = feature_values(version.columns, record.inputs)
+        hidden = hidden_names(record)
+        features = feature_values(version.columns, record.inputs, hidden=hidden)
         if features is None:
             return None
-        if self._limits is None:
-            self._limits = _Limits(profile_from_body(version.profile).features, self._column)
+        if self._limits is None or hidden != self._hidden:
+            known = [one for one in profile_from_body(version.profile).features if one.name not in hidden]
+            self._limits, self._hidden = _Limits(known, self._column), hidden
         return None if self._limits.are_none else Contribution(float(self._limits.are_broken_by(features)))
 
 
@@ -312,7 +315,9 @@ def _named(record: PredictionRecord, name: str, version_of: VersionOf) -> Value:
     if own is None:
         return None
     if name.startswith(FEATURE):
-        return _feature(record, name.removeprefix(FEATURE), version_of)
+        column = name.removeprefix(FEATURE)
+        is_hash = column in record.hashed or any(tensor.name in record.hashed for tensor in record.inputs[:1])
+        return None if is_hash else _feature(record, column, version_of)
     match name:
         case "error":
             return float(own.outcome in FAULTS)
@@ -337,14 +342,15 @@ def _answer(version: Version, outputs: tuple[Tensor, ...]) -> Value:
 
 
 def _feature(record: PredictionRecord, column: str, version_of: VersionOf) -> Value:
-    """Return the first row's value of a column of the version that answered."""
+    """Return the first row's value of a column of the version that answered, or the hash that the log has of it."""
     version = version_of(record.version)
     if version is None:
         return None
-    at = next((at for at, one in enumerate(version.columns) if one.name == column), None)
-    features = feature_values(version.columns, record.inputs) if at is not None else None
-    if at is None or features is None or not len(features):
+    known = [one.name for one in version.columns if one.name not in record.dropped]
+    features = feature_values(version.columns, record.inputs, hidden=record.dropped) if column in known else None
+    if features is None or not len(features):
         return None
+    at = known.index(column)
     values = features[at] if isinstance(features, list) else features[:, at]
     return _value(values[0]) if len(values) else None
 

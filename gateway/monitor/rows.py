@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 import numpy as np
@@ -20,17 +20,28 @@ def row_count(record: PredictionRecord) -> int:
     return record.inputs[0].data.shape[0] if record.inputs and record.inputs[0].data.ndim else 1
 
 
-def feature_values(columns: Sequence[Column], inputs: Sequence[Tensor]) -> Features | None:
+def hidden_names(record: PredictionRecord) -> tuple[str, ...]:
+    """Return the inputs and columns of which the log does not have the values."""
+    return (*record.dropped, *record.hashed)
+
+
+def feature_values(columns: Sequence[Column], inputs: Sequence[Tensor], *, hidden: Collection[str] = ()) -> Features | None:
     """Return the values of the columns, in the form in which they came; None when the inputs do not have those columns.
 
     The features are one wide tensor [rows, columns], or named inputs of shape [rows] or [rows, 1].
+
+    Args:
+        hidden: Names of columns to leave out.
     """
+    kept = [at for at, column in enumerate(columns) if column.name not in hidden] if hidden else range(len(columns))
+    if len(inputs) == 1 and inputs[0].name in hidden:
+        return None
     if len(inputs) == 1 and inputs[0].data.ndim == 2 and inputs[0].data.shape[1] == len(columns):
-        return inputs[0].data
+        return inputs[0].data[:, kept] if hidden else inputs[0].data
     by_name = {tensor.name: tensor.data for tensor in inputs}
-    found = [by_name.get(column.name) for column in columns]
+    found = [by_name.get(columns[at].name) for at in kept]
     arrays = [array.ravel() for array in found if array is not None]
-    if len(arrays) != len(columns) or len({array.size for array in arrays}) != 1:
+    if len(arrays) != len(kept) or len({array.size for array in arrays}) != 1:
         return None
     return arrays
 

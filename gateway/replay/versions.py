@@ -33,7 +33,7 @@ class Compared:
         equal: To the bit, in every output.
         within: No number further off than the tolerance, and no other element different; `equal` ones too.
         failed: The version raised or answered in another form.
-        unfit: Inputs that do not fit its signature.
+        unfit: Inputs that do not fit its signature, or that the log does not have as they came.
         rows_decided, rows_changed: Rows with a decision in both answers, and those in which it differs.
         elements, total, largest: Of numbers in answers that were compared: how many, and their absolute differences.
     """
@@ -126,9 +126,14 @@ def _answered(past: Past, wanted: Filter, progress: Progress, report: VersionRep
 
 def _fits(version: Version, record: PredictionRecord) -> bool:
     sent = {tensor.name: tensor for tensor in record.inputs}
-    return len(sent) == len(version.signature.inputs) and all(
-        spec.name in sent and sent[spec.name].datatype is spec.datatype and spec.accepts(sent[spec.name].data.shape)
-        for spec in version.signature.inputs
+    is_whole = not record.dropped and not record.hashed
+    return (
+        is_whole
+        and len(sent) == len(version.signature.inputs)
+        and all(
+            spec.name in sent and sent[spec.name].datatype is spec.datatype and spec.accepts(sent[spec.name].data.shape)
+            for spec in version.signature.inputs
+        )
     )
 
 

@@ -2,18 +2,19 @@
 
 With `durability = disk` a group's answers also wait for a sync in a thread, one group at a time; what comes meanwhile is the next
 group. When the log has no room, a group is answered with the log's error (`when_full = reject`) or counted and answered without
-records (`continue`). An idle stream gets heartbeats, so that the merge of all streams can move on.
+records (`continue`). An idle stream gets heartbeats, so that the merge of all streams can move on. What the log may not hold is
+taken out of a record here, which every record passes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from gateway.core.errors import LogFailed
-from gateway.core.records import Anchor, Heartbeat, Record, StreamEnd
+from gateway.core.records import Anchor, Heartbeat, PredictionRecord, Record, StreamEnd
 from gateway.metrics import LOG_RECORDS, LOG_WRITE_DURATION, LOG_WRITE_FAILURES, LOG_WRITES, UNLOGGED, cell
 from gateway.ports import Clock, MetricsBank, PredictionLogWriter
 from gateway.settings import Durability, LogSettings, WhenFull
@@ -38,8 +39,11 @@ class Recorder:
         metrics: MetricsBank,
         clock: Clock,
         loop: asyncio.AbstractEventLoop,
+        redacted: Callable[[PredictionRecord], PredictionRecord] | None = None,
     ) -> None:
+        """Write to `log`; `redacted` returns a prediction as the log may hold it, and None leaves all as they are."""
         self.is_refusing = False
+        self._redacted = redacted
         self._log = log
         self._settings = settings
         self._clock = clock
@@ -77,14 +81,15 @@ class Recorder:
         after a sync that failed they may be in the log all the same.
         """
         waiter: Waiter = self._loop.create_future()
-        self._records.extend(records)
+        for record in records:
+            self._queue(record)
         self._waiters.append(waiter)
         self._schedule()
         return waiter
 
     def add_unwaited(self, record: Record) -> None:
         """Queue a record that no answer waits for."""
-        self._records.append(record)
+        self._queue(record)
         self._schedule()
 
     def beat(self) -> None:
@@ -104,6 +109,11 @@ class Recorder:
         with contextlib.suppress(LogFailed):  # counted; there is nobody left to tell
             await self.add(StreamEnd(self.time_s()))
         self._log.close()
+
+    def _queue(self, record: Record) -> None:
+        if self._redacted is not None and isinstance(record, PredictionRecord):
+            record = self._redacted(record)
+        self._records.append(record)
 
     def _schedule(self) -> None:
         if not self._is_scheduled and not self._is_syncing:

@@ -23,6 +23,7 @@ import uvloop
 
 from gateway.core.models import Runtime as RuntimeName
 from gateway.core.models import Version
+from gateway.core.privacy import Privacy
 from gateway.core.records import Attempt, Kind, Outcome, PredictionRecord
 from gateway.core.split import hashed_id
 from gateway.metrics import LOOP_LAG, MODEL_MEMORY, WARM_BYTES, WARM_VERSIONS, cell
@@ -43,6 +44,7 @@ from gateway.ports import (
 )
 from gateway.serving.app import ServingApp
 from gateway.serving.describe import Description
+from gateway.serving.discretion import Discretion
 from gateway.serving.ids import PredictionIds
 from gateway.serving.infer import Inference
 from gateway.serving.limits import Callers
@@ -107,11 +109,13 @@ def run_worker(
     memory: MemoryMeter,
     load_lock: LoadLock,
     clock: Clock,
+    privacy: Privacy | None = None,
 ) -> None:
     """Serve until SIGTERM, then drain; blocks.
 
     Args:
         workers: The names of all of the gateway's, `worker` among them.
+        privacy: What the log may not hold; None when it may hold everything.
     """
     ports = Ports(registry, artifacts, runtimes, log, metrics, snapshots, in_flight, suspicions, memory, load_lock, clock)
     gc.freeze()  # what was imported is never garbage; collections look only at what requests make,
@@ -120,7 +124,7 @@ def run_worker(
     async def until_signal() -> None:
         stop = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-        await serve(worker, listener, workers=workers, settings=settings, ports=ports, stop=stop)
+        await serve(worker, listener, workers=workers, settings=settings, ports=ports, stop=stop, privacy=privacy)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(until_signal())
@@ -129,7 +133,14 @@ def run_worker(
 
 
 async def serve(
-    worker: str, listener: socket.socket, *, workers: Sequence[str], settings: Settings, ports: Ports, stop: asyncio.Event
+    worker: str,
+    listener: socket.socket,
+    *,
+    workers: Sequence[str],
+    settings: Settings,
+    ports: Ports,
+    stop: asyncio.Event,
+    privacy: Privacy | None = None,
 ) -> None:
     """Serve until `stop` is set, then drain."""
     np.seterr(over="ignore")  # a number too large for FP32 is found by the infinity it becomes, and refused
@@ -148,7 +159,8 @@ async def serve(
         return Pool(warm, turn=turn, settings=serving, in_flight=in_flight, poison=poison, metrics=metrics, clock=clock)
 
     _zero_memory(worker, ports)
-    recorder = Recorder(ports.log, settings=settings.log, metrics=metrics, clock=clock, loop=loop)
+    redacted = None if privacy is None else Discretion(privacy, ports.registry)
+    recorder = Recorder(ports.log, settings=settings.log, metrics=metrics, clock=clock, loop=loop, redacted=redacted)
     shelf = Shelf(bytes_max=serving.model_memory_bytes_max, metrics=metrics)
     loader = Loader(warm=warm, pool=pool, shelf=shelf, metrics=metrics, clock=clock)
     router = Router(

@@ -30,6 +30,7 @@ from adapters.stores.artifacts import DirectoryArtifacts
 from adapters.suspicions_file import SuspicionsFile
 from gateway.core.changes import Change, PutChampion, PutRoute, PutVersion, Write
 from gateway.core.models import Column, Digest, Runtime, Version
+from gateway.core.privacy import Privacy
 from gateway.core.records import Offset, PredictionRecord, Record
 from gateway.core.routes import route_from_body, with_weights
 from gateway.core.split import assign_slots
@@ -200,6 +201,7 @@ class Worker:
     writer: PredictionLogWriter | None = None
     registry: MemoryRegistry = field(default_factory=lambda: MemoryRegistry(clock=SystemClock()))
     snapshots: MemoryMetrics = field(default_factory=MemoryMetrics)
+    privacy: Privacy | None = None
     url: str = ""
     port: int = 0
 
@@ -263,7 +265,15 @@ class Worker:
                 clock=SystemClock(),
             )
             self._started.set()
-            await serve("w0", self._listener, workers=("w0",), settings=self.settings, ports=ports, stop=self._stop)
+            await serve(
+                "w0",
+                self._listener,
+                workers=("w0",),
+                settings=self.settings,
+                ports=ports,
+                stop=self._stop,
+                privacy=self.privacy,
+            )
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run())
@@ -433,12 +443,13 @@ def make_worker(tmp_path: Path) -> Iterator[Callable[..., Worker]]:
         log: MemoryLog | None = None,
         writer: PredictionLogWriter | None = None,
         settings: Settings | None = None,
+        privacy: Privacy | None = None,
         **serving: object,
     ) -> Worker:
         base = settings or Settings()
         chosen = replace(base, serving=replace(base.serving, **serving))  # type: ignore[arg-type]
         assert isinstance(chosen.serving, ServingSettings)
-        made.append(Worker(tmp_path, chosen, log or MemoryLog(), writer))
+        made.append(Worker(tmp_path, chosen, log or MemoryLog(), writer, privacy=privacy))
         return made[-1]
 
     yield make

@@ -210,3 +210,41 @@ def test_answer_becomes_a_column(answer, kind, expected):
     column, values = answer_column(_version(), (Tensor("y", Datatype.FP32, answer),))
 
     assert (column.kind, values.tolist()) == (kind, expected)
+
+
+def _without(record: PredictionRecord) -> PredictionRecord:
+    """The record as the log has it when `carrier` is dropped."""
+    size, carrier = record.inputs
+    gone = Tensor("carrier", Datatype.BYTES, np.empty((1, 0), np.object_))
+    return replace(record, inputs=(size, gone), dropped=("carrier",)) if carrier.name == "carrier" else record
+
+
+def test_drift_watch_leaves_out_what_the_log_does_not_have():
+    """A dropped column is neither missing nor unreadable: the others are watched as ever, and restored it goes on exactly."""
+    records = [_without(record) for record in [*_records(1_500), *_records(1_500, shift=1.5, first=1_500, seed=3)]]
+    whole, parted = _fed(_watch(), records), _watch()
+    parted.restore(_fed(_watch(), records[:700]).state())
+
+    assert [(i.attribution.value, i.subjects) for i in whole.incidents] == [("WORLD", ("size",))]
+    assert whole.unreadable == 0
+    assert {body["feature"] for body in whole.bodies()} == {"size", "answer"}
+    assert _fed(parted, records[700:]).bodies() == whole.bodies()
+
+
+def test_drift_watch_begins_anew_when_the_log_has_other_columns():
+    """Once a column is in the log again it is watched, from the training profile on."""
+    watch = _fed(_watch(), [_without(record) for record in _records(200)])
+    assert "carrier" not in {body["feature"] for body in watch.bodies()}
+    _fed(watch, _records(200, first=200))
+    assert "carrier" in {body["feature"] for body in watch.bodies()}
+    assert watch.unreadable == 0
+
+
+def test_hashed_columns_of_a_wide_input_are_left_out():
+    """Hashes are no features: of a wide input the other columns remain, of one hashed as a whole none."""
+    columns = (Column("a"), Column("b"))
+    wide = Tensor("x", Datatype.FP32, np.array([[1.0, 2.0]], np.float32))
+    values = feature_values(columns, (wide,), hidden=("a",))
+    assert values is not None
+    assert np.asarray(values).tolist() == [[2.0]]
+    assert feature_values(columns, (wide,), hidden=("x",)) is None
