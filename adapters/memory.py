@@ -368,6 +368,10 @@ class MemoryCheckpoints:
         """Replace both in one step."""
         self._saved[consumer] = (dict(cursor), bytes(state))
 
+    def backup(self, to: PurePath) -> None:
+        """Refuse: there is no file to copy."""
+        raise StoreFailed(f"{to}: checkpoints in memory have no backup", hint="give the gateway a data directory")
+
 
 class MemoryReadings:
     """A `Readings`."""

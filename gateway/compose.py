@@ -309,6 +309,48 @@ def opened_past(root: Path) -> Iterator[Past]:
             registry.close()
 
 
+def back_up(root: Path, to: Path) -> int:
+    """Write a consistent copy of a data directory, whether or not a gateway runs on it; return its bytes.
+
+    Raises:
+        StoreFailed: there is no registry, or the copy cannot be written.
+    """
+    from adapters.archives.duck import DuckArchive
+    from adapters.backups import BackupDirectory
+    from gateway.backup import back_up as backed_up
+
+    data = DataDirectory(root)
+    if not data.registry.is_file():
+        raise StoreFailed(f"there is no registry in {root}", hint="name the gateway's --data-dir")
+    registry, checkpoints = SqliteRegistry(data.registry, clock=SystemClock()), SqliteCheckpoints(data.checkpoints)
+    archive = DuckArchive(data.archive, memory_bytes=Settings().archive.memory_bytes)
+    try:
+        return backed_up(
+            BackupDirectory(to, also=[path for path in (data.secret,) if path.exists()]),
+            registry=registry,
+            checkpoints=checkpoints,
+            artifacts=DirectoryArtifacts(data.artifacts),
+            segments=SegmentDirectory(data.log),
+            archive=archive,
+            clock=SystemClock(),
+        )
+    finally:
+        archive.close()
+        checkpoints.close()
+        registry.close()
+
+
+def restore(backup: Path, root: Path) -> int:
+    """Make a data directory of a backup; return its files.
+
+    Raises:
+        StoreFailed: it is no whole backup, or the directory is not empty.
+    """
+    from adapters.backups import BackupDirectory
+
+    return BackupDirectory(backup).restore(root)
+
+
 def _runtimes(settings: Settings, artifacts: DirectoryArtifacts, scratch: Path) -> dict[RuntimeName, Runtime]:
     """Return what runs versions in this process; pickled ones have theirs, with room of their own in `scratch`."""
     from adapters.runtimes.chained import ChainedRuntime

@@ -199,6 +199,9 @@ class ArtifactStore(Protocol):
             ArtifactCorrupt: it is missing or its bytes changed.
         """
 
+    def backup(self, to: PurePath) -> None:
+        """Copy every artifact to a new directory while more are put."""
+
 
 class RegistryStore(Protocol):
     """Models, versions, routes, rollouts, keys and the audit log. Safe to share between threads and processes."""
@@ -368,6 +371,12 @@ class SegmentStore(Protocol):
     def repair(self) -> Sequence[tuple[str, int]]:
         """Cut a torn last line off every stream; return (stream, bytes cut). Only while no writer is open."""
 
+    def backup(self, to: PurePath) -> Cursor:
+        """Copy every segment up to its last complete append, while writers append; return where the copy of each stream begins.
+
+        What a directory of that name held before is replaced. A segment removed meanwhile is left out, with all before it.
+        """
+
 
 class CheckpointStore(Protocol):
     """A consumer's position and state, saved together or not at all."""
@@ -377,6 +386,30 @@ class CheckpointStore(Protocol):
 
     def save(self, consumer: str, cursor: Cursor, state: bytes) -> None:
         """Replace what was saved; atomic, durable when it returns."""
+
+    def backup(self, to: PurePath) -> None:
+        """Write a consistent copy to a new file while it is in use."""
+
+
+class BackupStore(Protocol):
+    """Where one backup lies."""
+
+    def begin(self) -> PurePath:
+        """Make it and return its directory.
+
+        Raises:
+            StoreFailed: there is something in it already.
+        """
+
+    def seal(self, taken_at_s: float) -> int:
+        """Note what it holds, so that it counts as a backup; durable when it returns. Return its bytes."""
+
+    def restore(self, to: PurePath) -> int:
+        """Copy it to a directory that is new or empty, which shows all of it or nothing; return the files.
+
+        Raises:
+            StoreFailed: it is no whole backup, a byte of it changed, or the directory is not empty.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -687,6 +720,12 @@ class Archive(Protocol):
 
         Args:
             now_s: Seconds since the epoch; a day that is over is joined more closely.
+        """
+
+    def backup(self, to: PurePath) -> Cursor:
+        """Copy what the archive holds to a directory, while it is taken, merged and dropped; return how far each stream is.
+
+        What an earlier call copied there is not copied again, and what is no longer held goes.
         """
 
     def drop(self, before_s: float) -> int:

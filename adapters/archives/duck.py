@@ -24,6 +24,7 @@ from urllib.parse import quote, unquote
 import duckdb
 
 from adapters.archives import queries
+from adapters.archives.backup import copied_archive
 from adapters.archives.columns import ANCHOR, GROUND_TRUTH, PREDICTION, TENSOR, WIDTH_MAX, rows_query
 from adapters.archives.manifest import ANCHORS, File, Manifest, flush, load_manifest, manifest_age, swap_manifest
 from adapters.archives.merging import due, joined
@@ -157,6 +158,11 @@ class DuckArchive:
                 swap_manifest(self._directory, replace(manifest, files=kept, dropped_s=dropped_s))
                 self._dropped += [file.path for file in gone]
         return len(manifest.files) - len(kept)
+
+    def backup(self, to: PurePath) -> Cursor:
+        """Copy the files that the manifest names, then the manifest; see `Archive.backup`."""
+        with _archive_errors(self._directory):
+            return _cursor(copied_archive(self._directory, Path(to)))
 
     def merge(self, now_s: float) -> int:
         """Join one run of small files; see `Archive.merge`."""

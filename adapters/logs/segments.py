@@ -10,10 +10,11 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import shutil
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Final
 
 from adapters.logs.codec import END_OF_APPEND, decode, encode
@@ -34,7 +35,7 @@ from adapters.logs.files import (
 )
 from adapters.logs.times import resumed_s
 from gateway.core.errors import LogFailed, LogFull
-from gateway.core.records import Offset, Page, Record
+from gateway.core.records import Cursor, Offset, Page, Record
 from gateway.ports import Clock, Segment
 
 APPEND_BYTES_MAX: Final = 256 * 2**20  # of one append: four times the largest body that serving accepts by default
@@ -317,6 +318,13 @@ class SegmentDirectory:
         """Cut torn tails, empty the lines that a power loss took, and close every stream's last segment."""
         return [(stream, damage) for stream in streams_of(self._directory) if (damage := self._repair(stream))]
 
+    def backup(self, to: PurePath) -> Cursor:
+        """Copy the segments, stream after stream, and cut what is not a complete append; see `SegmentStore.backup`."""
+        with log_errors(self._directory):
+            shutil.rmtree(to, ignore_errors=True)
+            Path(to).mkdir(mode=0o700, parents=True)
+            return {stream: _copied(self._directory / stream, Path(to) / stream) for stream in streams_of(self._directory)}
+
     def _repair(self, stream: str) -> int:
         with log_errors(self._directory / stream):
             places = places_of(self._directory / stream)
@@ -331,6 +339,21 @@ class SegmentDirectory:
             damage = cut_tail(places[-1].path) + sum(empty_holes(place.path) for place in recent)
             (self._directory / stream / segment_name(end_of(places))).touch(0o640)
         return damage
+
+
+def _copied(stream: Path, to: Path) -> Offset:
+    """Copy a stream and return where its copy begins."""
+    to.mkdir()
+    for place in places_of(stream):
+        try:
+            shutil.copy2(place.path, to / place.path.name)
+        except FileNotFoundError:  # removed since it was listed, and with it everything older
+            for older in places_of(to):
+                older.path.unlink()
+    copied = places_of(to)
+    if copied:
+        cut_tail(copied[-1].path)
+    return copied[0].first if copied else Offset(0)
 
 
 def _page(lines: bytes, after: Offset, limit: int, stream: str) -> Page:

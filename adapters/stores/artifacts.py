@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -66,6 +67,14 @@ class DirectoryArtifacts:
         except OSError as error:
             raise StoreFailed(f"{path}: {error.strerror}") from error
         return path
+
+    def backup(self, to: PurePath) -> None:
+        """Copy the files that have a digest for a name; they never change."""
+        with _writing(Path(to)):
+            Path(to).mkdir(mode=0o700, parents=True)
+            for path in sorted(self._directory.iterdir()):
+                if path.is_file():
+                    shutil.copy2(path, Path(to) / path.name)
 
     def _remove_abandoned(self) -> None:
         for path in self._staging.iterdir():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from adapters.stores.rows import text_of
 from adapters.stores.schema import CHECKPOINTS
@@ -28,6 +28,10 @@ class SqliteCheckpoints:
         """Replace the consumer's row in a durable transaction."""
         with self._database.writing() as transaction:
             transaction.run("INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?)", consumer, text_of(dict(cursor)), state)
+
+    def backup(self, to: PurePath) -> None:
+        """Copy with SQLite's own backup, then link into place."""
+        self._database.backup(Path(to))
 
     def close(self) -> None:
         """Release the file."""

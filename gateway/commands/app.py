@@ -7,6 +7,7 @@ import typer
 from gateway.commands import (
     access,
     audit,
+    backups,
     drift,
     health,
     models,
@@ -59,5 +60,6 @@ for part in (
     audit,
     notices,
     access,
+    backups,
 ):
     part.add_to(app)

@@ -49,6 +49,8 @@ def test_commands_are_the_documented_ones():
         "quality",
         "replay",
         "report",
+        "backup",
+        "restore",
         "monitor show",
         *(f"audit {verb}" for verb in ("list", "verify")),
         *(f"notices {verb}" for verb in ("list", "test")),
