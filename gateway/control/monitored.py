@@ -11,7 +11,7 @@ from gateway.control.calls import Answer, Call, Control
 from gateway.core.fields import Json
 from gateway.core.rollouts import Rollout
 from gateway.core.trouble import FleetReading
-from gateway.core.troubles import complaints
+from gateway.core.troubles import Trouble, complaints
 
 
 def monitor(control: Control, _: Call) -> Answer:
@@ -38,6 +38,12 @@ def evidence(readings: Json | None, rollout: Rollout) -> Json:
     if object_of(shown.pop("rollout", None)).get("id") != rollout.id:
         return {}
     return shown
+
+
+def waited_for(control: Control) -> list[str]:
+    """Return why a rollout's clock stands still for the monitor's own sake, in sentences; nothing while it keeps up."""
+    found = complaints(control.readings.latest(), now_s=control.clock.now_s())
+    return [f"Its clock waits: {one.reason}." for one in found if one.trouble in (Trouble.SILENT, Trouble.BEHIND)]
 
 
 def fleet(readings: Json | None) -> FleetReading:

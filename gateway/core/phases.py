@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.core.fields import Fields, Json
+from gateway.core.rollouts import Rollout, RolloutState
 
 SILENCE_S: Final = 300.0  # of a gap counts; a route with a request in five minutes still gets on, if slowly
 
@@ -56,3 +57,9 @@ class PhaseClock:
         fields = Fields(state, "clock")
         last_s = fields.number("last_s", 0.0, 1e12) if fields.has("last_s") else None
         return cls(fields.integer("revision", 0, 1 << 62), fields.number("counted_s", 0.0, 1e12), last_s)
+
+
+def is_resplit(before: Rollout, after: Rollout) -> bool:
+    """Return whether a phase gives callers to the two versions otherwise than the one before."""
+    is_copied = [one.state is RolloutState.SHADOW for one in (before, after)]
+    return before.step != after.step or is_copied[0] != is_copied[1]

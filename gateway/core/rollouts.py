@@ -126,7 +126,12 @@ class Rollout:
     @property
     def is_watched(self) -> bool:
         """Whether anything may still happen to it by itself."""
-        return self.is_open or (self.state is RolloutState.LIVE and self.cools_until_s > 0.0)
+        return self.is_open or self.is_cooling
+
+    @property
+    def is_cooling(self) -> bool:
+        """Whether it was promoted, and the version before sees copies of what its successor answers."""
+        return self.state is RolloutState.LIVE and self.cools_until_s > 0.0
 
 
 def next_state(state: RolloutState, event: Event, *, held_in: RolloutState | None = None) -> RolloutState:

@@ -16,7 +16,7 @@ from gateway.core.fields import Json
 from gateway.core.hindsight import LOSS, RAILS
 from gateway.core.outcomes import Departure
 from gateway.core.retraining import Rise, attributed_rise
-from gateway.monitor.watch import RolloutWatch, is_cooling
+from gateway.monitor.watch import RolloutWatch
 
 REST_S: Final = 600.0  # between a rise and the request: broken inputs, or the shadow, may explain it; training takes hours
 
@@ -88,7 +88,7 @@ class Retraining:
             return None
         is_broken = any(one.attribution is Attribution.DATA and one.last_at_s >= rise.since_s - MERGE_S for one in incidents)
         paired = []
-        if watch is not None and watch.hindsight is not None and is_cooling(watch.rollout):
+        if watch is not None and watch.hindsight is not None and watch.rollout.is_cooling:
             paired = [one for one in watch.hindsight.findings() if one.guardrail == RAILS[LOSS]]
         is_compared = watch is not None and watch.rollout.is_open
         attributed = attributed_rise(rise, paired, is_compared=is_compared, is_broken=is_broken)

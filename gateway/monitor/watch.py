@@ -21,7 +21,7 @@ from gateway.core.fields import Fields, Json
 from gateway.core.guardrails import Finding, Measure, error_value, own_attempt
 from gateway.core.hindsight import Worsening
 from gateway.core.losses import Truth
-from gateway.core.phases import PhaseClock
+from gateway.core.phases import PhaseClock, is_resplit
 from gateway.core.policy import Facts
 from gateway.core.records import FAULTS, Kind, PredictionRecord
 from gateway.core.records import Outcome as Ended
@@ -89,7 +89,7 @@ class RolloutWatch:
         self._step_keys: dict[str, None] = {}
         self._clock = PhaseClock(rollout.since_revision)
         self._hindsight_of = partial(Hindsight, version_of=version_of, epoch_s=epoch_s)
-        self.hindsight = self._hindsight_of(rollout) if is_cooling(rollout) else None
+        self.hindsight = self._hindsight_of(rollout) if rollout.is_cooling else None
         self.worsening: Worsening | None = None
         self.aftermath: Aftermath | None = None
         self._was_urgent = False
@@ -102,12 +102,12 @@ class RolloutWatch:
         """
         if rollout.since_s != self.rollout.since_s:
             self._step_keys = {}
-            is_resplit = _is_resplit(self.rollout, rollout)
-            self._clock = PhaseClock(max(revision, rollout.since_revision) if is_resplit else self._clock.revision)
+            first = max(revision, rollout.since_revision)
+            self._clock = PhaseClock(first if is_resplit(self.rollout, rollout) else self._clock.revision)
         if rollout.state is RolloutState.QUARANTINED and self.rollout.state is not RolloutState.QUARANTINED:
             self._begin_aftermath(revision, rollout.changed_at_s)
         self.rollout = rollout
-        if self.hindsight is None and is_cooling(rollout):
+        if self.hindsight is None and rollout.is_cooling:
             self.hindsight = self._hindsight_of(rollout)
 
     def observe_after(self, record: PredictionRecord) -> None:
@@ -141,7 +141,7 @@ class RolloutWatch:
 
     def worsen(self, version: str, worsening: Worsening) -> None:
         """Take that a version is worse than it was at first; a promoted one's shadow is asked from now on."""
-        if self.hindsight is not None and is_cooling(self.rollout) and version == self.rollout.challenger:
+        if self.hindsight is not None and self.rollout.is_cooling and version == self.rollout.challenger:
             self.worsening = worsening
             self.hindsight.begin_anew()
 
@@ -392,17 +392,6 @@ class RolloutWatch:
         is_urgent = self._burst.is_burst or any(rail.has_failed for rail in self._rails)
         became, self._was_urgent = is_urgent and not self._was_urgent, is_urgent
         return became
-
-
-def is_cooling(rollout: Rollout) -> bool:
-    """Return whether the version before sees copies of what its successor answers."""
-    return rollout.state is RolloutState.LIVE and rollout.is_watched
-
-
-def _is_resplit(before: Rollout, after: Rollout) -> bool:
-    """Return whether a phase gives callers to the two versions otherwise than the one before."""
-    is_copied = [one.state is RolloutState.SHADOW for one in (before, after)]
-    return before.step != after.step or is_copied[0] != is_copied[1]
 
 
 def is_compared(record: PredictionRecord) -> bool:

@@ -498,6 +498,17 @@ def test_drift_and_quality_show_what_the_monitor_published(control):
     assert control.admin.get("/api/v1/routes/none/drift").status_code == 404
 
 
+def test_rollout_says_that_its_clock_waits_for_a_monitor_that_is_behind(control):
+    """A lag over its bound, or a silent monitor, is a sentence of the rollout; one that keeps up is none."""
+    id = _start(control)
+    for lag_s, age_s, said in ((99.0, 0.0, "99 s behind the log"), (0.1, 300.0, "nothing for 300 s"), (0.1, 0.0, "")):
+        monitor = {"published_at_s": time.time() - age_s, "lag_s": lag_s}
+        (control.data / "readings.json").write_text(json.dumps({"monitor": monitor, "routes": {}}))
+        told = " ".join(control.admin.get(f"/api/v1/routes/delays/rollouts/{id}").json()["explanation"])
+        assert ("Its clock waits" in told) is bool(said)
+        assert said in told
+
+
 def test_monitor_is_shown_with_what_is_wrong(control):
     """A monitor that never published is not well; one that did is what its picture says, in the admin API and in a scrape."""
     silent = control.admin.get("/api/v1/monitor").json()
