@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.compose import prepare_data
 from gateway.core.errors import MalformedRequest
 from gateway.core.models import Column, Digest, Runtime, Version
 from gateway.core.privacy import HASHED_ELEMENTS_MAX, Privacy, Redaction, all_dropped
 from gateway.core.records import Attempt, Kind, Outcome, PredictionRecord
 from gateway.core.tensors import NUMPY_DTYPES, Datatype, Signature, Tensor, TensorSpec
+from gateway.settings import LogSettings, Settings
 
 SECRET = b"0123456789abcdef"
 NAMED = (
@@ -207,3 +209,27 @@ def test_wrong_rule_is_refused(dropped, hashed, secret, word):
     """A rule that is no rule, or a secret that could be guessed, stops the start."""
     with pytest.raises(MalformedRequest, match=word):
         privacy(dropped, hashed, secret)
+
+
+def test_start_makes_a_secret_once(tmp_path):
+    """The first start that hashes makes a secret that nobody else can read; the next one keeps it."""
+    settings = Settings(data_dir=tmp_path / "data", log=LogSettings(hashed="*/email"))
+    prepare_data(settings)
+    path = tmp_path / "data" / "log.secret"
+    secret = path.read_bytes()
+    assert (len(secret), path.stat().st_mode & 0o777) == (64, 0o600)
+    prepare_data(settings)
+    assert path.read_bytes() == secret
+
+
+@pytest.mark.parametrize("wrong", [{"dropped": "email"}, {"hashed": "*/email", "secret_file": "nowhere"}])
+def test_start_refuses_wrong_rules(tmp_path, wrong):
+    """A rule or a secret that cannot be used stops the start, before anything is logged."""
+    with pytest.raises(MalformedRequest, match="log"):
+        prepare_data(Settings(data_dir=tmp_path / "data", log=LogSettings(**wrong)))
+
+
+def test_start_without_rules_makes_no_secret(tmp_path):
+    """What is not needed is not made."""
+    prepare_data(Settings(data_dir=tmp_path / "data"))
+    assert not (tmp_path / "data" / "log.secret").exists()

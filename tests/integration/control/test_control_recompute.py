@@ -86,13 +86,15 @@ def test_chain_is_recomputed_whole(control, write_linear_model, write_scaling_mo
 
 
 def test_recomputing_refuses_what_has_no_answer_or_artifact(answered):
-    """A failed prediction, another digest than the version's, and an unknown id are refused, each with its reason."""
+    """A failed prediction, another digest than the version's, inputs that are not logged and an unknown id are refused."""
     control, record = answered
     failed = replace(record, prediction_id=_id(2), outcome=Outcome.FAILED, outputs=())
     other = replace(record, prediction_id=_id(3), digest="f" * 64)
-    control.write_log(failed, other)
-    refused = [control.admin.post(f"/api/v1/predictions/{_id(number)}/recompute") for number in (2, 3, 4)]
-    assert [answer.status_code for answer in refused] == [422, 422, 404]
+    hidden = replace(record, prediction_id=_id(5), hashed=("features",))
+    control.write_log(failed, other, hidden)
+    refused = [control.admin.post(f"/api/v1/predictions/{_id(number)}/recompute") for number in (2, 3, 4, 5)]
+    assert [answer.status_code for answer in refused] == [422, 422, 404, 422]
+    assert "does not have features" in refused[3].json()["error"]
     assert "failed" in refused[0].json()["error"]
     assert "digest" in refused[1].json()["error"]
     assert control.client_with("read").post(f"/api/v1/predictions/{_id(2)}/recompute").status_code == 403

@@ -133,6 +133,27 @@ def test_data_quality_counts_requests_with_a_value_apart() -> None:
     assert means(seen(carrier, *records)) == (0.0, pytest.approx(1 / 4))
 
 
+def test_column_that_the_log_does_not_have_says_nothing() -> None:
+    """A dropped column is neither missing nor unseen, the others are judged as ever; a hash is a segment's name, and no value."""
+    empty = Tensor("carrier", Datatype.BYTES, np.empty((1, 0), np.object_))
+
+    def dropped(record: PredictionRecord) -> PredictionRecord:
+        return replace(record, inputs=(record.inputs[0], empty), dropped=("carrier",))
+
+    records = [dropped(answered(at, is_challenger=at > 0, delay=11.0 if at == 1 else 5.0)) for at in range(3)]
+    assert means(seen(watch_of({"measure": "data_quality"}), *records)) == (0.0, pytest.approx(1 / 2))
+    assert seen(watch_of({"measure": "data_quality", "column": "carrier"}), *records).reading.challenger_count == 0
+    told = watch_of({"measure": "expression", "expression": 'feature.carrier == "9f0c"', "low": 0, "high": 1})
+    hashed = replace(answered(1, is_challenger=True, carrier=b"9f0c"), hashed=("carrier",))
+    assert seen(told, *records, hashed).reading.challenger_count == 0
+    fair = watch_of({"measure": "fairness", "column": "carrier", "of": "positives"})
+    assert seen(fair, *records).reading.challenger_count == 0
+    named = watch_of({"measure": "fairness", "column": "carrier", "of": "positives"})
+    for at in range(600):
+        found = seen(named, replace(answered(at, is_challenger=at % 2 > 0, carrier=b"9f0c"), hashed=("carrier",)))
+    assert found.reading.challenger_count > 0
+
+
 def test_fairness_compares_what_the_challenger_changes_by_segment() -> None:
     """A challenger that says late of all BB and as before of AA widens the gap by its full height."""
     watch = watch_of({"measure": "fairness", "column": "carrier", "of": "positives"})
