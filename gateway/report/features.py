@@ -12,7 +12,7 @@ from gateway.core.models import Column, Version
 from gateway.core.profiles import APART, Apart, FeatureMap, FeatureProfile, cell_count, profile_from_body
 from gateway.core.records import PredictionRecord
 from gateway.core.tensors import IntArray
-from gateway.monitor.rows import Features, feature_values, joined_columns
+from gateway.monitor.rows import Features, feature_values, hidden_names, joined_columns
 
 FEATURES_MAX: Final = 500  # in the order of the columns; with 96 spans 6 MB of counts of numbers, 40 MB of categories
 _ROWS_AT_ONCE: Final = 1_000  # mapped together, which costs a tenth of one by one
@@ -45,7 +45,7 @@ class FeatureCounts:
 
     Attributes:
         profiles: Of the features that are counted.
-        unreadable: Predictions whose inputs do not have the version's columns.
+        unreadable: Predictions whose inputs do not have the version's columns, or are not all logged as they came.
     """
 
     def __init__(self, version: Version) -> None:
@@ -65,7 +65,7 @@ class FeatureCounts:
 
     def take(self, record: PredictionRecord, at: int) -> None:
         """Count one record's rows in a span; records come in order of time."""
-        values = feature_values(self._columns, record.inputs)
+        values = None if hidden_names(record) else feature_values(self._columns, record.inputs)
         if values is None:
             self.unreadable += 1
             return

@@ -184,7 +184,7 @@ def _feature_table(counts: FeatureCounts, moved: Sequence[Shape], version: str) 
         "usual": lambda one: words.share(one.usual),
     }
     more = f", the {FEATURES_SHOWN} of {len(moved):,} furthest from training" if len(moved) > FEATURES_SHOWN else ""
-    unread = f"; {counts.unreadable:,} predictions had other inputs" if counts.unreadable else ""
+    unread = f"; {counts.unreadable:,} predictions had other inputs, or not all of them are logged" if counts.unreadable else ""
     caption = f"Features of version {version} over the whole time{more}{unread}; usual is training's share of such values"
     return table(moved[:FEATURES_SHOWN], columns, empty="No feature.", numbers=_RIGHT, caption=caption)
 
