@@ -101,7 +101,8 @@ def watched(reference: Rows, later: Rows) -> tuple[tuple[int, ...], tuple[int, .
         )
         begun = watch.observe(record, float(later.times_s[last - 1])) or 0
         for at in range(first, last):
-            begun += watch.observe_outcome("loss", mistakes[at], float(later.times_s[at])) or 0
+            now_s = float(later.times_s[at])
+            begun += watch.observe_outcome("loss", mistakes[at], now_s, answered_s=now_s) or 0
             if adwin.update([mistakes[at]]).alarm_count:
                 adwin_alarms.append(at)
         if begun:
