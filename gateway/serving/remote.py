@@ -118,7 +118,11 @@ class RemoteQueue:
 
     def _begin(self, batch: Sequence[Job], pool: _Pool) -> None:
         began_s = self._clock.monotonic_s()
-        run = self._instance.begin(joined(self._checker, batch))
+        try:
+            run = self._instance.begin(joined(self._checker, batch))
+        except Exception as error:  # noqa: BLE001 - the queue's drain; the pool counts it and fails the jobs
+            self._loop.call_soon(self._over, batch, pool, error)
+            return
         if run is None:
             self._wait_for(batch, pool, lambda: pool.execute(batch))
             return

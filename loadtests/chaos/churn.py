@@ -63,6 +63,8 @@ def churn(directory: Path, *, minutes: float = 30.0, rate: float = 100.0) -> Rep
         report.note_seen(traffic.seen)
         report.claim(set(traffic.seen.statuses()) == {200} and not traffic.seen.losses, "a caller saw something")
         report.claim(not done.get("refused changes"), "a change was refused")
+        deaths = gateway.deaths()
+        report.claim(not deaths, f"processes ended, by exit code: {dict(deaths)}")
         report.check_log(gateway.data_dir, traffic.seen)
         for name, taken in sorted(samples.items()):
             _judge(report, name, taken, is_long=minutes >= JUDGED_MINUTES_MIN)

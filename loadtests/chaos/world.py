@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import math
 import os
 import signal
 import time
@@ -56,6 +58,7 @@ class Report:
         """Note how long until good answers came again."""
         first_s, rate_s = seen.first_good_s(harm_s), seen.rate_back_s(harm_s)
         self.facts.append(f"{what}: first good answer after {first_s:.3f} s, the rate back after {rate_s:.1f} s")
+        self.claim(first_s < math.inf, f"{what}: no good answer came")
         self.claim(rate_s < 30, f"{what}: the rate was not back within 30 s")
 
     def check_log(self, data_dir: Path, seen: Seen) -> None:
@@ -98,7 +101,12 @@ class World:
         """Wait until a process has a successor."""
         until(lambda: planes(self.house.process.pid).get(name, pid) != pid, within_s=within_s)
 
-    def until_monitor_caught_up(self, *, within_s: float = 60.0) -> float:
+    def deaths(self) -> Counter[int]:
+        """Return how often a process ended with each exit code, after the journal; negative for a signal."""
+        lines = [json.loads(line) for line in (self.data_dir / "gateway.log").read_text().splitlines() if '"code"' in line]
+        return Counter(line["code"] for line in lines)
+
+    def until_monitor_caught_up(self, *, within_s: float = 180.0) -> float:
         """Wait until the monitor has passed what is in the log now; return the seconds it took."""
         reader, start_s = SegmentReader(self.data_dir / "log"), time.monotonic()
         end = {stream: reader.end(stream) for stream in reader.streams()}
