@@ -14,9 +14,11 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from gateway.core.errors import NotValid
+from gateway.core.models import DIMENSIONS_MAX
 from gateway.core.tensors import VARIABLE, Datatype, Signature, TensorSpec
 
 FILE_BYTES_MAX: Final = 2**31 - 1  # protobuf's own limit
+NAME_LENGTH_MAX: Final = 200  # characters of a tensor's name, which may become a column's
 DOMAINS: Final = frozenset({"", "ai.onnx", "ai.onnx.ml", "ai.onnx.preview", "com.microsoft"})  # what ONNX Runtime carries
 _DATATYPES: Final[dict[int, Datatype]] = {
     onnx.TensorProto.BOOL: Datatype.BOOL,
@@ -43,8 +45,7 @@ def read_signature(path: Path) -> Signature:
         NotValid: with the reason.
     """
     model = _parsed(path)
-    for graph in _graphs(model):
-        _refuse_outside(graph)
+    _refuse_outside(model)
     _refuse_unknown_operators(model)
     try:
         onnx.checker.check_model(model)
@@ -132,8 +133,8 @@ def _inner(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
         yield from attribute.graphs
 
 
-def _refuse_outside(graph: onnx.GraphProto) -> None:
-    for tensor in _tensors(graph):
+def _refuse_outside(model: onnx.ModelProto) -> None:
+    for tensor in _tensors(model):
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
             raise NotValid(
                 f"the weights {tensor.name[:100]!r} lie in a file outside the artifact, which its digest would not cover",
@@ -141,15 +142,18 @@ def _refuse_outside(graph: onnx.GraphProto) -> None:
             )
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
+def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Yield every tensor that the file holds: of its graphs, and of its functions' nodes."""
+    nodes: list[Iterable[onnx.NodeProto]] = [function.node for function in model.functions]
+    for graph in _graphs(model):
+        yield from graph.initializer
+        for sparse in graph.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
+        nodes.append(graph.node)
+    for attribute in (attribute for group in nodes for node in group for attribute in node.attribute):
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
 
 
 def _refuse_unknown_operators(model: onnx.ModelProto) -> None:
@@ -165,6 +169,8 @@ def _refuse_unknown_operators(model: onnx.ModelProto) -> None:
 
 
 def _spec(info: onnx.ValueInfoProto, side: str) -> TensorSpec:
+    if not 0 < len(info.name) <= NAME_LENGTH_MAX or not info.name.isprintable():
+        raise NotValid(f"{side} {info.name[:40]!r}: a tensor's name has 1 to {NAME_LENGTH_MAX} printable characters")
     kind = info.type.WhichOneof("value")
     if kind != "tensor_type":
         raise NotValid(
@@ -174,7 +180,8 @@ def _spec(info: onnx.ValueInfoProto, side: str) -> TensorSpec:
     tensor = info.type.tensor_type
     datatype = _DATATYPES.get(tensor.elem_type)
     if datatype is None:
-        name = onnx.TensorProto.DataType.Name(tensor.elem_type)
+        known = {number: name for name, number in onnx.TensorProto.DataType.items()}
+        name = known.get(tensor.elem_type, str(tensor.elem_type))
         raise NotValid(
             f"{side} {info.name!r} has elements of type {name}, which the protocol cannot carry", hint="cast it in the graph"
         )
@@ -182,6 +189,8 @@ def _spec(info: onnx.ValueInfoProto, side: str) -> TensorSpec:
         raise NotValid(
             f"{side} {info.name!r} has no shape", hint="declare one when exporting, with a name for each variable dimension"
         )
+    if len(tensor.shape.dim) > DIMENSIONS_MAX:
+        raise NotValid(f"{side} {info.name!r} has {len(tensor.shape.dim)} dimensions; at most {DIMENSIONS_MAX} can be asked for")
     return TensorSpec(info.name, datatype, tuple(_size(dimension) for dimension in tensor.shape.dim))
 
 

@@ -1,7 +1,7 @@
 """The admin API over HTTP: authenticate, read what the operation takes, perform it in a thread, answer JSON.
 
 Who calls is settled before the first byte of a body is asked for. Everything that is refused is an `{"error": …}` with a status
-from the one table in `gateway/web.py`; what the program has no name for is a 500, counted and written to the journal.
+from the one table in `gateway/web/__init__.py`; what the program has no name for is a 500, counted and written to the journal.
 """
 
 from __future__ import annotations

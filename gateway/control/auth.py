@@ -13,14 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from gateway.core.access import UNLIMITED, Key, Limits, Principal, Scope, token_digest
+from gateway.core.access import ADMIN_KEY_NAME, CONTROL, UNLIMITED, Key, Limits, Principal, Scope, token_digest
 from gateway.core.changes import Change, DropKey, PutKey
 from gateway.core.errors import NotAuthenticated, StoreFailed
 from gateway.ports import Clock, RegistryStore
 
 TOKEN_PREFIX: Final = "hg_"  # noqa: S105  # so that a leaked token is recognised by scanners and people
 TOKEN_LENGTH_MAX: Final = 200
-ADMIN_KEY_NAME: Final = "admin.token"  # of the key whose token lies in the data directory
 _PAGE: Final = 1_000
 
 
@@ -74,7 +73,7 @@ def ensure_admin_token(registry: RegistryStore, path: Path, *, clock: Clock) -> 
         return
     key, token = new_key(ADMIN_KEY_NAME, frozenset({Scope.ADMIN}), clock=clock)
     drops = tuple(DropKey(old.id) for old in keys if old.name == ADMIN_KEY_NAME)
-    registry.commit(Change("control", "key.create", f"key:{key.id}", "admin token at start", (*drops, PutKey(key))))
+    registry.commit(Change(CONTROL.name, "key.create", f"key:{key.id}", "admin token at start", (*drops, PutKey(key))))
     _write_private(path, token)
 
 

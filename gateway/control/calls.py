@@ -57,7 +57,8 @@ class Control:
         workers: Names of the serving workers that a change waits for.
         preparing: Held from a change's preparation until workers answer with it, since only the newest proposal stands. A
             rollback never takes it.
-        naming: Held while a version's name and the champion of a new model are settled.
+        last_look: Held from a last look at the registry to the commit that rests on it: that a version's name is free, that none
+            on a route is retired, that a key to manage keys is left.
         validations: As many validation processes as may run at once.
         questions: As many questions in SQL as may be answered at once.
     """
@@ -75,7 +76,7 @@ class Control:
     validations: threading.BoundedSemaphore
     questions: threading.BoundedSemaphore
     preparing: threading.Lock = field(default_factory=threading.Lock)
-    naming: threading.Lock = field(default_factory=threading.Lock)
+    last_look: threading.Lock = field(default_factory=threading.Lock)
     failures: Failures = field(default_factory=Failures)
     trail: Trail = field(default_factory=Trail)
     lingering: Lingering = field(default_factory=Lingering)

@@ -9,7 +9,7 @@ from typing import Final
 from gateway.control.auth import all_keys, new_key
 from gateway.control.calls import Answer, Call, Control, page_of
 from gateway.control.monitored import fleet
-from gateway.core.access import Key, Scope, key_body, limits_from_body
+from gateway.core.access import OWN_NAMES, Key, Scope, key_body, limits_from_body
 from gateway.core.audit import FIRST_HASH, AuditEntry, entry_body, first_broken, lost_anchors
 from gateway.core.changes import Automation, Change, DropKey, PutKey, Quarantine, quarantine_body
 from gateway.core.errors import Conflict, MalformedRequest, UnknownSubject
@@ -74,6 +74,8 @@ def create_key(control: Control, call: Call) -> Answer:
     scopes = frozenset(_scope(item) for item in fields.items("scopes", len(Scope)))
     limits = limits_from_body(fields.value("limits"), "body.limits")
     fields.done()
+    if name in OWN_NAMES:
+        raise MalformedRequest(f"body.name: {name!r} is a name of the gateway's own in the audit log", hint="choose another name")
     if not scopes:
         raise MalformedRequest("body.scopes: expected at least one of " + ", ".join(scope.value for scope in Scope))
     key, token = new_key(name, scopes, limits=limits, clock=control.clock)
@@ -83,13 +85,14 @@ def create_key(control: Control, call: Call) -> Answer:
 
 def revoke_key(control: Control, call: Call) -> Answer:
     """Revoke a key; its token stops working with this answer."""
-    keys = {key.id: key for key in all_keys(control.registry)}
-    key = keys.get(call.path["key"])
-    if key is None:
-        raise UnknownSubject(f"there is no key {call.path['key']!r}")
-    if not any(_is_admin(other) for other in keys.values() if other.id != key.id):
-        raise Conflict("this is the last key that may manage keys", hint="create another admin key first")
-    control.registry.commit(Change(call.principal.name, "key.revoke", f"key:{key.id}", "", (DropKey(key.id),)))
+    with control.last_look:
+        keys = {key.id: key for key in all_keys(control.registry)}
+        key = keys.get(call.path["key"])
+        if key is None:
+            raise UnknownSubject(f"there is no key {call.path['key']!r}")
+        if not any(_is_admin(other) for other in keys.values() if other.id != key.id):
+            raise Conflict("this is the last key that may manage keys", hint="create another admin key first")
+        control.registry.commit(Change(call.principal.name, "key.revoke", f"key:{key.id}", "", (DropKey(key.id),)))
     return Answer(key_body(key))
 
 

@@ -58,7 +58,7 @@ def register(control: Control, call: Call) -> Answer:
         found = in_turn(control, lambda: control.validator.validate(upload.artifact, upload.reference, stated, before=before))
     control.artifacts.put(upload.artifact, upload.digest)
     _put_manifest(control, found)
-    with control.naming:
+    with control.last_look:
         _before(control, metadata)  # it may have been retired meanwhile
         found = named(found, metadata.version or _next_name(control, model))
         version = replace(found, registered_at_s=control.clock.now_s())
@@ -120,7 +120,7 @@ def retire(control: Control, call: Call) -> Answer:
     fields = call.fields("body")
     reason = fields.text("reason", "")
     fields.done()
-    with control.naming:  # so that no chain is registered with it meanwhile
+    with control.last_look:  # so that no chain is registered with it meanwhile
         version = control.registry.version(call.path["model"], call.path["version"])
         if version.state is VersionState.RETIRED:
             raise Conflict(f"version {version.version} of {version.model} is retired already")

@@ -59,7 +59,9 @@ def start(control: Control, call: Call) -> Answer:
     check_versions(control, at_step(split, rollout, 0), table, answering={rollout.champion})
     compared = (control.registry.version(split.model, version) for version in (rollout.champion, challenger))
     refuse_unmeasurable(plan.guardrails, *compared)
-    with prepared(control, [(split.model, challenger)] if challenger not in route.needs() else []):
+    with prepared(control, [(split.model, challenger)] if challenger not in route.needs() else []), control.last_look:
+        now = control.registry.table()  # preparing took its time
+        check_versions(control, at_step(split, rollout, 0), now, answering={rollout.champion})
         if route.name not in table.routes:
             rollout, split = begun(_made_real(control, route, call.principal.name))
         writes: tuple[Write, ...] = (PutRoute(split), PutRollout(rollout))

@@ -66,7 +66,8 @@ def put_route(control: Control, call: Call) -> Answer:
     change = Change(
         call.principal.name, "route.put", f"route:{after.name}", call.asked("reason", str), (PutRoute(after),), route=after.name
     )
-    with prepared(control, needs):
+    with prepared(control, needs), control.last_look:
+        check_versions(control, asked, control.registry.table(), answering=answering)  # preparing took its time
         committed = control.registry.commit(change, expected_revision=Revision(call.if_match))
     return route_answer(control, after, committed)
 

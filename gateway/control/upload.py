@@ -25,6 +25,7 @@ from gateway.settings import ControlSettings
 ARTIFACT, METADATA, REFERENCE = "artifact", "metadata", "reference"
 PENDING_BYTES_MAX: Final = 2**20  # hashed and written in one go, in a thread: about 2 ms
 HEADER_BYTES_MAX: Final = 4_096  # of one header line of a part
+EPILOGUE_BYTES_MAX: Final = 4_096  # after the last boundary, in pieces of their own; some senders add a line break
 _SUFFIXES: Final = {
     ".parquet": ".parquet",
     ".csv": ".csv",
@@ -140,6 +141,7 @@ class _Receiver:
         self._field = bytearray()
         self._value = bytearray()
         self._has_ended = False
+        self._epilogue_bytes = 0
 
     def begin_part(self) -> None:
         self._headers = {}
@@ -184,6 +186,10 @@ class _Receiver:
         self._has_ended = True
 
     def take(self, parser: MultipartParser, piece: bytes) -> None:
+        if self._has_ended:
+            self._epilogue_bytes += len(piece)
+            if self._epilogue_bytes > EPILOGUE_BYTES_MAX:
+                raise PayloadTooLarge("multipart: the body goes on after its last boundary")
         try:
             parser.write(piece)
         except FormParserError as error:

@@ -71,6 +71,9 @@ class Principal:
 
 
 MONITOR: Final = Principal("monitor", frozenset({Scope.OPERATE}))
+CONTROL: Final = Principal("control", frozenset({Scope.ADMIN}))  # what the control plane does for itself at start
+ADMIN_KEY_NAME: Final = "admin.token"  # of the key whose token lies in the data directory
+OWN_NAMES: Final = frozenset({MONITOR.name, CONTROL.name, ADMIN_KEY_NAME})  # in the audit log they mean the gateway itself
 
 
 def key_body(key: Key) -> Json:

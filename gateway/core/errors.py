@@ -8,9 +8,10 @@ GatewayError
 ├─ Conflict      someone was first     RevisionConflict, VersionExists, VersionNeeded, IllegalTransition, BudgetSpent, …
 ├─ Busy          ours, for now         PoolSaturated, Overloaded, NotReady, DeadlineExceeded
 ├─ ModelFault    the version's         LoadFailed, PredictFailed (ProcessDied), OutputMismatch, ArtifactCorrupt
-└─ PortFault     the outside's         StoreFailed, LogFailed, LogFull, ArchiveFailed
+└─ PortFault     the outside's         StoreFailed, LogFailed (LogFull), ArchiveFailed, DeliveryFailed
 
-Only `ModelFault` (and a deadline missed inside `predict`) counts against a version. Status codes live in `gateway/web.py`.
+Only `ModelFault` (and a deadline missed inside `predict`) counts against a version. Status codes live in
+`gateway/web/__init__.py`.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ COLUMNS_MAX = 10_000  # a wide table; beyond it the features belong into one ten
 LABELS_MAX = 10_000
 LABEL_LENGTH_MAX = 1_000
 LINEAGE_CHARACTERS_MAX = 100_000  # as JSON: where a version comes from, not what it was made of
+LINEAGE_LEVELS_MAX = 32  # of objects and arrays in each other; what shows a version or its audit entry stops at some 250
 ATOL = 1e-5  # of a conversion: ONNX computes in FP32, whose rounding moves a probability by about 1e-6
 RTOL = 1e-4
 IMPORTS_MAX = 10_000  # of a pickle; a large pipeline has some fifty
@@ -26,7 +27,7 @@ INSTANCES_MAX = 64  # processes of one version on one worker; more than a machin
 BATCH_ROWS_MAX = 4_096  # of one run; as many as may wait by default
 BATCH_DELAY_MS_MAX = 1_000.0  # beyond it a delay is a queue of its own
 MEMBERS_MAX = 3  # of a chain: encode, scale, predict; each one's run is added to every request's
-DIMENSIONS_MAX = 64  # of a tensor; NumPy's own bound
+DIMENSIONS_MAX = 32  # of a tensor, registered or sent; NumPy stops at 64, and no model has a tenth of them
 RESERVED_NAMES = frozenset({"stats"})  # `/v2/models/stats` asks for the statistics of all models
 
 
@@ -490,13 +491,24 @@ def _object(value: object, where: str) -> Json:
 def _lineage(value: object) -> Json:
     """Return a lineage that JSON can hold and a page can show."""
     lineage = _object(value, "metadata.lineage")
+    if _has_levels_over(lineage, LINEAGE_LEVELS_MAX):
+        raise MalformedRequest(f"metadata.lineage: expected JSON nested at most {LINEAGE_LEVELS_MAX} levels deep")
     try:
         length = len(json.dumps(lineage, allow_nan=False))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise MalformedRequest(f"metadata.lineage: expected JSON without NaN, not nested deeply: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise MalformedRequest(f"metadata.lineage: expected JSON without NaN: {error}") from error
     if length > LINEAGE_CHARACTERS_MAX:
         raise MalformedRequest(f"metadata.lineage: expected at most {LINEAGE_CHARACTERS_MAX} characters of JSON")
     return lineage
+
+
+def _has_levels_over(value: object, levels: int) -> bool:
+    """Return whether objects and arrays lie in each other more than so many levels deep."""
+    if not isinstance(value, dict | list):
+        return False
+    return levels == 0 or any(
+        _has_levels_over(item, levels - 1) for item in (value.values() if isinstance(value, dict) else value)
+    )
 
 
 def _label(value: object, where: str) -> str:

@@ -65,7 +65,8 @@ class LogView:
         live: prediction id → version, of records that answered a caller.
         repeats: Records whose prediction id another record has.
         shadows: Shadow records by version.
-        copies: (prediction id of the live answer, probability that the shadow gave), of records that ended well.
+        copies: (prediction id of version 1's live answer, probability that version 2 gave in its shadow), where that ended well.
+            After the promotion version 1 is in the shadow, which is not meant here.
         variants: (revision, hashed key) → the variants that were assigned.
     """
 
@@ -144,7 +145,7 @@ def read_log(directory: Path) -> LogView:
             truths += 1
         elif record["type"] == "prediction" and record["kind"] == "shadow":
             view.shadows[record["version"]] += 1
-            if record["outcome"] == "ok":
+            if record["version"] == SOUND and record["outcome"] == "ok":
                 view.copies.append((record["shadow_of"], _probability(record["outputs"])))
         elif record["type"] == "prediction":
             repeats += record["prediction_id"] in view.live

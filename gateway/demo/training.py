@@ -1,7 +1,7 @@
 """Three versions of one model: a first, a better one, and the better one with a fault in its graph.
 
 Each becomes an ONNX file that takes one wide FP32 tensor and answers with a label and two probabilities. The faulty one is
-version 2's own graph with one node in front that divides the departure delay by 60, as if it came in seconds: it loads, runs
+version 2's own graph with one node in front that divides the departure delay by 60, minutes taken for hours: it loads, runs
 and answers plausible numbers, so that nothing but its answers gives it away.
 """
 

@@ -17,11 +17,11 @@ import orjson
 from numpy.typing import NDArray
 
 from gateway.core.errors import MalformedRequest
+from gateway.core.models import DIMENSIONS_MAX
 from gateway.core.tensors import INTEGERS, NUMPY_DTYPES, Array, Datatype, Shape, Tensor
 
 _ASK: Final = "ask for binary output"  # in the message: the protocol's clients show no more of an error
 _NESTING_MAX: Final = 100  # of `data`; Triton's limit
-_RANK_MAX: Final = 32  # numpy stops at 64
 _ELEMENTS_MAX: Final = 1 << 31  # of one tensor, empty dimensions left out; more than any body holds
 _FLAT_PASSES: Final = 4  # levels that are flattened by rows before the general way takes over
 _PACKED_MAX: Final = 16_384  # numbers packed as one call's arguments; of more, those take the memory of another list
@@ -100,8 +100,8 @@ def checked_shape(sizes: object, name: str) -> Shape:
     Raises:
         MalformedRequest: it is no array of integers from 0, has too many dimensions, or more elements than any body holds.
     """
-    if type(sizes) is not list or len(sizes) > _RANK_MAX:
-        raise MalformedRequest(f"input {name!r}: shape: expected an array of at most {_RANK_MAX} sizes")
+    if type(sizes) is not list or len(sizes) > DIMENSIONS_MAX:
+        raise MalformedRequest(f"input {name!r}: shape: expected an array of at most {DIMENSIONS_MAX} sizes")
     elements = 1
     for size in sizes:
         if type(size) is not int or size < 0:

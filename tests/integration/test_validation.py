@@ -203,6 +203,44 @@ def test_external_data_is_refused(tmp_path, is_nested):
     assert "one file" in str(refused.value.hint)
 
 
+def test_external_data_in_a_function_is_refused(tmp_path):
+    """A function's nodes are looked at like the graph's own."""
+    weights = numpy_helper.from_array(np.ones(FEATURES, np.float32), "w")
+    weights.ClearField("raw_data")
+    weights.data_location = TensorProto.EXTERNAL
+    weights.external_data.add(key="location", value="weights.bin")
+    opset, own = helper.make_opsetid("", 17), helper.make_opsetid("own", 1)
+    nodes = [helper.make_node("Constant", [], ["w"], value=weights), helper.make_node("Add", ["a", "w"], ["b"])]
+    function = helper.make_function("own", "Shift", ["a"], ["b"], nodes, [opset])
+    graph = helper.make_graph([helper.make_node("Shift", ["x"], ["y"], domain="own")], "g", [_value("x")], [_value("y")])
+    path = tmp_path / "function.onnx"
+    path.write_bytes(helper.make_model(graph, functions=[function], opset_imports=[opset, own], ir_version=9).SerializeToString())
+    with pytest.raises(NotValid, match="'w' lie in a file outside the artifact"):
+        _validate(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "shape", "word"),
+    [
+        ("x", 999, ("n", FEATURES), "type 999"),
+        ("x", FLOAT, ("n", *[1] * 40), "41 dimensions"),
+        ("a\nb", FLOAT, ("n", 1), "printable"),
+        ("x" * 201, FLOAT, ("n", FEATURES), "printable"),
+    ],
+)
+def test_tensor_that_nobody_could_send_is_refused(tmp_path, name, kind, shape, word):
+    """An unknown element type, more dimensions than a request may have and a name that is none are named."""
+    path = tmp_path / "odd.onnx"
+    graph = helper.make_graph(
+        [helper.make_node("Identity", [name], ["y"])], "g", [_value(name, FLOAT, shape)], [_value("y", FLOAT, shape)]
+    )
+    graph.input[0].type.tensor_type.elem_type = kind
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(NotValid, match=word):
+        _validate(path)
+
+
 def test_custom_operators_are_refused(tmp_path):
     """An operator of a domain nobody here carries is named."""
     path = tmp_path / "custom.onnx"

@@ -142,6 +142,7 @@ def deep(levels: int) -> object:
         ({"lineage": "abc"}, "metadata.lineage"),
         ({"lineage": {"a": float("nan")}}, "metadata.lineage"),
         ({"lineage": {"a": deep(100_000)}}, "metadata.lineage"),
+        ({"lineage": {"a": deep(32)}}, "metadata.lineage"),
         ({"lineage": {"a": "b" * 100_001}}, "metadata.lineage"),
         ({"description": 3}, "metadata.description"),
         ({"description": "a" * 10_001}, "metadata.description"),

@@ -220,6 +220,13 @@ def test_key_without_name_or_scopes_is_refused(shared_control, body):
     assert shared_control.admin.post("/api/v1/keys", json=body).status_code == 400
 
 
+@pytest.mark.parametrize("name", ["monitor", "control", "admin.token"])
+def test_key_named_like_a_part_of_the_gateway_is_refused(shared_control, name):
+    """Nobody can act in the audit log under the monitor's name, or hold a key that the next start would revoke."""
+    answer = shared_control.admin.post("/api/v1/keys", json={"name": name, "scopes": ["operate"]})
+    assert (answer.status_code, name in answer.json()["error"]) == (400, True)
+
+
 def test_last_admin_key_stays(control):
     """Nobody can lock everybody out."""
     [key] = control.admin.get("/api/v1/keys").json()["keys"]

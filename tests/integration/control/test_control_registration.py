@@ -213,6 +213,26 @@ def test_cut_multipart_is_refused(control):
     assert _staged(control) == []
 
 
+def test_body_that_goes_on_after_its_last_boundary_is_refused(control, artifact):
+    """What follows the last part is bounded like every other part of the body, and nothing is registered."""
+
+    def pieces():
+        yield (
+            b'--b\r\nContent-Disposition: form-data; name="artifact"; filename="m"\r\n\r\n'
+            + artifact.read_bytes()
+            + b"\r\n--b--\r\n"
+        )
+        for _ in range(200):
+            yield b"x" * 100_000
+
+    answer = control.admin.post(
+        "/api/v1/models/m/versions", content=pieces(), headers={"content-type": "multipart/form-data; boundary=b"}
+    )
+    assert (answer.status_code, "last boundary" in answer.json()["error"]) == (413, True)
+    assert _staged(control) == []
+    assert control.admin.get("/api/v1/models/m").status_code == 404
+
+
 def test_artifact_over_its_bound_is_refused(start_control, artifact):
     """An artifact over the configured size is a 413 and leaves nothing behind."""
     control = start_control(upload_bytes_max=100)

@@ -14,7 +14,7 @@ import pytest
 from adapters.clock import SystemClock
 from gateway.control.calls import Control
 from gateway.control.propagation import prepared
-from gateway.core.changes import Change, PutChampion, PutRollout, PutRoute, PutVersion, Quarantine
+from gateway.core.changes import Change, PutChampion, PutRollout, PutRoute, PutVersion, Quarantine, WorkerStatus
 from gateway.core.errors import NotReady
 from gateway.core.models import Digest, Runtime, Version
 from gateway.core.rollouts import RolloutState
@@ -155,6 +155,25 @@ def test_change_is_prepared_only_when_the_one_before_is_committed(control):
         assert control.registry.proposal().needs == (("delays", "2"),)
     with prepared(plane, [("delays", "3")]):
         assert control.registry.proposal().needs == (("delays", "3"),)
+
+
+@pytest.mark.parametrize("path", ["/api/v1/routes/delays", "/api/v1/routes/delays/rollouts"])
+def test_version_retired_while_it_is_prepared_stays_off_the_route(control, until, path):
+    """What was checked before the workers warmed a version is checked again before it is committed."""
+    control.workers[0].stop()
+    with ThreadPoolExecutor(1) as threads:
+        if path.endswith("rollouts"):
+            pending = threads.submit(control.admin.post, path, json={"challenger": "2"})
+        else:
+            body = {"variants": [{"name": "champion", "version": "2", "weight": 10_000}]}
+            pending = threads.submit(control.admin.put, path, json=body, headers={"If-Match": "0"})
+        proposal = until(control.registry.proposal)
+        retired = control.client(control.token).post("/api/v1/models/delays/versions/2/retire", json={})
+        assert retired.status_code == 200
+        control.registry.report(WorkerStatus("w0", control.registry.table().revision, proposal.id, "", SystemClock().now_s()))
+        answer = pending.result(30)
+    assert (answer.status_code, "retired" in answer.json()["error"]) == (409, True)
+    assert control.registry.table().routes == {}
 
 
 def test_twenty_writers_of_one_revision_leave_one_winner(control):

@@ -173,12 +173,13 @@ def test_claims_see_a_bad_version_left_on_the_route_and_an_empty_archive():
 
 
 def test_log_is_read_as_plain_files(tmp_path):
-    """Live answers, shadows, outcomes and repeats are told apart; heartbeats and blank lines say nothing."""
+    """Live answers, shadows, outcomes and repeats are told apart; version 1 in the shadow of 2 is no copy of 2."""
     live = {"type": "prediction", "kind": "live", "prediction_id": "a", "version": "1", "revision": 1, "assigned": "champion"}
     live |= {"assignment_key": "k", "outcome": "ok"}
     copy = {**live, "kind": "shadow", "prediction_id": "b", "version": "2", "shadow_of": "a"}
     copy["outputs"] = [{"name": "probabilities", "data": [0.75, 0.25]}]
-    lines = [live, live, copy, {"type": "ground_truth"}, {"type": "heartbeat"}]
+    later = {**copy, "prediction_id": "c", "version": "1"}
+    lines = [live, live, copy, later, {"type": "ground_truth"}, {"type": "heartbeat"}]
     (tmp_path / "w0").mkdir()
     (tmp_path / "w0" / "00000000000000000000.jsonl").write_bytes(b"\n".join(map(orjson.dumps, lines)) + b"\n   \n")
 
@@ -186,6 +187,6 @@ def test_log_is_read_as_plain_files(tmp_path):
 
     assert view.live == {"a": "1"}
     assert (view.repeats, view.truths) == (1, 1)
-    assert view.shadows == Counter({"2": 1})
+    assert view.shadows == Counter({"2": 1, "1": 1})
     assert view.copies == [("a", 0.25)]
     assert view.variants == {(1, "k"): {"champion"}}
