@@ -1,7 +1,8 @@
-"""The monitor's picture in one small JSON file that is replaced as a whole."""
+"""The monitor's picture in one small JSON file that is replaced as a whole; a file for each of its processes."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
@@ -9,6 +10,7 @@ import orjson
 
 from gateway.core.errors import StoreFailed
 from gateway.core.fields import Json
+from gateway.core.pictures import joined
 
 OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
 
@@ -37,3 +39,16 @@ class ReadingsFile:
             return None
         except (OSError, orjson.JSONDecodeError) as error:
             raise StoreFailed(f"{self._path}: {error}") from error
+
+
+class ReadingsFiles:
+    """What several processes show, for whoever reads it: one picture of them all. Publishing is theirs, one by one."""
+
+    def __init__(self, paths: Mapping[str, Path]) -> None:
+        """Read the files of processes."""
+        self._files = {process: ReadingsFile(path) for process, path in paths.items()}
+
+    def latest(self) -> Json | None:
+        """Read the files; of a single process its picture as it is."""
+        found = {process: file.latest() for process, file in self._files.items()}
+        return joined(found) if len(found) > 1 else next(iter(found.values()))

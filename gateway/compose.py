@@ -31,7 +31,7 @@ from adapters.inflight import InFlightWatch, MappedInFlight
 from adapters.load_lock import FileLoadLock
 from adapters.logs.segments import SegmentDirectory, SegmentReader, SegmentWriter
 from adapters.metrics_file import MetricsDirectory, MetricsFile
-from adapters.readings_file import ReadingsFile
+from adapters.readings_file import ReadingsFile, ReadingsFiles
 from adapters.runtimes.pickles.limits import Limits
 from adapters.stores.artifacts import DirectoryArtifacts
 from adapters.stores.checkpoints import SqliteCheckpoints
@@ -40,6 +40,7 @@ from adapters.suspicions_file import SuspicionsFile
 from gateway.core.errors import LogFull, MalformedRequest, StoreFailed
 from gateway.core.models import Runtime as RuntimeName
 from gateway.core.notices import Channel, channels_from_body
+from gateway.core.partitions import FIRST, LAYOUT, partitions
 from gateway.core.privacy import Privacy
 from gateway.core.records import StreamEnd
 from gateway.journal import open_journal
@@ -69,7 +70,6 @@ class DataDirectory:
         self.lock = root / "lock"
         self.run = root / "run"
         self.metrics = self.run / "metrics"
-        self.readings = self.run / "readings.json"
         self.settings = self.run / "settings.json"
         self.addresses = self.run / "addresses.json"
 
@@ -77,6 +77,10 @@ class DataDirectory:
         """Create the directories, for the owner alone."""
         for directory in (self.root, self.artifacts, self.log, self.archive, self.run, self.metrics):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def readings(self, process: str = FIRST) -> Path:
+        """Return what a monitor process shows."""
+        return self.run / ("readings.json" if process == FIRST else f"readings-{process}.json")
 
     def in_flight(self, worker: str) -> Path:
         """Return the mapped file of a worker."""
@@ -135,6 +139,7 @@ def prepare_data(settings: Settings) -> None:
     data.make()
     privacy_of(settings)
     SqliteRegistry(data.registry, clock=SystemClock()).close()
+    _hand_over(SqliteCheckpoints(data.checkpoints), settings.monitor.processes)
     SegmentDirectory(data.log).repair()
     for stream in set(SegmentReader(data.log).streams()) - set(worker_names(settings)):
         writer = _log_writer(settings, stream)
@@ -143,6 +148,17 @@ def prepare_data(settings: Settings) -> None:
         except LogFull as error:  # serving starts all the same; the monitor waits for this stream until there is room
             _log.error("a stream's end could not be written", extra={"action": "end", "stream": stream, "reason": str(error)})
         writer.close()
+
+
+def _hand_over(checkpoints: SqliteCheckpoints, processes: int) -> None:
+    """Let the monitor's processes go on with what those before them knew, also where they were more or fewer."""
+    saved = checkpoints.load(LAYOUT)
+    before = int(saved[1]) if saved is not None else 1
+    if before != processes:
+        from gateway.monitor.partitioning import repartition
+
+        repartition(checkpoints, before, processes)
+    checkpoints.close()
 
 
 def watch(settings: Settings, worker: str) -> LoopWatch:
@@ -173,7 +189,7 @@ def run_plane(argv: Sequence[str]) -> int:
             _run_control(settings, socket.socket(fileno=asked.listener))
         case "monitor":
             os.nice(settings.monitor.niceness)
-            _run_monitor(settings, _stopped_by_signal())
+            _run_monitor(settings, asked.worker or FIRST, _stopped_by_signal())
         case _:
             os.nice(settings.archive.niceness)
             _run_archive(settings, _stopped_by_signal())
@@ -224,7 +240,7 @@ def _run_control(settings: Settings, listener: socket.socket) -> None:
         ),
         archive=DuckArchive(data.archive, memory_bytes=settings.archive.memory_bytes),
         log=SegmentReader(data.log),
-        readings=ReadingsFile(data.readings),
+        readings=ReadingsFiles({one.process: data.readings(one.process) for one in partitions(settings.monitor.processes)}),
         snapshots=MetricsDirectory(data.metrics),
         workers=worker_names(settings),
         checkpoints=SqliteCheckpoints(data.checkpoints),
@@ -233,7 +249,7 @@ def _run_control(settings: Settings, listener: socket.socket) -> None:
     )
 
 
-def _run_monitor(settings: Settings, stop: threading.Event) -> None:
+def _run_monitor(settings: Settings, process: str, stop: threading.Event) -> None:
     from adapters.archives.duck import DuckArchive
     from adapters.detectors.river import AdwinDetector
     from adapters.logs.codec import decode
@@ -241,17 +257,19 @@ def _run_monitor(settings: Settings, stop: threading.Event) -> None:
     from gateway.monitor.run import run_monitor
 
     data, clock = DataDirectory(settings.data_dir), SystemClock()
+    partition = next(one for one in partitions(settings.monitor.processes) if one.process == process)
     run_monitor(
         settings=settings,
-        log=SegmentReader(data.log),
+        log=SegmentReader(data.log, partition.has if partition.count > 1 else None),
         registry=SqliteRegistry(data.registry, clock=clock),
         checkpoints=SqliteCheckpoints(data.checkpoints),
-        readings=ReadingsFile(data.readings),
-        metrics=MetricsFile(data.metrics / "monitor.bin"),
+        readings=ReadingsFile(data.readings(process)),
+        metrics=MetricsFile(data.metrics / f"{process}.bin"),
         detector=AdwinDetector,
         recall=partial(recalled, archive=DuckArchive(data.archive, memory_bytes=settings.archive.memory_bytes), decode=decode),
         clock=clock,
         stop=stop,
+        partition=partition,
     )
 
 

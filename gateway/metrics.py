@@ -230,6 +230,12 @@ MONITOR_POSITIONS_MOVED: Final = Metric(
     "gateway_monitor_positions_moved_total", Type.COUNTER, "Streams taken up elsewhere, because power loss took the log's end."
 )
 MONITOR_ROUTES: Final = Metric("gateway_monitor_routes", Type.GAUGE, "Routes that the monitor has seen records of.")
+MONITOR_SAMPLED: Final = Metric(
+    "gateway_monitor_sampled_ratio", Type.GAUGE, "Share of the predictions, and of their keys, that is looked at."
+)
+MONITOR_PASSED_OVER: Final = Metric(
+    "gateway_monitor_passed_over_records_total", Type.COUNTER, "Predictions that a monitor over its budget did not look at."
+)
 MONITOR_DRILLS: Final = Metric(
     "gateway_monitor_drills_total",
     Type.COUNTER,
@@ -366,9 +372,6 @@ DRIFT_UNREADABLE: Final = Metric(
     ("route",),
 )
 DRIFT_INCIDENTS: Final = Metric("gateway_drift_incidents_total", Type.COUNTER, "Drift incidents.", ("route",))
-DRIFT_SAMPLED_RATE: Final = Metric(
-    "gateway_drift_sampled_ratio", Type.GAUGE, "Share of the rows that are watched for drift.", ("route",)
-)
 QUALITY_LOSS: Final = Metric("gateway_quality_loss_ratio", Type.GAUGE, "Mean loss against ground truth, last hour.", _PLACE)
 QUALITY_KNOWN: Final = Metric(
     "gateway_quality_known_rows", Type.GAUGE, "Rows with ground truth that the mean loss of the last hour rests on.", _PLACE

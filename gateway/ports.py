@@ -538,14 +538,18 @@ class Detector(Protocol):
         """Go on from a state of the same kind of detector."""
 
 
-class Readings(Protocol):
+class ReadingsView(Protocol):
     """What control shows of the monitor. Losing one loses a picture, never a decision."""
-
-    def publish(self, readings: Json) -> None:
-        """Replace the picture; a reader sees the old one or the new one, never a mixture."""
 
     def latest(self) -> Json | None:
         """Return the last picture, or None."""
+
+
+class Readings(ReadingsView, Protocol):
+    """The monitor's end of it."""
+
+    def publish(self, readings: Json) -> None:
+        """Replace the picture; a reader sees the old one or the new one, never a mixture."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ RANGES = {  # of the integers that are not simply at least 1
     "control.port": (0, 65_535),
     "log.free_bytes_min": (0, 1 << 62),  # 0: never mind the file system
     "archive.niceness": (0, 19),
+    "monitor.processes": (1, 64),  # each reads the whole log
     "monitor.niceness": (0, 19),
     "pickled.niceness": (0, 19),
     "pickled.cores": (1, 1_024),
@@ -49,6 +50,7 @@ LEAST = {  # of the times and costs that must not be as little as nothing
     "monitor.checkpoint_s": 0.01,
     "monitor.publish_s": 0.01,
     "monitor.epoch_s": 1.0,  # no key counts twice within it
+    "monitor.events_per_s_max": 1_000.0,  # below it hardly anything is looked at
     "monitor.false_alarm_events": 100.0,  # below it drift is a matter of chance
     "monitor.retraining_gap_s": 1.0,  # at nothing each rollout in the same world asks again
     "pickled.load_timeout_s": 1.0,  # importing scikit-learn alone may take three
@@ -170,11 +172,13 @@ class ArchiveSettings:
 class MonitorSettings:
     """The loop."""
 
+    processes: int = 1  # each takes its part of the routes and can use one core
     poll_s: float = 0.03  # median lag 12 ms at 20 ms polls, 4 µs CPU a row
     page_records: int = 1_000
     checkpoint_s: float = 2.0  # most work repeated after a crash
     publish_s: float = 1.0  # readings for people
     epoch_s: float = 600.0  # a key's outcomes count once per epoch; see docs/decisions
+    events_per_s_max: float = 400_000.0  # feature-events; 9,700 predictions of 20 features. Above it a share is looked at
     truth_wait_max: int = 1_000_000  # predictions held for late ground truth, the oldest dropped first
     false_alarm_events: float = 100_000.0  # mean distance between false drift alarms of one route
     drill_s: float = 3_600.0  # between two drills with made-up harm, A/A drills in between; 0 turns all drills off

@@ -28,6 +28,7 @@ from typing import Final
 
 from gateway.compose import ARCHIVE, CONTROL, MONITOR, SERVING, DataDirectory, prepare_data, watch, worker_names
 from gateway.core.errors import GatewayError, StoreFailed
+from gateway.core.partitions import partitions
 from gateway.journal import open_journal
 from gateway.ports import LoopWatch
 from gateway.settings import ServingSettings, Settings, settings_body
@@ -131,7 +132,8 @@ def _run(settings: Settings, signals: _Signals, program: Sequence[str]) -> None:
         control=replace(control, port=admin.getsockname()[1]),
     )
     _publish(settings)
-    children = [Child(CONTROL, program, listener=admin), Child(MONITOR, program), Child(ARCHIVE, program)]
+    children = [Child(CONTROL, program, listener=admin), Child(ARCHIVE, program)]
+    children += [Child(MONITOR, program, worker=one.process) for one in partitions(settings.monitor.processes)]
     for worker, listener in zip(worker_names(settings), listeners, strict=True):
         children.append(Child(SERVING, program, worker=worker, listener=listener, watch=watch(settings, worker)))
     for child in children:

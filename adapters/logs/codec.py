@@ -20,6 +20,7 @@ from gateway.core.records import (
     FORMAT,
     Anchor,
     Attempt,
+    Elsewhere,
     GroundTruthRecord,
     Heartbeat,
     Kind,
@@ -39,6 +40,8 @@ _TEXT_ELEMENTS_MAX: Final = (
     128  # of a tensor of numbers written as text; beyond, raw takes a quarter of the time and half of the room
 )
 _LENGTH: Final = np.dtype("<u4")  # before each element of raw BYTES, as in the protocol's binary form
+_PREDICTION: Final = "prediction"  # the type that has a route
+Wants = Callable[[str], bool]
 _KINDS: Final = {kind.value: kind for kind in Kind}
 _OUTCOMES: Final = {outcome.value: outcome for outcome in Outcome}
 _DATATYPES: Final = {datatype.value: (datatype, dtype) for datatype, dtype in NUMPY_DTYPES.items()}
@@ -56,13 +59,16 @@ def encode(records: Sequence[Record]) -> bytes:
         raise LogFailed(f"a record cannot be written as JSON: {error}") from error
 
 
-def decode(line: bytes | str) -> Record:
+def decode(line: bytes | str, wants: Wants | None = None) -> Record:
     """Return the record of a line, with or without its end.
+
+    Args:
+        wants: Whether predictions on a route are read; `Elsewhere` stands for the others, which takes half the time.
 
     Raises:
         LogFailed: the line is damaged, or of a format or type this program does not know.
     """
-    return record_from_body(line_body(line))
+    return record_from_body(line_body(line), wants)
 
 
 def line_body(line: bytes | str) -> Json:
@@ -76,12 +82,14 @@ def line_body(line: bytes | str) -> Json:
     return body
 
 
-def record_from_body(body: Json) -> Record:
-    """Return the record of a line's object; raise `LogFailed` like `decode`."""
+def record_from_body(body: Json, wants: Wants | None = None) -> Record:
+    """Return the record of a line's object; arguments and errors are those of `decode`."""
     fields = cast("dict[str, Any]", body)
     if fields.get("v") != FORMAT:
         raise LogFailed(f"log format {fields.get('v')!r} is unknown", hint=f"this program reads format {FORMAT}")
     try:
+        if wants is not None and fields["type"] == _PREDICTION and not wants(fields["route"]):
+            return Elsewhere(fields["prediction_id"], fields["time"], fields["route"])
         return _READERS[fields["type"]](fields)
     except (KeyError, ValueError, TypeError) as error:
         raise LogFailed(f"not a record of log format {FORMAT}: {type(error).__name__}: {error}") from error
@@ -121,6 +129,8 @@ def _line(record: Record) -> bytes:
             body = {"v": FORMAT, "type": "end", "time": record.time_s}
         case Anchor():
             body = {"v": FORMAT, "type": "anchor", "time": record.time_s, "seq": record.seq, "hash": record.hash}
+        case Elsewhere():
+            raise LogFailed("what a reader left out cannot be written")
     return orjson.dumps(body)[:-1]
 
 
@@ -295,7 +305,7 @@ def _read_ground_truth(body: Mapping[str, Any]) -> GroundTruthRecord:
 
 
 _READERS: Final[Mapping[str, Callable[[Mapping[str, Any]], Record]]] = {
-    "prediction": _read_prediction,
+    _PREDICTION: _read_prediction,
     "ground_truth": _read_ground_truth,
     "heartbeat": lambda body: Heartbeat(body["time"]),
     "end": lambda body: StreamEnd(body["time"]),

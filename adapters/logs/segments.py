@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Final
 
-from adapters.logs.codec import END_OF_APPEND, decode, encode
+from adapters.logs.codec import END_OF_APPEND, Wants, decode, encode
 from adapters.logs.files import (
     Place,
     bytes_before,
@@ -201,10 +201,15 @@ class _Opened:
 
 
 class SegmentReader:
-    """The other end, from any process. A `PredictionLogReader`. Keeps one file open per stream."""
+    """The other end, from any process. A `PredictionLogReader`. Keeps one file open per stream.
 
-    def __init__(self, directory: Path) -> None:
+    Args:
+        wants: Of which routes predictions are read; `Elsewhere` stands for the others.
+    """
+
+    def __init__(self, directory: Path, wants: Wants | None = None) -> None:
         self._directory = directory
+        self._wants = wants
         self._opened: dict[str, _Opened] = {}
 
     def streams(self) -> Sequence[str]:
@@ -223,7 +228,7 @@ class SegmentReader:
                 lines = _whole_appends(following.fd, 0, size)
         except OSError as error:
             raise log_error(error, self._directory / stream) from error
-        return _page(lines, after, limit, stream)
+        return _page(lines, after, limit, stream, self._wants)
 
     def read_before(self, stream: str, before: Offset, limit: int = 1000) -> Page:
         """Return the last records before an offset, in order; see `PredictionLogReader.read_before`."""
@@ -356,7 +361,7 @@ def _copied(stream: Path, to: Path) -> Offset:
     return copied[0].first if copied else Offset(0)
 
 
-def _page(lines: bytes, after: Offset, limit: int, stream: str) -> Page:
+def _page(lines: bytes, after: Offset, limit: int, stream: str, wants: Wants | None = None) -> Page:
     """Return at most `limit` records of complete lines that begin at `after`."""
     records: list[tuple[Offset, Record]] = []
     at = after
@@ -364,7 +369,7 @@ def _page(lines: bytes, after: Offset, limit: int, stream: str) -> Page:
     pieces.pop()
     for line in pieces:
         try:
-            records.append((at, decode(line)))
+            records.append((at, decode(line, wants)))
         except LogFailed as error:
             if line.strip(b"{} "):  # an empty object is what repair leaves of a damaged line
                 raise LogFailed(f"stream {stream!r}, offset {at}: {error.message}", hint=error.hint) from error

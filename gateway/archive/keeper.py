@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.core.errors import PortFault
+from gateway.core.partitions import partitions
 from gateway.metrics import (
     ARCHIVE_DROPPED_FILES,
     ARCHIVE_FAILURES,
@@ -30,7 +31,6 @@ from gateway.settings import ArchiveSettings, LogSettings, Settings
 KEPT_SHARE: Final = 0.5  # of `log.bytes_max` for what everybody has passed; the rest is room while one of them is behind
 FREE_SHARE: Final = 2  # times `log.free_bytes_min`: a file system with less gets back whatever was passed
 DROP_S: Final = 600.0  # between two looks for old Parquet; retention is counted in days
-MONITOR: Final = "monitor"  # the consumer whose checkpoint holds segments back
 _journal = logging.getLogger(__name__)
 
 
@@ -46,7 +46,8 @@ def run_keeper(
     stop: threading.Event,
 ) -> None:
     """Keep the archive until `stop` is set; a segment that is being copied is finished first."""
-    keeper = Keeper(settings.archive, settings.log, log, segments, archive, checkpoints, metrics, clock)
+    monitors = tuple(one.consumer for one in partitions(settings.monitor.processes))
+    keeper = Keeper(settings.archive, settings.log, monitors, log, segments, archive, checkpoints, metrics, clock)
     while not stop.is_set():
         keeper.turn(stop)
         stop.wait(settings.archive.poll_s)
@@ -58,6 +59,7 @@ class Keeper:
 
     settings: ArchiveSettings
     bounds: LogSettings
+    monitors: Sequence[str]  # the consumers whose checkpoints hold segments back
     log: PredictionLogReader
     segments: SegmentStore
     archive: Archive
@@ -112,8 +114,8 @@ class Keeper:
             due = self._due(closed)
             if not due:
                 return closed
-            monitored = self.checkpoints.load(MONITOR)
-            passed = monitored[0].get(due[0].stream, 0) if monitored else 0
+            monitored = [self.checkpoints.load(monitor) for monitor in self.monitors]
+            passed = min(saved[0].get(due[0].stream, 0) if saved else 0 for saved in monitored)
             gone = {segment.next for segment in due if segment.next <= min(passed, self.archive.taken(segment.stream))}
             for segment in closed:
                 if segment.next in gone:

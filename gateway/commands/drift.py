@@ -39,7 +39,6 @@ def drift(
     output.show_facts(
         {
             "version": shown.get("version"),
-            "rows watched": f"{float(str(shown.get('sampled_rate'))):.0%}",
             "frozen by": None if shown.get("frozen_by") == "NONE" else shown.get("frozen_by"),
             **{name: _stands(part) for name, part in output.mapping(shown.get("against_training")).items()},
         }

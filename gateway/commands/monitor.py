@@ -10,6 +10,14 @@ from gateway.commands import output
 from gateway.commands.session import REFUSED, Gateway, JsonOption, examples, reaches
 
 _DRILLS: Final = ("aa", "drift", "harm")
+_PROCESSES: Final[dict[str, output.Cell]] = {
+    "process": lambda one: one["process"],
+    "routes": lambda one: one.get("routes"),
+    "records": lambda one: one.get("records"),
+    "behind": lambda one: f"{float(str(one['lag_s'])):.1f} s" if "lag_s" in one else None,
+    "share looked at": lambda one: f"{float(str(output.mapping(one.get('sampling')).get('rate', 1.0))):.0%}",
+    "published": lambda one: output.moment(one.get("published_at_s")),
+}
 group = typer.Typer(help="The monitor itself: its lag, what it could not judge, its drills.", no_args_is_help=True)
 
 
@@ -35,8 +43,13 @@ def show(gateway: Gateway, as_json: JsonOption = False) -> None:
     truth, drills = output.mapping(found.get("truth")), output.mapping(found.get("drills"))
     if "lag_s" in found:
         typer.echo(f"{found['lag_s']:.1f} s behind the log, {found['records']:,} records read, {found['late']:,} out of order")
+        sampling = output.mapping(found.get("sampling"))
+        passed_over = sampling.get("passed_over", 0)
+        typer.echo(f"it looks at {sampling.get('rate', 1.0):.0%} of what comes; {passed_over:,} predictions were passed over")
         dropped, unmatched = truth.get("dropped", 0), truth.get("unmatched", 0)
         typer.echo(f"ground truth: {truth.get('waiting_rows', 0):,} rows wait, {dropped:,} gave way, {unmatched:,} unmatched")
+    if processes := output.mapping(found.get("processes")):
+        output.show_table([{"process": name, **output.mapping(one)} for name, one in processes.items()], _PROCESSES, empty="")
     columns: dict[str, output.Cell] = {
         "drill": lambda one: one["drill"],
         "endings": lambda one: ", ".join(f"{count} {ending}" for ending, count in output.mapping(one.get("endings")).items()),

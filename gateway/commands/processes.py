@@ -44,6 +44,9 @@ def serve(
     workers: Annotated[
         int | None, typer.Option(min=1, max=256, help="Serving processes; each can use one core. 1 by default.")
     ] = None,
+    monitors: Annotated[
+        int | None, typer.Option(min=1, max=64, help="Monitor processes, which share the routes. 1 by default.")
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(dir_okay=False, exists=True, help="A TOML file of settings; see docs/operations.md.")
     ] = None,
@@ -60,6 +63,7 @@ def serve(
         "control.port": admin_port,
         "serving.grpc_port": grpc_port,
         "serving.workers": workers,
+        "monitor.processes": monitors,
     }
     with_failures_shown(_serve, config, {name: value for name, value in given.items() if value is not None})
 

@@ -27,7 +27,7 @@ from gateway.ports import (
     Clock,
     MetricsSnapshots,
     PredictionLogReader,
-    Readings,
+    ReadingsView,
     RegistryStore,
     Validator,
 )
@@ -69,7 +69,7 @@ class Control:
     validator: Validator
     archive: Archive
     log: PredictionLogReader
-    readings: Readings
+    readings: ReadingsView
     snapshots: MetricsSnapshots
     workers: tuple[str, ...]
     clock: Clock

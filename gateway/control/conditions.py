@@ -45,3 +45,7 @@ def _of_monitor(control: Control) -> Iterator[Condition]:
         yield Condition("fleet:suspended", Severity.CRITICAL, "", what)
     if lag_s > LAG_MAX_S:
         yield Condition("monitor:lag", Severity.WARNING, "", f"the monitor is {lag_s:.0f} s behind the log")
+    rate = object_of(monitor.get("sampling")).get("rate")
+    if isinstance(rate, float) and rate < 1.0:
+        what = f"more comes than the monitor's budget: it looks at {rate:.0%} of it"
+        yield Condition("monitor:sampled", Severity.WARNING, "", what)

@@ -94,9 +94,9 @@ class Blocks:
 
     def _learn(self, values: FloatArray) -> None:
         joined: FloatArray = np.concatenate((self._past, values), axis=1)
-        now = joined[:, FAR:]
-        near, near_count = _squares(now - joined[:, FAR - 1 : -1])
-        far, far_count = _squares(now - joined[:, :-FAR])
+        now, is_whole = joined[:, FAR:], bool(np.isfinite(joined).all())
+        near, near_count = _squares(now - joined[:, FAR - 1 : -1], is_whole=is_whole)
+        far, far_count = _squares(now - joined[:, :-FAR], is_whole=is_whole)
         self._count = self._count + far_count
         self._near = self._mixed(self._near, near, near_count)
         self._far = self._mixed(self._far, far, far_count)
@@ -132,8 +132,10 @@ class Blocks:
         self._filled[at] += len(values)
 
 
-def _squares(gaps: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return the sum of squares of each row, and of how many; NaN counts for nothing."""
+def _squares(gaps: FloatArray, *, is_whole: bool) -> tuple[FloatArray, FloatArray]:
+    """Return the sum of squares of each row, and of how many; NaN, of which a whole one has none, counts for nothing."""
+    if is_whole:
+        return np.add.reduce(gaps * gaps, axis=1), np.full(len(gaps), float(gaps.shape[1]))
     is_known = np.isfinite(gaps)
     squares = np.where(is_known, gaps * gaps, 0.0)
     return np.add.reduce(squares, axis=1), np.add.reduce(is_known, axis=1, dtype=np.float64)

@@ -25,9 +25,9 @@ EVEN_ERRORS: Final = 4.0  # standard errors; one cohort in 16,000 waits by chanc
 ANSWERS_MIN: Final = 10  # of either side; fewer compare nothing
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Known:
-    """What ground truth says of one answer.
+    """What ground truth says of one answer. Never changed; not frozen, because every answer may make one.
 
     Attributes:
         key: The hashed assignment key.

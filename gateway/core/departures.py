@@ -136,13 +136,22 @@ class Departures:
         With P the running product of the factors, M = P·(M₀ + Σ 1/P of the row before): all rows at once.
         """
         is_said = np.isfinite(values)[:, None, :]
-        gaps = np.where(is_said, values[:, None, :] - self._centres, 0.0)
-        products = np.multiply.accumulate(1.0 + self._bets * gaps, axis=2)
+        is_whole = bool(is_said.all())
+        factors = values[:, None, :] - self._centres
+        if not is_whole:
+            factors[~np.broadcast_to(is_said, factors.shape)] = 0.0
+        factors *= self._bets
+        factors += 1.0
+        products = np.multiply.accumulate(factors, axis=2, out=factors)
         starts = np.empty_like(products)
         starts[:, :, 0] = 1.0
         np.divide(1.0, products[:, :, :-1], out=starts[:, :, 1:])
-        sums = products * (self._sums[:, :, None] + np.add.accumulate(np.where(is_said, starts, 0.0), axis=2))
-        weighted = self._weights * sums
+        if not is_whole:
+            starts[~np.broadcast_to(is_said, starts.shape)] = 0.0
+        sums = np.add.accumulate(starts, axis=2, out=starts)
+        sums += self._sums[:, :, None]
+        sums *= products
+        weighted = np.multiply(self._weights, sums, out=products)
         averages = np.add.reduce(np.add.reduce(weighted, axis=1), axis=0)
         reached = np.flatnonzero(averages >= math.exp(self.bound))
         if not reached.size:

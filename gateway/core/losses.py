@@ -7,14 +7,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import assert_never
-
-import numpy as np
+from typing import NamedTuple, assert_never, cast
 
 from gateway.core.models import Target, Task
-from gateway.core.tensors import Array, Tensor
+from gateway.core.tensors import Tensor
 
 Truth = str | float | int | bool
+
+
+class _Row(NamedTuple):
+    """One row of an answer as plain values: of so few, arrays would take ten times as long.
+
+    Attributes:
+        kind: Of the dtype, in one letter as NumPy has it.
+    """
+
+    kind: str
+    elements: list[float | bytes]
+
+    @property
+    def numbers(self) -> list[float]:
+        """The elements, where `kind` says that they are numbers."""
+        return cast("list[float]", self.elements)
 
 
 def loss(target: Target, outputs: Sequence[Tensor], row: int, truth: Truth) -> float | None:
@@ -52,19 +66,7 @@ def decided(target: Target, outputs: Sequence[Tensor], row: int) -> str | float 
     A target without labels counts its classes 0, 1, 2…. None where `loss` says nothing.
     """
     answer = _row(target, outputs, row)
-    if answer is None:
-        return None
-    match target.task:
-        case Task.BINARY:
-            return _binary_label(target, answer)
-        case Task.MULTICLASS:
-            return _class_label(target, answer)
-        case Task.REGRESSION | Task.OTHER:
-            if answer.size != 1:
-                return None
-            return float(answer[0].item()) if answer.dtype.kind in "fiub" else _label(_plain(answer[0]), ())
-        case _:
-            assert_never(target.task)
+    return None if answer is None else _decided(target, answer)
 
 
 def stated(target: Target, outputs: Sequence[Tensor], row: int) -> tuple[float | str, float | None] | None:
@@ -73,13 +75,14 @@ def stated(target: Target, outputs: Sequence[Tensor], row: int) -> tuple[float |
     binary: the probability of the positive label, or the label; multiclass: the highest probability, or the label; regression:
     the number. None where `loss` says nothing.
     """
-    answer, said = _row(target, outputs, row), decided(target, outputs, row)
+    answer = _row(target, outputs, row)
+    said = None if answer is None else _decided(target, answer)
     if answer is None or said is None or target.task is Task.OTHER:
         return None
-    if target.task is Task.REGRESSION or answer.dtype.kind != "f":
+    if target.task is Task.REGRESSION or answer.kind != "f":
         return said, None
-    highest = float(answer.max()) if target.task is Task.MULTICLASS else _positive_probability(target, answer)
-    if not (0.0 <= highest <= 1.0 and float(answer.min()) >= 0.0):
+    highest = max(answer.numbers) if target.task is Task.MULTICLASS else _positive_probability(target, answer)
+    if not (0.0 <= highest <= 1.0 and min(answer.numbers) >= 0.0):
         return said, None
     is_sure = target.task is Task.MULTICLASS or highest >= target.threshold
     return highest, 1.0 - highest if is_sure else highest
@@ -92,10 +95,7 @@ def confidence(target: Target, outputs: Sequence[Tensor], row: int, truth: Truth
     probability in [0, 1], or where `loss` says nothing.
     """
     answer = _row(target, outputs, row)
-    if answer is None or answer.dtype.kind != "f":
-        return None
-    numbers = answer.astype(np.float64)
-    if not ((numbers >= 0.0) & (numbers <= 1.0)).all():
+    if answer is None or answer.kind != "f" or not (min(answer.numbers) >= 0.0 and max(answer.numbers) <= 1.0):
         return None
     wrong = loss(target, outputs, row, truth)
     if wrong is None:
@@ -106,25 +106,41 @@ def confidence(target: Target, outputs: Sequence[Tensor], row: int, truth: Truth
             positive = target.positive or labels[-1]
             return _positive_probability(target, answer), float(_label(truth, labels) == positive)
         case Task.MULTICLASS:
-            return float(numbers.max()), 1.0 - wrong
+            return max(answer.numbers), 1.0 - wrong
         case Task.REGRESSION | Task.OTHER:
             return None
         case _:
             assert_never(target.task)
 
 
-def _row(target: Target, outputs: Sequence[Tensor], row: int) -> Array | None:
-    """Return one row of the answer as a flat array; None when there is none or a number in it is not finite."""
-    named = [tensor for tensor in outputs if tensor.name == target.output] if target.output else list(outputs[:1])
-    if not named or named[0].data.ndim not in (1, 2) or not 0 <= row < named[0].data.shape[0]:
+def _row(target: Target, outputs: Sequence[Tensor], row: int) -> _Row | None:
+    """Return one row of the answer; None when there is none or a number in it is not finite."""
+    tensor = outputs[0] if outputs and not target.output else None
+    if target.output:
+        tensor = next((tensor for tensor in outputs if tensor.name == target.output), None)
+    if tensor is None or tensor.data.ndim not in (1, 2) or not 0 <= row < tensor.data.shape[0]:
         return None
-    answer = np.atleast_1d(named[0].data[row])
-    if answer.size == 0 or (answer.dtype.kind == "f" and not np.isfinite(answer.astype(np.float64)).all()):
+    answer = _Row(tensor.data.dtype.kind, tensor.data[row : row + 1].ravel().tolist())
+    if not answer.elements or (answer.kind == "f" and not all(map(math.isfinite, answer.numbers))):
         return None
     return answer
 
 
-def _binary_loss(target: Target, answer: Array, truth: Truth) -> float | None:
+def _decided(target: Target, answer: _Row) -> str | float | None:
+    match target.task:
+        case Task.BINARY:
+            return _binary_label(target, answer)
+        case Task.MULTICLASS:
+            return _class_label(target, answer)
+        case Task.REGRESSION | Task.OTHER:
+            if len(answer.elements) != 1:
+                return None
+            return float(answer.numbers[0]) if answer.kind in "fiub" else _label(answer.elements[0], ())
+        case _:
+            assert_never(target.task)
+
+
+def _binary_loss(target: Target, answer: _Row, truth: Truth) -> float | None:
     labels = target.labels or ("0", "1")
     true_label, said = _label(truth, labels), _binary_label(target, answer)
     if true_label is None or said is None:
@@ -133,45 +149,41 @@ def _binary_loss(target: Target, answer: Array, truth: Truth) -> float | None:
     return float((said == positive) != (true_label == positive))
 
 
-def _binary_label(target: Target, answer: Array) -> str | None:
+def _binary_label(target: Target, answer: _Row) -> str | None:
     labels = target.labels or ("0", "1")
     positive = target.positive or labels[-1]
-    if answer.dtype.kind != "f":
-        return _label(_plain(answer[0]), labels) if answer.size == 1 else None
-    if answer.size > 2 or (answer.size == 2 and positive not in labels):
+    if answer.kind != "f":
+        return _label(answer.elements[0], labels) if len(answer.elements) == 1 else None
+    if len(answer.elements) > 2 or (len(answer.elements) == 2 and positive not in labels):
         return None
     is_positive = _positive_probability(target, answer) >= target.threshold
     return positive if is_positive else next(label for label in (*labels, "") if label != positive)
 
 
-def _positive_probability(target: Target, answer: Array) -> float:
+def _positive_probability(target: Target, answer: _Row) -> float:
     """Return the probability that a binary answer of floats gives its positive label."""
     labels = target.labels or ("0", "1")
-    return float(answer[labels.index(target.positive or labels[-1]) if answer.size == 2 else 0])
+    return answer.numbers[labels.index(target.positive or labels[-1]) if len(answer.elements) == 2 else 0]
 
 
-def _multiclass_loss(target: Target, answer: Array, truth: Truth) -> float | None:
-    labels = target.labels or tuple(str(index) for index in range(answer.size if answer.dtype.kind == "f" else 0))
+def _multiclass_loss(target: Target, answer: _Row, truth: Truth) -> float | None:
+    labels = target.labels or tuple(str(index) for index in range(len(answer.elements) if answer.kind == "f" else 0))
     said, true_label = _class_label(target, answer), _label(truth, labels)
     return None if said is None or true_label is None else float(said != true_label)
 
 
-def _class_label(target: Target, answer: Array) -> str | None:
-    if answer.dtype.kind != "f":
-        return _label(_plain(answer[0]), target.labels) if answer.size == 1 else None
-    labels = target.labels or tuple(str(index) for index in range(answer.size))
-    return labels[int(np.argmax(answer))] if answer.size == len(labels) else None
+def _class_label(target: Target, answer: _Row) -> str | None:
+    if answer.kind != "f":
+        return _label(answer.elements[0], target.labels) if len(answer.elements) == 1 else None
+    labels = target.labels or tuple(str(index) for index in range(len(answer.elements)))
+    return labels[answer.numbers.index(max(answer.numbers))] if len(answer.elements) == len(labels) else None
 
 
-def _regression_loss(target: Target, answer: Array, truth: Truth) -> float | None:
-    if answer.size != 1 or answer.dtype.kind not in "fiu" or isinstance(truth, str):
+def _regression_loss(target: Target, answer: _Row, truth: Truth) -> float | None:
+    if len(answer.elements) != 1 or answer.kind not in "fiu" or isinstance(truth, str):
         return None
-    error = abs(float(answer[0].item()) - float(truth))
+    error = abs(float(answer.numbers[0]) - float(truth))
     return min(error / target.loss_max, 1.0) if math.isfinite(error) else None
-
-
-def _plain(value: object) -> object:
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def _label(value: object, labels: Sequence[str]) -> str | None:

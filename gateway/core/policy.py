@@ -43,6 +43,7 @@ class Facts:
         challenger_keys: Distinct keys of the challenger in this phase.
         srm: Of the rollout's assignments.
         truth: Whether the rollout's ground truth can be relied on.
+        passed_over: Live predictions of the rollout that a monitor over its budget did not look at.
         is_burst: Whether the challenger's own attempts fail one after the other while the champion's do not.
         moves: By guardrail: where the champion stands against its own past.
         frozen_by: WORLD or DATA while a drift incident freezes the route, else NONE.
@@ -58,6 +59,7 @@ class Facts:
     challenger_keys: int
     srm: ShareReading
     truth: ArrivalReading = NO_ARRIVALS
+    passed_over: int = 0
     is_burst: bool = False
     moves: Mapping[str, Move] = field(default_factory=dict)
     frozen_by: Attribution = Attribution.NONE
@@ -308,6 +310,7 @@ def evidence_body(rollout: Rollout, findings: Sequence[Finding], facts: Facts) -
         "moves": {name: move.body() for name, move in facts.moves.items()},
         "frozen_by": facts.frozen_by.value,
         "challenger_keys": facts.challenger_keys,
+        "passed_over": facts.passed_over,
         "step_since_s": facts.step_since_s,
         "seen_s": facts.seen_s,
         "hindsight": [finding.body() for finding in facts.hindsight],

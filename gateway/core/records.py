@@ -142,7 +142,16 @@ class Anchor:
     hash: str
 
 
-Record = PredictionRecord | GroundTruthRecord | Heartbeat | StreamEnd | Anchor
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """A prediction on a route that whoever reads leaves to others: all that it gets of it. Never written."""
+
+    prediction_id: str
+    time_s: float
+    route: str
+
+
+Record = PredictionRecord | GroundTruthRecord | Heartbeat | StreamEnd | Anchor | Elsewhere
 
 
 @dataclass(frozen=True, slots=True)

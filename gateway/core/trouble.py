@@ -68,7 +68,7 @@ class FleetBreaker:
     def observe(self, route: str, now_s: float) -> None:
         """Take an automatic rollback."""
         self._rolled_back = {name: at_s for name, at_s in self._rolled_back.items() if now_s - at_s < FLEET_S}
-        self._rolled_back[route] = now_s
+        self._rolled_back[route] = max(now_s, self._rolled_back.get(route, now_s))
 
     def routes(self, now_s: float) -> list[str]:
         """Return the routes rolled back within the time that counts."""
@@ -99,25 +99,28 @@ class BurstWatch:
     """
 
     def __init__(self) -> None:
-        self._recent: dict[Side, dict[str, tuple[float, bool]]] = {side: {} for side in Side}  # by key: (time, is fault)
+        self._champion: dict[str, tuple[float, bool]] = {}  # by key: (time, is fault)
+        self._challenger: dict[str, tuple[float, bool]] = {}
+        self._faults = 0  # among the challenger's
 
     def observe(self, side: Side, key: str, time_s: float, *, is_fault: bool) -> None:
         """Take the assigned variant's own attempt, in the log's order; a key's last one stands."""
-        recent = self._recent[side]
-        recent.pop(key, None)
-        recent[key] = (time_s, is_fault)
-        if len(recent) > (BURST_KEYS if side is Side.CHALLENGER else CALM_KEYS):
-            del recent[next(iter(recent))]
+        if side is Side.CHAMPION:
+            _remember(self._champion, key, (time_s, is_fault), CALM_KEYS)
+        else:
+            self._faults += is_fault - _remember(self._challenger, key, (time_s, is_fault), BURST_KEYS)
 
     @property
     def is_burst(self) -> bool:
         """Whether k of the challenger's last n keys failed while the champion's, in that time, did not."""
-        challenger = list(self._recent[Side.CHALLENGER].values())
-        return sum(is_fault for _, is_fault in challenger) >= BURST_FAULTS and self._was_calm(challenger[0][0], challenger[-1][0])
+        if self._faults < BURST_FAULTS:
+            return False
+        times_s = [time_s for time_s, _ in self._challenger.values()]
+        return self._was_calm(times_s[0], times_s[-1])
 
     def _was_calm(self, since_s: float, until_s: float) -> bool:
         """Return whether few of the champion's keys between two times failed, and there were enough to tell."""
-        champion = self._recent[Side.CHAMPION]
+        champion = self._champion
         if len(champion) == CALM_KEYS and next(iter(champion.values()))[0] > since_s:
             return False  # of a part of that time nothing is remembered
         within = [is_fault for time_s, is_fault in champion.values() if since_s <= time_s <= until_s]
@@ -125,7 +128,8 @@ class BurstWatch:
 
     def state(self) -> Json:
         """Return everything needed to go on exactly, as JSON."""
-        return {side.value: [[key, *last] for key, last in recent.items()] for side, recent in self._recent.items()}
+        sides = ((Side.CHAMPION, self._champion), (Side.CHALLENGER, self._challenger))
+        return {side.value: [[key, *last] for key, last in recent.items()] for side, recent in sides}
 
     @classmethod
     def restored(cls, state: object) -> BurstWatch:
@@ -137,3 +141,12 @@ class BurstWatch:
                 assert isinstance(item, list)
                 watch.observe(side, str(item[0]), float(item[1]), is_fault=bool(item[2]))
         return watch
+
+
+def _remember(recent: dict[str, tuple[float, bool]], key: str, last: tuple[float, bool], keys_max: int) -> int:
+    """Let a key be the last, and return how many faults are no longer remembered for it."""
+    before = recent.pop(key, None)
+    recent[key] = last
+    if before is None and len(recent) > keys_max:
+        before = recent.pop(next(iter(recent)))
+    return int(before is not None and before[1])

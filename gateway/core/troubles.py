@@ -11,7 +11,6 @@ from gateway.core.fields import Json
 
 SILENT_S: Final = 30.0  # without a picture; one comes each second, and a large checkpoint may hold it back for some
 LAG_S: Final = 30.0  # as the alert MonitorBehind; half a second is usual
-NAMED_MAX: Final = 5  # routes in one sentence
 
 
 class Trouble(enum.Enum):
@@ -19,7 +18,7 @@ class Trouble(enum.Enum):
 
     SILENT = "silent"  # it does not publish
     BEHIND = "behind"  # decisions come late
-    SAMPLED = "sampled"  # not every row is watched for drift
+    SAMPLED = "sampled"  # more comes than its budget, so it looks at a share
     MISSED_DRILL = "missed_drill"  # made-up harm was not found, last time
     FALSE_ALARMS = "false_alarms"  # A/A drills find too much
 
@@ -46,10 +45,12 @@ def complaints(picture: Json | None, *, now_s: float) -> list[Complaint]:
     if picture is None:
         return [Complaint(Trouble.SILENT, "the monitor has published nothing yet")]
     monitor = _object(picture.get("monitor"))
+    if unseen := [name for name, shown in _object(monitor.get("processes")).items() if shown is None]:
+        return [Complaint(Trouble.SILENT, f"{', '.join(unseen)} has published nothing yet: its routes are not decided on")]
     age_s = now_s - _number(monitor.get("published_at_s"))
     if age_s > SILENT_S:
         return [Complaint(Trouble.SILENT, f"the monitor has published nothing for {age_s:.0f} s: nothing is decided by itself")]
-    return [*_behind(monitor), *_sampled(_object(picture.get("routes"))), *_drills(_object(monitor.get("drills")))]
+    return [*_behind(monitor), *_sampled(monitor), *_drills(_object(monitor.get("drills")))]
 
 
 def _behind(monitor: Mapping[str, object]) -> list[Complaint]:
@@ -59,13 +60,11 @@ def _behind(monitor: Mapping[str, object]) -> list[Complaint]:
     return [Complaint(Trouble.BEHIND, f"the monitor is {lag_s:.0f} s behind the log: decisions come that much later")]
 
 
-def _sampled(routes: Mapping[str, object]) -> list[Complaint]:
-    rates = {name: _number(_object(_object(route).get("drift")).get("sampled_rate"), 1.0) for name, route in routes.items()}
-    sampled = sorted((rate, name) for name, rate in rates.items() if rate < 1.0)
-    if not sampled:
+def _sampled(monitor: Mapping[str, object]) -> list[Complaint]:
+    rate = _number(_object(monitor.get("sampling")).get("rate"), 1.0)
+    if rate >= 1.0:
         return []
-    named = ", ".join(f"{name} {rate:.1%}" for rate, name in sampled[:NAMED_MAX])
-    return [Complaint(Trouble.SAMPLED, f"{len(sampled)} routes have more rows than are watched for drift: {named}")]
+    return [Complaint(Trouble.SAMPLED, f"more comes than the monitor's budget: it looks at {rate:.1%} of it, and decides later")]
 
 
 def _drills(drills: Mapping[str, object]) -> list[Complaint]:

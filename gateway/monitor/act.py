@@ -13,6 +13,7 @@ from typing import Final
 from gateway.core.access import MONITOR
 from gateway.core.aftermath import REVISE
 from gateway.core.attribution import Attribution
+from gateway.core.audit import AuditEntry
 from gateway.core.changes import Change, DecisionId, PutChampion, PutRollout, PutRoute, Quarantine, Write
 from gateway.core.errors import RevisionConflict
 from gateway.core.fields import Json
@@ -26,7 +27,7 @@ from gateway.monitor.retraining import Request
 from gateway.monitor.views import RouteView, view_of
 from gateway.ports import RegistryStore
 
-CODE_VERSION: Final = "2"  # of the decision's arithmetic; grows when the same log may give another decision
+CODE_VERSION: Final = "3"  # of the decision's arithmetic; grows when the same log may give another decision
 
 _ACTIONS: Final = {Event.CONVICT: "rollback", Event.GIVE_UP: "rollback"}  # a rollback is one to whoever reads the audit log
 
@@ -146,6 +147,12 @@ def ask_retraining(registry: RegistryStore, view: RouteView, request: Request, *
 def action_of(event: Event) -> str:
     """Return what the audit log calls an event of the monitor's."""
     return f"rollout.{_ACTIONS.get(event, event.value)}"
+
+
+def is_rollback(entry: AuditEntry) -> bool:
+    """Return whether an entry is a rollback by the monitor that blames a version or its inputs."""
+    is_one = entry.principal == MONITOR.name and entry.action.endswith(f".{Event.ROLLBACK.value}")
+    return is_one and not entry.decision_id.endswith(f":{Event.GIVE_UP.value}")
 
 
 def _decision_id(rollout: Rollout, moved: Rollout, event: Event, view: RouteView) -> DecisionId:

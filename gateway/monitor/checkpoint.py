@@ -8,6 +8,7 @@ on from the cursor with nothing known.
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from typing import Any, Final
 
 from gateway.core.errors import MalformedRequest
@@ -18,8 +19,7 @@ from gateway.monitor.views import RouteView, version_or_none
 from gateway.monitor.watch import RolloutWatch
 from gateway.ports import RegistryStore
 
-CONSUMER: Final = "monitor"
-FORMAT: Final = 14
+FORMAT: Final = 15
 _UNREADABLE: Final = (
     pickle.UnpicklingError,
     AttributeError,
@@ -36,19 +36,36 @@ _UNREADABLE: Final = (
 def state_of(fold: Fold, merge: Merge) -> bytes:
     """Return everything needed to go on exactly."""
     body = {
-        "format": FORMAT,
         "positions": merge.positions(),
         "now_s": fold.now_s,
         "records": fold.records,
+        "left": fold.left,
         "unscored": fold.unscored,
         "unplaced": fold.unplaced,
         "due": list(fold.due),
         "fleet": fold.fleet.state(),
+        "sampling": fold.sampling,
         "truth": fold.truth,
         "versions": list(fold.versions),  # waiting predictions need them before a new record names them
         "routes": {name: _route(state) for name, state in fold.routes.items()},
+        "elsewhere": list(fold.elsewhere),
+        "ahead": fold.ahead,
     }
-    return pickle.dumps(body, protocol=pickle.HIGHEST_PROTOCOL)
+    return bytes_of(body)
+
+
+def bytes_of(body: dict[str, Any]) -> bytes:
+    """Return a state as it is saved."""
+    return pickle.dumps({"format": FORMAT, **body}, protocol=pickle.HIGHEST_PROTOCOL)
+
+
+def body_of(state: bytes) -> dict[str, Any] | None:
+    """Return what `bytes_of` was given, or None when it is of another format or cannot be read."""
+    try:
+        body: dict[str, Any] = pickle.loads(state)  # noqa: S301
+        return body if body["format"] == FORMAT else None
+    except _UNREADABLE:
+        return None
 
 
 def restored(state: bytes, fold: Fold, registry: RegistryStore) -> Merge | None:
@@ -57,16 +74,18 @@ def restored(state: bytes, fold: Fold, registry: RegistryStore) -> Merge | None:
     Raises:
         StoreFailed: the registry cannot be read.
     """
+    body = body_of(state)
+    if body is None:
+        return None
     try:
-        body = pickle.loads(state)  # noqa: S301
-        if body["format"] != FORMAT:
-            return None
         routes = {name: _restored_route(saved, fold, registry) for name, saved in body["routes"].items()}
         versions = {(model, name): version_or_none(registry, model, name) for model, name in body["versions"]}
         merge = Merge(body["positions"])
         fold.now_s, fold.records, fold.truth = body["now_s"], body["records"], body["truth"]
-        fold.unscored, fold.unplaced = body["unscored"], body["unplaced"]
+        fold.left, fold.unscored, fold.unplaced = body["left"], body["unscored"], body["unplaced"]
+        fold.elsewhere, fold.ahead = dict.fromkeys(body["elsewhere"]), body["ahead"]
         fold.fleet = FleetBreaker(body["fleet"])
+        fold.sampling = replace(body["sampling"], events_per_s_max=fold.sampling.events_per_s_max)
         fold.versions, fold.routes, fold.due = versions, routes, dict.fromkeys(body["due"])
     except _UNREADABLE:
         return None

@@ -254,9 +254,10 @@ class ColumnsWatch:
         What swings by itself, by the hour or with the season, changes lately all the time: no news while training swung so too.
         """
         said: dict[str, str] = {}
-        is_known = np.isfinite(means[: len(self._detectors)])
-        for at, detector in enumerate(self._detectors):
-            values = means[at, is_known[at]].tolist()
+        watched = means[: len(self._detectors)]
+        is_known = np.isfinite(watched)
+        rows = watched.tolist() if is_known.all() else [one[known].tolist() for one, known in zip(watched, is_known, strict=True)]
+        for at, (detector, values) in enumerate(zip(self._detectors, rows, strict=True)):
             if not values:
                 continue
             reading = detector.update(values)

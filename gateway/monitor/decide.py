@@ -14,12 +14,13 @@ from gateway.core.aftermath import has_not_helped
 from gateway.core.attribution import Attribution
 from gateway.core.errors import RevisionConflict
 from gateway.core.fields import Json
-from gateway.core.policy import Decision, Facts, Rollback, decide
+from gateway.core.policy import INCREASES, Decision, Facts, Rollback, decide
 from gateway.core.records import Cursor
 from gateway.core.reopening import Acquit, reopened
 from gateway.core.rollouts import Rollout
 from gateway.monitor.act import Acted, acquit, act, ask_retraining, revise, roll_back_for_drift
 from gateway.monitor.drifting import DriftWatch
+from gateway.monitor.fleet import learn_rollbacks
 from gateway.monitor.fold import Fold, RouteState, is_due
 from gateway.monitor.retraining import REST_S, Request
 from gateway.monitor.views import RouteView, present_view, unchanged_rollout, version_or_none
@@ -59,6 +60,9 @@ def _decide_rollout(fold: Fold, state: RouteState, registry: RegistryStore, curs
         return
     watch.learn(unchanged_rollout(registry, state.view, watch.rollout))
     decision = judged(fold, state, watch, is_automation_on=registry.automation().is_on)
+    if decision.event in INCREASES and fold.elsewhere:
+        learn_rollbacks(fold, registry)
+        decision = judged(fold, state, watch, is_automation_on=registry.automation().is_on)
     state.decision = {
         "decision": type(decision).__name__,
         "reason": decision.reason,
@@ -126,7 +130,7 @@ def _facts(fold: Fold, state: RouteState, watch: RolloutWatch, *, is_automation_
         frozen_by=state.frozen_by(fold.now_s),
         is_automation_on=is_automation_on,
         last_increase_s=state.last_increase_s,
-        is_fleet_failing=fold.fleet.is_open(len(fold.routes), fold.now_s),
+        is_fleet_failing=fold.fleet.is_open(fold.route_count, fold.now_s),
         needs_approval=state.view.needs_approval,
     )
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final
-from zlib import crc32
 
 import numpy as np
 
@@ -29,8 +28,9 @@ from gateway.monitor.rows import ANSWER, Features, answer_column, feature_values
 from gateway.ports import Detector
 
 BATCH_ROWS: Final = 32  # a shift by σ is found after some forty rows, so a batch may not be many more
+BATCH_ROWS_MAX: Final = 128  # …unless they come faster than anybody acts: what a batch costs beside its rows is then shared…
+BATCH_SHORT_S: Final = 0.05  # …by more of them. Of the log's time
 BATCH_S: Final = 1.0  # of the log's time; a quiet route is not kept waiting for 32 rows
-EVENTS_PER_S_MAX: Final = 100_000.0  # feature-events; at 2 µs each 20 % of a core. Above it rows are sampled
 INPUTS_SHARE: Final = 0.3  # of the false-alarm budget…
 SUMMARIES_SHARE: Final = 0.1
 ANSWER_SHARE: Final = 0.1
@@ -43,27 +43,6 @@ OUTCOMES: Final = ("errors", "loss")
 def budget_of(alarm_rows: float, share: float, features: int) -> Budget:
     """Return what a share of the columns may cost of one false alarm in so many rows of the whole version."""
     return Budget(alarm_rows / share, PSI_SHARE * WINDOW_ROWS / alarm_rows / (1 + features))
-
-
-@dataclass(slots=True)
-class Sampling:
-    """Which rows are watched: all of them, or a share chosen by hash of the prediction id when there are too many.
-
-    Attributes:
-        rate: In (0, 1], for the log's running second; set by how many came in the one before.
-    """
-
-    rate: float = 1.0
-    second: int = 0
-    events: float = 0.0
-
-    def takes(self, record: PredictionRecord, time_s: float, events: int) -> bool:
-        """Return whether a record's rows are watched."""
-        if (second := int(time_s)) != self.second:
-            per_s = self.events / max(1, second - self.second)
-            self.rate, self.second, self.events = min(1.0, EVENTS_PER_S_MAX / max(per_s, 1.0)), second, 0.0
-        self.events += events
-        return self.rate >= 1.0 or crc32(record.prediction_id.encode()) < self.rate * (1 << 32)
 
 
 @dataclass(slots=True)
@@ -101,15 +80,9 @@ class DriftWatch:
         self.answer = LearnedWatch(partial(self._watch, share=ANSWER_SHARE))
         self.outcomes = {name: OutcomeWatch(alarm_rows=false_alarm_events / OUTCOME_SHARE) for name in OUTCOMES}
         self._answer_column = Column(ANSWER)
-        self._sampling = Sampling()
         self.incidents: tuple[Incident, ...] = ()
         self.incident_count = 0
         self.unreadable = 0
-
-    @property
-    def rate(self) -> float:
-        """The share of rows watched."""
-        return self._sampling.rate
 
     def observe(self, record: PredictionRecord, time_s: float) -> int | None:
         """Take a live answer of the version, and return how many incidents an alarm began; None without an alarm."""
@@ -117,8 +90,6 @@ class DriftWatch:
             self._leave_out(hidden, [tensor.name for tensor in record.inputs])
         answer = answer_column(self._known, record.outputs)
         rows = len(answer[1]) if answer else 1
-        if not self._sampling.takes(record, time_s, rows * (len(self._columns) + len(self._summary_columns) + 1)):
-            return None
         batch = self._batch
         if not batch.rows:
             batch.since_s = time_s
@@ -138,9 +109,7 @@ class DriftWatch:
                 self.unreadable += 1
             else:
                 batch.summaries.append(summaries)
-        if batch.rows >= BATCH_ROWS or time_s - batch.since_s >= BATCH_S:
-            return self._fold(time_s)
-        return None
+        return self._fold(time_s) if _is_full(batch.rows, time_s - batch.since_s) else None
 
     def observe_outcome(self, name: str, value: float, time_s: float, *, answered_s: float) -> int | None:
         """Take an error (1, or 0 for none) or a loss in [0, 1], and return what `observe` does.
@@ -201,7 +170,6 @@ class DriftWatch:
             "outcomes": {name: watch.state() for name, watch in self.outcomes.items()},
             "answer_kind": self._answer_column.kind.value,
             "batch": (self._batch.since_s, self._batch.rows, self._batch.features, self._batch.answers, self._batch.summaries),
-            "sampling": (self._sampling.rate, self._sampling.second, self._sampling.events),
             "incidents": [incident.body() for incident in self.incidents],
             "incident_count": self.incident_count,
             "unreadable": self.unreadable,
@@ -218,7 +186,6 @@ class DriftWatch:
             self.outcomes[name].restore(saved)
         self._answer_column = Column(ANSWER, ColumnKind(state["answer_kind"]))
         self._batch = _Batch(*state["batch"])
-        self._sampling = Sampling(*state["sampling"])
         self.incidents = tuple(Incident.from_body(body) for body in state["incidents"])
         self.incident_count, self.unreadable = state["incident_count"], state["unreadable"]
 
@@ -266,3 +233,8 @@ class DriftWatch:
             self.incidents = with_alarm(self.incidents, Alarm(one.subjects, one.attribution, time_s, one.why))
             self.incident_count += self.incidents[-1].alarms == 1 and self.incidents[-1].why == one.why
         return self.incident_count - before if moved else None
+
+
+def _is_full(rows: int, span_s: float) -> bool:
+    """Return whether a batch ends with its last record."""
+    return rows >= BATCH_ROWS_MAX or span_s >= BATCH_S or (rows >= BATCH_ROWS and span_s >= BATCH_SHORT_S)

@@ -6,6 +6,7 @@ makes a decision due says so in `due`; whoever drives the fold decides and acts 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -20,9 +21,10 @@ from gateway.core.hindsight import ERRORS, LOSS, Worsening
 from gateway.core.losses import loss, stated
 from gateway.core.models import Task, Version
 from gateway.core.policy import INCREASES
-from gateway.core.records import FAULTS, GroundTruthRecord, Kind, Outcome, PredictionRecord
+from gateway.core.records import FAULTS, Cursor, Elsewhere, GroundTruthRecord, Kind, Outcome, PredictionRecord
 from gateway.core.rollouts import Event, Rollout, RolloutState
 from gateway.core.routes import DriftAction
+from gateway.core.sampling import RECORD_EVENTS, Sampling
 from gateway.core.tensors import Tensor
 from gateway.core.trouble import FleetBreaker
 from gateway.core.windows import Window, merge
@@ -157,14 +159,25 @@ class Fold:
         due: Routes with a decision due, in order.
         sought: Predictions to look for in the archive before the next record, because ground truth came for them.
         fleet: The routes that were rolled back lately.
+        sampling: The share that is looked at while more comes than the budget allows.
+        elsewhere: Routes that other processes handle.
+        ahead: Routes folded further than the others by another process, which handed them over: their records before a cursor
+            are passed over.
         records: Folded so far.
+        left: Those of them that other processes handle.
         unscored: Values of ground truth that fit no answer.
         epoch_s: Of the evidence, see `core/evidence/plan.py`.
         unplaced: Live records of a revision that was not found; they are no evidence.
     """
 
     def __init__(
-        self, detector: Callable[[int], Detector], *, epoch_s: float, truth_rows_max: int, false_alarm_events: float
+        self,
+        detector: Callable[[int], Detector],
+        *,
+        epoch_s: float,
+        truth_rows_max: int,
+        false_alarm_events: float,
+        events_per_s_max: float = math.inf,
     ) -> None:
         self._detector = detector
         self.epoch_s = epoch_s
@@ -176,7 +189,11 @@ class Fold:
         self.due: dict[str, None] = {}
         self.sought: list[str] = []
         self.fleet = FleetBreaker()
+        self.sampling = Sampling(events_per_s_max)
+        self.elsewhere: dict[str, None] = {}
+        self.ahead: list[tuple[Cursor, frozenset[str]]] = []
         self.records = 0
+        self.left = 0
         self.unscored = 0
         self.unplaced = 0
         self._places: dict[tuple[object, ...], Place] = {}  # so that waiting predictions share them
@@ -198,20 +215,47 @@ class Fold:
         second = int(self.now_s)
         self.now_s = max(self.now_s, merged.time_s)
         self.records += 1
+        if self.ahead:
+            self.ahead = [one for one in self.ahead if merged.offset < one[0].get(merged.stream, 0)]
         match merged.record:
             case PredictionRecord():
-                self._predict(merged.record)
-            case GroundTruthRecord(prediction_id, _, row, value):
-                joined = self.truth.learn(prediction_id, row, value, self.now_s)
-                if joined is not None:
-                    self._know(prediction_id, joined)
+                if not self._is_ahead(merged.record.route):
+                    self._predict(merged.record)
+            case GroundTruthRecord():
+                self._learn(merged.record)
+            case Elsewhere(prediction_id, _, route):
+                self.left += 1
+                self.elsewhere[route] = None
+                self.truth.leave(prediction_id)
         if int(self.now_s) != second:
             self.sought = self.truth.sought(self.now_s)
             for name, state in self.routes.items():
+                if self._is_ahead(name):
+                    continue
                 state.retraining.look(state.watch, self.now_s)
                 is_reopened = state.watch is not None and state.watch.wants_look(self.now_s)
                 if state.drifted or state.retraining.rise is not None or is_due(state) or is_reopened:
                     self.due[name] = None
+
+    @property
+    def route_count(self) -> int:
+        """Of this process and all others."""
+        return len(self.routes) + len(self.elsewhere)
+
+    def _is_ahead(self, route: str) -> bool:
+        return any(route in routes for _, routes in self.ahead)
+
+    def _learn(self, truth: GroundTruthRecord) -> None:
+        if self.truth.is_left(truth.prediction_id):
+            self.left += 1
+            return
+        if self.ahead and self._is_ahead(self.truth.route_of(truth.prediction_id)):
+            return
+        self.sampling.count(RECORD_EVENTS, self.now_s)
+        is_missing = not self.sampling.has_taken(truth.prediction_id)
+        joined = self.truth.learn(truth.prediction_id, truth.row, truth.value, self.now_s, is_missing=is_missing)
+        if joined is not None:
+            self._know(truth.prediction_id, joined)
 
     def acted(self, name: str, event: Event, rollout: Rollout | None, view: RouteView) -> None:
         """Take what the monitor itself changed."""
@@ -234,13 +278,15 @@ class Fold:
 
     def _predict(self, record: PredictionRecord) -> None:
         state = self.routes[record.route]
+        self.sampling.count(self._events_of(record), self.now_s)
         self._count(state, record)
         if state.watch is not None and is_due(state) and state.watch.observe_beside(record, self.now_s):
             self.due[record.route] = None
         if record.kind not in (Kind.LIVE, Kind.SHADOW):
             return
         view = state.views.get(record.revision, state.view)
-        self._pair(state, view, record)
+        if self.sampling.takes(record.shadow_of or record.prediction_id):
+            self._pair(state, view, record)
         if record.kind is not Kind.LIVE:
             return
         self.unplaced += not view.is_known
@@ -248,10 +294,25 @@ class Fold:
         if watch is not None and watch.aftermath is not None:
             watch.observe_after(record)
         rollout = self._evidence_of(state, view, record) if watch is not None and watch.rollout.is_open else ""
-        if rollout and watch is not None and watch.observe(record, self.now_s, view.share):
-            self.due[record.route] = None
-        self._expect(state, record, rollout, view)
-        self._observe_drift(state, record)
+        if rollout and watch is not None:
+            if not self.sampling.takes(record.assignment_key):
+                watch.passed_over += 1
+                rollout = ""
+            elif watch.observe(record, self.now_s, view.share):
+                self.due[record.route] = None
+        is_watched = self.sampling.takes(record.prediction_id)
+        if is_watched or rollout:
+            self._expect(state, record, rollout, view)
+        else:
+            self.sampling.passed_over += 1
+        if is_watched:
+            self._observe_drift(state, record)
+
+    def _events_of(self, record: PredictionRecord) -> int:
+        """Return what a record costs, in feature-events."""
+        version = self.versions.get((record.model, record.version))
+        columns = 0 if version is None else len(version.columns) + len(version.summaries)
+        return RECORD_EVENTS + row_count(record) * (columns + 1)
 
     def _pair(self, state: RouteState, view: RouteView, record: PredictionRecord) -> None:
         """Let a live answer wait for its copy, or join the two, while a rollout that asks for it is open or cools down."""
@@ -277,7 +338,8 @@ class Fold:
         """
         state = self.routes[record.route]
         view = state.views.get(record.revision, state.view)
-        waiting = self._waiting(record, self._evidence_of(state, view, record), view) if record.kind is Kind.LIVE else None
+        rollout = self._evidence_of(state, view, record) if self.sampling.has_taken(record.assignment_key) else ""
+        waiting = self._waiting(record, rollout, view) if record.kind is Kind.LIVE else None
         if waiting is None:
             self.truth.miss(record.prediction_id, self.now_s, for_good=True)
             return
@@ -303,7 +365,7 @@ class Fold:
             return
         tally = state.tally(record.variant, record.version, record.kind)
         tally.rows += waiting.rows
-        waiting = replace(waiting, estimate=self._estimated(tally, record))
+        waiting.estimate = self._estimated(tally, record)
         if waiting.estimate is not None:
             tally.window(record.time_s).count_estimate(waiting.estimate)
         if waiting.place.rollout and state.watch is not None:

@@ -26,7 +26,6 @@ from gateway.metrics import (
     DRIFT_FROZEN,
     DRIFT_INCIDENTS,
     DRIFT_PSI_MAX,
-    DRIFT_SAMPLED_RATE,
     DRIFT_TOP,
     DRIFT_UNREADABLE,
     FAIRNESS_KEYS,
@@ -41,9 +40,11 @@ from gateway.metrics import (
     MONITOR_DRILLS,
     MONITOR_LAG,
     MONITOR_LATE,
+    MONITOR_PASSED_OVER,
     MONITOR_POSITIONS_MOVED,
     MONITOR_RECORDS,
     MONITOR_ROUTES,
+    MONITOR_SAMPLED,
     MONITOR_TURN_FAILURES,
     MONITOR_UNPLACED,
     QUALITY_CORRECTED,
@@ -116,12 +117,14 @@ class Gauges:
     def count(self, fold: Fold, *, lag_s: float) -> None:
         """Show how far the monitor is; after each turn."""
         self._lag.set(lag_s)
-        self._records.raise_to(float(fold.records))
+        self._records.raise_to(float(fold.records - fold.left))
 
     def show(self, fold: Fold, *, late_count: int) -> None:
         """Show every route; with each picture."""
         self._late.raise_to(float(late_count))
         self._unplaced.raise_to(float(fold.unplaced))
+        self._count(MONITOR_PASSED_OVER, fold.sampling.passed_over)
+        self._set(MONITOR_SAMPLED, fold.sampling.rate)
         self._dropped.raise_to(float(fold.truth.dropped_count))
         self._set(MONITOR_ROUTES, len(fold.routes))
         self._set(TRUTH_WAITING, fold.truth.rows_waiting)
@@ -184,7 +187,6 @@ class Gauges:
         self._set(DRIFT_PSI_MAX, max((reading.psi for reading in readings), default=0.0), route)
         self._set(DRIFT_FEATURES_OVER, sum(reading.is_breached for reading in readings), route)
         self._count(DRIFT_INCIDENTS, state.incident_count, route)
-        self._set(DRIFT_SAMPLED_RATE, state.drift.rate, route)
         self._set(DRIFT_FROZEN, state.frozen_by(now_s) is not Attribution.NONE, route)
         self._count(DRIFT_UNREADABLE, state.drift.unreadable, route)
         for part, (log_e, bound) in state.drift.evidence().items():

@@ -20,6 +20,7 @@ def picture(fold: Fold, merge: Merge, *, lag_s: float, drills: Json, published_a
     ```
     {"format": 1,
      "monitor": {"published_at_s", "time_s", "lag_s", "records", "late", "cursor": {stream: offset},
+                 "sampling": {"rate", "passed_over"},
                  "truth": {"waiting_rows", "dropped", "recalled", "unmatched", "unscored"}, "unplaced",
                  "drills": {"is_on", "has_too_many_alarms", drill: {"endings": {ending: count}, "last": null or {"ending",
                  "requests", "reason", "ended_at_s"}}}},
@@ -36,7 +37,7 @@ def picture(fold: Fold, merge: Merge, *, lag_s: float, drills: Json, published_a
                      "has_helped"}],
                      "hindsight": [a finding of errors and one of loss on the same requests, after a promotion],
                      "decision", "reason", "attribution", "evidence"},
-        "drift":    null or {"version", "sampled_rate", "incidents": [{"attribution", "subjects", "opened_at_s", "last_at_s",
+        "drift":    null or {"version", "incidents": [{"attribution", "subjects", "opened_at_s", "last_at_s",
                      "alarms", "why"}], "incident_count", "frozen_by", "unreadable",
                      "against_training": {"inputs", "summaries", "answer": null or {"log_e", "bound", "is_departed"},
                                           "errors", "loss": {"reference", "log_e", "bound", "is_departed"}},
@@ -64,9 +65,10 @@ def picture(fold: Fold, merge: Merge, *, lag_s: float, drills: Json, published_a
             "published_at_s": published_at_s,
             "time_s": fold.now_s,
             "lag_s": lag_s,
-            "records": fold.records,
+            "records": fold.records - fold.left,
             "late": merge.late_count,
             "cursor": dict(merge.cursor()),
+            "sampling": {"rate": fold.sampling.rate, "passed_over": fold.sampling.passed_over},
             "truth": {
                 "waiting_rows": fold.truth.rows_waiting,
                 "dropped": fold.truth.dropped_count,
@@ -76,7 +78,7 @@ def picture(fold: Fold, merge: Merge, *, lag_s: float, drills: Json, published_a
             },
             "unplaced": fold.unplaced,
             "drills": drills,
-            "fleet": fold.fleet.reading(len(fold.routes), fold.now_s).body(),
+            "fleet": fold.fleet.reading(fold.route_count, fold.now_s).body(),
         },
         "routes": {name: _route(state, fold.now_s) for name, state in sorted(fold.routes.items())},
     }
@@ -130,7 +132,6 @@ def _drift(state: RouteState, now_s: float) -> Json | None:
         return None
     return {
         "version": state.drift.version,
-        "sampled_rate": state.drift.rate,
         "incidents": [incident.body() for incident in state.drift.incidents],
         "incident_count": state.drift.incident_count,
         "frozen_by": state.frozen_by(now_s).value,

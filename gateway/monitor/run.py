@@ -11,12 +11,14 @@ import gc
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from gateway.core.errors import ArchiveFailed, LogFailed, PortFault
+from gateway.core.partitions import WHOLE, Partition
 from gateway.core.records import PredictionRecord
 from gateway.metrics import UNEXPECTED_ERRORS, cell
-from gateway.monitor.checkpoint import CONSUMER, restored, state_of
+from gateway.monitor.checkpoint import restored, state_of
 from gateway.monitor.decide import decide_due, learn_route, learn_versions
 from gateway.monitor.drills import Drills
 from gateway.monitor.fold import Fold
@@ -55,8 +57,13 @@ def run_monitor(
     recall: Recall,
     clock: Clock,
     stop: threading.Event,
+    partition: Partition = WHOLE,
 ) -> None:
-    """Run until `stop` is set, then save and return. Whatever fails is counted and tried again."""
+    """Run until `stop` is set, then save and return. Whatever fails is counted and tried again.
+
+    Args:
+        log: Gives `Elsewhere` for predictions on routes that are not of the partition.
+    """
     gc.set_threshold(_GC_OBJECTS, 10, 10)
     failures = cell(metrics, UNEXPECTED_ERRORS, "monitor")
     gauges = Gauges(metrics)
@@ -74,6 +81,7 @@ def run_monitor(
                     detector=detector,
                     recall=recall,
                     clock=clock,
+                    partition=partition,
                 )
             is_idle = monitor.turn(stop) == 0
         except PortFault as error:
@@ -111,8 +119,10 @@ class Monitor:
         detector: Callable[[int], Detector],
         recall: Recall,
         clock: Clock,
+        partition: Partition = WHOLE,
     ) -> None:
         self._settings = settings.monitor
+        self._partition = partition
         self._log = log
         self._registry = registry
         self._checkpoints = checkpoints
@@ -125,8 +135,10 @@ class Monitor:
             epoch_s=self._settings.epoch_s,
             truth_rows_max=self._settings.truth_wait_max,
             false_alarm_events=self._settings.false_alarm_events,
+            events_per_s_max=self._settings.events_per_s_max,
         )
-        self._drills = Drills(detector, settings=self._settings, gauges=gauges, clock=clock)
+        drilled = self._settings if partition.index == 0 else replace(self._settings, drill_s=0.0)  # all run the same code
+        self._drills = Drills(detector, settings=drilled, gauges=gauges, clock=clock)
         self._merge = self._restored()
         self._saved_records = self.fold.records
         self._save_at_s = self._publish_at_s = clock.monotonic_s()
@@ -205,7 +217,7 @@ class Monitor:
         learn_versions(fold, self._registry, record.model, (record.version,))
 
     def _restored(self) -> Merge:
-        saved = self._checkpoints.load(CONSUMER)
+        saved = self._checkpoints.load(self._partition.consumer)
         if saved is None:
             return Merge()
         cursor, state = saved
@@ -217,7 +229,7 @@ class Monitor:
 
     def _save(self) -> None:
         begin_s = self._clock.monotonic_s()
-        self._checkpoints.save(CONSUMER, self._merge.cursor(), state_of(self.fold, self._merge))
+        self._checkpoints.save(self._partition.consumer, self._merge.cursor(), state_of(self.fold, self._merge))
         self._saved_records = self.fold.records
         end_s = self._clock.monotonic_s()
         self._save_at_s = end_s + max(self._settings.checkpoint_s, (end_s - begin_s) / CHECKPOINT_SHARE)

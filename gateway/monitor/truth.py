@@ -10,8 +10,9 @@ known in full are kept for a while, the oldest dropped first.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Final
 
 import numpy as np
@@ -27,6 +28,7 @@ SOUGHT_EVERY_S: Final = 10.0  # or as soon as so many are due, but at most once 
 RETRY_S: Final = 600.0  # a prediction that memory dropped may lie in a segment that is still open…
 RETRIED_S: Final = 7_200.0  # …for an hour by default, and then waits for the archive
 SETTLED_ROWS_MAX: Final = 50_000  # kept for corrections: 50 ms of each checkpoint
+LEFT_MAX: Final = 500_000  # predictions of other processes remembered, twice, 75 bytes each; older ones are looked for in vain
 
 
 class Uncounted(enum.Enum):
@@ -34,11 +36,13 @@ class Uncounted(enum.Enum):
 
     `UNKNOWN`: its prediction never came and is not in the archive. `NO_ROW`: the prediction has no such row.
     `REPEATED`: the row was known by the same value, or its prediction had not come yet and a newer value took its place.
+    `NOT_SAMPLED`: its prediction is not in the share that is looked at, or may not have been.
     """
 
     UNKNOWN = "unknown"
     NO_ROW = "no_row"
     REPEATED = "repeated"
+    NOT_SAMPLED = "not_sampled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +66,9 @@ class Place:
     row_shape: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Waiting:
-    """A prediction whose ground truth is not known yet.
+    """A prediction whose ground truth is not known yet. Never changed once it waits; not frozen, since every answer makes two.
 
     Attributes:
         key: The hashed assignment key.
@@ -82,9 +86,9 @@ class Waiting:
     estimate: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Joined:
-    """One row of a prediction and its ground truth.
+    """One row of a prediction and its ground truth. Never changed; not frozen, as above.
 
     Attributes:
         time_s: When the value came, in the log's time.
@@ -136,9 +140,38 @@ class TruthJoin:
         self._missed: dict[str, _Early] = {}  # looked for and not found
         self._early_values = 0
         self._sought_s = 0.0
+        self._left: set[bytes] = set()  # predictions that other processes handle, hashed: those met last…
+        self._left_before: set[bytes] = set()  # …and as many before them
         self.dropped_count = 0
         self.recalled_count = 0
         self.uncounted = dict.fromkeys(Uncounted, 0)
+
+    @classmethod
+    def handed_over(cls, joins: Sequence[TruthJoin], has: Callable[[str], bool], *, is_counting: bool) -> TruthJoin:
+        """Return what one process gets of what others knew.
+
+        Args:
+            has: Whether a route is its own.
+            is_counting: Whether it goes on with the counts of all.
+        """
+        join = cls(joins[0]._rows_max)  # noqa: SLF001 - of its own kind
+        waiting = sorted((one for old in joins for one in old._waiting.items()), key=_answered_s)  # noqa: SLF001
+        settled = sorted((one for old in joins for one in old._settled.items()), key=_answered_s)  # noqa: SLF001
+        join._waiting = {id: entry for id, entry in waiting if has(entry[0].route)}
+        join._settled = {id: entry for id, entry in settled if has(entry[0].route)}
+        join._rows = sum(entry[2] for entry in join._waiting.values())
+        join._settled_rows = sum(entry[2] for entry in join._settled.values())
+        join._left = {_hashed(id) for id, entry in (*waiting, *settled) if not has(entry[0].route)}
+        known = {id for id, _ in (*waiting, *settled)}
+        join._early = _unknown([old._early for old in joins], known)  # noqa: SLF001
+        join._missed = _unknown([old._missed for old in joins], known)  # noqa: SLF001
+        join._early_values = sum(len(values) for _, _, values in (*join._early.values(), *join._missed.values()))
+        join._sought_s = min(old._sought_s for old in joins)  # noqa: SLF001
+        if is_counting:
+            join.dropped_count = sum(old.dropped_count for old in joins)
+            join.recalled_count = sum(old.recalled_count for old in joins)
+            join.uncounted = {reason: sum(old.uncounted[reason] for old in joins) for reason in Uncounted}
+        return join
 
     @property
     def unmatched_count(self) -> int:
@@ -161,6 +194,27 @@ class TruthJoin:
             self._rows -= rows
             self.dropped_count += 1
         return self._join_early(prediction_id)
+
+    def leave(self, prediction_id: str) -> None:
+        """Take that another process handles a prediction, so that its ground truth is nobody's concern here."""
+        if len(self._left) >= LEFT_MAX:
+            self._left, self._left_before = set(), self._left
+        self._left.add(_hashed(prediction_id))
+        early = self._early.pop(prediction_id, None) or self._missed.pop(prediction_id, None)
+        if early is not None:
+            self._early_values -= len(early[2])
+
+    def is_left(self, prediction_id: str) -> bool:
+        """Return whether another process handles a prediction."""
+        if not self._left:
+            return False
+        hashed = _hashed(prediction_id)
+        return hashed in self._left or hashed in self._left_before
+
+    def route_of(self, prediction_id: str) -> str:
+        """Return the route of a prediction known here; empty for another."""
+        entry = self._waiting.get(prediction_id) or self._settled.get(prediction_id)
+        return entry[0].route if entry is not None else ""
 
     def recall(self, prediction_id: str, waiting: Waiting, known: Iterable[tuple[int, Truth, float]]) -> list[Joined]:
         """Take up a prediction that the archive knows, with the (row, value, time) known there, and return what is new.
@@ -191,15 +245,22 @@ class TruthJoin:
         else:
             self._missed[prediction_id] = (first_s, now_s + RETRY_S, known)
 
-    def learn(self, prediction_id: str, row: int, value: Truth, time_s: float) -> Joined | None:
-        """Take one value that came at a time of the log, and return it with its prediction if that is known."""
+    def learn(self, prediction_id: str, row: int, value: Truth, time_s: float, *, is_missing: bool = False) -> Joined | None:
+        """Take one value that came at a time of the log, and return it with its prediction if that is known.
+
+        Args:
+            is_missing: Whether a prediction that is not known was passed over, so that nothing waits for it.
+        """
         entry = self._waiting.get(prediction_id)
         if entry is not None:
             return self._joined(prediction_id, entry, row, (value, time_s))
         entry = self._settled.get(prediction_id)
         if entry is not None:
             return self._joined(prediction_id, entry, row, (value, time_s))
-        self._keep_early(prediction_id, row, value, time_s)
+        if is_missing:
+            self.uncounted[Uncounted.NOT_SAMPLED] += 1
+        else:
+            self._keep_early(prediction_id, row, value, time_s)
         return None
 
     def _joined(self, prediction_id: str, entry: _Entry, row: int, came: tuple[Truth, float]) -> Joined | None:
@@ -249,6 +310,20 @@ class TruthJoin:
         self._early_values += 1
         while self._early_values > EARLY_MAX:
             self.miss(next(iter(self._missed or self._early)), time_s, for_good=True)
+
+
+def _answered_s(one: tuple[str, _Entry]) -> float:
+    return one[1][4]
+
+
+def _unknown(kept: Sequence[dict[str, _Early]], known: set[str]) -> dict[str, _Early]:
+    """Return the values whose predictions nobody knew, in the order in which they become due."""
+    values = {id: early for among in kept for id, early in among.items() if id not in known}
+    return dict(sorted(values.items(), key=lambda one: one[1][1]))
+
+
+def _hashed(prediction_id: str) -> bytes:
+    return blake2b(prediction_id.encode(), digest_size=8).digest()
 
 
 def _entry(waiting: Waiting, known: _Known) -> _Entry:

@@ -15,7 +15,7 @@ from gateway.core.aftermath import Aftermath, blames_of
 from gateway.core.arrivals import Arrivals
 from gateway.core.attribution import Attribution, Move, attribute, attributed_body
 from gateway.core.cohorts import Cohorts
-from gateway.core.evidence import Outcome, ShareTest, Side
+from gateway.core.evidence import COUNT_MAX, Outcome, ShareTest, Side
 from gateway.core.evidence.segments import SegmentReading
 from gateway.core.fields import Fields, Json
 from gateway.core.guardrails import Finding, Measure, error_value, own_attempt
@@ -70,6 +70,7 @@ class RolloutWatch:
         worsening: That the promoted version got worse by its own past; None while it did not.
         aftermath: What the champion does alone since the challenger was convicted; None before.
         is_reopened: Whether ground truth came since it ended, so that its end may have to be looked at again.
+        passed_over: Its live predictions that were not looked at, because their keys are not in the monitor's share.
     """
 
     def __init__(self, rollout: Rollout, *, epoch_s: float, version_of: VersionOf = _unknown) -> None:
@@ -85,6 +86,7 @@ class RolloutWatch:
         self.arrivals = Arrivals()
         self.cohorts = Cohorts()
         self.is_reopened = False
+        self.passed_over = 0
         self._burst = BurstWatch()
         self._step_keys: dict[str, None] = {}
         self._clock = PhaseClock(rollout.since_revision)
@@ -305,6 +307,7 @@ class RolloutWatch:
             challenger_keys=len(self._step_keys),
             srm=self._share.reading(),
             truth=self.arrivals.reading(),
+            passed_over=self.passed_over,
             is_burst=self._burst.is_burst,
             moves=self._moves(),
             frozen_by=frozen_by,
@@ -329,6 +332,7 @@ class RolloutWatch:
             "arrivals": self.arrivals.state(),
             "cohorts": self.cohorts.state(),
             "is_reopened": self.is_reopened,
+            "passed_over": self.passed_over,
             "burst": self._burst.state(),
             "step_keys": list(self._step_keys),
             "clock": self._clock.state(),
@@ -357,6 +361,7 @@ class RolloutWatch:
         watch.arrivals = Arrivals.restored(fields.value("arrivals"))
         watch.cohorts = Cohorts.restored(fields.value("cohorts"))
         watch.is_reopened = fields.boolean("is_reopened")
+        watch.passed_over = fields.integer("passed_over", 0, COUNT_MAX)
         watch._burst = BurstWatch.restored(fields.value("burst"))
         watch._step_keys = dict.fromkeys(str(key) for key in fields.items("step_keys", STEP_KEYS_MAX))
         watch._clock = PhaseClock.restored(fields.value("clock"))

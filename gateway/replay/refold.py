@@ -78,6 +78,7 @@ class Refold:
             epoch_s=settings.epoch_s,
             truth_rows_max=settings.truth_wait_max,
             false_alarm_events=settings.false_alarm_events,
+            events_per_s_max=settings.events_per_s_max,
         )
         self._registry = past.registry
         self._recall = partial(recalled, archive=past.archive, decode=past.decode)

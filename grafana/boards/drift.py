@@ -71,7 +71,7 @@ _PANELS: Final = (
         "Share of rows watched",
         "All of them, unless more come than the monitor may spend time on: then a share, chosen by the prediction's id.",
         "percentunit",
-        (Query(f"min by (route) (gateway_drift_sampled_ratio{{{OF_ROUTE}}})", "{{route}}"),),
+        (Query("min(gateway_monitor_sampled_ratio)", "least"),),
         width=8,
     ),
     Panel(

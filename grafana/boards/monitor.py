@@ -127,10 +127,10 @@ _PANELS: Final = (
         width=8,
     ),
     Panel(
-        "Share of rows watched for drift",
-        "The least of all routes. Below one, the monitor looks at a sample because more comes than it may spend time on.",
+        "Share looked at",
+        "Below one, more predictions come than the monitor may spend time on; it looks at this share of them and of their keys.",
         "percentunit",
-        (Query("min(gateway_drift_sampled_ratio)", "least"),),
+        (Query("min(gateway_monitor_sampled_ratio)", "least"),),
         width=8,
     ),
     Panel(

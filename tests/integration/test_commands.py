@@ -313,7 +313,6 @@ def test_drift_shows_both_views_and_what_carries_them(run, route, data_dir):
     incident = {"attribution": "DATA", "subjects": ["weight"], "opened_at_s": 1e9, "last_at_s": 1e9, "alarms": 1, "why": why}
     drift = {
         "version": "1",
-        "sampled_rate": 1.0,
         "frozen_by": "DATA",
         "incidents": [incident],
         "against_training": {"inputs": watch.against_training(), "errors": OutcomeWatch(alarm_rows=1e5).body(), "answer": None},

@@ -17,7 +17,7 @@ def picture(routes: dict[str, object] | None = None, **monitor: object) -> dict[
 
 def test_monitor_that_is_well_has_no_complaint():
     """Neither a route without drift readings, nor a drill that has not ended, is a trouble."""
-    routes = {"a": {"drift": None}, "b": {"drift": {"sampled_rate": 1.0}}}
+    routes = {"a": {"drift": None}, "b": {"drift": {}}}
     drills = {"is_on": True, "drift": {"endings": {}, "last": None}, "harm": {"last": {"ending": "detected", "requests": 90}}}
     assert complaints(picture(routes, drills=drills), now_s=NOW_S) == []
 
@@ -28,7 +28,7 @@ def test_monitor_that_is_well_has_no_complaint():
         (None, Trouble.SILENT, "nothing yet"),
         (picture(published_at_s=NOW_S - SILENT_S - 1.0), Trouble.SILENT, f"{SILENT_S + 1:.0f} s"),
         (picture(lag_s=LAG_S + 1.0), Trouble.BEHIND, f"{LAG_S + 1:.0f} s behind"),
-        (picture({"fast": {"drift": {"sampled_rate": 0.25}}}), Trouble.SAMPLED, "fast 25.0%"),
+        (picture(sampling={"rate": 0.25, "passed_over": 7}), Trouble.SAMPLED, "25.0% of it"),
         (picture(drills={"drift": {"last": {"ending": "missed", "requests": 2_000}}}), Trouble.MISSED_DRILL, "2000 requests"),
         (picture(drills={"has_too_many_alarms": True}), Trouble.FALSE_ALARMS, "A/A"),
     ],

@@ -31,6 +31,11 @@ class Epoch(Protocol):
         ...
 
     @property
+    def log_e_most(self) -> float:
+        """At least `log_e`, and cheaper where it can be."""
+        ...
+
+    @property
     def subject(self) -> str:
         """What the means speak of, where the kind alone does not say it."""
         ...
@@ -84,7 +89,9 @@ class Evidence:
         if not self._epoch.add(outcome):
             return False
         self._keys += 1
-        self._best = max(self._best, self._epoch.log_e + log_weight(self._number))
+        weight = log_weight(self._number)
+        if self._epoch.log_e_most + weight > self._best:
+            self._best = max(self._best, self._epoch.log_e + weight)
         return True
 
     @property

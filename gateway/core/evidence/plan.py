@@ -48,9 +48,9 @@ class EvidenceKind(enum.Enum):
     PAIRED = "paired"  # both variants on the same request
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outcome:
-    """What one prediction says of the variant that the split chose for it.
+    """What one prediction says of the variant that the split chose for it. Never changed; not frozen, since each makes several.
 
     Attributes:
         key: The hashed assignment key; not empty, without a line break.

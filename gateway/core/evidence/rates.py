@@ -38,6 +38,11 @@ class RateEpoch:
         return log_mean(self._log_es)
 
     @property
+    def log_e_most(self) -> float:
+        """The greatest of those that it is the mean of."""
+        return max(self._log_es)
+
+    @property
     def subject(self) -> str:
         """Nothing more."""
         return ""

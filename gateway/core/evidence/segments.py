@@ -72,6 +72,11 @@ class SegmentsEpoch:
         )
 
     @property
+    def log_e_most(self) -> float:
+        """The same; there is nothing cheaper."""
+        return self.log_e
+
+    @property
     def subject(self) -> str:
         """The segment whose gap widened most."""
         worst = self._worst()

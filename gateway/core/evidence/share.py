@@ -75,7 +75,9 @@ class ShareTest:
             self._log_e[at] += math.log(believed / share if is_challenger else (1.0 - believed) / (1.0 - share))
         self._seen[key] = None
         self._challenger += is_challenger
-        self._best = max(self._best, log_mean(self._log_e) + log_weight(self._stage))
+        weight = log_weight(self._stage)
+        if max(self._log_e) + weight > self._best:  # the mean of the e-values is at most the greatest
+            self._best = max(self._best, log_mean(self._log_e) + weight)
 
     def reading(self) -> ShareReading:
         """Return where the test stands."""

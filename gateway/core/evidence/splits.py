@@ -45,6 +45,11 @@ class SplitEpoch:
         return self._bet.log_e
 
     @property
+    def log_e_most(self) -> float:
+        """The greatest of those that it is the mean of."""
+        return max(self._bet.log_es)
+
+    @property
     def subject(self) -> str:
         """What the lens learned, where a person wants to know it."""
         return self._lens.subject

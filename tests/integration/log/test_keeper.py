@@ -13,6 +13,7 @@ from adapters.logs.segments import SegmentWriter
 from adapters.memory import ManualClock, MemoryBank, MemoryCheckpoints
 from gateway.archive.keeper import Keeper, run_keeper
 from gateway.core.errors import ArchiveFailed, LogFull
+from gateway.core.partitions import WHOLE, partitions
 from gateway.core.records import Offset
 from gateway.ports import Filter
 from gateway.settings import ArchiveSettings, LogSettings, Settings
@@ -28,6 +29,7 @@ def kept(house):
     return Keeper(
         settings,
         LogSettings(free_bytes_min=0),
+        (WHOLE.consumer,),
         house.reader,
         house.store,
         house.archive,
@@ -71,6 +73,20 @@ def test_keeper_removes_only_what_the_monitor_has_passed(house, prediction, kept
     assert house.store.closed("w0") == []
     assert house.reader.end("w0") == third.next
     assert numbers(kept.metrics)["gateway_log_segments_removed_total"] == 3
+
+
+def test_keeper_waits_for_every_monitor_process(house, prediction, kept):
+    """Of several monitor processes the last one holds a segment back, also one that has saved nothing yet."""
+    house.write(prediction(1))
+    house.store.repair()
+    (segment,) = house.store.closed("w0")
+    first, second = kept.monitors = tuple(one.consumer for one in partitions(2))
+    for consumer in (first, second):
+        kept.turn(threading.Event())
+        assert len(house.store.closed("w0")) == 1
+        kept.checkpoints.save(consumer, {"w0": segment.next}, b"")
+    kept.turn(threading.Event())
+    assert house.store.closed("w0") == []
 
 
 def test_keeper_keeps_segments_for_their_time(house, prediction, kept):

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 @pytest.fixture
 def past_of(tmp_path) -> Callable[[Scene], Past]:
     """Return what a replay reads of a scene."""
-    from monitor_world import SETTINGS
 
     def past(scene: Scene) -> Past:
         return Past(
@@ -33,7 +32,7 @@ def past_of(tmp_path) -> Callable[[Scene], Past]:
             runtimes={},
             detector=AdwinDetector,
             decode=decode,
-            monitor=SETTINGS.monitor,
+            monitor=scene.settings.monitor,
         )
 
     return past

@@ -23,6 +23,7 @@ from adapters.stores.checkpoints import SqliteCheckpoints
 from adapters.stores.registry import SqliteRegistry
 from gateway.core.changes import Change, PutChampion, PutRollout, PutRoute, PutVersion
 from gateway.core.models import Column, Digest, Runtime, Target, Task, Version
+from gateway.core.partitions import WHOLE, Partition
 from gateway.core.plans import Plan
 from gateway.core.profiles import build_profile, profile_body
 from gateway.core.records import Attempt, GroundTruthRecord, Heartbeat, Kind, Outcome, PredictionRecord, Record
@@ -41,12 +42,12 @@ FEATURES = 4
 SETTINGS = Settings(monitor=MonitorSettings(poll_s=0.002, checkpoint_s=0.02, publish_s=0.1, drill_s=0.0))
 
 
-def version_of(number: str) -> Version:
+def version_of(number: str, model: str = ROUTE) -> Version:
     """Return a binary classifier with named columns and a profile of standard normal features."""
     columns = tuple(Column(f"x{at}") for at in range(FEATURES))
     random = np.random.default_rng(1)
     return Version(
-        model=ROUTE,
+        model=model,
         version=number,
         digest=Digest(number * 64),
         size_bytes=1,
@@ -66,21 +67,21 @@ def commit(registry: RegistryStore, *writes: object, route: str = "") -> None:
     registry.commit(Change("ada", "route.put", "route:delays", "a test", tuple(writes), route=route))
 
 
-def make_registry(registry: RegistryStore, *, plan: Plan, rollout: str = "r1", **changes: object) -> Rollout:
-    """Register versions 1 and 2, route everything to 1, and begin a rollout of 2."""
-    commit(registry, PutVersion(version_of("1")), PutChampion(ROUTE, "1"))
-    commit(registry, PutVersion(version_of("2")))
-    bare = Route(name=ROUTE, model=ROUTE, variants=(), fallback="champion")
+def make_registry(registry: RegistryStore, *, plan: Plan, rollout: str = "r1", name: str = ROUTE, **changes: object) -> Rollout:
+    """Register versions 1 and 2 of a model, route everything to 1, and begin a rollout of 2."""
+    commit(registry, PutVersion(version_of("1", name)), PutChampion(name, "1"))
+    commit(registry, PutVersion(version_of("2", name)))
+    bare = Route(name=name, model=name, variants=(), fallback="champion")
     variants = (Variant("champion", "1", SLOTS),)
-    commit(registry, PutRoute(replace(with_weights(bare, variants), last_good=variants, **changes)), route=ROUTE)
-    return begin_rollout(registry, "2", plan=plan, id=rollout)
+    commit(registry, PutRoute(replace(with_weights(bare, variants), last_good=variants, **changes)), route=name)
+    return begin_rollout(registry, "2", plan=plan, id=rollout, name=name)
 
 
-def begin_rollout(registry: RegistryStore, challenger: str, *, plan: Plan, id: str) -> Rollout:
+def begin_rollout(registry: RegistryStore, challenger: str, *, plan: Plan, id: str, name: str = ROUTE) -> Rollout:
     """Begin a rollout as control does."""
-    route = registry.table().routes[ROUTE]
+    route = registry.table().routes[name]
     rollout, split = begin(route, id=id, challenger=challenger, plan=plan, salt=f"salt-{id}", now_s=START_S)
-    commit(registry, PutRoute(split), PutRollout(rollout), route=ROUTE)
+    commit(registry, PutRoute(split), PutRollout(rollout), route=name)
     return registry.rollout(id)
 
 
@@ -106,11 +107,11 @@ SOUND = World({"1": 0.05, "2": 0.05}, {"1": 0.2, "2": 0.2})
 
 
 def records(
-    registry: RegistryStore, world: World, count: int, *, seed: int = 1, start_s: float = START_S
+    registry: RegistryStore, world: World, count: int, *, seed: int = 1, start_s: float = START_S, name: str = ROUTE
 ) -> Iterator[tuple[str, Record]]:
     """Yield (stream, record) of requests over two workers at the route's present revision, and heartbeats to the end."""
     random = np.random.default_rng(seed)
-    route = registry.table().routes[ROUTE]
+    route = registry.table().routes[name]
     for number in range(count):
         now_s = start_s + number / world.per_s
         key = f"key-{random.integers(world.keys)}" if world.keys else f"key-{seed}-{number}"
@@ -182,20 +183,23 @@ def segment_writer(directory: Path, stream: str) -> SegmentWriter:
     )
 
 
-def main(directory: Path, truth_wait_max: int = SETTINGS.monitor.truth_wait_max) -> None:
+def main(
+    directory: Path, truth_wait_max: int = SETTINGS.monitor.truth_wait_max, partition: Partition = WHOLE
+) -> None:
     """Run the monitor over a directory, and the archive in it, until the process is killed."""
     archive = DuckArchive(directory / "archive", memory_bytes=2**28)
     run_monitor(
         settings=replace(SETTINGS, monitor=replace(SETTINGS.monitor, truth_wait_max=truth_wait_max)),
-        log=SegmentReader(directory / "log"),
+        log=SegmentReader(directory / "log", partition.has),
         registry=SqliteRegistry(directory / "registry.db", clock=SystemClock()),
         checkpoints=SqliteCheckpoints(directory / "checkpoints.db"),
-        readings=ReadingsFile(directory / "readings.json"),
+        readings=ReadingsFile(directory / f"readings-{partition.process}.json"),
         metrics=MemoryBank(),
         detector=AdwinDetector,
         recall=partial(recalled, archive=archive, decode=decode),
         clock=SystemClock(),
         stop=threading.Event(),
+        partition=partition,
     )
 
 

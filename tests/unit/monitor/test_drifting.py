@@ -1,4 +1,4 @@
-"""A version's drift watch: the same alarms however the log was read, sampled when there is too much, bounded."""
+"""A version's drift watch: the same alarms however the log was read, and bounded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gateway.core.records import Attempt, Kind, Outcome, PredictionRecord
 from gateway.core.summaries import Statistic, Summary
 from gateway.core.tensors import Datatype, Signature, Tensor
 from gateway.monitor.columns import SLOT_ROWS, WINDOW_ROWS
-from gateway.monitor.drifting import EVENTS_PER_S_MAX, DriftWatch, Sampling
+from gateway.monitor.drifting import DriftWatch
 from gateway.monitor.rows import answer_column, feature_values, joined_columns
 
 COLUMNS = (Column("size"), Column("carrier", ColumnKind.CATEGORICAL))
@@ -166,20 +166,6 @@ def test_drift_watch_counts_inputs_it_cannot_read():
 
     assert watch.unreadable == 1_200
     assert watch.answer.watch is not None
-
-
-def test_sampling_takes_a_stated_share_of_too_many_rows():
-    """Above the budget the next second's rows are chosen by their prediction's id, at the rate that is shown."""
-    sampling, records = Sampling(), _records(4_000)
-    events = int(EVENTS_PER_S_MAX / 1_000)  # 4,000 rows of these are four times what is allowed
-    for record in records:
-        sampling.takes(record, 1.5, events)
-
-    taken = [record.prediction_id for record in records if sampling.takes(record, 2.5, events)]
-
-    assert sampling.rate == pytest.approx(0.25)
-    assert len(taken) == pytest.approx(1_000, abs=150)
-    assert taken == [record.prediction_id for record in records if sampling.takes(record, 2.6, events)]
 
 
 def test_features_are_read_from_both_forms():

@@ -142,8 +142,10 @@ def test_truth_join_counts_what_it_drops_by_reason():
     for number in range(EARLY_MAX + 1):
         join.learn(f"q-{number}", 0, 1, 101.0)
 
-    assert join.uncounted == {Uncounted.NO_ROW: 2, Uncounted.REPEATED: 1, Uncounted.UNKNOWN: 1}
-    assert join.unmatched_count == 4
+    join.learn("r", 0, 1, 101.0, is_missing=True)
+    counted = {Uncounted.NO_ROW: 2, Uncounted.REPEATED: 1, Uncounted.UNKNOWN: 1, Uncounted.NOT_SAMPLED: 1}
+    assert join.uncounted == counted
+    assert join.unmatched_count == 5
 
 
 def test_what_counts_for_nothing_is_shown_by_reason():
@@ -157,7 +159,7 @@ def test_what_counts_for_nothing_is_shown_by_reason():
     Gauges(bank).show(fold, late_count=0)
 
     shown = {dict(sample.labels)["reason"]: sample.value for sample in bank.samples() if sample.name == TRUTH_UNCOUNTED.name}
-    assert shown == {"unknown": 0, "no_row": 1, "repeated": 0, "not_comparable": 3}
+    assert shown == {"unknown": 0, "no_row": 1, "repeated": 0, "not_sampled": 0, "not_comparable": 3}
 
 
 @pytest.mark.parametrize(

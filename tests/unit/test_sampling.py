@@ -1,0 +1,53 @@
+"""The share that is looked at follows from the log alone, and shares are nested."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.core.sampling import FORGET_S, Sampling
+
+IDS = [f"018bcfe5-6800-7000-8000-{number:012x}" for number in range(4_000)]
+
+
+def _after_a_busy_second(times: float) -> Sampling:
+    sampling = Sampling(events_per_s_max=1_000.0)
+    for _ in range(100):
+        sampling.count(10.0 * times, 1.5)
+    sampling.count(1.0, 2.5)
+    return sampling
+
+
+def test_sampling_takes_a_stated_share_of_too_much():
+    """Above the budget the next second's predictions are chosen by their ids, at the rate that is shown."""
+    sampling = _after_a_busy_second(4.0)
+    taken = [id for id in IDS if sampling.takes(id)]
+
+    assert sampling.rate == pytest.approx(0.25)
+    assert len(taken) == pytest.approx(1_000, abs=150)
+    assert taken == [id for id in IDS if sampling.takes(id)]
+
+
+def test_sampling_within_the_budget_takes_everything():
+    """As much as the budget, or a busy second long ago, passes nothing over."""
+    sampling = _after_a_busy_second(1.0)
+    assert all(sampling.takes(id) and sampling.has_taken(id) for id in IDS)
+
+    late = _after_a_busy_second(40.0)
+    late.count(1.0, 60.0)
+    assert late.rate == 1.0
+
+
+def test_sampling_knows_what_it_may_have_passed_over():
+    """What was taken at the least rate of late was taken at every other; after two hours nothing is in doubt any more."""
+    sampling = _after_a_busy_second(10.0)
+    few = {id for id in IDS if sampling.takes(id)}
+    sampling.count(2_000.0, 3.5)
+    sampling.count(1.0, 4.5)
+    more = {id for id in IDS if sampling.takes(id)}
+
+    assert few < more
+    assert {id for id in IDS if sampling.has_taken(id)} == few
+    sampling.count(1.0, 5.5)
+    assert {id for id in IDS if sampling.has_taken(id)} == few
+    sampling.count(1.0, 5.5 + FORGET_S + 1.0)
+    assert all(sampling.has_taken(id) for id in IDS)
