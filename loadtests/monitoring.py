@@ -28,6 +28,7 @@ from adapters.memory import MemoryBank, MemoryReadings, MemoryRegistry
 from adapters.stores.checkpoints import SqliteCheckpoints
 from gateway.core.changes import Change, PutChampion, PutRollout, PutRoute, PutVersion, Write
 from gateway.core.models import Column, Digest, Runtime, Target, Task, Version
+from gateway.core.partitions import WHOLE
 from gateway.core.plans import Plan, Step
 from gateway.core.profiles import build_profile, profile_body
 from gateway.core.records import Attempt, GroundTruthRecord, Heartbeat, Kind, Outcome, PredictionRecord, Record
@@ -36,11 +37,15 @@ from gateway.core.routes import Route, Variant, champion_route, with_weights
 from gateway.core.split import SLOTS, hashed_key, slot_of
 from gateway.core.tensors import Datatype, Signature, Tensor, TensorSpec
 from gateway.monitor.gauges import Gauges
+from gateway.monitor.merge import Merge
+from gateway.monitor.picture import picture
 from gateway.monitor.run import Monitor
 from gateway.ports import RegistryStore
 from gateway.settings import Settings
 
 FEATURES = 20
+FILLING = 24  # requests of 100 rows that fill a route's window of 2,000
+RESTART_S_MAX = 5.0
 PER_S = 5_000.0  # records a second in the log's time
 STREAMS = ("w0", "w1")
 START_S = 1_700_000_000.0
@@ -90,11 +95,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with multiprocessing.get_context("spawn").Pool(1) as pool:  # a process of its own, so that its memory is the monitor's
         used = pool.apply(many_routes, (asked.routes,))
     console.print(
-        f"{asked.routes} routes × {FEATURES} features: {used.peak_bytes / 2**20:.0f} MiB at most, "
-        f"{used.bare_bytes / 2**20:.0f} of them before the first record; "
-        f"a checkpoint of {used.state_bytes / 2**20:.0f} MiB saved in {used.save_s:.2f} s, begun again in {used.restart_s:.2f} s"
+        f"{asked.routes} routes × {FEATURES} features, a rollout each: {used.resident_bytes / 2**20:.0f} MiB (PSS), "
+        f"{used.peak_bytes / 2**20:.0f} at most, {used.bare_bytes / 2**20:.0f} of them before the first record; "
+        f"a checkpoint of {used.state_bytes / 2**20:.0f} MiB saved in {used.save_s:.2f} s, "
+        f"begun again in {used.restart_s:.2f} s ({used.restart_cpu_s:.2f} s CPU), "
+        f"decisions and readings afterwards {'identical' if used.is_same else 'DIFFER'}"
     )
-    return int(slowest > 2.0 or used.peak_bytes > 2**30 or used.restart_s > 5.0)
+    is_missed = used.resident_bytes > 2**30 or used.restart_s > RESTART_S_MAX or not used.is_same
+    return int(slowest > 2.0 or is_missed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +120,7 @@ def read_cost(directory: Path, case: Case, predictions: int) -> Cost:
     write_log(directory, registry, case, predictions)
     monitor = monitor_over(directory, registry)
     before_s = time.process_time()
-    while monitor.turn(threading.Event()):
-        pass
+    _read_all(monitor)
     used_s = time.process_time() - before_s
     assert monitor.fold.records >= predictions, "the whole log was read"
     return Cost(monitor.fold.records, used_s / monitor.fold.records * 1e6, used_s / predictions / FEATURES * 1e6)
@@ -121,41 +128,73 @@ def read_cost(directory: Path, case: Case, predictions: int) -> Cost:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Of a monitor's process, and its way back."""
+    """Of a monitor's process, and its way back.
+
+    Attributes:
+        resident_bytes: Its part of memory (PSS) once every window is full; `bare_bytes` before the first record.
+        restart_s, restart_cpu_s: From the process's start of the monitor to the end of its first turn.
+        is_same: Whether it then shows and decides on further records what the one that went on does.
+    """
 
     bare_bytes: int
+    resident_bytes: int
     peak_bytes: int
     state_bytes: int
     save_s: float
     restart_s: float
+    restart_cpu_s: float
+    is_same: bool
 
 
 def many_routes(routes: int) -> Memory:
-    """Fill every route's windows, then begin again from the checkpoint; meant for a process of its own."""
-    case = Case("many routes", routes=routes, rows=100)
+    """Fill every route's windows, each with a rollout, then begin again from the checkpoint; meant for a process of its own."""
+    case = Case("many routes", has_rollout=True, routes=routes, rows=100)
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         registry = registry_of(case)
-        write_log(directory, registry, case, routes * 40)
-        bare_bytes = _peak_bytes()
+        write_log(directory, registry, case, routes * FILLING)
+        bare_bytes = _resident_bytes()
         monitor = monitor_over(directory, registry)
-        while monitor.turn(threading.Event()):
-            pass
-        peak_bytes = _peak_bytes()
+        _read_all(monitor)
+        resident_bytes, peak_bytes = _resident_bytes(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         begin_s = time.perf_counter()
         monitor.close()
         save_s = time.perf_counter() - begin_s
-        saved = SqliteCheckpoints(directory / "checkpoints.db").load("monitor")
+        saved = SqliteCheckpoints(directory / "checkpoints.db").load(WHOLE.consumer)
         assert saved is not None, "it was just saved"
-        begin_s = time.perf_counter()
+        begin_s, begin_cpu_s = time.perf_counter(), time.process_time()
         again = monitor_over(directory, registry)
         again.turn(threading.Event())
+        restart_s, restart_cpu_s = time.perf_counter() - begin_s, time.process_time() - begin_cpu_s
         assert again.fold.records == monitor.fold.records, "nothing is read a second time"
-        return Memory(bare_bytes, peak_bytes, len(saved[1]), save_s, time.perf_counter() - begin_s)
+        write_log(directory, registry, case, routes * 2, start_s=again.fold.now_s + 1.0)
+        return Memory(
+            bare_bytes=bare_bytes,
+            resident_bytes=resident_bytes,
+            peak_bytes=peak_bytes,
+            state_bytes=len(saved[1]),
+            save_s=save_s,
+            restart_s=restart_s,
+            restart_cpu_s=restart_cpu_s,
+            is_same=_shown(monitor) == _shown(again),
+        )
 
 
-def _peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def _shown(monitor: Monitor) -> object:
+    """Let a monitor read what is new, and return all that it shows of the routes, decisions with their evidence included."""
+    _read_all(monitor)
+    return picture(monitor.fold, Merge(), lag_s=0.0, drills={}, published_at_s=0.0)["routes"]
+
+
+def _read_all(monitor: Monitor) -> None:
+    while monitor.turn(threading.Event()):
+        pass
+
+
+def _resident_bytes() -> int:
+    """Return this process's part of memory: what it shares counts by as many as share it."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
 
 def monitor_over(directory: Path, registry: RegistryStore) -> Monitor:
@@ -222,16 +261,16 @@ def _version(model: str, name: str, profile: object) -> Version:
     )
 
 
-def write_log(directory: Path, registry: RegistryStore, case: Case, predictions: int) -> None:
+def write_log(directory: Path, registry: RegistryStore, case: Case, predictions: int, *, start_s: float = START_S) -> None:
     """Write what two workers would have."""
     writers = {stream: _writer(directory, stream) for stream in STREAMS}
     waiting: dict[str, list[Record]] = {stream: [] for stream in STREAMS}
-    for stream, record in _records(registry, case, predictions):
+    for stream, record in _records(registry, case, predictions, start_s=start_s):
         waiting[stream].append(record)
         if len(waiting[stream]) >= 100:
             writers[stream].append(waiting[stream])
             waiting[stream].clear()
-    end_s = START_S + predictions / PER_S
+    end_s = start_s + predictions / PER_S
     for stream, writer in writers.items():
         writer.append([*waiting[stream], Heartbeat(end_s + 1.0), Heartbeat(end_s + 2.0)])
         writer.close()
@@ -250,12 +289,12 @@ def _writer(directory: Path, stream: str) -> SegmentWriter:
     )
 
 
-def _records(registry: RegistryStore, case: Case, predictions: int) -> Iterator[tuple[str, Record]]:
+def _records(registry: RegistryStore, case: Case, predictions: int, *, start_s: float) -> Iterator[tuple[str, Record]]:
     """Yield (stream, record): each request with a key of its own, its ground truth 10 ms later in the other stream."""
     random = np.random.default_rng(1)
     routes = list(registry.table().routes.values())
     for number in range(predictions):
-        now_s = START_S + number / PER_S
+        now_s = start_s + number / PER_S
         record = _prediction(routes[number % len(routes)], number, now_s, random, rows=case.rows)
         yield STREAMS[number % 2], record
         if case.has_truth:
@@ -269,7 +308,7 @@ def _prediction(route: Route, number: int, now_s: float, random: np.random.Gener
     assert variant is not None
     features = random.normal(size=(rows, FEATURES)).astype(np.float32)
     return PredictionRecord(
-        prediction_id=f"0197a9b0-1c2d-7e3f-8a4b-{number:012x}",
+        prediction_id=f"0197a9b0-1c2d-7e3f-{int(now_s) % 65_536:04x}-{number:012x}",
         time_s=now_s,
         kind=Kind.LIVE,
         model=route.model,

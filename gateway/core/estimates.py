@@ -11,13 +11,13 @@ from __future__ import annotations
 import bisect
 from typing import Final
 
+from gateway.core.losses import Statement
+
 PRIOR_ROWS: Final = 20.0  # that a stated probability is worth beside the losses known in its cell
 KNOWN_MIN: Final = 20  # losses in a cell from which it says something without a stated probability
 CELLS: Final = 10
 LEARN_ROWS: Final = 200  # numbers whose tenths become the cells
 LABELS_MAX: Final = 100  # cells of labels; beyond them a label says nothing
-
-Statement = tuple[float | str, float | None]  # a number or a label, and the loss that it implies if it is a probability
 
 
 class LossEstimate:

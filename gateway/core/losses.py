@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, assert_never, cast
+from typing import NamedTuple, assert_never
 
 from gateway.core.models import Target, Task
 from gateway.core.tensors import Tensor
 
 Truth = str | float | int | bool
+Statement = tuple[float | str, float | None]  # a number or a label, and the loss that it implies if it is a probability
 
 
 class _Row(NamedTuple):
@@ -20,15 +21,11 @@ class _Row(NamedTuple):
 
     Attributes:
         kind: Of the dtype, in one letter as NumPy has it.
+        numbers: Its elements; of BYTES, bytes.
     """
 
     kind: str
-    elements: list[float | bytes]
-
-    @property
-    def numbers(self) -> list[float]:
-        """The elements, where `kind` says that they are numbers."""
-        return cast("list[float]", self.elements)
+    numbers: list[float]
 
 
 def loss(target: Target, outputs: Sequence[Tensor], row: int, truth: Truth) -> float | None:
@@ -45,8 +42,17 @@ def loss(target: Target, outputs: Sequence[Tensor], row: int, truth: Truth) -> f
     None when the output or the row is missing, a number is not finite, or the truth is not one of the labels.
     """
     answer = _row(target, outputs, row)
-    if answer is None:
-        return None
+    return None if answer is None else _loss(target, answer, truth)
+
+
+def scored(target: Target, outputs: Sequence[Tensor], row: int, truth: Truth) -> tuple[float, Statement | None] | None:
+    """Return what `loss` and `stated` return of one row; None where there is no loss."""
+    answer = _row(target, outputs, row)
+    wrong = None if answer is None else _loss(target, answer, truth)
+    return None if answer is None or wrong is None else (wrong, _stated(target, answer))
+
+
+def _loss(target: Target, answer: _Row, truth: Truth) -> float | None:
     match target.task:
         case Task.BINARY:
             return _binary_loss(target, answer, truth)
@@ -69,15 +75,19 @@ def decided(target: Target, outputs: Sequence[Tensor], row: int) -> str | float 
     return None if answer is None else _decided(target, answer)
 
 
-def stated(target: Target, outputs: Sequence[Tensor], row: int) -> tuple[float | str, float | None] | None:
+def stated(target: Target, outputs: Sequence[Tensor], row: int) -> Statement | None:
     """Return what one row of an answer states before its truth is known, and the loss that it implies, if it is a probability.
 
     binary: the probability of the positive label, or the label; multiclass: the highest probability, or the label; regression:
     the number. None where `loss` says nothing.
     """
     answer = _row(target, outputs, row)
-    said = None if answer is None else _decided(target, answer)
-    if answer is None or said is None or target.task is Task.OTHER:
+    return None if answer is None else _stated(target, answer)
+
+
+def _stated(target: Target, answer: _Row) -> Statement | None:
+    said = _decided(target, answer)
+    if said is None or target.task is Task.OTHER:
         return None
     if target.task is Task.REGRESSION or answer.kind != "f":
         return said, None
@@ -121,7 +131,7 @@ def _row(target: Target, outputs: Sequence[Tensor], row: int) -> _Row | None:
     if tensor is None or tensor.data.ndim not in (1, 2) or not 0 <= row < tensor.data.shape[0]:
         return None
     answer = _Row(tensor.data.dtype.kind, tensor.data[row : row + 1].ravel().tolist())
-    if not answer.elements or (answer.kind == "f" and not all(map(math.isfinite, answer.numbers))):
+    if not answer.numbers or (answer.kind == "f" and not all(map(math.isfinite, answer.numbers))):
         return None
     return answer
 
@@ -133,9 +143,9 @@ def _decided(target: Target, answer: _Row) -> str | float | None:
         case Task.MULTICLASS:
             return _class_label(target, answer)
         case Task.REGRESSION | Task.OTHER:
-            if len(answer.elements) != 1:
+            if len(answer.numbers) != 1:
                 return None
-            return float(answer.numbers[0]) if answer.kind in "fiub" else _label(answer.elements[0], ())
+            return float(answer.numbers[0]) if answer.kind in "fiub" else _label(answer.numbers[0], ())
         case _:
             assert_never(target.task)
 
@@ -153,34 +163,37 @@ def _binary_label(target: Target, answer: _Row) -> str | None:
     labels = target.labels or ("0", "1")
     positive = target.positive or labels[-1]
     if answer.kind != "f":
-        return _label(answer.elements[0], labels) if len(answer.elements) == 1 else None
-    if len(answer.elements) > 2 or (len(answer.elements) == 2 and positive not in labels):
+        return _label(answer.numbers[0], labels) if len(answer.numbers) == 1 else None
+    if len(answer.numbers) > 2 or (len(answer.numbers) == 2 and positive not in labels):
         return None
-    is_positive = _positive_probability(target, answer) >= target.threshold
-    return positive if is_positive else next(label for label in (*labels, "") if label != positive)
+    if _positive_probability(target, answer) >= target.threshold:
+        return positive
+    return labels[0] if labels[0] != positive else labels[1] if len(labels) > 1 else ""
 
 
 def _positive_probability(target: Target, answer: _Row) -> float:
     """Return the probability that a binary answer of floats gives its positive label."""
+    if len(answer.numbers) != 2:
+        return answer.numbers[0]
     labels = target.labels or ("0", "1")
-    return answer.numbers[labels.index(target.positive or labels[-1]) if len(answer.elements) == 2 else 0]
+    return answer.numbers[labels.index(target.positive or labels[-1])]
 
 
 def _multiclass_loss(target: Target, answer: _Row, truth: Truth) -> float | None:
-    labels = target.labels or tuple(str(index) for index in range(len(answer.elements) if answer.kind == "f" else 0))
+    labels = target.labels or tuple(str(index) for index in range(len(answer.numbers) if answer.kind == "f" else 0))
     said, true_label = _class_label(target, answer), _label(truth, labels)
     return None if said is None or true_label is None else float(said != true_label)
 
 
 def _class_label(target: Target, answer: _Row) -> str | None:
     if answer.kind != "f":
-        return _label(answer.elements[0], target.labels) if len(answer.elements) == 1 else None
-    labels = target.labels or tuple(str(index) for index in range(len(answer.elements)))
-    return labels[answer.numbers.index(max(answer.numbers))] if len(answer.elements) == len(labels) else None
+        return _label(answer.numbers[0], target.labels) if len(answer.numbers) == 1 else None
+    labels = target.labels or tuple(str(index) for index in range(len(answer.numbers)))
+    return labels[answer.numbers.index(max(answer.numbers))] if len(answer.numbers) == len(labels) else None
 
 
 def _regression_loss(target: Target, answer: _Row, truth: Truth) -> float | None:
-    if len(answer.elements) != 1 or answer.kind not in "fiu" or isinstance(truth, str):
+    if len(answer.numbers) != 1 or answer.kind not in "fiu" or isinstance(truth, str):
         return None
     error = abs(float(answer.numbers[0]) - float(truth))
     return min(error / target.loss_max, 1.0) if math.isfinite(error) else None

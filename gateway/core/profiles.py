@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -267,9 +267,10 @@ def _pair(fields: Fields, name: str) -> tuple[float, float]:
 
 
 def _numbers(fields: Fields, name: str, count_max: int) -> tuple[float, ...]:
-    return tuple(
-        Fields({name: item}, "profile.features").number(name, -FLOAT_MAX, FLOAT_MAX) for item in fields.items(name, count_max)
-    )
+    items = fields.items(name, count_max)
+    if all(type(item) is float and abs(item) <= FLOAT_MAX for item in items):  # a thousand routes have three million of them
+        return tuple(cast("list[float]", items))
+    return tuple(Fields({name: item}, "profile.features").number(name, -FLOAT_MAX, FLOAT_MAX) for item in items)
 
 
 def _feature(column: Column, values: Array) -> FeatureProfile:

@@ -18,7 +18,7 @@ from gateway.core.estimates import LossEstimate
 from gateway.core.fields import Json
 from gateway.core.guardrails import own_attempt
 from gateway.core.hindsight import ERRORS, LOSS, Worsening
-from gateway.core.losses import loss, stated
+from gateway.core.losses import loss, scored, stated
 from gateway.core.models import Task, Version
 from gateway.core.policy import INCREASES
 from gateway.core.records import FAULTS, Cursor, Elsewhere, GroundTruthRecord, Kind, Outcome, PredictionRecord
@@ -432,10 +432,11 @@ class Fold:
         if version is None or state is None:
             return
         answer = unpacked(joined.waiting, version.target.output)
-        value = loss(version.target, (answer,), joined.row, joined.value)
-        if value is None:
+        found = scored(version.target, (answer,), joined.row, joined.value)
+        if found is None:
             self.unscored += 1
             return
+        value, statement = found
         watch = state.watch if place.rollout and state.watch is not None and state.watch.rollout.id == place.rollout else None
         tally = state.tally(place.variant, place.version, Kind.LIVE)
         before = None if joined.corrects is None else loss(version.target, (answer,), joined.row, joined.corrects[0])
@@ -445,7 +446,7 @@ class Fold:
                 watch.arrivals.correct()
             return
         tally.rows_known += 1
-        if (statement := stated(version.target, (answer,), joined.row)) is not None:
+        if statement is not None:
             tally.estimate.learn(statement, value, joined.waiting.estimate)
         tally.delays.count(max(0.0, joined.time_s - joined.waiting.time_s))
         tally.window(joined.time_s).count_truth(joined.time_s, value)

@@ -405,7 +405,7 @@ def is_compared(record: PredictionRecord) -> bool:
     While one rests, the other's answers say nothing either: they would count for it without a counterpart. That is known before
     the split chooses, so leaving them out favours nobody.
     """
-    return not any(variant in SIDES for variant in record.resting)
+    return not record.resting or not any(variant in SIDES for variant in record.resting)
 
 
 def _outcome(found: Contribution, side: Side, key: str, time_s: float, share: float) -> Outcome:
