@@ -29,6 +29,7 @@ def joined(pictures: Mapping[str, Json | None]) -> Json | None:
         for process, picture in shown.items()
         for name, route in _object(picture.get("routes")).items()
     }
+    own = _object(_object(first.get("monitor")).get("fleet"))
     return {
         **first,
         "monitor": {
@@ -39,6 +40,7 @@ def joined(pictures: Mapping[str, Json | None]) -> Json | None:
             "cursor": _cursor(monitors),
             "truth": _sums(monitors, "truth"),
             "sampling": {**_sums(monitors, "sampling"), "rate": _rate(monitors)},
+            "fleet": next((fleet for one in monitors.values() if (fleet := _object(one.get("fleet"))).get("is_suspended")), own),
             "processes": {process: _shown(pictures[process]) for process in pictures},
         },
         "routes": dict(sorted(routes.items())),

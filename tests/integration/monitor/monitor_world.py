@@ -183,9 +183,7 @@ def segment_writer(directory: Path, stream: str) -> SegmentWriter:
     )
 
 
-def main(
-    directory: Path, truth_wait_max: int = SETTINGS.monitor.truth_wait_max, partition: Partition = WHOLE
-) -> None:
+def main(directory: Path, truth_wait_max: int = SETTINGS.monitor.truth_wait_max, partition: Partition = WHOLE) -> None:
     """Run the monitor over a directory, and the archive in it, until the process is killed."""
     archive = DuckArchive(directory / "archive", memory_bytes=2**28)
     run_monitor(
