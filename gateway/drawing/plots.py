@@ -15,14 +15,14 @@ from gateway.drawing.markup import Cell, Markup, joined, table, tag
 from gateway.drawing.words import UNKNOWN, moment
 
 LINES_MAX: Final = 4  # that the eye tells apart
-WIDTH: Final = 640
-HEIGHT: Final = 220
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 14, 26
+WIDTH: Final = 960
+HEIGHT: Final = 230
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 12, 14, 28
 _COLOURS: Final = ("#4b5563", "#1d4ed8", "#c2410c", "#666c75")
 _DASHES: Final = (None, None, None, "5 3")
 _RULE: Final = "#e4e2dd"
 _QUIET: Final = "#666c75"
-_FONT: Final = 11
+_FONT: Final = 13
 _DAY_S: Final = 86_400.0
 _TICKS: Final = 4
 Form = Callable[[float], str]

@@ -63,7 +63,7 @@ text-underline-offset:.18em}
 nav.pages{display:flex;gap:1.25rem;margin:1rem 0}
 footer{margin-top:3rem;padding-top:1rem;padding-bottom:2rem;color:var(--quiet);font-size:.87rem}
 h3{font-size:.95rem;font-weight:600;margin:1.25rem 0 .1rem}
-figure{margin:1.25rem 0}.wide{overflow-x:auto}.wide svg{width:100%;min-width:30rem;height:auto;display:block}
+figure{margin:1.25rem 0}.wide{overflow-x:auto}.wide svg{width:100%;min-width:36rem;height:auto;display:block}
 .legend svg.swatch{width:1.2rem}
 code{font-size:.93em}details summary{cursor:pointer;color:var(--quiet);font-size:.87rem}
 .grid{stroke:var(--rule)}line.level,line.mark{stroke:var(--accent)}.line0{stroke:var(--fill)}.line1{stroke:var(--cool)}
@@ -72,7 +72,7 @@ code{font-size:.93em}details summary{cursor:pointer;color:var(--quiet);font-size
 @media(max-width:44rem){
 .route{grid-template-columns:1fr}
 thead{position:absolute;clip-path:inset(50%);width:1px;height:1px;overflow:hidden}
-table,tbody,tr,td{display:block}tr{border-bottom:1px solid var(--rule);padding:.6rem 0}
+table,caption,tbody,tr,td{display:block}tr{border-bottom:1px solid var(--rule);padding:.6rem 0}
 td,td.number{border:0;position:relative;min-height:1.7rem;padding:.1rem 0 .1rem 8.5rem;text-align:left}
 td::before{content:attr(data-label);position:absolute;left:0;width:8rem;color:var(--quiet);font-size:.87rem}
 header .right{margin-left:0;width:100%}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,8 +14,10 @@ from gateway.core.profiles import APART, Apart, FeatureMap, FeatureProfile, cell
 from gateway.core.records import PredictionRecord
 from gateway.core.tensors import IntArray
 from gateway.monitor.rows import Features, feature_values, hidden_names, joined_columns
+from gateway.report.spans import SPANS_MAX
 
 FEATURES_MAX: Final = 500  # in the order of the columns; with 96 spans 6 MB of counts of numbers, 40 MB of categories
+_ROWS_GOOD: Final = 3 * PSI_ROWS_MIN  # so that a quieter span has enough as well
 _ROWS_AT_ONCE: Final = 1_000  # mapped together, which costs a tenth of one by one
 
 
@@ -77,17 +80,22 @@ class FeatureCounts:
         if self._waiting_rows >= _ROWS_AT_ONCE:
             self._flush()
 
-    def shapes(self, at: int | None = None) -> list[Shape]:
-        """Return where every feature lies in a span, or in all of them."""
+    def shapes(self, first: int = 0, after: int = SPANS_MAX) -> list[Shape]:
+        """Return where every feature lies in the spans from `first` on and before `after`; in all of them by default."""
         self._flush()
         none = np.zeros(int(self._sizes.sum()), np.int64)
-        counts = sum(self._counts.values(), none) if at is None else self._counts.get(at, none)
+        counts = sum((self._counts[at] for at in range(first, after) if at in self._counts), none)
         rows = int(counts[: self._sizes[0]].sum())
         indices = stability_indices(self._reference, counts, self._starts, reference_rows=self._reference_rows)
         return [
             _shape(feature, counts[start : start + size], rows, float(index))
             for feature, start, size, index in zip(self.profiles, self._starts, self._sizes, indices, strict=True)
         ]
+
+    def spans_together(self, spans: int) -> int:
+        """Return how many spans next to each other have rows enough for an index, as far as their rows are spread evenly."""
+        rows = self.shapes()[0].rows
+        return max(1, min(spans, math.ceil(_ROWS_GOOD * spans / max(rows, 1))))
 
     def _flush(self) -> None:
         if not self._waiting:

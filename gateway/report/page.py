@@ -143,15 +143,17 @@ def _latency(report: Report, named: Sequence[Named]) -> Markup:
 
 def _features(report: Report, version: str) -> Markup:
     counts, spans = report.tallies.features[version], report.spans
-    shapes = counts.shapes()
-    each = [{shape.name: shape for shape in counts.shapes(at)} for at in range(spans.count)]
+    shapes, step = counts.shapes(), counts.spans_together(spans.count)
+    times = spans.begins()[::step]
+    each = [{shape.name: shape for shape in counts.shapes(at, at + step)} for at in range(0, spans.count, step)]
     moved = sorted(shapes, key=lambda one: (-(one.psi or 0.0), one.name))
     odd = sorted(shapes, key=lambda one: (-(one.apart_share - one.usual), one.name))
     drift = Plot(
         f"Drift of version {version}",
-        f"Population stability index of the {min(LINES_MAX, len(moved))} features furthest from training, in spans with at least "
-        f"{PSI_ROWS_MIN} rows; {PSI_BOUND:g} is usually called a moderate change. Upright lines are incidents.",
-        spans.begins(),
+        f"Population stability index of the {min(LINES_MAX, len(moved))} features furthest from training, in spans of "
+        f"{_span(step * spans.step_s)} with at least {PSI_ROWS_MIN} rows; {PSI_BOUND:g} is usually called a moderate change. "
+        "Upright lines are incidents.",
+        times,
         [Line(shape.name, [one[shape.name].psi for one in each]) for shape in moved[:LINES_MAX]],
         lambda value: f"{value:.3g}",
         level=PSI_BOUND,
@@ -160,7 +162,7 @@ def _features(report: Report, version: str) -> Markup:
     quality = Plot(
         f"Values that version {version} was not trained on",
         "Share of values that are missing, infinite, out of the reference's range or of an unseen category.",
-        spans.begins(),
+        times,
         [
             Line(shape.name, [one[shape.name].apart_share if one[shape.name].rows else None for one in each])
             for shape in odd[:LINES_MAX]

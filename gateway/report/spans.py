@@ -8,7 +8,7 @@ from typing import Final
 
 from gateway.core.errors import MalformedRequest
 
-SPANS_MAX: Final = 96  # of a plot 640 wide, 6 each; a day in quarters of an hour
+SPANS_MAX: Final = 96  # a day in quarters of an hour; of a plot 960 wide, 10 each
 DAY_S: Final = 86_400.0
 _STEPS_S: Final = (1.0, 10.0, 60.0, 300.0, 900.0, 3_600.0, 21_600.0, DAY_S, 7 * DAY_S)
 

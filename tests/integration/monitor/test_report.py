@@ -153,6 +153,11 @@ def test_drift_of_report_is_the_formula(data):
     assert shape.psi == pytest.approx(float(((now - was) * np.log(now / was)).sum()), rel=1e-6)
     assert shape.apart_share == pytest.approx(1.0 - len(inside) / len(values), abs=1e-12)
     assert shape.psi > 0.2
+    counts, step = report.tallies.features["1"], report.tallies.features["1"].spans_together(report.spans.count)
+    parts = [counts.shapes(at, at + step)[0] for at in range(0, report.spans.count, step)]
+    assert sum(part.rows for part in parts) == len(values)
+    assert step > 1
+    assert all(part.rows >= 100 and part.psi is not None for part in parts[:-1])
     half = report.spans.at(START_S + COUNT / PER_S / 2)
     assert any("x0" in incident.subjects and report.spans.at(incident.opened_at_s) >= half for incident in report.incidents)
 
@@ -181,7 +186,7 @@ def test_page_stands_alone_and_says_what_it_shows(data):
     assert "script" not in seen.tags
     assert "&lt;script&gt;" in html
     plots = [ElementTree.fromstring(one) for one in re.findall(r'<svg[^>]* role="img".*?</svg>', html, re.DOTALL)]
-    assert len(plots) >= 6
+    assert len(plots) == 9, "usage, loss, failures, two of latency, and two of each version's features"
     space = "{http://www.w3.org/2000/svg}"
     for plot in plots:
         assert plot.find(f"{space}title").text
