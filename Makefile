@@ -10,7 +10,7 @@ setup: .venv/.done
 
 .venv/.done: pyproject.toml requirements.lock
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[convert,demo,dev,grpc,notices]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[convert,demo,dev,grpc,notices,tracing]'
 	touch $@
 
 demo: setup

@@ -51,7 +51,8 @@ from gateway.core.records import Cursor
 from gateway.core.rollouts import Rollout
 from gateway.core.routes import DROPPED_MAX, Revision, Route, RouteTable
 from gateway.core.split import SLOTS
-from gateway.ports import Cell, Clock, Sample
+from gateway.core.traces import Span
+from gateway.ports import Cell, Clock, Exemplar, Sample
 
 OVERFLOW: Final = "gateway_metrics_overflow_total"
 CELLS: Final = 20_000  # as many as the bank on disk holds
@@ -434,6 +435,7 @@ class MemoryBank:
         self._lock = threading.Lock()
         self._overflow = MemoryOverflow()
         self._cells: dict[tuple[str, Labels], MemoryCell] = {(OVERFLOW, ()): self._overflow}
+        self.shown: tuple[Exemplar, ...] = ()
 
     def cell(self, name: str, labels: Sequence[tuple[str, str]] = ()) -> Cell:
         """Return the cell, a new one the first time."""
@@ -453,6 +455,10 @@ class MemoryBank:
         unwanted = {(sample.name, sample.labels) for sample in self.samples() if is_unwanted(sample)}
         with self._lock:
             self._cells = {key: cell for key, cell in self._cells.items() if key not in unwanted or key[0] == OVERFLOW}
+
+    def exemplify(self, exemplars: Sequence[Exemplar]) -> None:
+        """Replace them."""
+        self.shown = tuple(exemplars)
 
     def samples(self) -> Sequence[Sample]:
         """Return every number as it stands."""
@@ -474,3 +480,23 @@ class MemoryMetrics:
     def latest(self) -> Mapping[str, Sequence[Sample]]:
         """Read every bank."""
         return {process: bank.samples() for process, bank in sorted(self._banks.items())}
+
+    def exemplars(self) -> Mapping[str, Sequence[Exemplar]]:
+        """Return every bank's."""
+        return {process: bank.shown for process, bank in sorted(self._banks.items()) if bank.shown}
+
+
+class MemoryTraces:
+    """A `Traces` that keeps what it was sent."""
+
+    def __init__(self) -> None:
+        self.spans: list[Span] = []
+        self.is_closed = False
+
+    def send(self, spans: Sequence[Span]) -> None:
+        """Keep them."""
+        self.spans.extend(spans)
+
+    def close(self) -> None:
+        """Note it."""
+        self.is_closed = True

@@ -9,6 +9,7 @@ What is forgotten is left out of a new file that takes the old one's place.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import mmap
 import os
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from gateway.core.errors import StoreFailed
-from gateway.ports import Cell, Sample
+from gateway.ports import Cell, Exemplar, Sample
 
 MAGIC: Final = b"hgmetrics2\0\0\0\0\0\0"  # 16 bytes; another layout gets another number
 COUNT_AT: Final = 2  # in words of eight bytes, after the magic
@@ -33,6 +34,7 @@ NAMES_BYTES: Final = 8 * 2**20  # 200 bytes a cell
 NAMES_AT: Final = VALUES_AT + 8 * CELLS
 FILE_BYTES: Final = NAMES_AT + NAMES_BYTES
 OVERFLOW: Final = "gateway_metrics_overflow_total"
+EXEMPLARS: Final = ".exemplars.json"  # instead of `.bin`
 ENTRY: Final = struct.Struct("<II")  # length and checksum of the JSON that follows
 Labels = tuple[tuple[str, str], ...]
 Place: TypeAlias = "memoryview[float]"  # of one float64
@@ -108,6 +110,14 @@ class MetricsFile:
     def share_taken(self) -> float:
         """How much of the file is taken: of its cells, or of the room for their names."""
         return self._file.share_taken
+
+    def exemplify(self, exemplars: Sequence[Exemplar]) -> None:
+        """Replace the file beside the numbers' own."""
+        with _storing(self._path):
+            path = self._path.with_suffix(EXEMPLARS)
+            partial = path.with_name(path.name + ".partial")
+            partial.write_text(json.dumps([dataclasses.asdict(one) for one in exemplars]))
+            partial.replace(path)
 
     def forget(self, is_unwanted: Callable[[Sample], bool]) -> None:
         """Write the wanted cells to a new file, put that in the old one's place, and bind them there."""
@@ -200,6 +210,19 @@ class MetricsDirectory:
                     continue
                 except OSError as error:
                     raise StoreFailed(f"{path}: {error.strerror}") from error
+        return found
+
+    def exemplars(self) -> Mapping[str, Sequence[Exemplar]]:
+        """Read every process's file."""
+        found = {}
+        for path in sorted(self._directory.glob(f"*{EXEMPLARS}")):
+            with _storing(path):
+                try:
+                    bodies = json.loads(path.read_bytes())
+                except ValueError as error:  # after power loss
+                    raise StoreFailed(f"{path}: {error}") from error
+            labelled = [{**one, "labels": tuple((name, value) for name, value in one["labels"])} for one in bodies]
+            found[path.name.removesuffix(EXEMPLARS)] = [Exemplar(**one) for one in labelled]
         return found
 
     def _samples(self, path: Path) -> list[Sample]:

@@ -44,7 +44,7 @@ from gateway.core.partitions import FIRST, LAYOUT, partitions
 from gateway.core.privacy import Privacy
 from gateway.core.records import StreamEnd
 from gateway.journal import open_journal
-from gateway.ports import LoopWatch, Runtime, Sender
+from gateway.ports import LoopWatch, Runtime, Sender, Traces
 from gateway.settings import Settings, settings_from_body
 
 if TYPE_CHECKING:
@@ -218,7 +218,16 @@ def _run_serving(settings: Settings, worker: str, listener: socket.socket) -> No
         load_lock=FileLoadLock(data.run / "loading"),
         clock=clock,
         privacy=privacy_of(settings),
+        traces=_traces(settings, worker),
     )
+
+
+def _traces(settings: Settings, worker: str) -> Traces | None:
+    if not settings.tracing.endpoint:
+        return None
+    from adapters.otlp import OtlpTraces  # its packages come with an extra
+
+    return OtlpTraces(settings.tracing.endpoint, worker=worker)
 
 
 def _run_control(settings: Settings, listener: socket.socket) -> None:

@@ -23,6 +23,7 @@ from gateway.core.records import Anchor, Cursor, Offset, Page, Record
 from gateway.core.rollouts import Rollout
 from gateway.core.routes import Revision, RouteTable
 from gateway.core.tensors import Array
+from gateway.core.traces import Span
 
 
 class Clock(Protocol):
@@ -561,6 +562,25 @@ class Sample:
     value: float
 
 
+@dataclass(frozen=True, slots=True)
+class Exemplar:
+    """A traced request that a histogram counted.
+
+    Attributes:
+        name, labels: Of the histogram.
+        le: The bucket's upper bound, as its label says it.
+        value: What was counted.
+        time_s: When, seconds since the epoch.
+    """
+
+    name: str
+    labels: tuple[tuple[str, str], ...]
+    le: str
+    trace_id: str
+    value: float
+    time_s: float
+
+
 class Cell(Protocol):
     """A number that outlives its process. Never blocks."""
 
@@ -587,6 +607,13 @@ class MetricsBank(Protocol):
     def share_taken(self) -> float:
         """How much of the bank is taken, in [0, 1]."""
 
+    def exemplify(self, exemplars: Sequence[Exemplar]) -> None:
+        """Replace what the process shows as examples of its histograms. Blocks for a millisecond; never called on a loop.
+
+        Raises:
+            StoreFailed: those before may still be shown.
+        """
+
     def forget(self, is_unwanted: Callable[[Sample], bool]) -> None:
         """Give back the room of every cell that is unwanted; one that is still bound counts nowhere from then on.
 
@@ -602,6 +629,19 @@ class MetricsSnapshots(Protocol):
 
     def latest(self) -> Mapping[str, Sequence[Sample]]:
         """Return process name → its samples."""
+
+    def exemplars(self) -> Mapping[str, Sequence[Exemplar]]:
+        """Return process name → its exemplars; a process without any may be left out."""
+
+
+class Traces(Protocol):
+    """Where spans go. Losing one loses a picture."""
+
+    def send(self, spans: Sequence[Span]) -> None:
+        """Take spans that ended; never blocks. What finds no room, or nobody who takes it later, is dropped."""
+
+    def close(self) -> None:
+        """Send what waits, for at most 2 s."""
 
 
 @dataclass(frozen=True, slots=True)

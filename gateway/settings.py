@@ -217,6 +217,14 @@ class NoticesSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class TracingSettings:
+    """Spans of predictions."""
+
+    endpoint: str = ""  # where a collector takes traces over OTLP/HTTP, e.g. http://127.0.0.1:4318/v1/traces; none without one
+    share: float = 0.01  # of the requests that bring no traceparent; those that do are traced if it says so
+
+
+@dataclass(frozen=True, slots=True)
 class SupervisorSettings:
     """The processes."""
 
@@ -237,6 +245,7 @@ class Settings:
     monitor: MonitorSettings = field(default_factory=MonitorSettings)
     pickled: PickledSettings = field(default_factory=PickledSettings)
     notices: NoticesSettings = field(default_factory=NoticesSettings)
+    tracing: TracingSettings = field(default_factory=TracingSettings)
     supervisor: SupervisorSettings = field(default_factory=SupervisorSettings)
 
 

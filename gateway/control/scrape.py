@@ -36,14 +36,14 @@ from gateway.metrics import (
     VERSION_INFO,
     Metric,
 )
-from gateway.ports import Sample
+from gateway.ports import Exemplar, Sample
 
 PROCESS: Final = "control"
 
 
-def metrics(control: Control, _: Call) -> Text:
-    """Return everything in Prometheus' text form."""
-    return Text(*exposition(_Snapshots(control)))
+def metrics(control: Control, call: Call) -> Text:
+    """Return everything in the text form of Prometheus or of OpenMetrics, by `Accept`."""
+    return Text(*exposition(_Snapshots(control), call.accept))
 
 
 def live(_: Control, __: Call) -> Answer:
@@ -75,6 +75,11 @@ class _Snapshots:
         with suppress(GatewayError):  # a registry that is down is a number, and its table unknown: everything is shown
             found = control.lingering.shown(found, control.registry.table(), control.clock.now_s())
         return {**found, PROCESS: tuple(_own(control))}
+
+    def exemplars(self) -> Mapping[str, Sequence[Exemplar]]:
+        with suppress(GatewayError):  # numbers without examples are better than none
+            return self._control.snapshots.exemplars()
+        return {}
 
 
 def _own(control: Control) -> Iterator[Sample]:

@@ -68,7 +68,7 @@ class PredictionRecord:
         batch_rows, batch_position: Rows of the batch the runtime saw, and the index of this request's first row in it.
         latency_us: From the last byte of the request to the record.
         shadow_of: The live prediction that a shadow copies, else empty.
-        trace_id: From `traceparent`, else empty.
+        trace_id: From `traceparent`, or of the trace begun here, else empty.
         resting: Variants that could not have run it, whichever the split chose: kept out of rotation by the worker's own rule
             or not loaded. Only of live predictions that the split had a choice for.
         dropped, hashed: Inputs, or columns of the one wide input, that are not here as they came (see `core/privacy.py`).

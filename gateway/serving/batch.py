@@ -12,7 +12,7 @@ import math
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import numpy as np
@@ -81,6 +81,7 @@ class Ran:
     Attributes:
         outputs: In the signature's order; empty unless `outcome` is ok.
         duration_us: Of the run it was part of.
+        queued_s, began_s: When it was queued and when its run began, on the clock's monotonic time; 0 when it did not run.
     """
 
     outcome: Outcome
@@ -88,7 +89,9 @@ class Ran:
     batch_position: int
     duration_us: int
     outputs: tuple[Tensor, ...] = ()
-    fault: ModelFault | None = field(default=None)
+    fault: ModelFault | None = None
+    queued_s: float = 0.0
+    began_s: float = 0.0
 
 
 def enqueue(queue: deque[Job], job: Job) -> None:
@@ -109,15 +112,15 @@ def execute(predict: Predict, checker: Checker, jobs: Sequence[Job], clock: Cloc
     began_s = clock.monotonic_s() if began_s is None else began_s
     try:
         outputs = predict(joined(checker, jobs))
-        return ended(checker, jobs, outputs, duration_us=micros(clock, began_s))
+        return ended(checker, jobs, outputs, began_s=began_s, duration_us=micros(clock, began_s))
     except ModelFault as fault:
         if len(jobs) == 1:
             outcome = Outcome.INVALID if isinstance(fault, OutputMismatch) else Outcome.FAILED
-            return [Ran(outcome, jobs[0].rows, 0, micros(clock, began_s), fault=fault)]
+            return [Ran(outcome, jobs[0].rows, 0, micros(clock, began_s), (), fault, jobs[0].queued_s, began_s)]
     return [ran for job in jobs for ran in execute(predict, checker, [job], clock)]
 
 
-def ended(checker: Checker, jobs: Sequence[Job], outputs: Mapping[str, Array], *, duration_us: int) -> list[Ran]:
+def ended(checker: Checker, jobs: Sequence[Job], outputs: Mapping[str, Array], *, began_s: float, duration_us: int) -> list[Ran]:
     """Return how each job of a run ended that answered.
 
     Raises:
@@ -134,10 +137,10 @@ def ended(checker: Checker, jobs: Sequence[Job], outputs: Mapping[str, Array], *
         end = position + job.rows
         mine = tuple([Tensor(name, datatype, data[position:end] if is_batched else data) for name, datatype, data in specs])
         if is_finite or not _makes_infinities(job, mine, is_batched):
-            rans.append(Ran(Outcome.OK, rows, position, duration_us, mine))
+            rans.append(Ran(Outcome.OK, rows, position, duration_us, mine, None, job.queued_s, began_s))
         else:
             fault = OutputMismatch("an output is NaN or infinite where the inputs are finite")
-            rans.append(Ran(Outcome.INVALID, rows, position, duration_us, fault=fault))
+            rans.append(Ran(Outcome.INVALID, rows, position, duration_us, (), fault, job.queued_s, began_s))
         position = end
     return rans
 

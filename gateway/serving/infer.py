@@ -19,6 +19,7 @@ from gateway.core.records import Attempt, Kind, Outcome, PredictionRecord
 from gateway.core.routes import AssignmentSource
 from gateway.core.split import hashed_id, hashed_key
 from gateway.core.tensors import Tensor
+from gateway.core.traces import context_of
 from gateway.ports import Clock
 from gateway.serving.batch import Ran
 from gateway.serving.ids import PredictionIds
@@ -36,7 +37,6 @@ _KEY_PARAMETER: Final = "assignment_key"
 _FIRST_SHARE: Final = 0.75  # of the deadline for an attempt that has a fallback behind it; the rest is the fallback's
 _PRIORITY: Final = (b"priority", b"\\u")  # a body with neither, which JSON may write for a letter, has no such parameter
 _SHEDDING_S: Final = 1.0  # after a version refused a request
-_TRACE_LENGTH: Final = 32
 _OK: Final = Outcome.OK  # a name of the module is found faster than one of a class
 
 Answered = tuple[PredictionRecord, ServedVariant, Ran]
@@ -299,7 +299,7 @@ class Inference:
             runtime_version=pool.runtime_version if pool is not None else "",
             outcome=ran.outcome,
             latency_us=int(latency_s * 1e6),
-            trace_id=_trace_id(traceparent) if traceparent is not None else "",
+            trace_id=context.trace_id if traceparent is not None and (context := context_of(traceparent)) else "",
             resting=routed.resting,
         )
 
@@ -361,10 +361,3 @@ def _deadline_s(route: ServedRoute, call: Call, request: Request) -> float:
 def _priority(request: Request) -> int:
     """Return a request's priority, checked when it was decoded: 1 goes first, 0 is none."""
     return cast("int", request.parameters.get("priority", 0)) if request.parameters else 0
-
-
-def _trace_id(traceparent: bytes) -> str:
-    """Return the trace id of a W3C `traceparent`, or nothing when it is not one."""
-    parts = traceparent.split(b"-")
-    is_valid = len(parts) >= 4 and len(parts[1]) == _TRACE_LENGTH and parts[1].isalnum()
-    return parts[1].decode().lower() if is_valid else ""

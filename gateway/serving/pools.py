@@ -380,7 +380,7 @@ class Pool:
         is_own = run_s >= (job.deadline_s - job.queued_s) * _OWN_SHARE
         fault = PredictFailed("the deadline passed while the version was running")
         outcome = Outcome.TIMED_OUT if is_own else Outcome.ABANDONED
-        job.future.set_result(Ran(outcome, job.rows, 0, int(run_s * 1e6), fault=fault))
+        job.future.set_result(Ran(outcome, job.rows, 0, int(run_s * 1e6), (), fault, job.queued_s, job.begun_s))
         self._notes.forget(job)
 
     def _forget(self, job: Job) -> None:

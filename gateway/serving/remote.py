@@ -148,7 +148,9 @@ class RemoteQueue:
             outputs = going.run.answer()
             if outputs is None:
                 return None
-            return ended(self._checker, going.batch, outputs, duration_us=micros(self._clock, going.began_s))
+            return ended(
+                self._checker, going.batch, outputs, began_s=going.began_s, duration_us=micros(self._clock, going.began_s)
+            )
         except ModelFault:
             return None
         except Exception as error:  # noqa: BLE001 - the queue's drain; the pool counts it and fails the jobs

@@ -21,6 +21,7 @@ from typing import Final
 import numpy as np
 import uvloop
 
+from gateway.core.errors import StoreFailed
 from gateway.core.models import Runtime as RuntimeName
 from gateway.core.models import Version
 from gateway.core.privacy import Privacy
@@ -41,6 +42,7 @@ from gateway.ports import (
     RegistryStore,
     Runtime,
     SuspicionStore,
+    Traces,
 )
 from gateway.serving.app import ServingApp
 from gateway.serving.describe import Description
@@ -61,6 +63,7 @@ from gateway.serving.shared import Shared
 from gateway.serving.shelf import Shelf
 from gateway.serving.statistics import totals
 from gateway.serving.table import PINNED, Bench
+from gateway.serving.traced import Exemplars, TracedInference
 from gateway.serving.turn import Turn
 from gateway.serving.warming import Warm, warmed
 from gateway.settings import PredictionTokens, Settings
@@ -70,6 +73,7 @@ _log = logging.getLogger(__name__)
 _RUNTIME_THREADS: Final = ("pool ", "loader")
 _GC_OBJECTS: Final = 20_000  # new containers between collections of the youngest: some 500 requests
 _TURN_S: Final = 0.1  # between signs of life; the watchdog waits 10 s
+_EXEMPLARS_S: Final = 1.0  # between two files of them; a scrape comes every few seconds
 _ACCEPT_S: Final = 10.0  # then connections are accepted although not everything is warm, and health says so
 _STATISTICS_S: Final = 0.1  # between two readings of all workers' cells; 0.4 ms for 5 routes and 2 workers, 8 ms for 100
 _TABLE_S: Final = 5.0  # for the table, which tells a shadow's run from a live one; then every run counts as live
@@ -90,6 +94,7 @@ class Ports:
     memory: MemoryMeter
     load_lock: LoadLock
     clock: Clock
+    traces: Traces | None = None
 
 
 def run_worker(
@@ -110,14 +115,16 @@ def run_worker(
     load_lock: LoadLock,
     clock: Clock,
     privacy: Privacy | None = None,
+    traces: Traces | None = None,
 ) -> None:
     """Serve until SIGTERM, then drain; blocks.
 
     Args:
+        traces: Where spans go; None where nobody asked for any.
         workers: The names of all of the gateway's, `worker` among them.
         privacy: What the log may not hold; None when it may hold everything.
     """
-    ports = Ports(registry, artifacts, runtimes, log, metrics, snapshots, in_flight, suspicions, memory, load_lock, clock)
+    ports = Ports(registry, artifacts, runtimes, log, metrics, snapshots, in_flight, suspicions, memory, load_lock, clock, traces)
     gc.freeze()  # what was imported is never garbage; collections look only at what requests make,
     gc.set_threshold(_GC_OBJECTS, 10, 10)  # and seldom, because nothing on the path is part of a cycle
 
@@ -181,6 +188,17 @@ async def serve(
     statistics = Shared("statistics", lambda: totals(ports.snapshots), fresh_s=_STATISTICS_S, clock=clock)
     shadows = ShadowQueue(ids=ids, recorder=recorder, turn=turn, copies_max=serving.shadow_queue_max, clock=clock)
     inference = Inference(router=router, pinned=pinned, shadows=shadows, recorder=recorder, ids=ids, clock=clock)
+    if ports.traces is not None:
+        inference = TracedInference(
+            router=router,
+            pinned=pinned,
+            shadows=shadows,
+            recorder=recorder,
+            ids=ids,
+            clock=clock,
+            traces=ports.traces,
+            share=settings.tracing.share,
+        )
     refusals = Refusals(clock)
     description = Description(
         router=router,
@@ -238,6 +256,8 @@ async def serve(
             tasks.create_task(_turn_regularly(in_flight, recorder, poison, metrics, clock, run_hung_s=serving.run_hung_s)),
             tasks.create_task(_record_left_behind(in_flight, router, recorder, worker)),
         ]
+        if isinstance(inference, TracedInference):
+            owned.append(tasks.create_task(_show_exemplars(inference.exemplars, metrics)))
         await _settled(router, stop)
         await server.start(listener)
         if grpc_server is not None:
@@ -255,6 +275,8 @@ async def serve(
     repository.close()
     statistics.close()
     await recorder.close()
+    if ports.traces is not None:
+        await loop.run_in_executor(None, ports.traces.close)
     in_flight.close()  # what still runs in a thread was answered, or its connection was cut: no version is to blame
 
 
@@ -290,6 +312,16 @@ async def _turn_regularly(
             _log.error("a run does not end; the watchdog will kill this worker", extra={"action": "hang"})
         recorder.beat()
         poison.look()
+
+
+async def _show_exemplars(exemplars: Exemplars, metrics: MetricsBank) -> None:
+    """Publish the newest traced requests."""
+    loop = asyncio.get_running_loop()
+    while True:
+        await asyncio.sleep(_EXEMPLARS_S)
+        if exemplars.has_news:
+            with contextlib.suppress(StoreFailed):  # examples only; the next news are tried again
+                await loop.run_in_executor(None, metrics.exemplify, exemplars.read())
 
 
 async def _record_left_behind(in_flight: InFlight, router: Router, recorder: Recorder, worker: str) -> None:

@@ -26,6 +26,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "joblib": ("adapters/runtimes/pickles/host.py",),
     "grpc": ("gateway/serving/grpc/server.py",),
     "yaml": ("gateway/commands/documents.py",),
+    "opentelemetry": ("adapters/otlp.py",),
     "prometheus_client": ("gateway/exposition.py",),
 }
 

@@ -18,7 +18,7 @@ from adapters import memory, metrics_file
 from adapters.memory import MemoryMetrics
 from adapters.metrics_file import MetricsDirectory, MetricsFile
 from gateway.core.errors import StoreFailed
-from gateway.ports import MetricsBank, MetricsSnapshots, Sample
+from gateway.ports import Exemplar, MetricsBank, MetricsSnapshots, Sample
 
 ODD = 'ü \\"\n'  # a label that text formats have to escape
 OVERFLOW = Sample("gateway_metrics_overflow_total", (), 0.0)
@@ -272,3 +272,14 @@ def test_metrics_file_that_cannot_be_made_is_an_error_of_the_store(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreFailed):
         MetricsFile(tmp_path / "file" / "w0.bin")
+
+
+def test_exemplars_are_the_last_ones_of_each_process(metrics):
+    """What a process shows as examples is read back as it was, replaces what it showed before, and is no sample."""
+    first, second = (Exemplar("h", (("route", ODD),), "+Inf", "ab" * 16, 0.1 + at, 1.7e9) for at in range(2))
+    bank = metrics.bank("w0")
+    metrics.bank("w1").cell("c").add(1.0)
+    bank.exemplify([first, second])
+    bank.exemplify([second])
+    assert {process: list(shown) for process, shown in metrics.snapshots.exemplars().items()} == {"w0": [second]}
+    assert set(metrics.snapshots.latest()) == {"w0", "w1"}

@@ -113,6 +113,7 @@ def test_settings_of_nothing_are_for_what_may_be_left_out(dotted):
         "archive.keep_segments_s",
         "archive.keep_s",
         "monitor.drill_s",
+        "tracing.share",
     }
     if dotted in may_be_nothing:
         load_settings(None, {}, {dotted: 0.0})

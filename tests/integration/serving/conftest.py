@@ -35,7 +35,7 @@ from gateway.core.records import Offset, PredictionRecord, Record
 from gateway.core.routes import route_from_body, with_weights
 from gateway.core.split import assign_slots
 from gateway.core.tensors import Datatype, Signature, TensorSpec
-from gateway.ports import PredictionLogWriter
+from gateway.ports import PredictionLogWriter, Traces
 from gateway.serving.run import Ports, serve
 from gateway.settings import ServingSettings, Settings
 
@@ -202,6 +202,7 @@ class Worker:
     registry: MemoryRegistry = field(default_factory=lambda: MemoryRegistry(clock=SystemClock()))
     snapshots: MemoryMetrics = field(default_factory=MemoryMetrics)
     privacy: Privacy | None = None
+    traces: Traces | None = None
     url: str = ""
     port: int = 0
 
@@ -263,6 +264,7 @@ class Worker:
                 memory=Heap(),
                 load_lock=FileLoadLock(self.directory / "loading"),
                 clock=SystemClock(),
+                traces=self.traces,
             )
             self._started.set()
             await serve(
