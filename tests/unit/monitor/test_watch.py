@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -9,11 +10,12 @@ import numpy as np
 from gateway.core.attribution import Attribution
 from gateway.core.evidence import Outcome as Evidence
 from gateway.core.evidence import Side
-from gateway.core.guardrails import Guardrail, Measure
+from gateway.core.guardrails import Guardrail, Measure, Verdict
+from gateway.core.hindsight import Worsening
 from gateway.core.plans import Plan
 from gateway.core.policy import Facts
 from gateway.core.records import Attempt, Kind, Outcome, PredictionRecord
-from gateway.core.rollouts import CHALLENGER, CHAMPION, Rollout, begin
+from gateway.core.rollouts import CHALLENGER, CHAMPION, PREVIOUS, Rollout, RolloutState, begin
 from gateway.core.routes import champion_route
 from gateway.monitor.fold import VIEWS_MAX, RouteState
 from gateway.monitor.views import RouteView
@@ -107,3 +109,25 @@ def test_revisions_of_long_ago_are_kept_while_they_are_read() -> None:
     assert {3, 4} <= set(state.views)
     assert len(state.views) == VIEWS_MAX
     assert state.view.revision == 100
+
+
+def test_shadow_of_a_promoted_version_is_asked_anew_when_that_gets_worse() -> None:
+    """Errors on the same requests pair up, come back from a saved state, and those from before a worsening count no more."""
+    begun = new_watch(Plan(cool_down_s=600.0)).rollout
+    watch = RolloutWatch(replace(begun, state=RolloutState.LIVE, cools_until_s=600.0), epoch_s=600.0)
+    for at in range(50):
+        live = replace(
+            answered(CHAMPION, f"k{at}"), prediction_id=f"p{at}", attempts=(Attempt(CHAMPION, "2", Outcome.FAILED, 1),)
+        )
+        copy = replace(live, prediction_id=f"c{at}", kind=Kind.SHADOW, variant=PREVIOUS, version="1", shadow_of=f"p{at}")
+        watch.observe_pairable(live, float(at))
+        watch.observe_pairable(replace(copy, attempts=(Attempt(PREVIOUS, "1", Outcome.OK, 1),)), float(at))
+    errors, _ = facts(watch).hindsight
+    assert (errors.reading.keys, errors.verdict) == (50, Verdict.FAIL)
+    again = RolloutWatch.restored(json.loads(json.dumps(watch.state())), epoch_s=600.0)
+    assert facts(again).hindsight == facts(watch).hindsight
+    again.worsen("1", Worsening("errors", "of another version"))
+    assert facts(again).worsening is None
+    again.worsen("2", Worsening("errors", "it rose"))
+    assert [finding.reading.keys for finding in facts(again).hindsight] == [0, 0]
+    assert facts(again).worsening == Worsening("errors", "it rose")
