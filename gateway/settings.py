@@ -107,6 +107,7 @@ class ServingSettings:
     inline_us_max: float = 1_000.0  # a version whose measured row costs more runs in a thread, not on the event loop
     inline_turn_us_max: float = 2_000.0  # rows × measured cost that may run inline in one loop turn
     shadow_queue_max: int = 1_000  # copies waiting per worker; beyond it copies are dropped and counted
+    shadow_queue_bytes_max: int = 64 * 2**20  # of the inputs that they hold: as much as one body may be
     fault_window: int = 10  # n of the worker's own k-of-n rule
     faults_max: int = 5  # k: hard faults among the last n that take a version out of rotation on this worker
     fault_rest_first_s: float = 0.05  # until one request tries it again; 8 tries within 13 s, which convict it

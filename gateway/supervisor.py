@@ -53,7 +53,11 @@ PROGRAM: Final = (sys.executable, "-m", "gateway")
 
 @dataclass(slots=True)
 class Child:
-    """One plane's process and its history."""
+    """One plane's process and its history.
+
+    Attributes:
+        is_killed: Because it hung; it is not killed twice while it dies.
+    """
 
     plane: str
     program: Sequence[str]
@@ -62,6 +66,7 @@ class Child:
     watch: LoopWatch | None = None
     process: subprocess.Popen[bytes] | None = None
     started_s: float = 0.0
+    is_killed: bool = False
     deaths: int = 0
     restart_at_s: float = field(default=0.0)
 
@@ -175,7 +180,7 @@ def _start(child: Child, settings: Settings) -> None:
         inherited = (child.listener.fileno(),)
         command += ["--listener", str(child.listener.fileno())]
     child.process = subprocess.Popen(command, pass_fds=inherited, stdin=subprocess.DEVNULL)  # noqa: S603 - our own program
-    child.started_s = time.monotonic()
+    child.started_s, child.is_killed = time.monotonic(), False
     _log.info("process started", extra={"action": "start", "child": child.name, "child_pid": child.process.pid})
 
 
@@ -201,7 +206,7 @@ def _note_death(child: Child, settings: Settings) -> None:
 
 
 def _kill_if_hung(child: Child, settings: Settings) -> None:
-    if child.process is None or child.watch is None or child.process.poll() is not None:
+    if child.process is None or child.watch is None or child.is_killed or child.process.poll() is not None:
         return
     now_s, turned_s = time.monotonic(), child.watch.last_turn_s()
     is_starting = turned_s < child.started_s
@@ -210,6 +215,7 @@ def _kill_if_hung(child: Child, settings: Settings) -> None:
         _log.error("a worker's loop stands still", extra={"action": "kill", "child": child.name, "silent_s": silent_s})
         child.watch.mark_hung()
         child.process.kill()
+        child.is_killed = True
 
 
 def _stop(children: list[Child], settings: Settings) -> None:

@@ -107,3 +107,8 @@ class Tensor:
     def shape(self) -> Shape:
         """The dimensions, as the protocol prints them."""
         return self.data.shape
+
+    @property
+    def size_bytes(self) -> int:
+        """What the elements take in memory, the text of `BYTES` included."""
+        return self.data.nbytes + (sum(len(item) for item in self.data.flat) if self.datatype is Datatype.BYTES else 0)

@@ -186,7 +186,14 @@ async def serve(
         registry=ports.registry, workers=workers, router=router, pinned=pinned, loader=loader, shelf=shelf, clock=clock
     )
     statistics = Shared("statistics", lambda: totals(ports.snapshots), fresh_s=_STATISTICS_S, clock=clock)
-    shadows = ShadowQueue(ids=ids, recorder=recorder, turn=turn, copies_max=serving.shadow_queue_max, clock=clock)
+    shadows = ShadowQueue(
+        ids=ids,
+        recorder=recorder,
+        turn=turn,
+        copies_max=serving.shadow_queue_max,
+        bytes_max=serving.shadow_queue_bytes_max,
+        clock=clock,
+    )
     inference = Inference(router=router, pinned=pinned, shadows=shadows, recorder=recorder, ids=ids, clock=clock)
     if ports.traces is not None:
         inference = TracedInference(

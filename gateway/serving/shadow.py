@@ -32,6 +32,7 @@ class _Copy:
     shadow: ServedShadow
     live: PredictionRecord
     rows: int
+    size_bytes: int
     queued_s: float
 
 
@@ -45,14 +46,21 @@ class ShadowQueue:
         recorder: Recorder,
         turn: Turn,
         copies_max: int,
+        bytes_max: int,
         clock: Clock,
     ) -> None:
+        """Start without a copy.
+
+        Args:
+            bytes_max: Of the inputs that waiting copies hold: a thousand large ones would take the worker's memory.
+        """
         self._ids = ids
         self._recorder = recorder
         self._turn = turn
-        self._copies_max = copies_max
+        self._copies_max, self._bytes_max = copies_max, bytes_max
         self._clock = clock
         self._copies: deque[_Copy] = deque()
+        self._bytes = 0  # of the inputs of `_copies`
         self._rows_running = 0
         self._is_ticking = False
 
@@ -61,10 +69,13 @@ class ShadowQueue:
         for shadow in route.shadows:
             if shadow.slots < SLOTS and slot_of_id(shadow.variant.name, live.prediction_id) >= shadow.slots:
                 continue
-            if shadow.variant.pool is None or len(self._copies) >= self._copies_max:
+            size_bytes = sum(tensor.size_bytes for tensor in live.inputs)
+            is_full = len(self._copies) >= self._copies_max or self._bytes + size_bytes > self._bytes_max
+            if shadow.variant.pool is None or is_full:
                 shadow.dropped.add(1.0)
                 continue
-            self._copies.append(_Copy(shadow, live, rows, self._clock.monotonic_s()))
+            self._copies.append(_Copy(shadow, live, rows, size_bytes, self._clock.monotonic_s()))
+            self._bytes += size_bytes
             self._wake()
 
     def _wake(self) -> None:
@@ -79,7 +90,9 @@ class ShadowQueue:
         waited_s = self._clock.monotonic_s() - self._copies[0].queued_s
         if self._turn.is_idle or waited_s > _PATIENCE_S:
             while self._copies and self._rows_running < _GROUP_ROWS:
-                self._enter(self._copies.popleft())
+                copy = self._copies.popleft()
+                self._bytes -= copy.size_bytes
+                self._enter(copy)
         if self._copies:
             self._wake()
 

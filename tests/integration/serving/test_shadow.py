@@ -68,6 +68,18 @@ def test_full_shadow_queue_drops_the_copy_and_the_caller_does_not_wait(make_work
     assert worker.metric("gateway_shadow_dropped_total") > 0
 
 
+def test_copies_hold_no_more_than_so_many_bytes(make_worker, models, until):
+    """A copy whose inputs find no room in bytes is dropped and counted; what ran makes room for the next."""
+    worker = make_worker(shadow_queue_bytes_max=16).start()
+    shadowed(worker, until, models.linear(), models.linear())
+    for answered in (1, 2):
+        assert worker.infer("r", [[1, 2, 3, 4]]).status_code == 200
+        until(lambda copied=answered: len(worker.predictions()) == 2 * copied)
+    assert worker.metric("gateway_shadow_dropped_total") == 0
+    assert worker.infer("r", [[1, 2, 3, 4], [5, 6, 7, 8]]).status_code == 200
+    assert worker.metric("gateway_shadow_dropped_total", route="r", variant="s") == 1
+
+
 def test_pinned_requests_are_not_copied(worker, models, until):
     """A shadow sees what the split routes, nothing else."""
     shadowed(worker, until, models.linear(), models.linear())

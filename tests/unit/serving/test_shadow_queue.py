@@ -84,7 +84,7 @@ def test_copies_wait_while_live_work_does(tmp_path: Path):
         table = RouteTable(Revision(1), {"r": made}, {}, {("m", "1"): replace(VERSION, version="1"), ("m", "2"): VERSION})
         route = ServedRoute(made, table, {("m", "2"): pool}, Bench(in_flight, metrics))
         recorder = Recorder(MemoryLog().writer("w0"), settings=LogSettings(), metrics=metrics, clock=clock, loop=loop)
-        queue = ShadowQueue(ids=PredictionIds(clock), recorder=recorder, turn=turn, copies_max=10, clock=clock)
+        queue = ShadowQueue(ids=PredictionIds(clock), recorder=recorder, turn=turn, copies_max=10, bytes_max=1 << 20, clock=clock)
 
         async def copied() -> float:
             """Mirror one prediction; return how long its copy took to run."""
