@@ -111,4 +111,4 @@ class Tensor:
     @property
     def size_bytes(self) -> int:
         """What the elements take in memory, the text of `BYTES` included."""
-        return self.data.nbytes + (sum(len(item) for item in self.data.flat) if self.datatype is Datatype.BYTES else 0)
+        return self.data.nbytes + (sum(map(len, self.data.ravel().tolist())) if self.datatype is Datatype.BYTES else 0)
