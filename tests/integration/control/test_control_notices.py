@@ -232,7 +232,7 @@ def test_training_pipeline_gets_one_event_with_the_evidence_and_where_the_data_l
     assert f"--since {data['since']} --until {data['until']}" in data["export"]
 
 
-def test_receiver_of_the_manual_trains_once_however_often_it_is_told(tellable, tmp_path):
+def test_receiver_of_the_manual_trains_once_however_often_it_is_told(tellable, until, tmp_path):
     """The example starts the command with the event's data, and does not start it again for the same id."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -243,12 +243,13 @@ def test_receiver_of_the_manual_trains_once_however_often_it_is_told(tellable, t
         try:
             notifier = tellable.notifier(channel)
             ask(tellable.registry)
-            deadline_s = time.monotonic() + 60
-            while not next(notifier.counts())[2]:
-                assert time.monotonic() < deadline_s, "the event was not taken"
+
+            def is_taken() -> bool:
                 notifier.turn()
                 tellable.clock.move(retry_s(1))
-                time.sleep(0.05)
+                return bool(next(notifier.counts())[2])
+
+            until(is_taken, within_s=60)
             again = Tellable(tmp_path / "again")
             resender = again.notifier(channel)
             ask(again.registry)
@@ -315,7 +316,7 @@ def test_notice_that_nobody_takes_for_a_day_is_given_up_and_counted(tellable, re
     assert next(notifier.counts()) == ("hook", 0, 0, 1)
 
 
-def test_admin_api_shows_channels_without_addresses_and_tests_them(start_control, receiver):
+def test_admin_api_shows_channels_without_addresses_and_tests_them(start_control, receiver, until):
     """People see what waits; a test says whether the channel works; no secret of an address is shown."""
     channel = Channel("hook", f"{receiver.url}/?secret=s3cret")
     control = start_control(channels={"hook": (channel, opened_sender(channel))})
@@ -329,17 +330,15 @@ def test_admin_api_shows_channels_without_addresses_and_tests_them(start_control
     assert control.client_with("read").post("/api/v1/notices/hook/test").status_code == 403
     receiver.status = 200
     control.admin.put("/api/v1/automation", json={"is_on": False, "reason": "a fire"})
-    deadline_s = time.monotonic() + 30
-    while 'gateway_notices_delivered_total{channel="hook",process="control"} 1.0' not in control.admin.get("/metrics").text:
-        assert time.monotonic() < deadline_s, "the notice did not arrive"
-        time.sleep(0.05)
+    delivered = 'gateway_notices_delivered_total{channel="hook",process="control"} 1.0'
+    until(lambda: delivered in control.admin.get("/metrics").text, within_s=30)
     assert receiver.got[-1][0]["incident"] == "automation"
     shown = control.admin.get("/api/v1/notices").text
     assert '"channel":"hook"' in shown.replace(" ", "")
     assert "s3cret" not in shown
 
 
-def test_fleet_that_was_rolled_back_is_told_shown_and_measured(start_control, receiver):
+def test_fleet_that_was_rolled_back_is_told_shown_and_measured(start_control, receiver, until):
     """While nothing is raised by itself, a critical notice, a metric and the automation switch say so, and until when."""
     channel = Channel("hook", receiver.url, Severity.CRITICAL)
     control = start_control(channels={"hook": (channel, opened_sender(channel))})
@@ -348,10 +347,7 @@ def test_fleet_that_was_rolled_back_is_told_shown_and_measured(start_control, re
     fleet = FleetReading(("a", "b", "c"), time.time() + 300)
     monitor = {"time_s": time.time(), "published_at_s": time.time(), "lag_s": 0.0, "fleet": fleet.body()}
     (control.data / "readings.json").write_text(json.dumps({"monitor": monitor, "routes": {}}))
-    deadline_s = time.monotonic() + 30
-    while not receiver.got:
-        assert time.monotonic() < deadline_s, "nobody was told"
-        time.sleep(0.05)
+    until(lambda: receiver.got, within_s=30)
     told, _ = receiver.got[0]
     assert (told["incident"], told["severity"]) == ("fleet:suspended", "critical")
     assert "a, b, c" in told["title"]
