@@ -13,13 +13,14 @@ from typing import Any, Final
 
 from gateway.core.errors import MalformedRequest
 from gateway.core.trouble import FleetBreaker
-from gateway.monitor.fold import Fold, RouteState
+from gateway.monitor.fold import Fold
 from gateway.monitor.merge import Merge
+from gateway.monitor.state import RouteState
 from gateway.monitor.views import RouteView, version_or_none
 from gateway.monitor.watch import RolloutWatch
 from gateway.ports import RegistryStore
 
-FORMAT: Final = 15
+FORMAT: Final = 16
 _UNREADABLE: Final = (
     pickle.UnpicklingError,
     AttributeError,

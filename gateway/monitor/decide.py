@@ -21,8 +21,9 @@ from gateway.core.rollouts import Rollout
 from gateway.monitor.act import Acted, acquit, act, ask_retraining, revise, roll_back_for_drift
 from gateway.monitor.drifting import DriftWatch
 from gateway.monitor.fleet import learn_rollbacks
-from gateway.monitor.fold import Fold, RouteState, is_due
+from gateway.monitor.fold import Fold
 from gateway.monitor.retraining import REST_S, Request
+from gateway.monitor.state import RouteState, is_due
 from gateway.monitor.views import RouteView, present_view, unchanged_rollout, version_or_none
 from gateway.monitor.watch import RolloutWatch
 from gateway.ports import RegistryStore

@@ -8,146 +8,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final
 
-from gateway.core.attribution import Attribution
-from gateway.core.delays import Delays
-from gateway.core.drift import frozen_by
-from gateway.core.estimates import LossEstimate
-from gateway.core.fields import Json
-from gateway.core.guardrails import own_attempt
 from gateway.core.hindsight import ERRORS, LOSS, Worsening
 from gateway.core.losses import loss, scored, stated
-from gateway.core.models import Task, Version
+from gateway.core.models import Version
 from gateway.core.policy import INCREASES
 from gateway.core.records import FAULTS, Cursor, Elsewhere, GroundTruthRecord, Kind, Outcome, PredictionRecord
-from gateway.core.rollouts import Event, Rollout, RolloutState
+from gateway.core.rollouts import Event, Rollout
 from gateway.core.routes import DriftAction
 from gateway.core.sampling import RECORD_EVENTS, Sampling
-from gateway.core.tensors import Tensor
 from gateway.core.trouble import FleetBreaker
-from gateway.core.windows import Window, merge
 from gateway.monitor.drifting import DriftWatch
 from gateway.monitor.measured import Known
 from gateway.monitor.merge import Merged
-from gateway.monitor.retraining import Retraining
-from gateway.monitor.rows import answer_tensor, row_count
-from gateway.monitor.truth import Joined, Place, TruthJoin, Waiting, packed, unpacked
+from gateway.monitor.rows import row_count
+from gateway.monitor.sides import SIDES
+from gateway.monitor.state import RouteState, is_due
+from gateway.monitor.tally import VersionTally
+from gateway.monitor.truth import Joined, TruthJoin, unpacked
 from gateway.monitor.views import RouteView
-from gateway.monitor.watch import SIDES, RolloutWatch, Told, is_compared
+from gateway.monitor.waiting import Places
+from gateway.monitor.watch import RolloutWatch, Told
 from gateway.ports import Detector
 
-VIEWS_MAX: Final = 20  # revisions of one route kept, those learned last; records of several come mixed
-VERSIONS_MAX: Final = 50  # of one route in the tallies, the least recently seen dropped first
-PLACES_MAX: Final = 1_000  # shared by waiting predictions; beyond it some are held twice
 ESTIMATED_ROWS_MAX: Final = 20  # of one answer, 5 µs each; the others of a large one are taken to be like them
 _ROLLBACKS: Final = frozenset({Event.CONVICT, Event.ROLLBACK})  # of the monitor's own events
-WINDOW_S: Final = 60.0
-WINDOWS_MAX: Final = 60  # so that readings speak of the last hour
-
-
-@dataclass(slots=True)
-class VersionTally:
-    """What one version did on one route: windows of a minute over the last hour, and how much of its truth is known.
-
-    Attributes:
-        rows, rows_known: Answered, and those of them whose ground truth came.
-        corrected: Values that a later one contradicted.
-        delays: From the answer to its first ground truth.
-        estimate: What its loss probably is until that comes.
-    """
-
-    windows: dict[int, Window] = field(default_factory=dict)
-    rows: int = 0
-    rows_known: int = 0
-    corrected: int = 0
-    delays: Delays = field(default_factory=Delays)
-    estimate: LossEstimate = field(default_factory=LossEstimate)
-
-    def window(self, time_s: float) -> Window:
-        """Return the window of a time's minute."""
-        minute = int(time_s // WINDOW_S)
-        found = self.windows.get(minute)
-        if found is None:
-            found = self.windows[minute] = Window()
-            for old in [one for one in self.windows if max(self.windows) - one >= WINDOWS_MAX]:
-                del self.windows[old]
-        return found
-
-    @property
-    def is_scored(self) -> bool:
-        """Whether there is anything to say of its ground truth."""
-        return bool(self.rows or self.rows_known or self.corrected)
-
-    @property
-    def coverage(self) -> float | None:
-        """The share of the rows that is known; None without rows. What the archive recalls may have been counted elsewhere."""
-        return min(1.0, self.rows_known / self.rows) if self.rows else None
-
-    def correct(self, counted_s: float, before: float, after: float) -> None:
-        """Let a loss stand for another in the window that counted it; evidence cannot un-see the one before."""
-        self.corrected += 1
-        window = self.windows.get(int(counted_s // WINDOW_S))
-        if window is not None:
-            window.correct_truth(before, after)
-
-    def hour(self) -> Window:
-        """Return the last hour's window."""
-        whole = Window()
-        for window in self.windows.values():
-            whole = merge(whole, window)
-        return whole
-
-
-@dataclass(slots=True)
-class RouteState:
-    """One route.
-
-    Attributes:
-        view: The newest revision seen in a record, or made by the monitor itself.
-        views: The revisions learned last, by number.
-        tallies: By (variant, version, kind).
-        decision: The last one on the rollout, as its body.
-        drifted: The incident whose rollback is due, or 0.
-        incident_count: Drift incidents of all versions that were live.
-        changes: How often the monitor changed the route, by event.
-        retraining: Rises of the loss that may have to be told to whoever trains.
-    """
-
-    view: RouteView
-    views: dict[int, RouteView] = field(default_factory=dict)
-    tallies: dict[tuple[str, str, str], VersionTally] = field(default_factory=dict)
-    watch: RolloutWatch | None = None
-    drift: DriftWatch | None = None
-    last_increase_s: float | None = None
-    decision: Json = field(default_factory=dict)
-    drifted: int = 0
-    incident_count: int = 0
-    changes: dict[str, int] = field(default_factory=dict)
-    retraining: Retraining = field(default_factory=Retraining)
-
-    def learn(self, view: RouteView) -> None:
-        """Take a revision of the route; the newest becomes its view."""
-        self.views.pop(view.revision, None)
-        self.views[view.revision] = view
-        while len(self.views) > VIEWS_MAX:
-            del self.views[next(iter(self.views))]  # not the oldest: a monitor that is behind needs just those
-        if view.revision >= self.view.revision:
-            self.view = view
-
-    def tally(self, variant: str, version: str, kind: Kind) -> VersionTally:
-        """Return the tally of a version, making room for a new one."""
-        key = (variant, version, kind._value_)  # as `value`, ten times as fast
-        found = self.tallies.pop(key, None) or VersionTally()
-        self.tallies[key] = found
-        if len(self.tallies) > VERSIONS_MAX:
-            del self.tallies[next(iter(self.tallies))]
-        return found
-
-    def frozen_by(self, now_s: float) -> Attribution:
-        """Return what freezes the route."""
-        return frozen_by(self.drift.incidents, now_s) if self.drift else Attribution.NONE
 
 
 class Fold:
@@ -196,7 +83,7 @@ class Fold:
         self.left = 0
         self.unscored = 0
         self.unplaced = 0
-        self._places: dict[tuple[object, ...], Place] = {}  # so that waiting predictions share them
+        self._places = Places()
 
     def lacks_view(self, record: PredictionRecord) -> bool:
         """Return whether the route at the record's revision must be learned before it is folded."""
@@ -339,7 +226,10 @@ class Fold:
         state = self.routes[record.route]
         view = state.views.get(record.revision, state.view)
         rollout = self._evidence_of(state, view, record) if self.sampling.has_taken(record.assignment_key) else ""
-        waiting = self._waiting(record, rollout, view) if record.kind is Kind.LIVE else None
+        version = self.versions.get((record.model, record.version))
+        waiting = None
+        if record.kind is Kind.LIVE:
+            waiting = self._places.waiting(record, version, rollout=rollout, share=view.share, now_s=self.now_s)
         if waiting is None:
             self.truth.miss(record.prediction_id, self.now_s, for_good=True)
             return
@@ -360,7 +250,8 @@ class Fold:
         return watch.rollout.id if is_evidence and watch is not None else ""
 
     def _expect(self, state: RouteState, record: PredictionRecord, rollout: str, view: RouteView) -> None:
-        waiting = self._waiting(record, rollout, view)
+        version = self.versions.get((record.model, record.version))
+        waiting = self._places.waiting(record, version, rollout=rollout, share=view.share, now_s=self.now_s)
         if waiting is None:
             return
         tally = state.tally(record.variant, record.version, record.kind)
@@ -384,45 +275,6 @@ class Fold:
                 return None
             losses.append(expected)
         return sum(losses) / len(losses) if losses else None
-
-    def _waiting(self, record: PredictionRecord, rollout: str, view: RouteView) -> Waiting | None:
-        """Return what is kept of a prediction until its ground truth comes; None when none can be compared with it."""
-        version = self.versions.get((record.model, record.version))
-        if version is None or version.target.task is Task.OTHER or record.outcome is not Outcome.OK:
-            return None
-        answer = answer_tensor(version.target, record.outputs)
-        if answer is None or answer.data.ndim not in (1, 2) or not answer.data.size:
-            return None
-        place = self._place(record, answer, rollout if rollout and _is_own(record) else "", view.share)
-        return Waiting(place, record.assignment_key, row_count(record), packed(answer.data), self.now_s)
-
-    def _place(self, record: PredictionRecord, answer: Tensor, rollout: str, share: float) -> Place:
-        share = share if rollout else 0.0
-        key = (
-            record.route,
-            record.model,
-            record.version,
-            record.variant,
-            rollout,
-            share,
-            answer.datatype._value_,
-            answer.data.shape[1:],
-        )
-        place = self._places.get(key)
-        if place is None:
-            if len(self._places) >= PLACES_MAX:
-                self._places = {}
-            place = self._places[key] = Place(
-                route=record.route,
-                model=record.model,
-                version=record.version,
-                variant=record.variant,
-                rollout=rollout,
-                share=share,
-                datatype=answer.datatype,
-                row_shape=answer.data.shape[1:],
-            )
-        return place
 
     def _know(self, prediction_id: str, joined: Joined) -> None:
         """Score one row of an answer against its ground truth."""
@@ -516,23 +368,9 @@ class Fold:
         return DriftWatch(version, self._detector, false_alarm_events=self._false_alarm_events)
 
 
-def _is_own(record: PredictionRecord) -> bool:
-    """Return whether the assigned variant itself answered a request that either variant could have run."""
-    own = own_attempt(record)
-    return own is not None and own.outcome is Outcome.OK and record.variant == record.assigned and is_compared(record)
-
-
 def _worsen(state: RouteState, outcome: str, drift: DriftWatch) -> None:
     """Let a promoted version's shadow be asked, because the version got worse by its own past."""
     departure = drift.outcomes[outcome].departure
     if state.watch is not None and departure is not None:
         mean = f"{departure.mean:.4g} over {departure.outcomes}, {departure.reference:.4g} at first"
         state.watch.worsen(drift.version, Worsening(outcome, f"{outcome} of version {drift.version}: {mean}"))
-
-
-def is_due(state: RouteState) -> bool:
-    """Return whether each second may bring a decision on the route's rollout: it is open, or its promotion cools down."""
-    rollout = state.watch.rollout if state.watch is not None else None
-    if rollout is None or not rollout.is_watched:
-        return False
-    return rollout.state is not RolloutState.LIVE or state.view.live_version == rollout.challenger

@@ -73,7 +73,8 @@ from gateway.metrics import (
     cell,
 )
 from gateway.monitor.exercise import Ending, Report
-from gateway.monitor.fold import Fold, RouteState
+from gateway.monitor.fold import Fold
+from gateway.monitor.state import RouteState
 from gateway.ports import Cell, MetricsBank
 
 TOP_FEATURES: Final = 5  # what a person looks at first; the rest is in the readings

@@ -8,8 +8,10 @@ from typing import Final
 from gateway.core.fields import Json
 from gateway.core.rollouts import rollout_body
 from gateway.core.windows import Window, estimated_loss
-from gateway.monitor.fold import Fold, RouteState, VersionTally
+from gateway.monitor.fold import Fold
 from gateway.monitor.merge import Merge
+from gateway.monitor.state import RouteState
+from gateway.monitor.tally import VersionTally
 
 FORMAT: Final = 1
 

@@ -5,10 +5,9 @@ Folds records in merged order; its findings and facts are what `core/policy.py` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final, cast
+from typing import Final
 
 from gateway.core import cohorts
 from gateway.core.aftermath import Aftermath, blames_of
@@ -25,16 +24,16 @@ from gateway.core.phases import PhaseClock, is_resplit
 from gateway.core.policy import Facts
 from gateway.core.records import FAULTS, Kind, PredictionRecord
 from gateway.core.records import Outcome as Ended
-from gateway.core.rollouts import CHALLENGER, PREVIOUS, Rollout, RolloutState, rollout_body, rollout_from_body
+from gateway.core.rollouts import Rollout, RolloutState, rollout_body, rollout_from_body
 from gateway.core.trouble import BurstWatch
 from gateway.monitor.hindsight import EVEN, Hindsight
-from gateway.monitor.measured import Contribution, Kept, Known, VersionOf
+from gateway.monitor.keeping import Keeping
+from gateway.monitor.measured import Contribution, Known, VersionOf
 from gateway.monitor.pairs import Pairs
 from gateway.monitor.rails import Rail
+from gateway.monitor.sides import SIDES, is_compared, side_beside
 
-SIDES: Final[Mapping[str, Side]] = {side.value: side for side in Side}
 STEP_KEYS_MAX: Final = 100_000  # counted at one step; a plan that asks for more waits for a person
-KEPT_MAX: Final = 100_000  # predictions of which something is kept until their truth is known
 
 
 def _unknown(version: str) -> None:
@@ -77,8 +76,7 @@ class RolloutWatch:
         self.rollout = rollout
         self._rails = [Rail(guardrail, rollout, version_of, epoch_s=epoch_s) for guardrail in rollout.plan.guardrails]
         self._by_record = [(rail, rail.on_record) for rail in self._rails if rail.on_record is not None]
-        self._keeping = [(rail.guardrail.name, rail.kept_of) for rail in self._rails if rail.kept_of is not None]
-        self._kept: dict[str, dict[str, Kept]] = {}  # by prediction id and guardrail
+        self._keeping = Keeping(self._rails)
         self.pairs: Pairs | None = None
         if any(rail.on_pair or rail.on_pair_known for rail in self._rails):
             self.pairs = Pairs(rollout, version_of, keeps=any(rail.on_pair_known for rail in self._rails))
@@ -167,7 +165,7 @@ class RolloutWatch:
             found = on_record(record)
             if found is not None:
                 rail.observe(_outcome(found, side, record.assignment_key, time_s, share))
-        self._keep(record)
+        self._keeping.keep(record)
         return self._became_urgent()
 
     def observe_pairable(self, record: PredictionRecord, time_s: float) -> bool:
@@ -202,7 +200,7 @@ class RolloutWatch:
 
         Hard faults alone are told from these: of the challenger in the shadow, and of the promoted version while it cools down.
         """
-        side = self._side_beside(record)
+        side = side_beside(self.rollout, record)
         if side is None or not record.attempts or record.attempts[0].outcome is Ended.ABANDONED:
             return False
         self._clock.observe(record.revision, time_s)
@@ -210,23 +208,6 @@ class RolloutWatch:
             self._count_key(record)
         self._burst.observe(side, record.assignment_key, time_s, is_fault=record.attempts[0].outcome in FAULTS)
         return self._became_urgent()
-
-    def _side_beside(self, record: PredictionRecord) -> Side | None:
-        """Return whose answer, or copy, a record holds; None when it says nothing of the two."""
-        rollout = self.rollout
-        match rollout.state:
-            case RolloutState.SHADOW:
-                answers, copied, name = (Side.CHAMPION, rollout.champion), (Side.CHALLENGER, rollout.challenger), CHALLENGER
-            case RolloutState.LIVE:
-                answers, copied, name = (Side.CHALLENGER, rollout.challenger), (Side.CHAMPION, rollout.champion), PREVIOUS
-            case _:
-                return None
-        if record.revision < rollout.since_revision:
-            return None
-        if record.kind is Kind.SHADOW and (record.variant, record.version) == (name, copied[1]):
-            return copied[0]
-        own = own_attempt(record)
-        return answers[0] if own is not None and own.version == answers[1] else None
 
     def observe_value(self, measure: Measure, outcome: Outcome) -> bool:
         """Take what one prediction says of one measure, and return whether a decision became urgent."""
@@ -240,7 +221,7 @@ class RolloutWatch:
 
         Also after the rollout's end, as long as it is the route's last.
         """
-        kept = {} if known.row else self._kept.pop(told.prediction_id, {})  # it is the first row's
+        kept = {} if known.row else self._keeping.taken(told.prediction_id)  # it is the first row's
         found = {
             rail.guardrail.name: rail.on_known(replace(known, kept=kept.get(rail.guardrail.name)))
             for rail in self._rails
@@ -326,7 +307,7 @@ class RolloutWatch:
         return {
             "rollout": rollout_body(self.rollout),
             "rails": {rail.guardrail.name: rail.state() for rail in self._rails},
-            "kept": dict(self._kept),
+            "kept": self._keeping.state(),
             "pairs": None if self.pairs is None else self.pairs.state(),
             "share": self._share.state(),
             "arrivals": self.arrivals.state(),
@@ -354,7 +335,7 @@ class RolloutWatch:
         rails = Fields(fields.value("rails"), "watch.rails")
         for rail in watch._rails:
             rail.restore(rails.value(rail.guardrail.name))
-        watch._kept = cast("dict[str, dict[str, Kept]]", fields.mapping("kept"))
+        watch._keeping.restore(fields.mapping("kept"))
         if watch.pairs is not None:
             watch.pairs.restore(fields.mapping("pairs"))
         watch._share = ShareTest.restored(fields.value("share"))
@@ -384,28 +365,11 @@ class RolloutWatch:
         if record.revision >= self._clock.revision and len(self._step_keys) < STEP_KEYS_MAX:
             self._step_keys[record.assignment_key] = None
 
-    def _keep(self, record: PredictionRecord) -> None:
-        """Remember what guardrails need of a prediction until its truth is known."""
-        kept = {name: found for name, kept_of in self._keeping if (found := kept_of(record)) is not None}
-        if kept:
-            self._kept[record.prediction_id] = kept
-            if len(self._kept) > KEPT_MAX:
-                del self._kept[next(iter(self._kept))]
-
     def _became_urgent(self) -> bool:
         """Return whether there is reason to roll back now and there was none before; in between the seconds' decisions do."""
         is_urgent = self._burst.is_burst or any(rail.has_failed for rail in self._rails)
         became, self._was_urgent = is_urgent and not self._was_urgent, is_urgent
         return became
-
-
-def is_compared(record: PredictionRecord) -> bool:
-    """Return whether either variant could have run the request.
-
-    While one rests, the other's answers say nothing either: they would count for it without a counterpart. That is known before
-    the split chooses, so leaving them out favours nobody.
-    """
-    return not record.resting or not any(variant in SIDES for variant in record.resting)
 
 
 def _outcome(found: Contribution, side: Side, key: str, time_s: float, share: float) -> Outcome:

@@ -23,7 +23,7 @@ from gateway.core.retraining import ASK
 from gateway.core.rollouts import Event, Rollout, rollout_from_body
 from gateway.monitor.act import CODE_VERSION, action_of
 from gateway.monitor.decide import aftermath_evidence, drift_evidence, judged, judged_again, retraining_request
-from gateway.monitor.fold import RouteState
+from gateway.monitor.state import RouteState
 from gateway.ports import Filter, Timed
 from gateway.replay.past import Past, Progress, unheard
 from gateway.replay.refold import Refold, Routes, entries, view_in

@@ -13,7 +13,7 @@ from gateway.core.plans import Plan, plan_body
 from gateway.core.policy import Decision
 from gateway.core.rollouts import Event, Rollout, RolloutState, moved_by, rollout_body
 from gateway.monitor.decide import drift_evidence, judged
-from gateway.monitor.fold import RouteState
+from gateway.monitor.state import RouteState
 from gateway.monitor.views import RouteView
 from gateway.ports import Filter
 from gateway.replay.past import Past, Progress, unheard

@@ -16,9 +16,10 @@ from gateway.core.rollouts import Rollout, rollout_from_body
 from gateway.core.routes import stored_route
 from gateway.history import recalled
 from gateway.monitor.decide import learn_route, learn_versions
-from gateway.monitor.fold import Fold, is_due
+from gateway.monitor.fold import Fold
 from gateway.monitor.late import look_up
 from gateway.monitor.merge import Merged
+from gateway.monitor.state import is_due
 from gateway.monitor.views import RouteView, view_of
 from gateway.ports import RegistryStore, Timed
 from gateway.replay.past import Past

@@ -8,8 +8,9 @@ from adapters.detectors.river import AdwinDetector
 from adapters.memory import MemoryBank
 from gateway.core.records import Kind
 from gateway.metrics import MONITOR_RECORDS, QUALITY_KNOWN, QUALITY_LOSS, cell
-from gateway.monitor.fold import Fold, RouteState
+from gateway.monitor.fold import Fold
 from gateway.monitor.gauges import Gauges
+from gateway.monitor.state import RouteState
 from gateway.monitor.views import RouteView
 
 PLACE = ("delays", "champion", "1")

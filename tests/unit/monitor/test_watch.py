@@ -17,7 +17,7 @@ from gateway.core.policy import Facts
 from gateway.core.records import Attempt, Kind, Outcome, PredictionRecord
 from gateway.core.rollouts import CHALLENGER, CHAMPION, PREVIOUS, Rollout, RolloutState, begin
 from gateway.core.routes import champion_route
-from gateway.monitor.fold import VIEWS_MAX, RouteState
+from gateway.monitor.state import VIEWS_MAX, RouteState
 from gateway.monitor.views import RouteView
 from gateway.monitor.watch import RolloutWatch
 
