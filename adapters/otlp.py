@@ -6,7 +6,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from gateway.core.errors import MalformedRequest
 from gateway.core.traces import Span
@@ -42,7 +42,7 @@ class OtlpTraces:
             raise MalformedRequest("tracing.endpoint needs the extra `tracing`", hint=hint) from None
         logging.getLogger("opentelemetry").setLevel(logging.ERROR)  # not a warning for each repetition
         self._resource = Resource.create({"service.name": "headgate", "service.instance.id": worker})
-        self._exporter = OTLPSpanExporter(endpoint=endpoint, timeout=_TIMEOUT_S)
+        self._exporter = OTLPSpanExporter(endpoint=endpoint, timeout=_TIMEOUT_S, session=_terse_session())
         self._waiting: deque[Span] = deque(maxlen=_WAITING_MAX)
         self._is_closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="traces", daemon=True)
@@ -84,3 +84,19 @@ class OtlpTraces:
             start_time=int(span.begin_s * 1e9),
             end_time=int(span.end_s * 1e9),
         )
+
+
+def _terse_session() -> Any:
+    """Return what the exporter posts through: of an answer only the head is read, for its body could be without end."""
+    import requests
+
+    class Terse(requests.Session):
+        def request(self, *args: Any, **more: Any) -> requests.Response:
+            answer = super().request(*args, **{**more, "stream": True})
+            answer.close()
+            return answer
+
+        def get_redirect_target(self, _: requests.Response) -> None:
+            """Follow none, for which the body would be read."""
+
+    return Terse()

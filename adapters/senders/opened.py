@@ -44,7 +44,7 @@ def opened_sender(channel: Channel) -> Sender:
         case "smtp" | "smtps":
             is_encrypted = parts.scheme == "smtps"
             sender, recipients = asked.get("from", [""])[0], asked.get("to", [])
-            if not parts.hostname or not sender or not recipients:
+            if not parts.hostname or not sender or not recipients or not "".join((sender, *recipients)).isprintable():
                 raise MalformedRequest(
                     f"notices.{channel.name}.url: expected smtp://host:port?from=…&to=…, with `to` once or more"
                 )

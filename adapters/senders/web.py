@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
+import string
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final
+from urllib.parse import quote
 
 import httpx
 import orjson
@@ -17,10 +20,11 @@ from gateway.core.notices import Message, Notice, Severity, notice_body
 
 PAGERDUTY_URL: Final = "https://events.pagerduty.com/v2/enqueue"
 SOURCE: Final = "/headgate"  # of events, where the channel names none
-_TIMEOUT_S: Final = 10.0
+_TIMEOUT_S: Final = 10.0  # of the whole exchange, however slowly the other side writes
 _PAGERDUTY_SEVERITIES: Final = {Severity.INFO: "info", Severity.WARNING: "warning", Severity.CRITICAL: "critical"}
 _SUMMARY_LENGTH_MAX: Final = 1_024  # PagerDuty's own bound
 _SLACK_LENGTH_MAX: Final = 3_000  # of a text that Slack shows whole
+_PLAIN: Final = string.punctuation.replace("%", "") + " "  # what a header holds as it is, beside letters and digits
 
 
 class Webhook:
@@ -31,9 +35,9 @@ class Webhook:
         self._secret = secret.encode()
 
     def send(self, message: Message) -> None:
-        """Post it; its id is also the `Idempotency-Key`."""
+        """Post it; its id is also the `Idempotency-Key`, percent-encoded where it is not ASCII."""
         content = orjson.dumps(message.body())
-        _posted(self._url, content, {"idempotency-key": message.id, **_signed(content, self._secret)})
+        _post(self._url, content, {"idempotency-key": quote(message.id, safe=_PLAIN), **_signed(content, self._secret)})
 
 
 class CloudEvents:
@@ -49,7 +53,7 @@ class CloudEvents:
         for notice in message.notices:
             content = orjson.dumps(self._event(notice))
             headers = {"content-type": "application/cloudevents+json", **_signed(content, self._secret)}
-            _posted(self._url, content, headers)
+            _post(self._url, content, headers)
 
     def _event(self, notice: Notice) -> Json:
         data = {name: value for name, value in notice_body(notice).items() if name != "details"}
@@ -76,7 +80,7 @@ class Slack:
         text = f"{message.title}\n{message.text}"[:_SLACK_LENGTH_MAX]
         for character, escaped in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
             text = text.replace(character, escaped)
-        _posted(self._url, orjson.dumps({"text": text, "mrkdwn": False}), {})
+        _post(self._url, orjson.dumps({"text": text, "mrkdwn": False}), {})
 
 
 class PagerDuty:
@@ -99,7 +103,7 @@ class PagerDuty:
                 "custom_details": message.body(),
             },
         }
-        _posted(self._url, orjson.dumps(event), {})
+        _post(self._url, orjson.dumps(event), {})
 
 
 def _signed(content: bytes, secret: bytes) -> dict[str, str]:
@@ -109,15 +113,27 @@ def _signed(content: bytes, secret: bytes) -> dict[str, str]:
     return {"headgate-signature": "sha256=" + hmac.new(secret, content, hashlib.sha256).hexdigest()}
 
 
-def _posted(url: str, content: bytes, headers: Mapping[str, str]) -> None:
+def _post(url: str, content: bytes, headers: Mapping[str, str]) -> None:
     """Post, following nothing: a redirect would take the notice and its secrets elsewhere.
 
     Raises:
-        DeliveryFailed: it was not answered with 2xx.
+        DeliveryFailed: it was not answered with 2xx in time.
     """
     try:
-        answer = httpx.post(url, content=content, headers={"content-type": "application/json", **headers}, timeout=_TIMEOUT_S)
+        status = asyncio.run(_status(url, content, {"content-type": "application/json", **headers}))
+    except TimeoutError as error:
+        raise DeliveryFailed(f"it did not answer within {_TIMEOUT_S:g} s") from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise DeliveryFailed(f"{type(error).__name__}: {error}") from error
-    if not answer.is_success:
-        raise DeliveryFailed(f"it answered {answer.status_code}")
+    if not 200 <= status < 300:
+        raise DeliveryFailed(f"it answered {status}")
+
+
+async def _status(url: str, content: bytes, headers: Mapping[str, str]) -> int:
+    """Return the status of the answer, whose body is not read: it could be without end."""
+    async with (
+        asyncio.timeout(_TIMEOUT_S),
+        httpx.AsyncClient() as client,
+        client.stream("POST", url, content=content, headers=headers, timeout=_TIMEOUT_S) as answer,
+    ):
+        return answer.status_code

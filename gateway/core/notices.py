@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import fnmatch
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, time
 from typing import Final
@@ -23,6 +23,7 @@ CHANNELS_MAX: Final = 100
 PATTERNS_MAX: Final = 100  # routes, and kinds, that one channel names
 TITLE_LENGTH_MAX: Final = 200  # a subject line
 TEXT_LENGTH_MAX: Final = 4_000  # of one notice; Slack and PagerDuty cut beyond it
+MESSAGE_NOTICES_MAX: Final = 50  # 200 kB; PagerDuty refuses more than 512
 RETRY_FIRST_S: Final = 2.0
 RETRY_MAX_S: Final = 300.0
 GIVE_UP_S: Final = 86_400.0  # a day; then nobody needs to be told any more, and the count of lost notices says so
@@ -154,11 +155,16 @@ class Message:
 
 
 def messages(notices: Iterable[Notice]) -> list[Message]:
-    """Return the messages of notices, in the order in which their incidents began."""
+    """Return the messages of notices, in the order in which their incidents began; more than fit into one go into the next."""
     by_incident: dict[str, list[Notice]] = {}
     for notice in notices:
         by_incident.setdefault(notice.incident, []).append(notice)
-    return [Message(tuple(of_one)) for of_one in by_incident.values()]
+    return [Message(tuple(part)) for of_one in by_incident.values() for part in _parts(of_one)]
+
+
+def _parts(notices: Sequence[Notice]) -> Iterator[Sequence[Notice]]:
+    for first in range(0, len(notices), MESSAGE_NOTICES_MAX):
+        yield notices[first : first + MESSAGE_NOTICES_MAX]
 
 
 def notice_of(entry: AuditEntry) -> Notice | None:

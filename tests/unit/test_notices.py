@@ -10,6 +10,7 @@ import pytest
 from gateway.core.audit import AuditEntry
 from gateway.core.errors import MalformedRequest
 from gateway.core.notices import (
+    MESSAGE_NOTICES_MAX,
     Severity,
     began,
     channels_from_body,
@@ -97,6 +98,14 @@ def test_notices_of_one_incident_become_one_message_with_the_worst_severity():
     assert [[one.id for one in message.notices] for message in found] == [["audit-7", "audit-8"], [other.id]]
     assert found[0].severity is Severity.CRITICAL
     assert (found[0].id, found[0].is_over) == ("audit-8", False)
+
+
+def test_message_has_a_bound_and_the_rest_comes_in_the_next():
+    """What gathered while a channel was away is told in order, in messages that a service takes."""
+    gathered = [notice_of(entry(seq=number)) for number in range(2 * MESSAGE_NOTICES_MAX + 1)]
+    found = messages(gathered)
+    assert [len(message.notices) for message in found] == [MESSAGE_NOTICES_MAX, MESSAGE_NOTICES_MAX, 1]
+    assert [notice for message in found for notice in message.notices] == gathered
 
 
 def test_end_of_a_condition_belongs_to_its_incident():

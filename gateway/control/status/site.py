@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from gateway.control.auth import principal_of
 from gateway.control.calls import Control, Parameter, ParameterKind, query_of
-from gateway.control.status.frame import asking, framed, refusing
+from gateway.control.status.frame import asking, framed, refusing, route_path
 from gateway.control.status.one import one_route
 from gateway.control.status.overview import overview
 from gateway.control.status.visits import COOKIE, PATH, VISIT_S, Visits
@@ -32,7 +32,7 @@ _QUERY: Final = (
     Parameter("after", ParameterKind.TEXT, "Routes after this one.", ""),
     Parameter("fresh", ParameterKind.BOOLEAN, "Whether the page loads itself again.", False),
 )
-_OURS: Final = re.compile(rf"{PATH}(/routes/[^/?#\\\s]{{1,600}})?")
+_OURS: Final = re.compile(rf"{PATH}(/routes/[\w.~%-]{{1,600}})?", re.ASCII)
 
 
 class Site:
@@ -60,7 +60,7 @@ class Site:
         try:
             return _page(await anyio.to_thread.run_sync(self._shown, request, limiter=self._limiter))
         except Denied as error:
-            at = request.url.path
+            at = _address(request)
             why = error.message if request.cookies.get(COOKIE) else ""
             return _page(asking(to=at if _OURS.fullmatch(at) else PATH, why=why), status_of(error))
         except GatewayError as error:
@@ -72,7 +72,7 @@ class Site:
         after, name = str(query["after"]), request.path_params.get("route")
         content = overview(self._control, after) if name is None else one_route(self._control, name)
         title, now_s = name or "Status", self._control.clock.now_s()
-        return framed(title, content, at=request.url.path, now_s=now_s, is_fresh=query["fresh"] is True)
+        return framed(title, content, at=_address(request), now_s=now_s, is_fresh=query["fresh"] is True)
 
     def _admit(self, request: Request) -> None:
         """Let in a token in the header, as everywhere, or a visit."""
@@ -100,6 +100,12 @@ class Site:
         response = _led(PATH)
         response.delete_cookie(COOKIE, path=PATH, httponly=True, samesite="strict")
         return response
+
+
+def _address(request: Request) -> str:
+    """Return the page's own address, spelt as its links are."""
+    name = request.path_params.get("route")
+    return PATH if name is None else route_path(name)
 
 
 def _fields(body: bytes) -> dict[str, str]:

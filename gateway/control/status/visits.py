@@ -1,14 +1,13 @@
 """Who may look: a token opens a visit, whose cookie shows the status page and nothing else.
 
 The cookie never holds the token. Cookies reach every port of a host, so a token in one would be shown to whatever else runs
-there. A visit names a key and its end, signed with a secret that dies with the process; the key is looked up at each page, so
-that a revoked one shows nothing more.
+there. A visit names a key and its end, signed with the key's stored digest, which nobody is shown; the key is looked up at each
+page, so that a revoked one shows nothing more. Nothing of a visit is held here: it goes on when this process begins anew.
 """
 
 from __future__ import annotations
 
 import hmac
-import secrets
 from typing import Final
 
 from gateway.control.auth import all_keys, principal_of
@@ -20,16 +19,15 @@ COOKIE: Final = "headgate_visit"
 PATH: Final = "/status"  # where a browser sends the cookie
 VISIT_S: Final = 12 * 3_600.0  # a working day and its evening
 _COOKIE_CHARACTERS_MAX: Final = 200
-_SECRET_BYTES: Final = 32
+_PARTS: Final = 3
 
 
 class Visits:
-    """Opens visits and knows them again. Holds nothing of them, so there may be any number."""
+    """Opens visits and knows them again; there may be any number."""
 
     def __init__(self, registry: RegistryStore, *, clock: Clock) -> None:
         self._registry = registry
         self._clock = clock
-        self._secret = secrets.token_bytes(_SECRET_BYTES)
 
     def open(self, token: str) -> str:
         """Return the cookie of a new visit.
@@ -44,7 +42,7 @@ class Visits:
         if key is None:
             raise NotAuthenticated("the token is not known")
         content = f"{key.id}.{int(self._clock.now_s() + VISIT_S)}"
-        return f"{content}.{self._signed(content)}"
+        return f"{content}.{_signed(content, key)}"
 
     def visitor(self, cookie: str) -> Principal:
         """Return whose visit a cookie stands for.
@@ -53,13 +51,15 @@ class Visits:
             NotAuthenticated: it is not one of ours, its time is over, or its key was revoked.
             NotPermitted: the key may not read.
         """
-        content, _, signature = cookie[:_COOKIE_CHARACTERS_MAX].rpartition(".")
-        if not hmac.compare_digest(signature.encode(), self._signed(content).encode()):
+        parts = cookie[:_COOKIE_CHARACTERS_MAX].split(".")
+        if len(parts) != _PARTS or not (parts[1].isascii() and parts[1].isdigit()):
             raise NotAuthenticated("no visit was opened here")
-        id, _, until_s = content.partition(".")
+        id, until_s, signature = parts
+        key = self._key(id)
+        if not hmac.compare_digest(signature.encode(), _signed(f"{id}.{until_s}", key).encode()):
+            raise NotAuthenticated("no visit was opened here")
         if int(until_s) <= self._clock.now_s():
             raise NotAuthenticated("the visit is over")
-        key = self._key(id)
         principal = Principal(key.name, key.scopes)
         principal.require(Scope.READ)
         return principal
@@ -70,5 +70,6 @@ class Visits:
                 return key
         raise NotAuthenticated("the key was revoked")
 
-    def _signed(self, content: str) -> str:
-        return hmac.digest(self._secret, content.encode("utf-8", "surrogatepass"), "sha256").hex()
+
+def _signed(content: str, key: Key) -> str:
+    return hmac.digest(key.token_sha256.encode(), content.encode(), "sha256").hex()

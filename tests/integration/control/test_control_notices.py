@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import json
@@ -10,12 +11,16 @@ import subprocess
 import sys
 import threading
 import time
+from email import message_from_string
+from email.policy import default
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote
 
 import pytest
 from aiosmtpd.controller import Controller
 
 from adapters.memory import ManualClock
+from adapters.senders import mail, other, web
 from adapters.senders.opened import opened_sender
 from adapters.stores.checkpoints import SqliteCheckpoints
 from adapters.stores.registry import SqliteRegistry
@@ -28,6 +33,7 @@ from gateway.core.notices import GIVE_UP_S, Channel, Severity, retry_s
 from gateway.core.retraining import ASK
 from gateway.core.trouble import FleetReading
 from gateway.settings import NoticesSettings, Settings
+from tests.integration.talker import Talker
 
 
 class Receiver:
@@ -59,6 +65,19 @@ class Receiver:
         """Take nothing any more."""
         self._server.shutdown()
         self._server.server_close()
+
+
+@contextlib.contextmanager
+def mail_server(handler):
+    """Run a real SMTP server; yield its port."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:  # the library cannot be given port 0
+        port = taken.getsockname()[1]
+    server = Controller(handler, hostname="127.0.0.1", port=port)
+    server.start()
+    try:
+        yield port
+    finally:
+        server.stop()
 
 
 @pytest.fixture
@@ -121,20 +140,20 @@ def test_change_reaches_a_webhook_once_signed_and_with_its_id(tellable, receiver
 
 def test_channel_that_refuses_is_tried_again_until_it_takes_and_holds_up_nobody(tellable, receiver):
     """A failing channel gets the same id again after a pause; another channel has long been told."""
-    other = Receiver()
+    second = Receiver()
     receiver.status = 503
-    notifier = tellable.notifier(Channel("bad", receiver.url), Channel("good", other.url))
+    notifier = tellable.notifier(Channel("bad", receiver.url), Channel("good", second.url))
     tellable.switch()
     notifier.turn()
     notifier.turn()  # within the pause nothing is tried
-    assert (len(receiver.got), len(other.got)) == (1, 1)
+    assert (len(receiver.got), len(second.got)) == (1, 1)
     tellable.clock.move(retry_s(1))
     receiver.status = 200
     notifier.turn()
     assert [body["id"] for body, _ in receiver.got] == ["audit-1", "audit-1"]
-    assert len(other.got) == 1
+    assert len(second.got) == 1
     assert notifier.body()["waiting"] == []
-    other.close()
+    second.close()
 
 
 def test_what_waits_survives_the_death_of_the_deliverer(tellable, receiver):
@@ -270,6 +289,70 @@ def test_slack_gets_text_in_which_nothing_is_a_mention(tellable, receiver):
     assert "&lt;!channel&gt; &amp; more" in body["text"]
 
 
+MAIL = "smtp://127.0.0.1:{port}?from=gate@example.test&to=ops@example.test"
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize(
+    ("url", "talker", "is_taken"),
+    [
+        ("http://127.0.0.1:{port}", Talker(OK + b"content-length: 99999999999\r\n\r\n", b"x" * 65_536), True),
+        ("http://127.0.0.1:{port}", Talker(b"", b"HTTP/1.1 100 Continue\r\n\r\n", every_s=0.01), False),
+        ("slack+http://127.0.0.1:{port}", Talker(OK, b"x", every_s=0.01), False),
+        (MAIL, Talker(b"", b"220-" + b"x" * 60 + b"\r\n"), False),
+        (MAIL, Talker(b"220 ", b"x", every_s=0.01), False),
+        ("json://127.0.0.1:{port}", Talker(OK + b"content-length: 99999999999\r\n\r\n", b"x", every_s=0.01), False),
+        ("json://127.0.0.1:{port}", Talker(OK + b"content-length: 99999999999\r\n\r\n", b"x" * 65_536), False),
+    ],
+    ids=["body", "interim answers", "slow head", "greeting", "slow greeting", "slow body", "other body"],
+)
+def test_receiver_that_talks_without_end_is_left(tellable, monkeypatch, url, talker, is_taken):
+    """However much or slowly a receiver answers, the deliverer goes on, and reads no more than it needs."""
+    for kind in (web, mail):
+        monkeypatch.setattr(kind, "_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(other, "_TIMEOUT_S", 4.0)
+    port = talker.start()
+    notifier = tellable.notifier(Channel("hook", url.format(port=port)))
+    tellable.switch()
+    began_s = time.monotonic()
+    notifier.turn()
+    assert time.monotonic() - began_s < 30
+    ((_, waiting, delivered, _),) = notifier.counts()
+    assert (waiting, delivered) == ((0, 1) if is_taken else (1, 0))
+    talker.close()
+
+
+def test_names_of_every_script_reach_every_kind_of_channel(tellable, receiver):
+    """A route may be called anything printable: no channel chokes on it, and headers stay ASCII."""
+    route = "façade 'ж' 東京 🛫 &=+,;@[]{}$`~^()"
+    mails: list[str] = []
+
+    class Handler:
+        async def handle_DATA(self, server, session, envelope):  # noqa: N802 - the library's name
+            mails.append(envelope.content.decode())
+            return "250 OK"
+
+    with mail_server(Handler()) as port:
+        urls = {
+            "hook": receiver.url,
+            "events": f"cloudevents+{receiver.url}",
+            "chat": f"slack+{receiver.url}",
+            "pager": f"pagerduty://KEY?endpoint={receiver.url}",
+            "mail": MAIL.format(port=port),
+        }
+        notifier = tellable.notifier(*(Channel(name, url) for name, url in urls.items()))
+        tellable.lasting.append(Condition(f"health:{route}", Severity.WARNING, route, f"route {route} is unwell"))
+        notifier.turn()
+    assert all(waiting == 0 and delivered == 1 for _, waiting, delivered, _ in notifier.counts()), notifier.body()
+    (hook, headers), (event, _), (chat, _), (pager, _) = receiver.got
+    assert unquote(headers["idempotency-key"]) == hook["id"]
+    assert event["subject"] == pager["payload"]["source"] == route
+    assert route.replace("&", "&amp;") in chat["text"]
+    (letter,) = (message_from_string(one, policy=default) for one in mails)
+    assert route in letter["subject"]
+    assert route in letter.get_content()
+
+
 def test_mail_arrives_with_subject_text_and_thread(tellable):
     """A real SMTP server gets one e-mail for both recipients."""
     mails: list[tuple[list[str], str]] = []
@@ -279,16 +362,12 @@ def test_mail_arrives_with_subject_text_and_thread(tellable):
             mails.append((envelope.rcpt_tos, envelope.content.decode()))
             return "250 OK"
 
-    with socket.create_server(("127.0.0.1", 0)) as taken:  # the library cannot be given port 0
-        port = taken.getsockname()[1]
-    server = Controller(Handler(), hostname="127.0.0.1", port=port)
-    server.start()
-    notifier = tellable.notifier(
-        Channel("mail", f"smtp://127.0.0.1:{port}?from=gate@example.test&to=a@example.test&to=b@example.test")
-    )
-    tellable.switch()
-    notifier.turn()
-    server.stop()
+    with mail_server(Handler()) as port:
+        notifier = tellable.notifier(
+            Channel("mail", f"smtp://127.0.0.1:{port}?from=gate@example.test&to=a@example.test&to=b@example.test")
+        )
+        tellable.switch()
+        notifier.turn()
     ((recipients, content),) = mails
     assert recipients == ["a@example.test", "b@example.test"]
     assert "Subject: [warning] automation.off by ada" in content
@@ -361,6 +440,7 @@ def test_fleet_that_was_rolled_back_is_told_shown_and_measured(start_control, re
     [
         ('[ops]\nurl = "https://x/${NO_SUCH_VARIABLE}"\n', "NO_SUCH_VARIABLE"),
         ('[ops]\nurl = "smtp://host"\n', "to="),
+        ('[ops]\nurl = "smtp://host?from=a@b.test&to=c@d.test%0ABcc:x@y.test"\n', "to="),
         ('[ops]\nurl = "nosuchscheme://x"\n', "nosuchscheme"),
         ("[ops\n", "notices.file"),
     ],

@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import replace
+from html import escape, unescape
 from pathlib import Path
 
 import pytest
 
 from adapters.clock import SystemClock
+from adapters.memory import ManualClock, MemoryRegistry
 from adapters.readings_file import ReadingsFile
+from gateway.control.status.visits import VISIT_S, Visits
+from gateway.core.access import Scope
 from gateway.core.changes import Change, PutChampion, PutRollout, PutRoute, PutVersion
+from gateway.core.errors import NotAuthenticated
 from gateway.core.models import Digest, Runtime, Version
 from gateway.core.plans import Plan
 from gateway.core.rollouts import begin
@@ -166,6 +171,34 @@ def test_visit_ends_with_its_key(shown):
     assert client.get("/status").status_code == 200
     shown.admin.delete(f"/api/v1/keys/{key['id']}")
     assert client.get("/status").status_code == 401
+
+
+def test_visit_outlasts_the_process_that_opened_it(shown):
+    """Whoever looks need not enter anew because the control process began anew; another gateway's visit is none."""
+    cookie = Visits(shown.registry, clock=SystemClock()).open(shown.token)
+    assert Visits(shown.registry, clock=SystemClock()).visitor(cookie).scopes == {Scope.ADMIN}
+    later = ManualClock(SystemClock().now_s() + VISIT_S)
+    with pytest.raises(NotAuthenticated, match="over"):
+        Visits(shown.registry, clock=later).visitor(cookie)
+    with pytest.raises(NotAuthenticated):
+        Visits(MemoryRegistry(clock=later), clock=SystemClock()).visitor(cookie)
+
+
+@pytest.mark.parametrize("name", ["façade 'ж' 東京 🛫 &=+,;@[]{}$`~^()!", "é" * 100, "a b", "x" * 200])
+def test_route_of_any_name_has_its_page(control, name):
+    """Every link of a route leads to its page, entering leads back to it, and its name is on it as text."""
+    _register(control.registry, "m")
+    _put_route(control.registry, name, "m")
+    client = control.client(None)
+    path = re.search(r'href="(/status/routes/[^"]+)"', control.admin.get("/status").text)[1]
+    to = unescape(re.search(r'name="to" value="([^"]*)"|value="([^"]*)" name="to"', client.get(path).text)[1])
+    answer = client.post("/status/enter", data={"token": control.token, "to": to})
+    assert (answer.status_code, answer.headers["location"]) == (303, path)
+    page = client.get(answer.headers["location"])
+    assert page.status_code == 200
+    assert escape(name) in page.text
+    fresh = unescape(re.search(r'href="([^"]*fresh=true)"', page.text)[1])
+    assert escape(name) in client.get(fresh).text
 
 
 def test_changed_cookie_is_refused(shown):

@@ -9,9 +9,11 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from adapters.memory import MemoryTraces
 from adapters.otlp import OtlpTraces
+from gateway.core.traces import Span
 from gateway.exposition import exposition
 from gateway.settings import Settings, TracingSettings
 from tests.integration.serving.collector import Collector
+from tests.integration.talker import Talker
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 ROW = [[1, 2, 3, 4]]
@@ -118,3 +120,15 @@ def test_collector_that_is_away_delays_nothing(start_traced, until):
     worker = start_traced(OtlpTraces("http://127.0.0.1:9/v1/traces", worker="w0"))
     assert {worker.infer("m", ROW, headers=parent()).status_code for _ in range(20)} == {200}
     worker.stop()
+
+
+@pytest.mark.parametrize("head", [b"200 OK", b"302 Found\r\nlocation: http://127.0.0.1:9/"])
+def test_collector_that_answers_without_end_is_left(until, head):
+    """Of an answer no more than the head is read: the next group of spans follows on a new connection."""
+    talker = Talker(b"HTTP/1.1 " + head + b"\r\ncontent-length: 99999999999\r\n\r\n", b"x" * 65_536, every_s=0.02)
+    traces = OtlpTraces(f"http://127.0.0.1:{talker.start()}/v1/traces", worker="w0")
+    for group in (1, 2, 3):
+        traces.send([Span("request", TRACE, PARENT, "", 1.0, 2.0, {})])
+        until(lambda group=group: talker.connections >= group, within_s=60)
+    traces.close()
+    talker.close()
