@@ -69,19 +69,21 @@ def health_of(readings: Json | None, route: Route, rollout: Rollout | None, now_
         RouteFacts(
             silent_s=max(0.0, now_s - time_s) if isinstance(time_s, int | float) and time_s else None,
             deadline_ms=route.deadline_ms,
-            versions=tuple(_versions(seen)),
+            versions=tuple(_versions(seen, route)),
             drift=_drift(seen),
             rollout=None if rollout is None else RolloutFacts(rollout.state, rollout.reason, _failed(seen, rollout)),
         )
     )
 
 
-def _versions(route: Mapping[str, object]) -> Iterator[VersionFacts]:
-    """Yield the versions that answer callers."""
-    qualities = {(one.get("variant"), one.get("version")): one for one in _objects(object_of(route.get("quality")), "versions")}
-    for one in _objects(route, "versions"):
-        if one.get("kind") == Kind.LIVE.value:
-            quality = qualities.get((one.get("variant"), one.get("version")), {})
+def _versions(seen: Mapping[str, object], route: Route) -> Iterator[VersionFacts]:
+    """Yield the versions that answer callers: what one that was taken away did in its last hour is the rollout's part."""
+    answering = {(one.name, one.version) for one in route.variants}
+    qualities = {(one.get("variant"), one.get("version")): one for one in _objects(object_of(seen.get("quality")), "versions")}
+    for one in _objects(seen, "versions"):
+        place = (one.get("variant"), one.get("version"))
+        if one.get("kind") == Kind.LIVE.value and place in answering:
+            quality = qualities.get(place, {})
             yield VersionFacts(
                 version=str(one.get("version")),
                 predictions=int(_number(one, "predictions") or 0),

@@ -52,6 +52,7 @@ caption{text-align:left;color:var(--quiet);font-size:.87rem;padding:.25rem 0}
 th{font-size:.8rem;font-weight:500;color:var(--quiet);text-align:left;padding:.3rem 1rem .3rem 0;
 border-bottom:1px solid var(--rule);vertical-align:bottom}
 td{padding:.4rem 1rem .4rem 0;border-bottom:1px solid var(--rule);vertical-align:top;overflow-wrap:anywhere}
+td:not(.number){min-width:7.5rem}
 th.number,td.number{text-align:right}th:last-child,td:last-child{padding-right:0}
 form.enter{max-width:26rem;margin:3rem auto;display:grid;gap:.75rem}
 input[type=password]{font:inherit;padding:.55rem .7rem;border:1px solid var(--quiet);border-radius:.4rem;

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 UNKNOWN: Final = "–"
+SHARE_MIN: Final = 0.01  # percent; below it nobody reads digits, and a table has no room for them
 TEXT_MAX: Final = 300  # of what a person wrote: enough for a reason, too little to hide the page
 
 
@@ -21,6 +22,8 @@ def share(value: object) -> str:
     if not is_number(value):
         return UNKNOWN
     percent = 100.0 * float(str(value))
+    if 0.0 < percent < SHARE_MIN:
+        return f"<{SHARE_MIN:g} %"
     return f"{percent:.2g} %" if 0.0 < abs(percent) < 1.0 else f"{percent:.4g} %"
 
 

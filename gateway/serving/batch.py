@@ -82,6 +82,7 @@ class Ran:
         outputs: In the signature's order; empty unless `outcome` is ok.
         duration_us: Of the run it was part of.
         queued_s, began_s: When it was queued and when its run began, on the clock's monotonic time; 0 when it did not run.
+        before: The request's attempt before it, whose failure it makes good.
     """
 
     outcome: Outcome
@@ -92,6 +93,7 @@ class Ran:
     fault: ModelFault | None = None
     queued_s: float = 0.0
     began_s: float = 0.0
+    before: Ran | None = None
 
 
 def enqueue(queue: deque[Job], job: Job) -> None:

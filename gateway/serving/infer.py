@@ -239,6 +239,8 @@ class Inference:
                 if is_last or not isinstance(busy, DeadlineExceeded):
                     raise
                 continue
+            if ended is not None:
+                ran.before = ended[1]
             is_answered = ran.outcome is _OK
             if not is_answered:
                 if not rows:

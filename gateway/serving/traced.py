@@ -1,4 +1,4 @@
-"""The path of a prediction with spans: request, and in it queue, run and record.
+"""The path of a prediction with spans: request, and in it queue and run of each attempt, and record.
 
 It is another `Inference`, put in the plain one's place where `tracing.endpoint` is set, so that without it nothing of this is on
 the path. A caller's `traceparent` decides whether its trace is kept; of requests without one a share begins a trace of its own.
@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import secrets
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
 from gateway.core.errors import GatewayError
-from gateway.core.records import FAULTS, PredictionRecord
+from gateway.core.records import FAULTS, Attempt, Outcome, PredictionRecord
 from gateway.core.traces import Span, TraceContext, context_of, is_kept, traceparent_of
 from gateway.metrics import PREDICTION_DURATION, bucket_names
 from gateway.ports import Clock, Exemplar, Traces
@@ -107,10 +107,9 @@ class TracedInference(Inference):
             raise
         record, _, ran = answered
         now_s = self._clock.monotonic_s()
-        failure = record.outcome.value if record.outcome in FAULTS else ""
-        whole = traced.span(call.received_s, now_s, _facts(record), failure=failure)
+        whole = traced.span(call.received_s, now_s, _facts(record), failure=_failure(record.outcome))
         recorded = traced.part("record", call.received_s + record.latency_us / 1e6, now_s)
-        self._traces.send([*traced.parts_of(ran), recorded, whole])
+        self._traces.send([*traced.tried(ran, record.attempts), recorded, whole])
         self.exemplars.note(record)
         return answered
 
@@ -133,19 +132,31 @@ class _Request:
         own = self.context
         return Span("request", own.trace_id, own.span_id, self._parent.span_id, *self._wall(begin_s, end_s), facts, failure)
 
-    def part(self, name: str, begin_s: float, end_s: float, facts: Facts = _NONE) -> Span:
+    def part(self, name: str, begin_s: float, end_s: float, facts: Facts = _NONE, *, failure: str = "") -> Span:
         """Return the span of a part of it."""
         own = self.context
-        return Span(name, own.trace_id, _new_id(), own.span_id, *self._wall(begin_s, end_s), facts)
+        return Span(name, own.trace_id, _new_id(), own.span_id, *self._wall(begin_s, end_s), facts, failure)
 
-    def parts_of(self, ran: Ran) -> Iterator[Span]:
-        """Yield queue and run of an attempt; of several only the last is known."""
-        if ran.began_s:
-            yield self.part("queue", ran.queued_s, ran.began_s)
-            yield self.part("run", ran.began_s, ran.began_s + ran.duration_us / 1e6, {"gateway.batch_rows": ran.batch_rows})
+    def tried(self, last: Ran, attempts: Sequence[Attempt]) -> Iterator[Span]:
+        """Yield queue and run of each attempt that ran, the last one first."""
+        ran: Ran | None = last
+        for attempt in reversed(attempts):
+            if ran is None:
+                return  # the first was not run: processes had died of its like
+            if ran.began_s:
+                facts: Facts = {"gateway.variant": attempt.variant, "gateway.version": attempt.version}
+                yield self.part("queue", ran.queued_s, ran.began_s, facts)
+                facts = {**facts, "gateway.batch_rows": ran.batch_rows, "gateway.outcome": attempt.outcome.value}
+                ended_s = ran.began_s + ran.duration_us / 1e6
+                yield self.part("run", ran.began_s, ended_s, facts, failure=_failure(attempt.outcome))
+            ran = ran.before
 
     def _wall(self, begin_s: float, end_s: float) -> tuple[float, float]:
         return self._wall_s + begin_s, self._wall_s + max(begin_s, end_s)
+
+
+def _failure(outcome: Outcome) -> str:
+    return outcome.value if outcome in FAULTS else ""
 
 
 def _facts(record: PredictionRecord) -> Facts:

@@ -23,7 +23,7 @@ from gateway.core.rollouts import begin
 from gateway.core.routes import champion_route
 from gateway.core.tensors import Datatype, Signature, TensorSpec
 from gateway.drawing.style import STYLE
-from tests.integration.control.browser import Browser
+from tests.integration.control.browser import BROKEN, Browser
 
 HOSTILE = "<img src=x onerror=\"document.title='taken'\"> & ‘why’"
 
@@ -55,7 +55,7 @@ def _finding(name, log_e, verdict="INCONCLUSIVE", **more):
         "measure": name,
         "is_dry_run": False,
         "verdict": verdict,
-        "reason": "the interval is too wide",
+        "reason": "the interval is too wide to say, and the challenger's ground truth is late; " * 3,
         "log_e": log_e,
         "log_e_best": log_e,
         "bound": 4.605,
@@ -236,6 +236,27 @@ def test_overview_shows_split_evidence_and_drift(shown):
     assert text.count('class="split"') == 3
 
 
+def test_health_is_of_the_versions_that_answer(shown):
+    """What a version did before it was taken away is no trouble of those that answer now."""
+    readings = _readings(SystemClock().now_s(), shown.registry.rollout("r1"))
+    gone = {
+        "variant": "challenger",
+        "version": "2",
+        "kind": "live",
+        "predictions": 400,
+        "error_rate": 0.5,
+        "latency_ms_mean": 9.0,
+    }
+    readings["routes"]["fares"]["versions"].append(gone)
+    ReadingsFile(shown.data / "readings.json").publish(readings)
+    parts = {one["part"]: one for one in shown.admin.get("/api/v1/routes/fares/health").json()["parts"]}
+    assert parts["errors"]["level"] == "good"
+    assert "version 2" not in str(parts)
+    readings["routes"]["fares"]["versions"][0]["error_rate"] = 0.5
+    ReadingsFile(shown.data / "readings.json").publish(readings)
+    assert "errors: version 1: 20,750 of 41,500" in shown.admin.get("/status").text
+
+
 def test_route_page_shows_each_part(shown):
     """A route's page has health, rollout, drift, versions, quality and the changes of this route alone."""
     text = shown.admin.get("/status/routes/delays").text
@@ -303,6 +324,7 @@ def test_browser_shows_page_at_every_width(shown, tmp_path):
                 name = f"{path.replace('/', '-')}-{width}{'-dark' if is_dark else ''}.png"
                 (pictures / name).write_bytes(browser.picture())
                 assert browser.value("document.documentElement.scrollWidth <= window.innerWidth"), name
+                assert browser.value(BROKEN) == [], name
                 assert browser.value("getComputedStyle(document.body).margin") == "0px", "the style is not applied"
                 assert browser.value("document.querySelectorAll('img, script').length") == 0
                 assert browser.value("document.title") != "taken"

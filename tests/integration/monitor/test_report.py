@@ -28,7 +28,7 @@ from gateway.core.records import GroundTruthRecord, PredictionRecord
 from gateway.report.build import build_report
 from gateway.report.page import page
 from gateway.report.spans import spans_between
-from tests.integration.control.browser import Browser
+from tests.integration.control.browser import BROKEN, Browser
 
 COUNT = 2_400
 PER_S = 2.0
@@ -233,6 +233,7 @@ def test_browser_shows_report_at_every_width(data, tmp_path):
             browser.visit(file.as_uri())
             (pictures / f"report-{width}{'-dark' if is_dark else ''}.png").write_bytes(browser.picture())
             assert browser.value("document.documentElement.scrollWidth <= window.innerWidth")
+            assert browser.value(BROKEN) == []
             assert browser.value("getComputedStyle(document.body).margin") == "0px", "the style is not applied"
             assert not browser.methods("Log.entryAdded")
             assert {one["request"]["url"] for one in browser.methods("Network.requestWillBeSent")} == {file.as_uri()}

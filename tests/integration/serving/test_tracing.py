@@ -70,6 +70,27 @@ def test_spans_arrive_at_collector(start_traced, collector, until):
     assert len({span.span_id for span in collector.spans}) == 4
 
 
+def test_failover_shows_both_attempts(start_traced, models, until):
+    """Where the fallback answered, the trace has the run that failed, its version and how, and then the run that answered."""
+    traces = MemoryTraces()
+    worker = start_traced(traces)
+    worker.register("roots", "1", models.identity_row(), cost_us=10)
+    worker.register("roots", "2", models.root(), cost_us=10)
+    variants = [{"name": "good", "version": "1", "weight": 0}, {"name": "bad", "version": "2", "weight": 10_000}]
+    worker.route("r", {"model": "roots", "variants": variants, "fallback": "good"})
+    worker.until_served(until)
+    answer = until(lambda: (got := worker.infer("r", [[-4]], headers=parent())).status_code == 200 and got)
+    assert answer.headers["gateway-variant"] == "good"
+    runs = sorted((span for span in traces.spans if span.name == "run"), key=lambda span: span.begin_s)
+    assert [(run.attributes["gateway.version"], run.failure) for run in runs] == [("2", "invalid"), ("1", "")]
+    assert runs[0].end_s <= runs[1].begin_s
+    names = sorted(span.name for span in traces.spans)
+    assert names == ["queue", "queue", "record", "request", "run", "run"]
+    [request] = [span for span in traces.spans if span.name == "request"]
+    assert {span.parent_id for span in traces.spans if span is not request} == {request.span_id}
+    assert not request.failure
+
+
 def test_caller_decides_and_a_share_of_the_others_begins_a_trace(start_traced):
     """Not sampled: no span, though the record has the trace. Without a header: all at a share of 1, each a trace of its own."""
     traces = MemoryTraces()
