@@ -19,6 +19,7 @@ import httptools
 import orjson
 
 from gateway.web.exchange import STATUS_LINES, Exchange, Handler, Target
+from gateway.web.groups import Groups
 
 _HEADER_BYTES_MAX: Final = 64 * 1024  # of one request's line and headers; the parser itself has no bound
 _HEADERS_TOO_LARGE: Final = f"headers are over {_HEADER_BYTES_MAX:,} bytes"
@@ -48,6 +49,7 @@ class Owner(Protocol):
     handler: Handler
     limits: Limits
     connections: set[Connection]
+    groups: Groups
     is_draining: bool
 
     def forget(self, connection: Connection) -> None:
@@ -259,6 +261,13 @@ class Connection(asyncio.Protocol):
         if self._answering is None:  # answered before it was complete
             self._rest()
 
+    # What its group calls.
+
+    def begin(self) -> None:
+        """Let the handler answer, unless the request was refused meanwhile."""
+        if self._answering is not None:
+            self._task = self.loop.create_task(self._answering.run(self._server.handler))
+
     # What exchanges call.
 
     def write(self, content: bytes) -> None:
@@ -361,7 +370,7 @@ class Connection(asyncio.Protocol):
 
     def _answer(self, exchange: Exchange) -> None:
         self._answering = exchange
-        self._task = self.loop.create_task(exchange.run(self._server.handler))
+        self._server.groups.add(self)
 
     def _rest(self) -> None:
         """Wait for the next request."""

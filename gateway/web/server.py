@@ -10,6 +10,7 @@ from typing import Final
 
 from gateway.web.connection import Connection, Limits
 from gateway.web.exchange import Handler
+from gateway.web.groups import Groups
 
 _BACKLOG: Final = 2_048  # connections that wait in the kernel; beyond it their callers try again after a whole second
 _HANDSHAKE_S: Final = 0.1  # of `drain_s`, in which connections that began before are still accepted: their requests may be sent
@@ -23,6 +24,7 @@ class HttpServer:
         self.handler = handler
         self.limits = limits
         self.connections: set[Connection] = set()
+        self.groups = Groups()
         self.is_draining = False  # then the plane is not ready, and every answer closes its connection
         self._emptied = asyncio.Event()
         self._server: asyncio.Server | None = None
