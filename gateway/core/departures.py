@@ -88,13 +88,15 @@ class Departures:
             alarm_rows: Mean distance between false departures is at least this.
         """
         self.bound = math.log(alarm_rows)
+        self._signals = len(weights)
+        self._both = np.flatnonzero(~rises_only)  # whose lesser mean is betted on too
         up, down = stakes(allowed)
-        down = np.where(rises_only[:, None], 0.0, down)
-        self._bets = np.concatenate((up, -down), axis=1)[:, :, None]
-        self._centres = np.repeat(np.stack((allowed.high, allowed.low), axis=1), len(SHIFTS), axis=1)[:, :, None]
-        sides = np.where(rises_only[:, None], (1.0, 0.0), (0.5, 0.5)) / len(SHIFTS)
-        self._weights = (weights[:, None] * np.repeat(sides, len(SHIFTS), axis=1))[:, :, None]
-        self._sums = np.zeros(self._bets.shape[:2])
+        self._up, self._down = up.T.copy(), -down[self._both].T
+        self._rests = _side_by_side(1.0 - self._up * allowed.high, 1.0 - self._down * allowed.low[self._both])  # of a factor at 0
+        each = weights * np.where(rises_only, 1.0, 0.5) / len(SHIFTS)
+        self._weights = np.concatenate((np.tile(each, len(SHIFTS)), np.tile(each[self._both], len(SHIFTS))))
+        self._owners = np.concatenate((np.tile(np.arange(self._signals), len(SHIFTS)), np.tile(self._both, len(SHIFTS))))
+        self._sums = np.zeros(len(self._weights))
 
     def push(self, values: FloatArray) -> Departure | None:
         """Take rows and return the last departure among them.
@@ -111,18 +113,15 @@ class Departures:
     @property
     def log_e(self) -> float:
         """Of the average now; -inf before the first row and after a departure."""
-        average = float(np.add.reduce(self._weights[:, :, 0] * self._sums, axis=None))
+        average = float(np.add.reduce(self._weights * self._sums))
         return math.log(average) if average > 0.0 else -math.inf
 
     def shares(self) -> FloatArray:
         """Return each signal's share of the average now; 0 for all when there is none. Shape (signals,)."""
-        parts = np.add.reduce(self._weights[:, :, 0] * self._sums, axis=1)
-        whole = float(np.add.reduce(parts))
-        shares: FloatArray = parts / whole if whole > 0.0 else parts
-        return shares
+        return self._shares(self._sums)
 
     def state(self) -> FloatArray:
-        """Return everything needed to go on exactly, 48 bytes a signal."""
+        """Return everything needed to go on exactly, at most 48 bytes a signal."""
         return self._sums
 
     def restore(self, state: FloatArray) -> None:
@@ -130,34 +129,45 @@ class Departures:
         assert state.shape == self._sums.shape, "the state of other signals"
         self._sums = state
 
-    def _advance(self, values: FloatArray) -> tuple[int, Departure | None]:
-        """Take rows up to a departure and return how many, and it.
+    def _shares(self, sums: FloatArray) -> FloatArray:
+        parts: FloatArray = np.bincount(self._owners, self._weights * sums, minlength=self._signals).astype(np.float64)
+        whole = float(np.add.reduce(parts))
+        shares: FloatArray = parts / whole if whole > 0.0 else parts
+        return shares
 
-        With P the running product of the factors, M = P·(M₀ + Σ 1/P of the row before): all rows at once.
-        """
-        is_said = np.isfinite(values)[:, None, :]
-        is_whole = bool(is_said.all())
-        factors = values[:, None, :] - self._centres
-        if not is_whole:
-            factors[~np.broadcast_to(is_said, factors.shape)] = 0.0
-        factors *= self._bets
-        factors += 1.0
-        products = np.multiply.accumulate(factors, axis=2, out=factors)
-        starts = np.empty_like(products)
-        starts[:, :, 0] = 1.0
-        np.divide(1.0, products[:, :, :-1], out=starts[:, :, 1:])
-        if not is_whole:
-            starts[~np.broadcast_to(is_said, starts.shape)] = 0.0
-        sums = np.add.accumulate(starts, axis=2, out=starts)
-        sums += self._sums[:, :, None]
-        sums *= products
-        weighted = np.multiply(self._weights, sums, out=products)
-        averages = np.add.reduce(np.add.reduce(weighted, axis=1), axis=0)
+    def _advance(self, values: FloatArray) -> tuple[int, Departure | None]:
+        """Take rows up to a departure and return how many, and it."""
+        factors = self._factors(values)
+        begins = factors  # what a sum that begins with the row has become after it
+        if not np.isfinite(values).all():
+            is_said = np.isfinite(factors)
+            begins = np.where(is_said, factors, 0.0)
+            factors = np.where(is_said, factors, 1.0)
+        rows, before = np.empty_like(factors), self._sums
+        for factor, begun, after in zip(factors, begins, rows, strict=True):
+            np.multiply(before, factor, after)
+            np.add(after, begun, after)
+            before = after
+        averages = np.add.reduce(self._weights * rows, axis=1)
         reached = np.flatnonzero(averages >= math.exp(self.bound))
         if not reached.size:
-            self._sums = sums[:, :, -1].copy()
-            return values.shape[1], None
+            self._sums = before.copy()
+            return len(rows), None
         first = int(reached[0])
-        self._sums = np.zeros_like(self._sums)
-        parts = np.add.reduce(weighted[:, :, first], axis=1)
-        return first + 1, Departure(math.log(averages[first]), parts / np.add.reduce(parts))
+        self._sums = np.zeros_like(before)
+        return first + 1, Departure(math.log(averages[first]), self._shares(rows[first]))
+
+    def _factors(self, values: FloatArray) -> FloatArray:
+        """Return 1 + λ(x − m) of every bet, shape (rows, bets); NaN where a signal says nothing."""
+        rows = np.ascontiguousarray(values.T)
+        factors = np.empty((len(rows), len(self._rests)))
+        up, down = np.split(factors, [self._up.size], axis=1)
+        np.multiply(rows[:, None, :], self._up, up.reshape(len(rows), *self._up.shape))
+        np.multiply(rows[:, None, self._both], self._down, down.reshape(len(rows), *self._down.shape))
+        factors += self._rests
+        return factors
+
+
+def _side_by_side(up: FloatArray, down: FloatArray) -> FloatArray:
+    """Return what bets on greater means and on lesser ones have, shape (shifts, signals) each, as one row."""
+    return np.concatenate((up.ravel(), down.ravel()))

@@ -86,6 +86,9 @@ def stated(target: Target, outputs: Sequence[Tensor], row: int) -> Statement | N
 
 
 def _stated(target: Target, answer: _Row) -> Statement | None:
+    if target.task is Task.BINARY and answer.kind == "f" and len(answer.numbers) == 1 and 0.0 <= answer.numbers[0] <= 1.0:
+        highest = answer.numbers[0]
+        return highest, 1.0 - highest if highest >= target.threshold else highest
     said = _decided(target, answer)
     if said is None or target.task is Task.OTHER:
         return None
@@ -130,10 +133,10 @@ def _row(target: Target, outputs: Sequence[Tensor], row: int) -> _Row | None:
         tensor = next((tensor for tensor in outputs if tensor.name == target.output), None)
     if tensor is None or tensor.data.ndim not in (1, 2) or not 0 <= row < tensor.data.shape[0]:
         return None
-    answer = _Row(tensor.data.dtype.kind, tensor.data[row : row + 1].ravel().tolist())
-    if not answer.numbers or (answer.kind == "f" and not all(map(math.isfinite, answer.numbers))):
+    kind, numbers = tensor.data.dtype.kind, (tensor.data[row] if tensor.data.ndim == 2 else tensor.data[row : row + 1]).tolist()
+    if not numbers or (kind == "f" and not all(map(math.isfinite, numbers))):
         return None
-    return answer
+    return _Row(kind, numbers)
 
 
 def _decided(target: Target, answer: _Row) -> str | float | None:
@@ -202,6 +205,8 @@ def _regression_loss(target: Target, answer: _Row, truth: Truth) -> float | None
 def _label(value: object, labels: Sequence[str]) -> str | None:
     """Return the label that a truth or an answer means; None when it is none of `labels` (any will do when there are none)."""
     spellings: tuple[str, ...]
+    if isinstance(value, str):
+        return value if not labels or value in labels else None
     match value:
         case bool():
             spellings = ("1", "true", "True") if value else ("0", "false", "False")
@@ -209,8 +214,6 @@ def _label(value: object, labels: Sequence[str]) -> str | None:
             spellings = (str(int(value)), f"{int(value)}.0") if value == int(value) else (str(value),)
         case bytes():
             spellings = (value.decode("utf-8", "replace"),)
-        case str():
-            spellings = (value,)
         case _:
             return None
     if not labels:

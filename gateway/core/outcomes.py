@@ -19,6 +19,7 @@ from gateway.core.fields import Json
 LEARN_OUTCOMES: Final = 2_000  # the first; their mean is then known to a fifteenth at a rate of .1
 RETURN_OUTCOMES: Final = 10_000  # without another departure, and the outcomes are as they were
 CHUNK: Final = 64  # outcomes after which their correlation is looked at again, which one by one would cost fifty times as much
+_Bets = tuple[list[float], list[float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +51,12 @@ class OutcomeWatch:
 
     def __init__(self, *, alarm_rows: float, learn: int = LEARN_OUTCOMES) -> None:
         self.bound = math.log(alarm_rows)
+        self._sum_min = alarm_rows / 2.0  # that the greatest sum has at least where the average reaches the bound
         self._learn_count = learn
         self._count, self._sum, self._squares = 0, 0.0, 0.0  # of the first outcomes
         self._high = 1.0
         self._stakes: list[float] = []  # empty while the reference is learned
+        self._bets: dict[float, _Bets] = {}  # of 0 and of 1, which nearly all outcomes are
         self._sums = [0.0] * len(SHIFTS)
         self._blocks = Blocks(1)
         self._chunk: list[float] = []
@@ -127,6 +130,7 @@ class OutcomeWatch:
         allowed = ranges(np.asarray([mean]), np.asarray([deviation]), rows)
         self._high = float(allowed.high[0])
         self._stakes = stakes(allowed)[0][0].tolist()
+        self._bets = {mean: self._bets_on(mean) for mean in (0.0, 1.0)}
         self._begins = [(at_s, 0, 0.0)] * len(SHIFTS)
 
     def _bet(self, value: float, at_s: float) -> bool:
@@ -138,13 +142,20 @@ class OutcomeWatch:
         if self._filled < self._length:
             return False
         mean, self._filled, self._total = self._total / self._filled, 0, 0.0
-        factors = [1.0 + stake * (mean - self._high) for stake in self._stakes]
+        factors, logs = self._bets.get(mean) or self._bets_on(mean)
         self._sums = [(1.0 + e) * factor for e, factor in zip(self._sums, factors, strict=True)]
-        for at, factor in enumerate(factors):
-            self._walks[at] += math.log(factor)
-            if self._walks[at] <= 0.0:
-                self._walks[at], self._begins[at] = 0.0, (at_s, self._seen, self._seen_total)
-        return self.log_e >= self.bound
+        begin = (at_s, self._seen, self._seen_total)
+        for at, log in enumerate(logs):
+            walked = self._walks[at] + log
+            if walked <= 0.0:
+                walked, self._begins[at] = 0.0, begin
+            self._walks[at] = walked
+        return max(self._sums) >= self._sum_min and self.log_e >= self.bound
+
+    def _bets_on(self, mean: float) -> _Bets:
+        """Return what a mean multiplies each bet by, and the logarithms of that."""
+        factors = [1.0 + stake * (mean - self._high) for stake in self._stakes]
+        return factors, [math.log(factor) for factor in factors]
 
     def _alarm(self) -> str:
         log_e, was_departed = self.log_e, self.is_departed

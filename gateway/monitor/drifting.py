@@ -86,7 +86,8 @@ class DriftWatch:
 
     def observe(self, record: PredictionRecord, time_s: float) -> int | None:
         """Take a live answer of the version, and return how many incidents an alarm began; None without an alarm."""
-        if (hidden := hidden_names(record)) != self._hidden:
+        hidden = self._hidden
+        if (record.dropped or record.hashed or hidden) and (hidden := hidden_names(record)) != self._hidden:
             self._leave_out(hidden, [tensor.name for tensor in record.inputs])
         answer = answer_column(self._known, record.outputs)
         rows = len(answer[1]) if answer else 1
@@ -119,7 +120,7 @@ class DriftWatch:
             answered_s: When the answer was given that it judges.
         """
         why = self.outcomes[name].observe(value, answered_s)
-        return self._raise([Moved((name,), Attribution.WORLD, f"{name}: {why}")] if why else [], time_s)
+        return self._raise([Moved((name,), Attribution.WORLD, f"{name}: {why}")], time_s) if why else None
 
     def bodies(self) -> list[Json]:
         """Return every feature as readings show it, the furthest over its bound first."""

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Final
 
 from gateway.core.hindsight import ERRORS, LOSS, Worsening
-from gateway.core.losses import loss, scored, stated
+from gateway.core.losses import loss, scored
 from gateway.core.models import Version
 from gateway.core.policy import INCREASES
 from gateway.core.records import FAULTS, Cursor, Elsewhere, GroundTruthRecord, Kind, Outcome, PredictionRecord
@@ -26,14 +26,12 @@ from gateway.monitor.merge import Merged
 from gateway.monitor.rows import row_count
 from gateway.monitor.sides import SIDES
 from gateway.monitor.state import RouteState, is_due
-from gateway.monitor.tally import VersionTally
 from gateway.monitor.truth import Joined, TruthJoin, unpacked
 from gateway.monitor.views import RouteView
 from gateway.monitor.waiting import Places
 from gateway.monitor.watch import RolloutWatch, Told
 from gateway.ports import Detector
 
-ESTIMATED_ROWS_MAX: Final = 20  # of one answer, 5 µs each; the others of a large one are taken to be like them
 _ROLLBACKS: Final = frozenset({Event.CONVICT, Event.ROLLBACK})  # of the monitor's own events
 
 
@@ -106,7 +104,7 @@ class Fold:
             self.ahead = [one for one in self.ahead if merged.offset < one[0].get(merged.stream, 0)]
         match merged.record:
             case PredictionRecord():
-                if not self._is_ahead(merged.record.route):
+                if not self.ahead or not self._is_ahead(merged.record.route):
                     self._predict(merged.record)
             case GroundTruthRecord():
                 self._learn(merged.record)
@@ -165,8 +163,10 @@ class Fold:
 
     def _predict(self, record: PredictionRecord) -> None:
         state = self.routes[record.route]
-        self.sampling.count(self._events_of(record), self.now_s)
-        self._count(state, record)
+        version = self.versions.get((record.model, record.version))
+        columns = 0 if version is None else len(version.columns) + len(version.summaries)
+        self.sampling.count(RECORD_EVENTS + row_count(record) * (columns + 1), self.now_s)
+        state.count(record)
         if state.watch is not None and is_due(state) and state.watch.observe_beside(record, self.now_s):
             self.due[record.route] = None
         if record.kind not in (Kind.LIVE, Kind.SHADOW):
@@ -189,17 +189,11 @@ class Fold:
                 self.due[record.route] = None
         is_watched = self.sampling.takes(record.prediction_id)
         if is_watched or rollout:
-            self._expect(state, record, rollout, view)
+            self._expect(state, record, version, rollout, view)
         else:
             self.sampling.passed_over += 1
         if is_watched:
             self._observe_drift(state, record)
-
-    def _events_of(self, record: PredictionRecord) -> int:
-        """Return what a record costs, in feature-events."""
-        version = self.versions.get((record.model, record.version))
-        columns = 0 if version is None else len(version.columns) + len(version.summaries)
-        return RECORD_EVENTS + row_count(record) * (columns + 1)
 
     def _pair(self, state: RouteState, view: RouteView, record: PredictionRecord) -> None:
         """Let a live answer wait for its copy, or join the two, while a rollout that asks for it is open or cools down."""
@@ -209,14 +203,6 @@ class Fold:
         is_its = view.rollout.id == watch.rollout.id if view.rollout is not None else not watch.rollout.is_open
         if is_its and watch.observe_pairable(record, self.now_s):
             self.due[record.route] = None
-
-    def _count(self, state: RouteState, record: PredictionRecord) -> None:
-        for attempt in record.attempts:
-            if attempt.outcome is Outcome.ABANDONED:
-                continue  # it says nothing of the version: neither sound nor failed
-            is_fault = attempt.outcome is not Outcome.OK and attempt.outcome in FAULTS
-            window = state.tally(attempt.variant, attempt.version, record.kind).window(record.time_s)
-            window.count_prediction(record.time_s, is_fault=is_fault, latency_us=attempt.duration_us)
 
     def recall(self, record: PredictionRecord, known: Iterable[GroundTruthRecord]) -> None:
         """Take a prediction from the archive, with its ground truth there, because more of that came.
@@ -249,32 +235,21 @@ class Fold:
         )
         return watch.rollout.id if is_evidence and watch is not None else ""
 
-    def _expect(self, state: RouteState, record: PredictionRecord, rollout: str, view: RouteView) -> None:
-        version = self.versions.get((record.model, record.version))
+    def _expect(
+        self, state: RouteState, record: PredictionRecord, version: Version | None, rollout: str, view: RouteView
+    ) -> None:
         waiting = self._places.waiting(record, version, rollout=rollout, share=view.share, now_s=self.now_s)
-        if waiting is None:
+        if waiting is None or version is None:
             return
         tally = state.tally(record.variant, record.version, record.kind)
         tally.rows += waiting.rows
-        waiting.estimate = self._estimated(tally, record)
+        waiting.estimate = tally.estimated(version.target, record.outputs, waiting.rows)
         if waiting.estimate is not None:
             tally.window(record.time_s).count_estimate(waiting.estimate)
         if waiting.place.rollout and state.watch is not None:
             state.watch.cohorts.expect(SIDES[record.variant], self.now_s)
         for joined in self.truth.expect(record.prediction_id, waiting):
             self._know(record.prediction_id, joined)
-
-    def _estimated(self, tally: VersionTally, record: PredictionRecord) -> float | None:
-        """Return the loss to expect of an answer's rows on average; None while nothing is known of some."""
-        version = self.versions[record.model, record.version]
-        assert version is not None, "whose answer waits"
-        losses = []
-        for row in range(min(row_count(record), ESTIMATED_ROWS_MAX)):
-            statement = stated(version.target, record.outputs, row)
-            if statement is None or (expected := tally.estimate.expect(statement)) is None:
-                return None
-            losses.append(expected)
-        return sum(losses) / len(losses) if losses else None
 
     def _know(self, prediction_id: str, joined: Joined) -> None:
         """Score one row of an answer against its ground truth."""
@@ -334,26 +309,26 @@ class Fold:
                 found = state.drift.observe_outcome(ERRORS, float(is_fault), self.now_s, answered_s=record.time_s)
                 if found is not None:
                     _worsen(state, ERRORS, state.drift)
-                self._raise_drift(state, record.route, found)
+                    self._raise_drift(state, record.route, found)
         if record.version == live and record.outcome is Outcome.OK:
-            self._raise_drift(state, record.route, state.drift.observe(record, self.now_s))
+            found = state.drift.observe(record, self.now_s)
+            if found is not None:
+                self._raise_drift(state, record.route, found)
 
     def _observe_loss(self, state: RouteState, drift: DriftWatch, value: float, joined: Joined) -> None:
         """Feed a loss of the live version to its drift watch; a rise may be a reason to train anew."""
         route = joined.waiting.place.route
         found = drift.observe_outcome(LOSS, value, self.now_s, answered_s=joined.waiting.time_s)
-        departure = drift.outcomes[LOSS].departure
-        if found is not None:
-            _worsen(state, LOSS, drift)
-        if found is not None and departure is not None:
+        if found is None:
+            return
+        _worsen(state, LOSS, drift)
+        if (departure := drift.outcomes[LOSS].departure) is not None:
             state.retraining.learn(drift.version, departure, self.now_s)
             self.due[route] = None
         self._raise_drift(state, route, found)
 
-    def _raise_drift(self, state: RouteState, route: str, incidents: int | None) -> None:
-        """Count new incidents of an alarm, None when there was none; where the route asks for it a rollback is due."""
-        if incidents is None:
-            return
+    def _raise_drift(self, state: RouteState, route: str, incidents: int) -> None:
+        """Count new incidents of an alarm; where the route asks for it a rollback is due."""
         state.incident_count += incidents
         if state.view.drift_action is DriftAction.ROLLBACK:
             state.drifted = state.incident_count

@@ -26,9 +26,12 @@ LENGTH_MAX: Final = 200  # characters of a segment's name
 VersionOf = Callable[[str], Version | None]  # of the rollout's model, by name; None for one that is not registered any more
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Contribution:
-    """What enters the evidence; see `core/evidence/plan.py` for what the fields of an outcome mean by kind."""
+    """What enters the evidence; see `core/evidence/plan.py` for what the fields of an outcome mean by kind.
+
+    Never changed; not frozen, because every record makes some, and freezing triples what that costs.
+    """
 
     value: float
     beside: float = 0.0
@@ -45,9 +48,9 @@ class Kept(NamedTuple):
     values: tuple[tuple[str, Value], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Known:
-    """One row of an answer and the truth of it."""
+    """One row of an answer and the truth of it. Never changed; not frozen, as above."""
 
     version: Version
     answer: Tensor

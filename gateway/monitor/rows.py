@@ -12,6 +12,8 @@ from gateway.core.records import PredictionRecord
 from gateway.core.tensors import Array, Tensor
 
 ANSWER: Final = "answer"  # the column made of a version's output
+_NUMBERS: Final = Column(ANSWER)
+_CLASSES: Final = Column(ANSWER, ColumnKind.CATEGORICAL)
 Features = Array | list[Array]  # of some rows: wide, of shape (rows, columns), or one array of shape (rows,) for each column
 
 
@@ -74,9 +76,9 @@ def answer_column(version: Version | None, outputs: Sequence[Tensor]) -> tuple[C
     tensor = outputs[0] if version is None and outputs else answer_tensor(version.target, outputs) if version else None
     if tensor is None or tensor.data.ndim not in (1, 2) or tensor.data.size == 0:
         return None
-    data = tensor.data.reshape(tensor.data.shape[0], -1)
+    data = tensor.data if tensor.data.ndim == 2 else tensor.data.reshape(-1, 1)
     if data.dtype.kind == "O":
-        return (Column(ANSWER, ColumnKind.CATEGORICAL), data[:, 0]) if data.shape[1] == 1 else None
+        return (_CLASSES, data[:, 0]) if data.shape[1] == 1 else None
     if data.shape[1] <= 2:
-        return Column(ANSWER), data[:, -1]
-    return Column(ANSWER, ColumnKind.CATEGORICAL), np.argmax(data, axis=1)
+        return _NUMBERS, data[:, -1]
+    return _CLASSES, np.argmax(data, axis=1)

@@ -8,7 +8,7 @@ from typing import Final
 from gateway.core.attribution import Attribution
 from gateway.core.drift import frozen_by
 from gateway.core.fields import Json
-from gateway.core.records import Kind
+from gateway.core.records import FAULTS, Kind, Outcome, PredictionRecord
 from gateway.core.rollouts import RolloutState
 from gateway.monitor.drifting import DriftWatch
 from gateway.monitor.retraining import Retraining
@@ -64,6 +64,15 @@ class RouteState:
         if len(self.tallies) > VERSIONS_MAX:
             del self.tallies[next(iter(self.tallies))]
         return found
+
+    def count(self, record: PredictionRecord) -> None:
+        """Count a record's attempts, but for abandoned ones: they say nothing of the version, neither sound nor failed."""
+        for attempt in record.attempts:
+            outcome = attempt.outcome
+            if outcome is not Outcome.ABANDONED:
+                window = self.tally(attempt.variant, attempt.version, record.kind).window(record.time_s)
+                is_fault = outcome is not Outcome.OK and outcome in FAULTS  # to hash an enum costs more than the rest
+                window.count_prediction(record.time_s, is_fault=is_fault, latency_us=attempt.duration_us)
 
     def frozen_by(self, now_s: float) -> Attribution:
         """Return what freezes the route."""

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from gateway.core.delays import Delays
 from gateway.core.estimates import LossEstimate
+from gateway.core.losses import stated
+from gateway.core.models import Target
+from gateway.core.tensors import Tensor
 from gateway.core.windows import Window, merge
 
 WINDOW_S: Final = 60.0
 WINDOWS_MAX: Final = 60  # so that readings speak of the last hour
+ESTIMATED_ROWS_MAX: Final = 20  # of one answer, 3 µs each; the others of a large one are taken to be like them
 
 
 @dataclass(slots=True)
@@ -40,6 +45,16 @@ class VersionTally:
             for old in [one for one in self.windows if max(self.windows) - one >= WINDOWS_MAX]:
                 del self.windows[old]
         return found
+
+    def estimated(self, target: Target, outputs: Sequence[Tensor], rows: int) -> float | None:
+        """Return the loss to expect of an answer's rows on average; None while nothing is known of some."""
+        total, count = 0.0, min(rows, ESTIMATED_ROWS_MAX)
+        for row in range(count):
+            statement = stated(target, outputs, row)
+            if statement is None or (expected := self.estimate.expect(statement)) is None:
+                return None
+            total += expected
+        return total / count if count else None
 
     @property
     def is_scored(self) -> bool:

@@ -7,7 +7,7 @@ Thus the same log gives the same decisions, whenever it is read.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from gateway.core.audit import AuditEntry
@@ -30,6 +30,8 @@ class RouteView:
         rollout: The one open at that revision, or None.
         needs_approval: Whether it wants a person's approval before a promotion.
         is_known: Whether the revision was found; otherwise everything but name, model and revision is empty.
+        share: The chance with which the split gives a key to the challenger.
+        live_version: The version in charge: the champion during a rollout, else the variant with the greatest weight.
     """
 
     name: str
@@ -41,23 +43,20 @@ class RouteView:
     rollout: Rollout | None = None
     needs_approval: bool = False
     is_known: bool = True
+    share: float = field(init=False)  # these two are asked for with every record
+    live_version: str = field(init=False)
 
-    @property
-    def share(self) -> float:
-        """The chance with which the split gives a key to the challenger."""
-        return sum(variant.weight for variant in self.variants if variant.name == CHALLENGER) / SLOTS
+    def __post_init__(self) -> None:
+        """Work out what follows from the rest."""
+        share = sum(variant.weight for variant in self.variants if variant.name == CHALLENGER) / SLOTS
+        live = max(self.variants, key=lambda variant: variant.weight).version if self.variants else ""
+        object.__setattr__(self, "share", share)
+        object.__setattr__(self, "live_version", live if self.rollout is None else self.rollout.champion)
 
     @property
     def compared(self) -> tuple[str, ...]:
         """The versions that a rollout compares; none without one."""
         return (self.rollout.champion, self.rollout.challenger) if self.rollout is not None else ()
-
-    @property
-    def live_version(self) -> str:
-        """The version in charge: the champion during a rollout, else the variant with the greatest weight."""
-        if self.rollout is not None:
-            return self.rollout.champion
-        return max(self.variants, key=lambda variant: variant.weight).version if self.variants else ""
 
 
 def view_of(route: Route, rollout: Rollout | None) -> RouteView:

@@ -40,9 +40,9 @@ def _unknown(version: str) -> None:
     """No version is known: only what needs none is measured."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Told:
-    """Whose answer the truth became known of.
+    """Whose answer the truth became known of. Never changed; not frozen, because every value of ground truth makes one.
 
     Attributes:
         key: The hashed assignment key.
