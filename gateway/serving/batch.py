@@ -13,7 +13,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,16 @@ class Fired(enum.Enum):
     FREE = "free"  # there was an instance for it
     FULL = "full"  # no more rows may be joined
     DELAY = "delay"  # it had waited for more as long as it may
+
+
+class Caller(Protocol):
+    """Who waits for a job.
+
+    Attributes:
+        on_gone: Called when the caller left; returns whether its job was withdrawn.
+    """
+
+    on_gone: Callable[[], bool] | None
 
 
 @dataclass(slots=True, eq=False)

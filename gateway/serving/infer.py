@@ -21,11 +21,10 @@ from gateway.core.split import hashed_id, hashed_key
 from gateway.core.tensors import Tensor
 from gateway.core.traces import context_of
 from gateway.ports import Clock
-from gateway.serving.batch import Ran
+from gateway.serving.batch import Caller, Ran
 from gateway.serving.ids import PredictionIds
 from gateway.serving.limits import Allowance
 from gateway.serving.pinned import PinnedPools
-from gateway.serving.pools import Caller
 from gateway.serving.recorder import Recorder
 from gateway.serving.routing import Router
 from gateway.serving.shadow import ShadowQueue

@@ -14,7 +14,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
-from typing import Final, Protocol
+from typing import Final
 
 from gateway.core.errors import Busy, DeadlineExceeded, Overloaded, PoolSaturated, PredictFailed
 from gateway.core.records import Outcome
@@ -33,14 +33,15 @@ from gateway.metrics import (
     histogram,
 )
 from gateway.ports import Cell, Clock, InFlight, MetricsBank, RemoteInstance
-from gateway.serving.batch import LAST, Fired, Job, Ran, enqueue, execute
+from gateway.serving.batch import LAST, Caller, Fired, Job, Ran, enqueue, execute
 from gateway.serving.checking import Checker
 from gateway.serving.faults import FaultWindow
+from gateway.serving.gathering import Gathering
 from gateway.serving.notes import RunNotes
 from gateway.serving.pace import Pace
 from gateway.serving.poison import Poison
 from gateway.serving.remote import RemoteQueue
-from gateway.serving.threads import IDLE_S, PoolThreads, cores_for_threads
+from gateway.serving.threads import IDLE, PoolThreads, Wait, cores_for_threads, rows_of
 from gateway.serving.turn import Turn
 from gateway.serving.warming import Warm
 from gateway.settings import ServingSettings
@@ -55,16 +56,6 @@ _OTHERS_MAX: Final = 256  # jobs of other shapes that one batch looks past
 _RANK_MAX: Final = 16  # of priorities told apart
 _FREE, _FULL, _DELAY = Fired.FREE, Fired.FULL, Fired.DELAY  # names of the module are found faster than those of a class
 _OWN_SHARE: Final = 0.5  # of an attempt's time that must have passed inside predict for its end to be the version's fault
-
-
-class Caller(Protocol):
-    """Who waits for a job.
-
-    Attributes:
-        on_gone: Called when the caller left; returns whether its job was withdrawn.
-    """
-
-    on_gone: Callable[[], bool] | None
 
 
 class Pool:
@@ -104,6 +95,7 @@ class Pool:
         threads_max = settings.threads_max or cores_for_threads(settings.workers)
         threads = warm.instance.concurrency if is_apart else min(warm.instance.concurrency, threads_max)
         self._pace = Pace(warm.cost, rows_at_once=self._rows_max if self.checker.is_batched else 1, threads=threads)
+        self._gathering = Gathering(warm.cost, rows_max=self._rows_max if self.checker.is_batched and not is_apart else 1)
         self._room = 0 if self._is_expensive else int(min(settings.queue_rows_max, warm.cost.rows_within(_UNLOOKED_US)))
         self._overruns = 0
         self._turn = turn
@@ -254,7 +246,7 @@ class Pool:
             result = error
         self._deliver(batch, result)
         self._watch_overruns(result)
-        return self._cost.of(sum([job.rows for job in batch])), bool(self._waiting)
+        return self._cost.of(rows_of(batch)), bool(self._waiting)
 
     def _runs_inline(self, rows: int) -> bool:
         """Return whether a job may run on the loop; not while the thread has jobs, which came first."""
@@ -270,37 +262,38 @@ class Pool:
         elif self._overruns:
             self._overruns -= 1
 
-    def _take_for_thread(self, queue: deque[Job], is_part_enough: bool) -> tuple[list[Job], float]:
+    def _take_for_thread(self, queue: deque[Job], is_part_enough: bool) -> list[Job] | Wait:
         """Remove from the threads' queue what one run may hold, or return how long to wait for more."""
-        now_s = self._clock.monotonic_s()
-        is_delayed = self._delay_s > 0.0 and is_part_enough
-        if (is_delayed or not is_part_enough) and not self._has_full(queue):
-            wait_s = self._delay_left_s(queue[0], now_s) if is_delayed else math.inf
-            if wait_s > 0.0:
-                return [], min(wait_s, IDLE_S)
-        first = queue[0]
+        now_s, first, rows = self._clock.monotonic_s(), queue[0], self._rows_waiting(queue)
+        if self.checker.is_batched and rows < self._rows_max:  # else a run is full
+            wait = self._wait_for_more(first, rows, now_s) if is_part_enough else IDLE
+            if wait.within_s > 0.0:
+                return wait
         batch = self._take(queue, (first.deadline_s - first.queued_s) * _RUN_SHARE * 1e6, _leave_to_timer)
         for job in batch:
             job.begun_s = now_s
-        if batch and is_delayed and batch[0].fired is _FREE:
-            batch[0].fired = _DELAY
-        return batch, 0.0
+        if batch:
+            self._gathering.began(rows)
+            if self._delay_s and is_part_enough and batch[0].fired is _FREE:
+                batch[0].fired = _DELAY
+        return batch
 
-    def _has_full(self, queue: deque[Job]) -> bool:
-        """Return whether a queue holds a whole batch; a version that does not batch runs every job by itself."""
-        if not self.checker.is_batched:
-            return True
+    def _wait_for_more(self, first: Job, rows: int, now_s: float) -> Wait:
+        """Return how long a batch waits: for its delay or for who comes back, while its first job can be answered in time."""
+        in_time_s = first.deadline_s - self._pace.wait_s(self._rows_max) - now_s
+        if self._delay_s:
+            return Wait(min(first.queued_s + self._delay_s - now_s, in_time_s), self._rows_max)
+        wait = self._gathering.wait(rows, now_s)
+        return Wait(min(wait.within_s, in_time_s), wait.rows)
+
+    def _rows_waiting(self, queue: deque[Job]) -> int:
+        """Return how many rows a queue holds; that they fill a run is all there is to know beyond."""
         rows = 0
         for job in queue:
             rows += job.rows
             if rows >= self._rows_max:
-                return True
-        return False
-
-    def _delay_left_s(self, job: Job, now_s: float) -> float:
-        """Return how long a batch may still wait for more: its delay, or while its first job can be answered in time."""
-        until_s = min(job.queued_s + self._delay_s, job.deadline_s - self._pace.wait_s(self._rows_max))
-        return until_s - now_s
+                break
+        return rows
 
     def _take(self, queue: deque[Job], budget_us: float, drop: Callable[[Job], None]) -> list[Job]:
         """Remove from a queue what one run may hold: living jobs with rows of equal shapes, in order, within the bounds."""
@@ -339,6 +332,9 @@ class Pool:
             return execute(self._instance.predict, self.checker, batch, self._clock)
         finally:
             self._notes.leave(runs)
+            if batch[0].begun_s:  # in a thread
+                rows = rows_of(batch)
+                self._gathering.ended(rows, waiting=self._rows - rows, now_s=self._clock.monotonic_s())
 
     def _deliver(self, batch: Sequence[Job], result: list[Ran] | BaseException) -> None:
         if isinstance(result, BaseException):

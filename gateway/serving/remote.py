@@ -19,7 +19,7 @@ from gateway.ports import Clock, RemoteInstance, RemoteRun
 from gateway.serving.batch import Job, Predict, Ran, ended, enqueue, execute, joined, micros
 from gateway.serving.checking import Checker
 from gateway.serving.notes import RunNotes
-from gateway.serving.threads import Deliver, Execute, Take, rows_of, taken
+from gateway.serving.threads import Deliver, Execute, Take, Wait, rows_of, taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +104,14 @@ class RemoteQueue:
     def _begin_waiting(self, pool: _Pool) -> None:
         self._due, self._is_due_now = None, False
         while self._busy < self._runs_max and (not self._busy or self._waiting_rows() >= pool.rows_full):
-            batch, wait_s = taken((self._live, self._copies), pool.take, is_part_enough=not self._busy)
-            if not batch:
+            found = taken((self._live, self._copies), pool.take, is_part_enough=not self._busy)
+            if isinstance(found, Wait):
                 if self._live or self._copies:
-                    self._look_at(pool, wait_s)
+                    self._look_at(pool, found.within_s)
                 return
             self._busy += 1
-            self._busy_rows += rows_of(batch)
-            self._begin(batch, pool)
+            self._busy_rows += rows_of(found)
+            self._begin(found, pool)
 
     def _waiting_rows(self) -> int:
         return rows_of(self._live) + rows_of(self._copies)

@@ -13,6 +13,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from gateway.serving.batch import Job, Ran, enqueue
@@ -21,7 +22,23 @@ IDLE_S: Final = 5.0  # then the thread ends; starting another costs 0.1 ms
 
 Execute = Callable[[Sequence[Job]], list[Ran]]
 Deliver = Callable[[Sequence[Job], "list[Ran] | BaseException"], None]
-Take = Callable[["deque[Job]", bool], tuple[list[Job], float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """What a thread does instead of running what waits.
+
+    Attributes:
+        within_s: How long at most.
+        rows: Waiting, before which it is not worth looking again.
+    """
+
+    within_s: float
+    rows: int
+
+
+IDLE: Final = Wait(IDLE_S, 0)
+Take = Callable[["deque[Job]", bool], "list[Job] | Wait"]
 
 
 def cores_for_threads(workers: int) -> int:
@@ -42,6 +59,7 @@ class PoolThreads:
         self._running = 0
         self._busy = 0  # of the running: those that execute a batch
         self._busy_rows = 0  # of those batches
+        self._awaited = IDLE  # what the thread that looked last waits for
 
     def put(self, job: Job, *, is_copy: bool, rows: int, rows_full: int, take: Take, execute: Execute, deliver: Deliver) -> None:
         """Queue a job.
@@ -50,7 +68,7 @@ class PoolThreads:
             rows: Of all jobs, this one and the running ones included.
             rows_full: Of a full batch.
             take: Removes from a queue what one run may hold now; told whether less than a full batch will do. Returns it, or
-                nothing and how long, in s, the batch should wait for more.
+                how long the batch should wait for more.
             execute: Runs it, in a thread.
             deliver: Gets what `execute` returned or raised, on the event loop.
         """
@@ -59,7 +77,8 @@ class PoolThreads:
             if self._busy and rows - self._busy_rows < rows_full:
                 return  # whoever is done first takes it
             if self._busy < self._running:
-                self._changed.notify()
+                if rows - self._busy_rows >= self._awaited.rows:
+                    self._changed.notify()
                 return
             if self._running >= self._threads_max:
                 return
@@ -93,24 +112,25 @@ class PoolThreads:
         """Return the next batch, or nothing when the thread is to end."""
         with self._changed:
             while True:
-                batch, wait_s = taken((self._live, self._copies), take, is_part_enough=not self._busy)
-                if batch:
+                found = taken((self._live, self._copies), take, is_part_enough=not self._busy)
+                if not isinstance(found, Wait):
                     self._busy += 1
-                    self._busy_rows += rows_of(batch)
-                    return batch
-                if not self._changed.wait(wait_s) and wait_s == IDLE_S and (self._busy or (not self._live and not self._copies)):
+                    self._busy_rows += rows_of(found)
+                    self._awaited = IDLE
+                    return found
+                self._awaited = found
+                if not self._changed.wait(found.within_s) and found is IDLE and (self._busy or not (self._live or self._copies)):
                     self._running -= 1
                     return []
 
 
-def taken(queues: Sequence[deque[Job]], take: Take, *, is_part_enough: bool) -> tuple[list[Job], float]:
-    """Return a batch from the first queue that has one, or nothing and how long to wait, in s."""
+def taken(queues: Sequence[deque[Job]], take: Take, *, is_part_enough: bool) -> list[Job] | Wait:
+    """Return a batch from the first queue that has one, or how long to wait."""
     for queue in queues:
         while queue:
-            batch, wait_s = take(queue, is_part_enough)  # nothing and no wait: it dropped what was there
-            if batch or wait_s:
-                return batch, wait_s
-    return [], IDLE_S
+            if found := take(queue, is_part_enough):  # nothing: it dropped what was there
+                return found
+    return IDLE
 
 
 def rows_of(batch: Iterable[Job]) -> int:

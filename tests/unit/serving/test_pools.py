@@ -241,6 +241,21 @@ def test_batch_is_what_came_while_a_run_went_on(on_loop):
     on_loop(body)
 
 
+def test_batch_waits_for_the_callers_just_answered(on_loop):
+    """Who comes back with the next request joins those who waited meanwhile, so that halves do not alternate for ever."""
+
+    async def body(bench: Bench) -> None:
+        first = bench.submit(1.0, within_s=60.0)
+        await bench.until_ran(1)
+        waiting = [bench.submit(value, within_s=60.0) for value in (2.0, 3.0)]
+        bench.instance.may_run.set()
+        await first
+        await asyncio.gather(bench.submit(4.0, within_s=60.0), *waiting)
+        assert bench.instance.ran == [[1.0], [2.0, 3.0, 4.0]]
+
+    on_loop(body, cost_us=5e6)
+
+
 def test_batch_is_full_at_the_versions_own_bound(on_loop):
     """A version may join fewer rows than the setting allows; such a run fired because it was full."""
 
