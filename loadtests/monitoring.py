@@ -24,7 +24,8 @@ from rich.table import Table
 from adapters.clock import SystemClock
 from adapters.detectors.river import AdwinDetector
 from adapters.logs.segments import SegmentReader, SegmentWriter
-from adapters.memory import MemoryBank, MemoryReadings, MemoryRegistry
+from adapters.memory import MemoryBank, MemoryRegistry
+from adapters.readings_file import ReadingsFile
 from adapters.stores.checkpoints import SqliteCheckpoints
 from gateway.core.changes import Change, PutChampion, PutRollout, PutRoute, PutVersion, Write
 from gateway.core.models import Column, Digest, Runtime, Target, Task, Version
@@ -204,7 +205,7 @@ def monitor_over(directory: Path, registry: RegistryStore) -> Monitor:
         log=SegmentReader(directory / "log"),
         registry=registry,
         checkpoints=SqliteCheckpoints(directory / "checkpoints.db"),
-        readings=MemoryReadings(),
+        readings=ReadingsFile(directory / "readings.json"),
         gauges=Gauges(MemoryBank()),
         detector=AdwinDetector,
         recall=lambda _ids: {},

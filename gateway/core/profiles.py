@@ -268,8 +268,8 @@ def _pair(fields: Fields, name: str) -> tuple[float, float]:
 
 def _numbers(fields: Fields, name: str, count_max: int) -> tuple[float, ...]:
     items = fields.items(name, count_max)
-    if all(type(item) is float and abs(item) <= FLOAT_MAX for item in items):  # a thousand routes have three million of them
-        return tuple(cast("list[float]", items))
+    if set(map(type, items)) <= {float} and sum(map(abs, cast("list[float]", items))) <= FLOAT_MAX:  # of NaN it is not
+        return tuple(cast("list[float]", items))  # one by one, three million of a thousand routes would take a second
     return tuple(Fields({name: item}, "profile.features").number(name, -FLOAT_MAX, FLOAT_MAX) for item in items)
 
 
@@ -347,8 +347,7 @@ class _Numbers:
         self._unknown = np.asarray([not feature.quantiles for feature in features])
         self._starts = np.arange(len(features))[:, None] * (QUANTILES + 1)
         self._apart = np.asarray([cell_count(feature) - len(APART) for feature in features])[:, None]
-        tables = zip(*map(_tables, features), strict=True)
-        self._low, self._half_span, self._level, self._level_on, self._cell, self._cell_on = map(np.concatenate, tables)
+        self._low, self._half_span, self._level, self._level_on, self._cell, self._cell_on = map(np.ravel, _tables(features))
 
     def rows(self, values: FloatArray) -> tuple[FloatArray, IntArray]:
         """Map values of shape (features, rows) as `FeatureMap.rows` says."""
@@ -369,21 +368,28 @@ class _Numbers:
         return u, cells
 
 
-def _tables(feature: FeatureProfile) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, IntArray, IntArray]:
-    """Return, each by the number of quantiles at or below a value: the last such quantile, half the span to the next, the level
-    there, the level of a value that equals it, and the cells of a value above it and of one that equals it."""
-    first = cell_count(feature) - len(APART)
-    cell = np.full(QUANTILES + 1, first + APART.index(Apart.UNSEEN))
-    level, low, half_span = np.zeros(QUANTILES + 1), np.full(QUANTILES + 1, np.nan), np.ones(QUANTILES + 1)
-    if not feature.quantiles:
-        return low, half_span, level, level, cell, cell
-    quantiles = np.asarray(feature.quantiles)
-    low[1:], level[1:] = quantiles, LEVELS
-    half_span[1:-1] = np.maximum(np.diff(quantiles / 2), np.finfo(np.float64).tiny)
-    level_on = np.concatenate([level[:1], (LEVELS[np.searchsorted(quantiles, quantiles, side="left")] + LEVELS) / 2.0])
-    cell[1:] = np.searchsorted(np.asarray(feature.edges), quantiles, side="right")
+def _tables(features: Sequence[FeatureProfile]) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, IntArray, IntArray]:
+    """Return, each by feature and by the number of quantiles at or below a value: the last such quantile, half the span to the
+    next, the level there, the level of a value that equals it, and the cells of a value above it and of one that equals it.
+
+    All features at once, because a monitor that begins again makes those of a thousand routes.
+    """
+    shape = (len(features), QUANTILES + 1)
+    low, half_span, level, level_on = np.full(shape, np.nan), np.ones(shape), np.zeros(shape), np.zeros(shape)
+    firsts = np.asarray([cell_count(feature) - len(APART) for feature in features])
+    cell = np.repeat(firsts[:, None] + APART.index(Apart.UNSEEN), shape[1], axis=1)
+    known = [at for at, feature in enumerate(features) if feature.quantiles]
+    if not known:
+        return low, half_span, level, level_on, cell, cell
+    quantiles = np.asarray([features[at].quantiles for at in known])
+    low[known, 1:], level[known, 1:] = quantiles, LEVELS
+    half_span[known, 1:-1] = np.maximum(np.diff(quantiles / 2, axis=1), np.finfo(np.float64).tiny)
+    is_new = np.diff(quantiles, axis=1, prepend=-np.inf) > 0.0
+    alike = np.maximum.accumulate(np.where(is_new, np.arange(QUANTILES), 0), axis=1)  # the first of those that are equal
+    level_on[known, 1:] = (LEVELS[alike] + LEVELS) / 2.0
+    cell[known, 1:] = [np.searchsorted(features[at].edges, own, side="right") for at, own in zip(known, quantiles, strict=True)]
     cell_on = cell.copy()
-    cell[0], cell[-1] = first + APART.index(Apart.BELOW), first + APART.index(Apart.ABOVE)
+    cell[known, 0], cell[known, -1] = (firsts[known] + APART.index(reason) for reason in (Apart.BELOW, Apart.ABOVE))
     return low, half_span, level, level_on, cell, cell_on
 
 

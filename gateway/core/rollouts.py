@@ -79,7 +79,7 @@ TRANSITIONS: Final[dict[tuple[RolloutState, Event], RolloutState | None]] = {  #
     (_S.LIVE, _E.CONVICT): _S.QUARANTINED,  # while it cools down, or by ground truth that came after the promotion
     (_S.LIVE, _E.SETTLE): _S.LIVE,
 }
-ENDED: Final = frozenset({RolloutState.LIVE, RolloutState.ROLLED_BACK, RolloutState.QUARANTINED})
+ENDED: Final = (RolloutState.LIVE, RolloutState.ROLLED_BACK, RolloutState.QUARANTINED)  # a tuple: to hash an enum costs more
 CHAMPION: Final = "champion"
 CHALLENGER: Final = "challenger"
 PREVIOUS: Final = "previous"  # the shadow that the version before becomes while its successor cools down

@@ -7,7 +7,10 @@ on from the cursor with nothing known.
 
 from __future__ import annotations
 
+import gc
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final
 
@@ -20,7 +23,7 @@ from gateway.monitor.views import RouteView, version_or_none
 from gateway.monitor.watch import RolloutWatch
 from gateway.ports import RegistryStore
 
-FORMAT: Final = 16
+FORMAT: Final = 17
 _UNREADABLE: Final = (
     pickle.UnpicklingError,
     AttributeError,
@@ -75,7 +78,11 @@ def restored(state: bytes, fold: Fold, registry: RegistryStore) -> Merge | None:
     Raises:
         StoreFailed: the registry cannot be read.
     """
-    body = body_of(state)
+    with _uncollected():
+        return _restored(body_of(state), fold, registry)
+
+
+def _restored(body: dict[str, Any] | None, fold: Fold, registry: RegistryStore) -> Merge | None:
     if body is None:
         return None
     try:
@@ -91,6 +98,19 @@ def restored(state: bytes, fold: Fold, registry: RegistryStore) -> Merge | None:
     except _UNREADABLE:
         return None
     return merge
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Keep the collector from looking again and again at what is only being built, and for good at what lives on afterwards."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if was_enabled:
+            gc.enable()
 
 
 def _route(state: RouteState) -> dict[str, Any]:

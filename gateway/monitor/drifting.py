@@ -178,7 +178,8 @@ class DriftWatch:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what `state` returned for the same version."""
-        self._leave_out(*state["hidden"])
+        if state["hidden"] != (self._hidden, self._inputs):
+            self._leave_out(*state["hidden"])
         if self.inputs is not None:
             self.inputs.restore(state["inputs"])
         self.summaries.restore(state["summaries"])

@@ -35,11 +35,13 @@ def feature_values(columns: Sequence[Column], inputs: Sequence[Tensor], *, hidde
     Args:
         hidden: Names of columns to leave out.
     """
-    kept = [at for at, column in enumerate(columns) if column.name not in hidden] if hidden else range(len(columns))
+    if len(inputs) == 1 and not hidden and inputs[0].data.ndim == 2 and inputs[0].data.shape[1] == len(columns):
+        return inputs[0].data
+    kept = [at for at, column in enumerate(columns) if column.name not in hidden]
     if len(inputs) == 1 and inputs[0].name in hidden:
         return None
     if len(inputs) == 1 and inputs[0].data.ndim == 2 and inputs[0].data.shape[1] == len(columns):
-        return inputs[0].data[:, kept] if hidden else inputs[0].data
+        return inputs[0].data[:, kept]
     by_name = {tensor.name: tensor.data for tensor in inputs}
     found = [by_name.get(columns[at].name) for at in kept]
     arrays = [array.ravel() for array in found if array is not None]

@@ -212,3 +212,20 @@ def test_reference_that_does_not_fit_is_refused_by_name() -> None:
         build_profile([Column("x")], {"x": np.zeros(0)})
     with pytest.raises(MalformedRequest, match="equally many"):
         build_profile([Column("x"), Column("y")], {"x": np.zeros(3), "y": np.zeros(2)})
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, True, "1", None])
+def test_profile_body_with_what_is_no_number_is_refused(value: object) -> None:
+    """Among the numbers of a stored feature each is finite, whatever the others are."""
+    body = json.loads(json.dumps(profile_body(build_profile([Column("x")], {"x": np.arange(100.0)}))))
+    body["features"][0]["quantiles"][7] = value
+    with pytest.raises(MalformedRequest, match="quantiles"):
+        profile_from_body(body)
+
+
+@pytest.mark.parametrize("value", [7, 1e308])
+def test_profile_body_takes_whole_and_great_numbers(value: float) -> None:
+    """JSON writes some floats without a point, and numbers whose sum no float holds are numbers."""
+    body = json.loads(json.dumps(profile_body(build_profile([Column("x")], {"x": np.arange(100.0)}))))
+    body["features"][0]["quantiles"][-2:] = [value, 1e308]
+    assert profile_from_body(body).features[0].quantiles[-2:] == (float(value), 1e308)

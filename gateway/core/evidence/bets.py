@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 from gateway.core.evidence.plan import COUNT_MAX, Direction
@@ -26,6 +27,7 @@ def odds_of(direction: Direction) -> tuple[float, ...]:
             return (*ODDS, *less)
 
 
+@lru_cache(1_000)  # asked for with every key
 def log_weight(epoch: int) -> float:
     """Return ln w of an epoch's part of alpha, w = 1/(j(j+1)); over all epochs they sum to 1."""
     return -math.log(epoch * (epoch + 1))
