@@ -55,6 +55,7 @@ class BackupDirectory:
             _flush(staged)
             staged.rename(self._directory / _LIST)
             _flush(self._directory)
+            _flush(self._directory.parent)
         return sum(size for size, _ in files.values())
 
     def restore(self, to: PurePath) -> int:
@@ -70,7 +71,7 @@ class BackupDirectory:
             files = self._listed()
             for name, (size, digest) in files.items():
                 _copy(self._directory / name, partial / name, size, digest)
-            for directory in [path for path in partial.rglob("*") if path.is_dir()]:
+            for directory in (partial, *(path for path in partial.rglob("*") if path.is_dir())):
                 _flush(directory)
             if target.exists():
                 target.rmdir()

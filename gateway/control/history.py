@@ -87,7 +87,7 @@ def recompute(control: Control, call: Call) -> Answer:
     if not record["outputs"]:
         raise NotValid(f"the prediction ended as {record['outcome']}: there is no answer to compare with")
     if missing := [*cast("list[str]", record.get("dropped", [])), *cast("list[str]", record.get("hashed", []))]:
-        raise NotValid(f"the log does not have {', '.join(missing)} as it came: there is nothing to compute the answer from")
+        raise NotValid(f"the log does not have {', '.join(missing)} as it came, to compute from or to compare with")
     version = control.registry.version(str(record["model"]), str(record["version"]))
     if version.digest != record["digest"]:
         raise NotValid(f"version {version.version} has digest {version.digest}, the record says {record['digest']}")

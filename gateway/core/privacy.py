@@ -1,8 +1,8 @@
-"""What of a prediction's inputs the log may hold: a value as it came, a keyed hash in its place, or nothing.
+"""What of a prediction the log may hold: a value as it came, a keyed hash in its place, or nothing.
 
-Rules name columns of a model or route; what they come to for a version is settled once, and errs on the side of nothing. Equal
-values of a column have equal hashes, so that they can still be counted, grouped and joined; without the secret nobody finds a
-value by hashing guesses. Pure.
+Rules name columns and outputs of a model or route; what they come to for a version is settled once, and errs on the side of
+nothing. Equal values of a column have equal hashes, so that they can still be counted, grouped and joined; without the secret
+nobody finds a value by hashing guesses. An output is there or not: its hash would be taken for an answer. Pure.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _HASH_BYTES_MIN: Final = 4  # of an element: a smaller one has no room for a has
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One column (or whole input) of one model or route, or of every one."""
+    """One column (or whole input, or output) of one model or route, or of every one."""
 
     where: str
     name: str
@@ -41,7 +41,7 @@ class Redaction:
     """What is kept from the log of one version on one route.
 
     Attributes:
-        dropped, hashed: Names of inputs, or of columns of the one wide input.
+        dropped, hashed: Names of inputs, of columns of the one wide input, or of outputs, which are left out by either.
         columns: Of the one wide input, in order; empty when every name is an input's.
         unmatched: Names that rules for this very model or route have, and the version does not.
     """
@@ -99,14 +99,16 @@ class Privacy:
         inputs = {spec.name: spec for spec in version.signature.inputs}
         wide = _wide(version)
         known = {**dict.fromkeys(wide, version.signature.inputs[0]), **inputs}
-        sought = [rule for rule in (*dropping, *hashing) if rule.name not in known and rule.name != ASSIGNMENT_KEY]
+        outputs = {spec.name for spec in version.signature.outputs}
+        here = {*known, *outputs, ASSIGNMENT_KEY}
+        sought = [rule for rule in (*dropping, *hashing) if rule.name not in here]
         unmatched = _unique(rule.name for rule in sought if rule.where != EVERY)
         blurred = [spec.name for spec in inputs.values() if not wide and not _is_column(spec)] if unmatched else []
         roomy = [rule.name for rule in hashing if rule.name in known and _has_room(known[rule.name])]
         dropped = _unique(
             [
-                *(rule.name for rule in dropping if rule.name in known),
-                *(rule.name for rule in hashing if rule.name in known and rule.name not in roomy),
+                *(rule.name for rule in dropping if rule.name in known or rule.name in outputs),
+                *(rule.name for rule in hashing if rule.name not in roomy and (rule.name in known or rule.name in outputs)),
                 *blurred,
             ]
         )
@@ -116,9 +118,11 @@ class Privacy:
     def redacted(self, record: PredictionRecord, redaction: Redaction) -> PredictionRecord:
         """Return the record as the log may hold it; its assignment key is hashed with the secret, too."""
         redaction = _fitted(redaction, record.inputs)
+        hidden = {*redaction.dropped, *redaction.hashed}
         return replace(
             record,
             inputs=tuple(self._tensor(tensor, redaction) for tensor in record.inputs),
+            outputs=tuple(left_out(tensor) if tensor.name in hidden else tensor for tensor in record.outputs),
             assignment_key=self._hash(ASSIGNMENT_KEY, record.assignment_key.encode()).hex(),
             dropped=redaction.dropped,
             hashed=redaction.hashed,
@@ -159,9 +163,10 @@ def left_out(tensor: Tensor) -> Tensor:
 
 
 def all_dropped(record: PredictionRecord) -> PredictionRecord:
-    """Return a record without any input, of a version that is not known."""
-    inputs = tuple(left_out(tensor) for tensor in record.inputs)
-    return replace(record, inputs=inputs, assignment_key="", is_keyed=False, dropped=tuple(tensor.name for tensor in inputs))
+    """Return a record without any input or output, of a version that is not known."""
+    inputs, outputs = (tuple(map(left_out, tensors)) for tensors in (record.inputs, record.outputs))
+    dropped = _unique(tensor.name for tensor in (*inputs, *outputs))
+    return replace(record, inputs=inputs, outputs=outputs, assignment_key="", is_keyed=False, dropped=dropped)
 
 
 def _fitted(redaction: Redaction, inputs: Sequence[Tensor]) -> Redaction:

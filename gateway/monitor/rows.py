@@ -23,7 +23,7 @@ def row_count(record: PredictionRecord) -> int:
 
 
 def hidden_names(record: PredictionRecord) -> tuple[str, ...]:
-    """Return the inputs and columns of which the log does not have the values."""
+    """Return the inputs, columns and outputs of which the log does not have the values."""
     return (*record.dropped, *record.hashed)
 
 
@@ -61,13 +61,11 @@ def joined_columns(parts: Sequence[Features]) -> Sequence[Array]:
 
 
 def answer_tensor(target: Target, outputs: Sequence[Tensor]) -> Tensor | None:
-    """Return the output that the target names, or the first."""
-    if target.output:
-        for tensor in outputs:
-            if tensor.name == target.output:
-                return tensor
-        return None
-    return outputs[0] if outputs else None
+    """Return the output that the target names, or the first; None when it is not there, or nothing of it is in the log."""
+    for tensor in outputs:
+        if not target.output or tensor.name == target.output:
+            return tensor if tensor.data.size else None
+    return None
 
 
 def answer_column(version: Version | None, outputs: Sequence[Tensor]) -> tuple[Column, Array] | None:

@@ -54,6 +54,7 @@ class FeatureCounts:
     def __init__(self, version: Version) -> None:
         profile = profile_from_body(version.profile)
         self._columns = tuple(Column(feature.name, feature.kind) for feature in profile.features)
+        self._names = {column.name for column in self._columns}
         self.profiles = profile.features[:FEATURES_MAX]
         self._reference_rows = profile.rows
         self._map = FeatureMap(self.profiles)
@@ -68,7 +69,8 @@ class FeatureCounts:
 
     def take(self, record: PredictionRecord, at: int) -> None:
         """Count one record's rows in a span; records come in order of time."""
-        values = None if hidden_names(record) else feature_values(self._columns, record.inputs)
+        is_hidden = any(name in self._names or name in {tensor.name for tensor in record.inputs} for name in hidden_names(record))
+        values = None if is_hidden else feature_values(self._columns, record.inputs)
         if values is None:
             self.unreadable += 1
             return

@@ -1,6 +1,6 @@
 """Takes out of each record what the log may not hold: a version's redaction is settled once, from the registry.
 
-A version that the registry cannot tell of loses all inputs: what is not known is not written.
+A version that the registry cannot tell of loses all inputs and outputs: what is not known is not written.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Discretion:
                 self._settle(key)
             except GatewayError as error:
                 _log.error(
-                    "a version is not known; its inputs are not logged",
+                    "a version is not known; neither inputs nor outputs are logged",
                     extra={"action": "redact", "route": record.route, "version": record.version, "reason": str(error)},
                 )
                 return all_dropped(record)

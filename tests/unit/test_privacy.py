@@ -27,7 +27,9 @@ NAMED = (
 WIDE = (TensorSpec("features", Datatype.FP32, (-1, 3)),)
 
 
-def version(inputs: tuple[TensorSpec, ...] = NAMED, columns: tuple[str, ...] = ()) -> Version:
+def version(
+    inputs: tuple[TensorSpec, ...] = NAMED, columns: tuple[str, ...] = (), outputs: tuple[TensorSpec, ...] = ()
+) -> Version:
     return Version(
         model="credit",
         version="1",
@@ -35,7 +37,7 @@ def version(inputs: tuple[TensorSpec, ...] = NAMED, columns: tuple[str, ...] = (
         size_bytes=1,
         runtime=Runtime.ONNX,
         runtime_version="1",
-        signature=Signature(inputs, ()),
+        signature=Signature(inputs, outputs),
         columns=tuple(Column(name) for name in columns),
     )
 
@@ -103,6 +105,25 @@ def test_dropped_input_says_how_many_rows_there_were_and_nothing_else():
     assert found.inputs[1].data.tolist() == [[]]
     assert found.inputs[2].data.tolist() == [[31.5]]
     assert (found.dropped, found.hashed) == (("email",), ())
+
+
+@pytest.mark.parametrize("rules", [{"dropped": "*/letter"}, {"hashed": "credit/letter"}])
+def test_output_is_left_out_by_either_rule(rules):
+    """An answer's hash would be taken for an answer: what names an output leaves it out, the others and the inputs stay."""
+    outputs = (TensorSpec("score", Datatype.FP32, (-1, 1)), TensorSpec("letter", Datatype.BYTES, (-1, 1)))
+    answered = replace(
+        named(),
+        outputs=(
+            Tensor("score", Datatype.FP32, np.array([[0.25]], np.float32)),
+            Tensor("letter", Datatype.BYTES, np.array([[b"Dear Ms Sentinel"]], np.object_)),
+        ),
+    )
+    found = logged(privacy(**rules), answered, version(outputs=outputs))
+    assert (found.dropped, found.hashed, found.inputs) == (("letter",), (), answered.inputs)
+    assert [tensor.shape for tensor in found.outputs] == [(1, 1), (1, 0)]
+    assert found.outputs[0].data.tolist() == [[0.25]]
+    redaction = privacy(**rules).redaction("loans", version(WIDE, outputs=outputs))
+    assert (redaction.dropped, redaction.unmatched) == (("letter",), ())  # found, so that no nameless column is suspected
 
 
 def test_hashed_values_are_equal_when_the_values_are():

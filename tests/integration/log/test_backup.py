@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from adapters import backups
 from adapters.archives.duck import DuckArchive
 from adapters.archives.manifest import load_manifest
+from adapters.backups import BackupDirectory
 from adapters.logs.segments import SegmentReader
 from gateway.core.records import Offset
 from gateway.history import predictions
@@ -62,3 +66,34 @@ def test_archive_is_copied_again_only_where_it_changed(house, prediction):
     assert found[0] == found[1]
     assert len(found[0]) == 50
     other.close()
+
+
+def test_backup_and_restore_survive_a_power_loss(tmp_path, monkeypatch):
+    """Every file and every list of names is on the disk before the rename that makes them count, and so is the rename."""
+    target, elsewhere = tmp_path / "backups" / "monday", tmp_path / "elsewhere"
+    renamed = target / "backup.json"
+    flushed: list[tuple[Path, bool]] = []  # and whether it was renamed by then
+    flush = backups._flush
+
+    def recorded(path: Path) -> None:
+        flush(path)
+        flushed.append((path, renamed.exists()))
+
+    monkeypatch.setattr(backups, "_flush", recorded)
+    backup = BackupDirectory(target)
+    backup.begin()
+    (target / "log" / "w0").mkdir(parents=True)
+    for name in ("registry.db", "log/w0/0.jsonl"):
+        (target / name).write_text(name)
+    backup.seal(1.0)
+    before = {path for path, is_late in flushed if not is_late}
+    assert {target / name for name in ("registry.db", "log", "log/w0", "log/w0/0.jsonl", "backup.json.new")} <= before
+    assert {target, target.parent} <= {path for path, is_late in flushed if is_late}
+
+    flushed.clear()
+    renamed = elsewhere
+    backup.restore(elsewhere)
+    partial = tmp_path / "elsewhere.partial"
+    before = {path for path, is_late in flushed if not is_late}
+    assert {partial, *(partial / name for name in ("registry.db", "log", "log/w0", "log/w0/0.jsonl"))} <= before
+    assert tmp_path in {path for path, is_late in flushed if is_late}

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 
 import duckdb
 import numpy as np
+import pytest
 
 from adapters.archives.duck import DuckArchive
 from adapters.logs.codec import decode
+from gateway.core.errors import ArchiveFailed
 from gateway.core.records import Anchor, GroundTruthRecord
 from gateway.core.tensors import Datatype, Tensor
 from gateway.ports import Filter
@@ -123,3 +126,27 @@ while archive.merge(float(sys.argv[2])):
     assert parquet(house) == named(house)
     assert len(named(house)) == 1
     fresh.close()
+
+
+@pytest.mark.parametrize("job", ["join", "take"])
+def test_disk_that_fills_up_keeps_no_half_files(house, prediction, job):
+    """What could not be written whole leaves nothing behind; readers find everything, and once there is room it is written."""
+    for start in range(0, 3_000, 1_000):
+        house.write(*(prediction(number) for number in range(start, start + 1_000)))
+        house.take()
+    house.write(*(prediction(number) for number in range(3_000, 6_000)))
+    archive = house.directory / "archive"
+    work = {"join": lambda: join_all(house.archive), "take": house.take}[job]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, hard))  # a file system that takes no more than so much of a file
+    try:
+        with pytest.raises(ArchiveFailed):
+            work()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {str(path.relative_to(archive)) for path in archive.rglob("*") if path.is_file()} == {"manifest.json", *named(house)}
+    assert len(list(house.archive.query(ALL))) == 3_000
+    assert work() == 3 if job == "join" else 3_000
+    house.archive.drop(0.0)
+    house.archive.drop(0.0)
+    assert parquet(house) == named(house)

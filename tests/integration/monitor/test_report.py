@@ -20,12 +20,15 @@ from typer.testing import CliRunner
 from adapters.archives.duck import DuckArchive
 from adapters.clock import SystemClock
 from adapters.logs.segments import SegmentDirectory
+from adapters.memory import MemoryRegistry
 from adapters.stores.registry import SqliteRegistry
 from gateway.commands.app import app
 from gateway.compose import opened_past
 from gateway.core.plans import Plan, Step
+from gateway.core.profiles import Apart
 from gateway.core.records import GroundTruthRecord, PredictionRecord
 from gateway.report.build import build_report
+from gateway.report.features import FeatureCounts
 from gateway.report.page import page
 from gateway.report.spans import spans_between
 from tests.integration.control.browser import BROKEN, Browser
@@ -39,8 +42,16 @@ HOSTILE = "<script>document.title='taken'</script>"
 
 @pytest.fixture
 def data(tmp_path):
-    """Return a data directory: two versions, a shift at half time, one ground truth in three corrected, half of it archived."""
-    directory = tmp_path / "data"
+    """Return a data directory."""
+    return filled(tmp_path / "data")
+
+
+def filled(directory: Path, **changes: object) -> Path:
+    """Make a data directory: two versions, a shift at half time, one ground truth in three corrected.
+
+    Args:
+        changes: Fields of every prediction.
+    """
     directory.mkdir()
     registry = SqliteRegistry(directory / "registry.db", clock=SystemClock())
     make_registry(registry, plan=Plan(steps=(Step(3_000),)))
@@ -54,7 +65,7 @@ def data(tmp_path):
     ]
     for stream, record in sorted(written, key=lambda one: one[1].time_s):
         if isinstance(record, PredictionRecord):
-            record = replace(record, latency_us=int(random.lognormal(7.0, 0.7)))  # noqa: PLW2901
+            record = replace(record, latency_us=int(random.lognormal(7.0, 0.7)), **changes)  # noqa: PLW2901
         writers[stream].append([record])
         if isinstance(record, GroundTruthRecord) and random.random() < 1 / 3:
             other = "no" if record.value == "yes" else "yes"
@@ -218,6 +229,27 @@ def test_command_writes_files_and_days(data, tmp_path):
         [file] = [one for one in days.rglob("*") if one.is_file()]
         assert file.relative_to(days) == Path(ROUTE) / "2023-11-14.html"
     assert "wrote" not in done.stdout
+
+
+def test_values_that_the_log_does_not_have_are_no_drift(tmp_path):
+    """Dropped and hashed columns are not counted as values, and the page says how many predictions that are; an output may go."""
+    version = version_of("1")
+    registry = MemoryRegistry(clock=SystemClock())
+    make_registry(registry, plan=Plan())
+    made = [one for _, one in records(registry, SOUND, 300) if isinstance(one, PredictionRecord)]
+    counts = FeatureCounts(version)
+    for number, record in enumerate(made):
+        hidden = ({"hashed": ("x2",)}, {"dropped": ("features",)}, {"dropped": ("probability",)})[number % 3]
+        counts.take(replace(record, **hidden), 0)
+    assert counts.unreadable == 200
+    assert {shape.rows for shape in counts.shapes()} == {100}
+    assert all(shape.apart[Apart.MISSING] == 0.0 for shape in counts.shapes())
+
+    hidden = filled(tmp_path / "hidden", hashed=("x2",))
+    text = page(built(hidden))
+    answered = sum(record["type"] == "prediction" and bool(record["outputs"]) for record in lines_of(hidden))
+    told = re.findall(r"; ([\d,]+) predictions had other inputs, or not all of them are logged", text)
+    assert sum(int(count.replace(",", "")) for count in told) == answered
 
 
 @pytest.mark.services

@@ -18,9 +18,10 @@ IBAN, EMAIL = "XX00SENTINELIBAN", "sentinel@example.com"
 
 
 def echo(models):
-    """`y = age`, of the inputs `iban`, `email` and `age`."""
+    """`y = age` and `letter = iban`, of the inputs `iban`, `email` and `age`."""
     inputs = [("iban", STRING, ["n", 1]), ("email", STRING, ["n", 1]), ("age", FLOAT, ["n", 1])]
-    return models.graph([helper.make_node("Identity", ["age"], ["y"])], inputs, [("y", FLOAT, ["n", 1])])
+    nodes = [helper.make_node("Identity", ["age"], ["y"]), helper.make_node("Identity", ["iban"], ["letter"])]
+    return models.graph(nodes, inputs, [("y", FLOAT, ["n", 1]), ("letter", STRING, ["n", 1])])
 
 
 def asked(worker, name: str, **more: object):
@@ -34,7 +35,7 @@ def test_segment_never_has_what_is_dropped_or_hashed(make_worker, models, until,
     writer = SegmentWriter(
         log, "w0", segment_bytes_max=1 << 30, segment_age_s=1e9, bytes_max=1 << 40, free_bytes_min=0, clock=SystemClock()
     )
-    privacy = Privacy(dropped="credit/iban", hashed="*/email", secret=SECRET)
+    privacy = Privacy(dropped="credit/iban", hashed="*/email, credit/letter", secret=SECRET)
     worker = make_worker(writer=writer, privacy=privacy).start()
     for version in ("1", "2"):
         worker.register("credit", version, echo(models), champion=version == "1", columns=["iban", "email", "age"])
@@ -50,7 +51,7 @@ def test_segment_never_has_what_is_dropped_or_hashed(make_worker, models, until,
     )
     worker.until_served(until)
 
-    assert asked(worker, "credit").json() == {"predictions": [31.0]}
+    assert asked(worker, "credit").json() == {"predictions": [{"y": 31.0, "letter": IBAN}]}
     values = (("iban", "BYTES", IBAN), ("email", "BYTES", EMAIL), ("age", "FP32", 31.0))
     pinned = {"inputs": [{"name": name, "shape": [1, 1], "datatype": type_, "data": [value]} for name, type_, value in values]}
     assert worker.client.post("/v2/models/credit/versions/2/infer", json=pinned).status_code == 200
@@ -63,7 +64,7 @@ def test_segment_never_has_what_is_dropped_or_hashed(make_worker, models, until,
     records = predictions()
     assert {record.kind for record in records} == {Kind.LIVE, Kind.SHADOW, Kind.PINNED}
     for record in records:
-        assert (record.dropped, record.hashed) == (("iban",), ("email",))
+        assert (record.dropped, record.hashed) == (("iban", "letter"), ("email",))
         assert record.outputs[0].data.tolist() == [[31.0]]
         assert record.inputs[2].data.tolist() == [[31.0]]
     assert len({record.inputs[1].data.item() for record in records}) == 1
@@ -73,8 +74,8 @@ def test_segment_never_has_what_is_dropped_or_hashed(make_worker, models, until,
         assert value.encode() not in written
 
 
-def test_version_that_the_registry_does_not_know_loses_its_inputs(make_worker, models, until):
-    """If a version's columns cannot be told, the record is written without any input rather than with all."""
+def test_version_that_the_registry_does_not_know_loses_inputs_and_outputs(make_worker, models, until):
+    """If a version's columns cannot be told, the record is written without any value rather than with all."""
     worker = make_worker().start()
     worker.register("m", "1", models.linear(), champion=True)
     worker.until_served(until)
@@ -85,6 +86,7 @@ def test_version_that_the_registry_does_not_know_loses_its_inputs(make_worker, m
     unknown = Discretion(privacy, MemoryRegistry(clock=SystemClock()))(record)
     nameless = Discretion(privacy, worker.registry)(record)
 
-    assert (unknown.dropped, unknown.inputs[0].shape) == (("x",), (1, 0))
+    assert (unknown.dropped, unknown.inputs[0].shape) == (("x", "y"), (1, 0))
+    assert unknown.outputs[0].shape == (1, 0)
     assert nameless.dropped == ("x",)  # one of its columns, which have no names, may be the e-mail address
     assert nameless.outputs == record.outputs

@@ -154,6 +154,31 @@ def test_column_that_the_log_does_not_have_says_nothing() -> None:
     assert found.reading.challenger_count > 0
 
 
+def test_answer_that_the_log_does_not_have_says_nothing() -> None:
+    """Two answers that were left out are no agreement, none of them is valid, and no guardrail has a number of them."""
+
+    def left_out(record: PredictionRecord) -> PredictionRecord:
+        return replace(record, outputs=(Tensor("p", Datatype.FP32, np.empty((1, 0), np.float32)),), dropped=("p",))
+
+    bodies = (
+        {"measure": "invalid_outputs", "low": 0, "high": 1},
+        {"measure": "outputs", "low": 0, "high": 1},
+        {"measure": "fairness", "column": "carrier", "of": "positives"},
+        {"measure": "expression", "expression": "answer", "low": 0, "high": 1},
+        {"measure": "disagreement"},
+        {"measure": "loss"},
+    )
+    watch = watch_of(*bodies)
+    for at in range(100):
+        record = left_out(answered(at, is_challenger=at % 2 == 1))
+        watch.observe(record, 0.0, 0.5)
+        watch.observe_pairable(record, 0.0)
+        watch.observe_pairable(left_out(copied(record, 0.1)), 0.0)
+        watch.observe_truth(record.prediction_id, 0, "late", 1.0)
+    readings = [finding.reading for finding in watch.findings()]
+    assert [(reading.keys, reading.challenger_count) for reading in readings] == [(0, 0)] * len(bodies)
+
+
 def test_fairness_compares_what_the_challenger_changes_by_segment() -> None:
     """A challenger that says late of all BB and as before of AA widens the gap by its full height."""
     watch = watch_of({"measure": "fairness", "column": "carrier", "of": "positives"})
