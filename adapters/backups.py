@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Final
 
+from adapters.durability import flush
 from gateway.core.errors import StoreFailed
 
 FORMAT: Final = 1
@@ -49,13 +50,13 @@ class BackupDirectory:
             for path in sorted(self._directory.rglob("*")):
                 if path.is_file():
                     files[str(path.relative_to(self._directory))] = (path.stat().st_size, _digest(path))
-                _flush(path)
+                flush(path)
             staged = self._directory / (_LIST + ".new")
             staged.write_text(json.dumps({"format": FORMAT, "taken_at_s": taken_at_s, "files": files}, indent=1))
-            _flush(staged)
+            flush(staged)
             staged.rename(self._directory / _LIST)
-            _flush(self._directory)
-            _flush(self._directory.parent)
+            flush(self._directory)
+            flush(self._directory.parent)
         return sum(size for size, _ in files.values())
 
     def restore(self, to: PurePath) -> int:
@@ -72,11 +73,11 @@ class BackupDirectory:
             for name, (size, digest) in files.items():
                 _copy(self._directory / name, partial / name, size, digest)
             for directory in (partial, *(path for path in partial.rglob("*") if path.is_dir())):
-                _flush(directory)
+                flush(directory)
             if target.exists():
                 target.rmdir()
             partial.rename(target)
-            _flush(target.parent)
+            flush(target.parent)
         return len(files)
 
     def _listed(self) -> Mapping[str, tuple[int, str]]:
@@ -101,20 +102,12 @@ def _copy(source: Path, to: Path, size: int, digest: str) -> None:
     if to.stat().st_size != size or _digest(to) != digest:
         raise StoreFailed(f"{source} is not as it was when the backup was made", hint="restore another backup")
     os.utime(to, ns=(source.stat().st_atime_ns, source.stat().st_mtime_ns))  # by which the log's segments grow old
-    _flush(to)
+    flush(to)
 
 
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

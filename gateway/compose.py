@@ -37,6 +37,7 @@ from adapters.stores.artifacts import DirectoryArtifacts
 from adapters.stores.checkpoints import SqliteCheckpoints
 from adapters.stores.registry import SqliteRegistry
 from adapters.suspicions_file import SuspicionsFile
+from gateway.core.access import ADMIN_KEY_NAME
 from gateway.core.errors import LogFull, MalformedRequest, StoreFailed
 from gateway.core.models import Runtime as RuntimeName
 from gateway.core.notices import Channel, channels_from_body
@@ -65,7 +66,7 @@ class DataDirectory:
         self.artifacts = root / "artifacts"
         self.log = root / "log"
         self.archive = root / "archive"
-        self.admin_token = root / "admin.token"
+        self.admin_token = root / ADMIN_KEY_NAME
         self.secret = root / "log.secret"
         self.lock = root / "lock"
         self.run = root / "run"

@@ -26,11 +26,12 @@ import duckdb
 from adapters.archives import queries
 from adapters.archives.backup import copied_archive
 from adapters.archives.columns import ANCHOR, GROUND_TRUTH, PREDICTION, TENSOR, WIDTH_MAX, rows_query
-from adapters.archives.manifest import ANCHORS, File, Manifest, flush, load_manifest, manifest_age, swap_manifest
+from adapters.archives.manifest import ANCHORS, File, Manifest, load_manifest, manifest_age, swap_manifest
 from adapters.archives.merging import due, joined
 from adapters.archives.plain import holds_raw, line_starts, longest_line, write_plain
 from adapters.archives.process import ask
 from adapters.archives.spans import falling_spans, holding, parameters, rising_spans, within
+from adapters.durability import flush
 from gateway.core.errors import ArchiveFailed
 from gateway.core.fields import Json
 from gateway.core.records import Anchor, Cursor, GroundTruthRecord, Offset, Record

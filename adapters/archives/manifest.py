@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from adapters.durability import flush
+
 FORMAT: Final = 1
 ANCHORS: Final = "anchors"  # the directory of their files
 _NAME: Final = "manifest.json"
@@ -107,12 +109,3 @@ def swap_manifest(directory: Path, manifest: Manifest) -> None:
         os.fsync(file.fileno())
     staged.replace(directory / _NAME)
     flush(directory)
-
-
-def flush(path: Path) -> None:
-    """Make a file, or a directory's list of names, survive power loss."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

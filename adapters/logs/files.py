@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from adapters.durability import flush
 from adapters.logs.codec import END_OF_APPEND
 from gateway.core.errors import LogFailed, LogFull
 from gateway.core.records import Offset
@@ -122,15 +123,6 @@ def locked(directory: Path) -> int:
         os.close(fd)
         raise LogFailed(f"another process writes the log in {directory}") from error
     return fd
-
-
-def flush(path: Path) -> None:
-    """Make a file, or a directory's list of names, survive power loss."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 @contextlib.contextmanager

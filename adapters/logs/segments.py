@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Final
 
+from adapters.durability import flush
 from adapters.logs.codec import END_OF_APPEND, Wants, decode, encode
 from adapters.logs.files import (
     Place,
@@ -24,7 +25,6 @@ from adapters.logs.files import (
     cut_tail,
     empty_holes,
     end_of,
-    flush,
     locked,
     log_error,
     log_errors,

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Final
 
-from adapters.stores.durability import flush
+from adapters.durability import flush
 from gateway.core.errors import ArtifactCorrupt, StoreFailed
 from gateway.core.models import Digest
 

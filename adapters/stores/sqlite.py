@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from adapters.stores.durability import flush
+from adapters.durability import flush
 from gateway.core.errors import StoreFailed
 
 BUSY_TIMEOUT_S: Final = 10.0  # for another process's transaction; the longest known is a checkpoint of the log, under 1 s

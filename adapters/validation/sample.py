@@ -32,7 +32,7 @@ class Sample:
         """Open it.
 
         Raises:
-            NotValid: it cannot be read.
+            NotValid: it cannot be read, or has no rows.
         """
         try:
             self._database = duckdb.connect(":memory:", config={"threads": 1, "autoinstall_known_extensions": False})
@@ -41,9 +41,12 @@ class Sample:
             self._database.execute("SET enable_external_access = false")
             more = _OPTIONS.get(path.suffix, "")
             self._rows = f"(SELECT * FROM {_READERS[path.suffix]}('{literal}'{more}))"  # noqa: S608  # quoted above
-            described = self._database.execute(f"SELECT * FROM {self._rows} LIMIT 0").description  # noqa: S608
+            described = self._database.execute(f"SELECT * FROM {self._rows} LIMIT 1").description  # noqa: S608
+            is_empty = self._database.fetchone() is None
         except duckdb.Error as error:
             raise NotValid(f"reference: {_first_line(error)}") from error
+        if is_empty:  # before anybody asks for columns: of an empty file DuckDB makes one up
+            raise NotValid("reference: it has no rows")
         self.columns: tuple[str, ...] = tuple(str(column[0]) for column in described or ())
         self._texts = frozenset(str(column[0]) for column in described or () if str(column[1]) in _TEXT_TYPES)
 
@@ -58,7 +61,7 @@ class Sample:
             Floats with NaN where there is no value; bytes, empty where there is none.
 
         Raises:
-            NotValid: a column or every row is missing, or a value is not of its column's type.
+            NotValid: a column is missing, or a value is not of its column's type.
         """
         missing = [name for name, _ in columns if name not in self.columns]
         if missing:
@@ -74,10 +77,7 @@ class Sample:
             found = self._database.execute(sampled).fetchnumpy()
         except duckdb.Error as error:
             raise NotValid(f"reference: {_first_line(error)}") from error
-        arrays = {name: _array(found[f"c{at}"], name, datatype) for at, (name, datatype) in enumerate(columns)}
-        if not arrays or len(next(iter(arrays.values()))) == 0:
-            raise NotValid("reference: it has no rows")
-        return arrays
+        return {name: _array(found[f"c{at}"], name, datatype) for at, (name, datatype) in enumerate(columns)}
 
 
 def _sql_type(datatype: Datatype) -> str:

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Concatenate, Final, NoReturn, Param
 
 import typer
 
+from gateway.core.access import ADMIN_KEY_NAME
+
 if TYPE_CHECKING:
     from gateway.client import AdminClient, PredictionClient
 
@@ -63,7 +65,7 @@ class Gateway:
 
         token = self._token()
         if token is None:
-            fail(f"no token: there is no {self._data_dir / 'admin.token'}", "name the gateway's --data-dir, or give --token")
+            fail(f"no token: there is no {self._data_dir / ADMIN_KEY_NAME}", "name the gateway's --data-dir, or give --token")
         return AdminClient(
             self._address(self._given.admin_url, "HEADGATE_ADMIN_URL", "admin_url", "http://127.0.0.1:8081"), token
         )
@@ -77,7 +79,7 @@ class Gateway:
     def _token(self) -> str | None:
         if given := self._given.token or os.environ.get("HEADGATE_TOKEN"):
             return given
-        path = self._data_dir / "admin.token"
+        path = self._data_dir / ADMIN_KEY_NAME
         try:
             return path.read_text().strip()
         except FileNotFoundError:
@@ -171,7 +173,10 @@ UrlOption = Annotated[
 TokenOption = Annotated[
     str | None,
     typer.Option(
-        "--token", metavar="TOKEN", rich_help_panel=_PANEL, help="Else HEADGATE_TOKEN, else admin.token in the data directory."
+        "--token",
+        metavar="TOKEN",
+        rich_help_panel=_PANEL,
+        help=f"Else HEADGATE_TOKEN, else {ADMIN_KEY_NAME} in the data directory.",
     ),
 ]
 DataDirOption = Annotated[

@@ -50,6 +50,7 @@ WAITING_THREADS: Final = 32  # at once; route changes and registrations, which w
 UPLOADS_PER_VALIDATION: Final = 4  # uploads that may be under way for each validation that may run
 PACE_GRACE_S: Final = 30.0  # before the pace of an upload counts
 PACE_BYTES_PER_S: Final = 10_000  # slower than the slowest line worth waiting for
+PATH_SHOWN_MAX: Final = 200  # characters of one that leads nowhere
 JSON: Final = "application/json"
 _journal = logging.getLogger(__name__)
 
@@ -216,6 +217,6 @@ def _response(reply: Reply) -> Response:
 
 def _refused_path(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    words = {404: f"there is nothing at {request.url.path}", 405: f"{request.method} is not offered here"}
+    words = {404: f"there is nothing at {request.url.path[:PATH_SHOWN_MAX]}", 405: f"{request.method} is not offered here"}
     body = {"error": words.get(error.status_code, error.detail), "hint": "the paths stand in /openapi.json"}
     return Response(orjson.dumps(body), error.status_code, error.headers, JSON)

@@ -28,12 +28,16 @@ def principal_of(registry: RegistryStore, authorization: str | None) -> Principa
 
     Raises:
         NotAuthenticated: there is no bearer token, or no key has it.
+        StoreFailed: the registry cannot be read; nobody is known then, so that its files are not named.
     """
     scheme, _, token = (authorization or "").partition(" ")
     if scheme.lower() != "bearer" or not 0 < len(token) <= TOKEN_LENGTH_MAX:
         raise NotAuthenticated("no bearer token was sent", hint="send the header Authorization: Bearer TOKEN")
     digest = token_digest(token.strip())
-    key = next((key for key in all_keys(registry) if key.token_sha256 == digest), None)
+    try:
+        key = next((key for key in all_keys(registry) if key.token_sha256 == digest), None)
+    except StoreFailed as error:
+        raise StoreFailed("the registry cannot be read") from error
     if key is None:
         raise NotAuthenticated("the token is not known", hint="it was revoked, or belongs to another gateway")
     return Principal(key.name, key.scopes)

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, cast
+from uuid import UUID
 
 import orjson
 
@@ -112,11 +113,19 @@ def recompute(control: Control, call: Call) -> Answer:
 
 
 def _one(control: Control, prediction_id: str) -> Json:
-    wanted = Filter(prediction_id=prediction_id, limit=1)
+    wanted = Filter(prediction_id=_canonical(prediction_id), limit=1)
     found = next(predictions(wanted, archive=control.archive, log=control.log), None)
     if found is None:
         raise UnknownSubject(f"there is no prediction {wanted.prediction_id[:80]!r}", hint="it may be past its retention")
     return found
+
+
+def _canonical(prediction_id: str) -> str:
+    """Return an id as the log has it, however a UUID was written; what is none stays as it is, and is not found."""
+    try:
+        return str(UUID(prediction_id))
+    except ValueError:
+        return prediction_id
 
 
 def _exported(control: Control, wanted: Filter) -> TemporaryFile:

@@ -17,6 +17,7 @@ from gateway.control.auth import ensure_admin_token
 from gateway.control.calls import Control
 from gateway.control.conditions import conditions
 from gateway.control.notifier import Notifier, run_notifier
+from gateway.core.access import ADMIN_KEY_NAME
 from gateway.core.notices import Channel
 from gateway.ports import (
     Archive,
@@ -33,7 +34,6 @@ from gateway.ports import (
 from gateway.settings import Settings
 from gateway.web import HttpServer, Limits, asgi
 
-ADMIN_TOKEN_FILE: Final = "admin.token"  # noqa: S105  # a file's name
 DRAIN_S: Final = 5.0  # after SIGTERM; what is longer in flight, an upload, is sent again
 CONNECTIONS_MAX: Final = 200  # people, scrapers and programs that operate; each holds little
 
@@ -63,7 +63,7 @@ def run_control(
     Raises:
         StoreFailed: the registry or the admin token's file cannot be written.
     """
-    ensure_admin_token(registry, settings.data_dir / ADMIN_TOKEN_FILE, clock=clock)
+    ensure_admin_token(registry, settings.data_dir / ADMIN_KEY_NAME, clock=clock)
     control = Control(
         settings=settings.control,
         registry=registry,

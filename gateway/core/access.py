@@ -72,7 +72,7 @@ class Principal:
 
 MONITOR: Final = Principal("monitor", frozenset({Scope.OPERATE}))
 CONTROL: Final = Principal("control", frozenset({Scope.ADMIN}))  # what the control plane does for itself at start
-ADMIN_KEY_NAME: Final = "admin.token"  # of the key whose token lies in the data directory
+ADMIN_KEY_NAME: Final = "admin.token"  # of the first key, and of the file in the data directory that holds its token
 OWN_NAMES: Final = frozenset({MONITOR.name, CONTROL.name, ADMIN_KEY_NAME})  # in the audit log they mean the gateway itself
 
 

@@ -16,13 +16,15 @@ Only `ModelFault` (and a deadline missed inside `predict`) counts against a vers
 
 from __future__ import annotations
 
+MESSAGE_LENGTH_MAX = 1_000  # characters; some say again what a caller sent, and gRPC's own bound is 8 KiB of headers
+
 
 class GatewayError(Exception):
     """The root. `hint` says what an operator can do, where there is something to do."""
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
-        self.message = message
+        self.message = message if len(message) <= MESSAGE_LENGTH_MAX else message[: MESSAGE_LENGTH_MAX - 1] + "…"
         self.hint = hint
 
     def __str__(self) -> str:

@@ -56,12 +56,12 @@ def keys_to_fail(finding: Shown) -> int | None:
 
 def _standing(rollout: Rollout) -> str:
     name = f"Version {rollout.challenger} of {rollout.model} is {rollout.state.value}"
-    weight = rollout.plan.steps[min(rollout.step, len(rollout.plan.steps) - 1)].weight / SLOTS
+    weight = rollout.plan.steps[min(rollout.step, len(rollout.plan.steps) - 1)].weight * 100 / SLOTS
     match rollout.state:
         case RolloutState.SHADOW:
             return f"{name}: it sees copies and answers nobody; version {rollout.champion} answers."
         case RolloutState.CANARY | RolloutState.BAKING | RolloutState.AWAITING_APPROVAL:
-            return f"{name}: step {rollout.step + 1} of {len(rollout.plan.steps)}, {weight:.4g} of the keys are its."
+            return f"{name}: step {rollout.step + 1} of {len(rollout.plan.steps)}, {weight:.4g} % of the keys are its."
         case RolloutState.HELD:
             held_in = rollout.held_in.value if rollout.held_in else "?"
             return f"{name} since {held_in}; its weight stays as it was."

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from gateway.client import AdminClient, NotReachable, PredictionClient
+from gateway.core.access import ADMIN_KEY_NAME
 
 WORKERS: Final = 2
 PROGRAM: Final = (sys.executable, "-m", "gateway")
@@ -114,7 +115,7 @@ def start_house(
 def _ready(process: subprocess.Popen[bytes], data_dir: Path) -> House | None:
     try:
         found = json.loads((data_dir / "run" / "addresses.json").read_text())
-        token = (data_dir / "admin.token").read_text().strip()
+        token = (data_dir / ADMIN_KEY_NAME).read_text().strip()
     except (OSError, ValueError):
         return None
     house = House(process, data_dir, found["url"], found["admin_url"], token)

@@ -137,7 +137,7 @@ def test_extra_columns_of_the_reference_are_left_out(linear, sample, tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "word"),
-    [("a,b,c\n1,2,x\n", "reference"), ("a,b,c\n", "no rows"), ("", "reference"), ("\0\1\2", "reference")],
+    [("a,b,c\n1,2,x\n", "reference"), ("a,b,c\n", "no rows"), ("", "no rows"), ("\n", "no rows"), ("\0\1\2", "reference")],
 )
 def test_unreadable_reference_is_refused(linear, tmp_path, content, word):
     """A sample that cannot be read as numbers is refused with the reason."""

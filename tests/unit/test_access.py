@@ -6,8 +6,11 @@ import itertools
 
 import pytest
 
+from adapters.clock import SystemClock
+from adapters.stores.registry import SqliteRegistry
+from gateway.control.auth import principal_of
 from gateway.core.access import MONITOR, Key, Principal, Scope, key_body, token_digest
-from gateway.core.errors import NotPermitted
+from gateway.core.errors import NotPermitted, StoreFailed
 
 
 @pytest.mark.parametrize(("held", "asked"), list(itertools.product(Scope, Scope)))
@@ -19,6 +22,17 @@ def test_principal_may_do_what_its_scope_says(held, asked):
     else:
         with pytest.raises(NotPermitted, match=asked.value):
             principal.require(asked)
+
+
+def test_stranger_learns_no_path_of_the_registry(tmp_path):
+    """Who cannot be looked up is told that the registry fails, not where it lies."""
+    registry = SqliteRegistry(tmp_path / "registry.db", clock=SystemClock())
+    registry.close()
+    with pytest.raises(StoreFailed, match=str(tmp_path)):
+        registry.keys()
+    with pytest.raises(StoreFailed) as refused:
+        principal_of(registry, "Bearer hg_anything")
+    assert str(refused.value) == "the registry cannot be read"
 
 
 @pytest.mark.parametrize("asked", Scope)

@@ -22,7 +22,7 @@ from gateway.core.drift import (
     with_alarm,
 )
 from gateway.core.models import Column
-from gateway.core.profiles import FeatureProfile, build_profile, cell_count, probability_integral_transform
+from gateway.core.profiles import FeatureMap, FeatureProfile, build_profile, cell_count
 
 
 def profile(rows: int, rng: np.random.Generator) -> FeatureProfile:
@@ -30,7 +30,7 @@ def profile(rows: int, rng: np.random.Generator) -> FeatureProfile:
 
 
 def cells(feature: FeatureProfile, values: np.ndarray) -> tuple[int, ...]:
-    cells = probability_integral_transform(feature, values).cells
+    [[cells]] = FeatureMap((feature,)).rows((values,))[1:]
     return tuple(np.bincount(cells, minlength=cell_count(feature)).tolist())
 
 

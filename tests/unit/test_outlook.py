@@ -39,7 +39,7 @@ def test_rollout_explains_itself_in_sentences():
     """Where it stands, what it waits for, and each guardrail with estimate, interval, log e against its line and a forecast."""
     told = explained(ROLLOUT, {"findings": [FINDING, {"guardrail": "of another plan"}], "reason": "300 s more in this phase"})
     assert told == [
-        "Version 2 of delays is CANARY: step 1 of 2, 0.1 of the keys are its.",
+        "Version 2 of delays is CANARY: step 1 of 2, 10 % of the keys are its.",
         "It waits: 300 s more in this phase.",
         "service errors: INCONCLUSIVE; the difference is +0.01, in [-0.07, 0.09], margin 0.05; log e 0.30 of 5.30; "
         "100 keys of the challenger; about 300 more to a pass.",

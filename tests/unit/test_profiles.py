@@ -17,12 +17,11 @@ from gateway.core.profiles import (
     Apart,
     FeatureMap,
     FeatureProfile,
-    apart_counts,
+    Placed,
     build_profile,
     cell_count,
     cell_names,
     effective_rows,
-    probability_integral_transform,
     profile_body,
     profile_from_body,
     spread,
@@ -42,6 +41,15 @@ def objects(values: list[object]) -> Array:
     made = np.empty(len(values), dtype=object)
     made[:] = values
     return made
+
+
+def placed_in(feature: FeatureProfile, values: Array) -> Placed:
+    return FeatureMap((feature,)).place((values,))[0]
+
+
+def apart_in(feature: FeatureProfile, cells: Array) -> dict[Apart, int]:
+    counts = np.bincount(cells, minlength=cell_count(feature))[-len(APART) :]
+    return dict(zip(APART, counts.tolist(), strict=True))
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
@@ -64,7 +72,7 @@ def test_transform_is_uniform_on_the_training_distribution(shape: str, scale: fl
                 return np.where(rng.random(count) < 0.8, 0.0, rng.normal(0.0, 1.0, count)) * scale
 
     feature = numeric(draw(20_000))
-    u = probability_integral_transform(feature, draw(20_000)).u
+    u = placed_in(feature, draw(20_000)).u
     assert abs(u.mean() - 0.5) < 0.012  # four standard errors of both samples
     if shape in ("normal", "exponential", "heavy"):
         assert np.abs(np.quantile(u, np.linspace(0.05, 0.95, 19)) - np.linspace(0.05, 0.95, 19)).max() < 0.02
@@ -78,10 +86,10 @@ def test_transform_is_uniform_on_the_training_distribution(shape: str, scale: fl
 def test_transform_never_hands_on_what_has_no_place(reference: list[float], values: list[float]) -> None:
     """For any floats u is in [0, 1] and never NaN, and every value is either mapped or counted apart."""
     feature = numeric(np.asarray(reference, np.float64))
-    placed = probability_integral_transform(feature, np.asarray(values, np.float64))
+    placed = placed_in(feature, np.asarray(values, np.float64))
     assert np.isfinite(placed.u).all()
     assert ((placed.u >= 0.0) & (placed.u <= 1.0)).all()
-    counts = apart_counts(feature, placed.cells)
+    counts = apart_in(feature, placed.cells)
     assert len(placed.u) + sum(counts.values()) == len(values)
     assert counts[Apart.MISSING] == sum(map(math.isnan, values))
     assert counts[Apart.INFINITE] == sum(map(math.isinf, values))
@@ -92,15 +100,15 @@ def test_transform_never_hands_on_what_has_no_place(reference: list[float], valu
 @settings(deadline=None)
 def test_transform_keeps_the_order(reference: list[float], values: list[float]) -> None:
     """A greater value never gets a smaller u."""
-    placed = probability_integral_transform(numeric(np.asarray(reference)), np.sort(np.asarray(values)))
+    placed = placed_in(numeric(np.asarray(reference)), np.sort(np.asarray(values)))
     assert (np.diff(placed.u) >= -1e-12).all()
 
 
 def test_transform_counts_each_kind_apart() -> None:
     """Missing, infinite, below and above each have a cell of their own."""
     feature = numeric(np.arange(100.0))
-    placed = probability_integral_transform(feature, np.asarray([math.nan, math.inf, -math.inf, -1.0, 100.0, 50.0]))
-    assert apart_counts(feature, placed.cells) == {
+    placed = placed_in(feature, np.asarray([math.nan, math.inf, -math.inf, -1.0, 100.0, 50.0]))
+    assert apart_in(feature, placed.cells) == {
         Apart.MISSING: 1,
         Apart.INFINITE: 2,
         Apart.BELOW: 1,
@@ -114,12 +122,12 @@ def test_transform_counts_each_kind_apart() -> None:
 def test_categories_are_the_same_in_every_spelling_and_strangers_are_apart() -> None:
     """Bytes, text and numbers of one spelling are one category; what training never had is unseen."""
     feature = categorical([b"UA", "UA", "AA", None])
-    placed = probability_integral_transform(feature, objects(["UA", b"AA", "XX", None, math.nan]))
+    placed = placed_in(feature, objects(["UA", b"AA", "XX", None, math.nan]))
     assert feature.categories == ("UA", "AA")
     assert feature.rates[-len(Apart) + list(Apart).index(Apart.MISSING)] == 0.25
     assert placed.u == pytest.approx([1 / 3, 5 / 6])
-    assert apart_counts(feature, placed.cells)[Apart.UNSEEN] == 1
-    assert apart_counts(feature, placed.cells)[Apart.MISSING] == 2
+    assert apart_in(feature, placed.cells)[Apart.UNSEEN] == 1
+    assert apart_in(feature, placed.cells)[Apart.MISSING] == 2
     months = categorical([1, 2.0, "2", np.int64(1), True])
     assert months.categories == ("1", "2")
 
@@ -138,7 +146,7 @@ def test_cells_are_named_for_people() -> None:
 def test_categories_beyond_those_kept_are_one_category() -> None:
     """Where training had a long tail, a name that was not kept is part of it, not unseen."""
     feature = categorical([f"c{at}" for at in range(150)])
-    placed = probability_integral_transform(feature, objects(["c149", "never"]))
+    placed = placed_in(feature, objects(["c149", "never"]))
     assert len(feature.categories) == 100
     assert not placed.is_apart.any()
     assert sum(feature.rates) == pytest.approx(1.0)
@@ -147,14 +155,14 @@ def test_categories_beyond_those_kept_are_one_category() -> None:
 def test_feature_that_was_never_there_has_no_place_for_anything() -> None:
     """A reference of NaN alone knows no value."""
     feature = numeric([math.nan, math.nan])
-    placed = probability_integral_transform(feature, np.asarray([1.0, math.nan]))
+    placed = placed_in(feature, np.asarray([1.0, math.nan]))
     assert placed.u.size == 0
-    assert apart_counts(feature, placed.cells)[Apart.UNSEEN] == 1
+    assert apart_in(feature, placed.cells)[Apart.UNSEEN] == 1
 
 
 def test_constant_feature_maps_to_the_middle() -> None:
     """Every row alike: the value is in the middle, any other is out of range."""
-    placed = probability_integral_transform(numeric([3.0] * 50), np.asarray([3.0, 2.9, 3.1]))
+    placed = placed_in(numeric([3.0] * 50), np.asarray([3.0, 2.9, 3.1]))
     assert placed.u.tolist() == [0.5]
     assert placed.is_apart.tolist() == [False, True, True]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from urllib.parse import quote
 
 from gateway.control.status.visits import PATH
+from gateway.core.access import ADMIN_KEY_NAME
 from gateway.core.health import Level
 from gateway.drawing.markup import Child, Markup, document, tag
 from gateway.drawing.style import STYLE
@@ -45,7 +46,7 @@ def asking(*, to: str, why: str = "") -> str:
         tag("input", id="token", name="token", type="password", autocomplete="current-password", required=True, autofocus=True),
         tag("input", type="hidden", name="to", value=to),
         tag("button", "Open"),
-        tag("p", "The first one stands in the data directory, in admin.token.", class_="quiet small"),
+        tag("p", f"The first one stands in the data directory, in {ADMIN_KEY_NAME}.", class_="quiet small"),
         class_="enter",
         method="post",
         action=f"{PATH}/enter",

@@ -85,6 +85,15 @@ def test_unknown_paths_and_methods_are_json(shared_control):
     assert set(wrong.headers["allow"].split(", ")) >= {"GET", "PUT", "DELETE"}
 
 
+@pytest.mark.parametrize("path", ["/{name}", "/api/v1/routes/{name}", "/api/v1/models/{name}/versions/{name}"])
+def test_refusal_repeats_a_long_path_in_part(shared_control, path):
+    """What is not there is named by its beginning, however long its name."""
+    missing = shared_control.admin.get(path.format(name="x" * 5_000))
+    assert missing.status_code == 404
+    assert "xxx" in missing.text
+    assert len(missing.content) < 1_200
+
+
 def test_every_path_refuses_a_method_it_does_not_offer(shared_control):
     """No path falls through to something that is not JSON."""
     for path in {operation.path for operation in OPERATIONS}:

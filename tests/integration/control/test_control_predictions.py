@@ -72,10 +72,12 @@ def test_predictions_are_filtered_newest_first(logged):
 
 
 def test_prediction_is_found_with_its_ground_truth(logged):
-    """One prediction is found by its id, with what became known later; an unknown id is a 404."""
+    """One prediction is found by its id, in any spelling of a UUID, with what became known later; an unknown id is a 404."""
     id = _record(3).prediction_id
     found = logged.admin.get(f"/api/v1/predictions/{id}").json()
     assert (found["prediction_id"], found["version"]) == (id, "1")
+    for spelled in (id.upper(), id.replace("-", "")):
+        assert logged.admin.get(f"/api/v1/predictions/{spelled}").json() == found
     assert [truth["value"] for truth in found["ground_truth"]] == [1]
     assert logged.admin.get("/api/v1/predictions/018bcfe5-6800-7000-8000-ffffffffffff").status_code == 404
     assert logged.admin.get("/api/v1/predictions/none").status_code == 404

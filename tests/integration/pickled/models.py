@@ -159,7 +159,7 @@ def limits(scratch: Path, **more: object) -> Limits:
         "niceness": 0,
         "scratch_file_bytes_max": 2**20,
         "message_bytes_max": 2**24,
-        "load_timeout_s": 30.0,
+        "load_timeout_s": 120.0,
         "predict_timeout_s": 5.0,
     }
     return Limits(**(usual | more))

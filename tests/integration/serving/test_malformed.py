@@ -319,3 +319,11 @@ def test_statuses_are_the_documented_ones(served):
     assert _refused(served.raw(FRAMING["a body over the bound"])) == 413
     assert _refused(served.raw(FRAMING["header of 100 KB"])) == 431
     assert b"Request for unknown model" in served.raw(CONTENT["unknown model"])
+
+
+def test_refusal_repeats_a_long_name_in_part(served):
+    """A model that is not there is named by its beginning, however long its name."""
+    answer = served.raw(b"GET /v2/models/" + b"x" * 5_000 + b" HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    assert _refused(answer) == 404
+    assert b"unknown model: 'xxx" in answer
+    assert len(answer) < 1_500

@@ -183,6 +183,19 @@ def test_worker_serves_on_while_the_registry_fails(worker, models, until, monkey
     until(lambda: worker.infer("n", [[1, 2, 3, 4]]).status_code == 200)
 
 
+def test_caller_learns_no_path_of_the_registry(worker, models, until, monkeypatch):
+    """A version that the registry cannot tell of is a 503 that names no file."""
+    worker.register("m", "1", models.linear(), champion=True)
+    worker.until_served(until)
+
+    def fail(_model: str, _version: str) -> object:
+        raise StoreFailed("/srv/headgate/registry.db: disk I/O error", hint="look at /srv")
+
+    monkeypatch.setattr(worker.registry, "version", fail)
+    answer = worker.infer("m", [[1, 2, 3, 4]], version="2")
+    assert (answer.status_code, answer.json()) == (503, {"error": "the gateway's storage cannot be read or written"})
+
+
 def test_reports_do_not_answer_each_other(worker, models, until):
     """A report is news to every follower, and none of them answers it with another: the registry falls silent."""
     worker.register("m", "1", models.linear(), champion=True)

@@ -1,4 +1,4 @@
-"""What makes a file or a directory survive power loss, for all stores."""
+"""What makes a file or a directory survive power loss, for whatever is kept in files."""
 
 from __future__ import annotations
 
