@@ -20,7 +20,7 @@ from uuid import UUID
 
 from gateway.core.errors import StoreFailed
 from gateway.core.poison import DeadRun
-from gateway.ports import Interrupted, Place
+from gateway.ports.inflight import Interrupted, Place
 
 _RUNS_MAX: Final = 64  # runs at once in one worker: threads of expensive versions and the loop's own
 _IDS_MAX: Final = 64  # ids kept of a run; equals the default batch bound

@@ -52,7 +52,8 @@ from gateway.core.rollouts import Rollout
 from gateway.core.routes import DROPPED_MAX, Revision, Route, RouteTable
 from gateway.core.split import SLOTS
 from gateway.core.traces import Span
-from gateway.ports import Cell, Clock, Exemplar, Sample
+from gateway.ports.clock import Clock
+from gateway.ports.metrics import Cell, Exemplar, Sample
 
 OVERFLOW: Final = "gateway_metrics_overflow_total"
 CELLS: Final = 20_000  # as many as the bank on disk holds

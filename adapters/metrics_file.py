@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from gateway.core.errors import StoreFailed
-from gateway.ports import Cell, Exemplar, Sample
+from gateway.ports.metrics import Cell, Exemplar, Sample
 
 MAGIC: Final = b"hgmetrics2\0\0\0\0\0\0"  # 16 bytes; another layout gets another number
 COUNT_AT: Final = 2  # in words of eight bytes, after the magic

@@ -11,7 +11,10 @@ from pathlib import PurePath
 from typing import Final
 
 from gateway.core.errors import StoreFailed
-from gateway.ports import Archive, ArtifactStore, BackupStore, CheckpointStore, Clock, RegistryStore, SegmentStore
+from gateway.ports.archive import Archive
+from gateway.ports.clock import Clock
+from gateway.ports.log import SegmentStore
+from gateway.ports.stores import ArtifactStore, BackupStore, CheckpointStore, RegistryStore
 
 TRIES: Final = 5  # for archive and log to meet; segments stay for an hour after they are archived, unless the disk is full
 

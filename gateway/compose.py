@@ -45,7 +45,10 @@ from gateway.core.partitions import FIRST, LAYOUT, partitions
 from gateway.core.privacy import Privacy
 from gateway.core.records import StreamEnd
 from gateway.journal import open_journal
-from gateway.ports import LoopWatch, Runtime, Sender, Traces
+from gateway.ports.inflight import LoopWatch
+from gateway.ports.notices import Sender
+from gateway.ports.runtimes import Runtime
+from gateway.ports.traces import Traces
 from gateway.settings import Settings, settings_from_body
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from prometheus_client.samples import Exemplar, Timestamp
 
 from gateway.metrics import METRICS, Metric, Type, bucket_names
-from gateway.ports import MetricsSnapshots, Sample
+from gateway.ports.metrics import MetricsSnapshots, Sample
 
 _OPEN_METRICS: Final = "application/openmetrics-text"
 Exemplars = Mapping[tuple[str, str, tuple[tuple[str, str], ...], str], Exemplar]  # process, histogram, labels, bucket

@@ -19,7 +19,8 @@ from gateway.core.errors import NotReady
 from gateway.core.fields import Json
 from gateway.core.record_bodies import ground_truth_body, prediction_body
 from gateway.core.records import Anchor, Cursor, GroundTruthRecord, Offset, PredictionRecord, Record
-from gateway.ports import Archive, Filter, PredictionLogReader, QuestionLimits, Table, Timed
+from gateway.ports.archive import Archive, Filter, QuestionLimits, Table, Timed
+from gateway.ports.log import PredictionLogReader
 
 PAGE: Final = 100  # records read, and predictions joined with their ground truth, at once
 TAIL_MAX: Final = 250_000  # records at the end of the log that one question makes ready, some 10 s of work

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.core.routes import RouteTable
-from gateway.ports import Cell, MetricsBank, Sample
+from gateway.ports.metrics import Cell, MetricsBank, Sample
 
 
 class Type(enum.Enum):

@@ -30,7 +30,7 @@ from gateway.compose import ARCHIVE, CONTROL, MONITOR, SERVING, DataDirectory, p
 from gateway.core.errors import GatewayError, StoreFailed
 from gateway.core.partitions import partitions
 from gateway.journal import open_journal
-from gateway.ports import LoopWatch
+from gateway.ports.inflight import LoopWatch
 from gateway.settings import ServingSettings, Settings, settings_body
 from gateway.web import read_certificate
 

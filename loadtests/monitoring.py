@@ -41,7 +41,7 @@ from gateway.monitor.gauges import Gauges
 from gateway.monitor.merge import Merge
 from gateway.monitor.picture import picture
 from gateway.monitor.run import Monitor
-from gateway.ports import RegistryStore
+from gateway.ports.stores import RegistryStore
 from gateway.settings import Settings
 
 FEATURES = 20

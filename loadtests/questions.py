@@ -30,7 +30,7 @@ from adapters.logs.segments import SegmentDirectory, SegmentWriter
 from gateway.core.records import Attempt, GroundTruthRecord, Kind, Outcome, PredictionRecord, Record
 from gateway.core.split import hashed_key
 from gateway.core.tensors import Datatype, Tensor
-from gateway.ports import QuestionLimits
+from gateway.ports.archive import QuestionLimits
 from gateway.settings import ControlSettings
 
 FEATURES: Final = 20

@@ -42,7 +42,7 @@ from gateway.core.split import hashed_key, slot_of
 from gateway.core.tensors import Datatype, Tensor
 from gateway.monitor.gauges import Gauges
 from gateway.monitor.run import Monitor
-from gateway.ports import Filter
+from gateway.ports.archive import Filter
 from gateway.replay.decisions import recompute_decisions
 from gateway.replay.past import Progress
 from gateway.replay.plan import PlanReplay

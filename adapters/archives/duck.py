@@ -35,7 +35,8 @@ from adapters.durability import flush
 from gateway.core.errors import ArchiveFailed
 from gateway.core.fields import Json
 from gateway.core.records import Anchor, Cursor, GroundTruthRecord, Offset, Record
-from gateway.ports import Filter, QuestionLimits, Segment, Table, Timed
+from gateway.ports.archive import Filter, QuestionLimits, Table, Timed
+from gateway.ports.log import Segment
 
 FORMS_MAX: Final = 100  # of tensors in one segment that get columns; variable widths could make one file per record
 ROW_GROUP_ROWS: Final = 20_480  # what a look-up of one prediction has to unpack

@@ -12,7 +12,7 @@ from typing import Final
 
 from gateway.core.errors import ArchiveFailed, GatewayError, NotValid
 from gateway.core.fields import Fields
-from gateway.ports import QuestionLimits, Table
+from gateway.ports.archive import QuestionLimits, Table
 
 CHILD: Final = "adapters.archives.child"
 COLUMNS_MAX: Final = 100_000  # of one answer; DuckDB has a bound of its own below that

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from adapters.archives.manifest import File
-from gateway.ports import Filter
+from gateway.ports.archive import Filter
 
 SPAN_RECORDS: Final = 20_000  # sorted at once when read in order: some 20 MB of lines, and few queries for many small files
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from river.drift import ADWIN
 
-from gateway.ports import Reading
+from gateway.ports.readings import Reading
 
 DELTA: Final = 0.002  # River's own: no false alarm in 10 million independent uniform values; +0.5σ is found after about 150
 CLOCK: Final = 8  # values between two checks; 32 (River's own) finds a large shift up to 31 values later, 1 costs twice the time

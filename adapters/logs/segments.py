@@ -36,7 +36,8 @@ from adapters.logs.files import (
 from adapters.logs.times import resumed_s
 from gateway.core.errors import LogFailed, LogFull
 from gateway.core.records import Cursor, Offset, Page, Record
-from gateway.ports import Clock, Segment
+from gateway.ports.clock import Clock
+from gateway.ports.log import Segment
 
 APPEND_BYTES_MAX: Final = 256 * 2**20  # of one append: four times the largest body that serving accepts by default
 PAGE_BYTES: Final = 2**20  # of one read, unless a single append is longer; about 1,000 records of 20 features

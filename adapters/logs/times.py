@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.ports import PredictionLogReader
+from gateway.ports.log import PredictionLogReader
 
 
 def resumed_s(log: PredictionLogReader, stream: str) -> float:

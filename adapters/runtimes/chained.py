@@ -16,7 +16,8 @@ from gateway.core.errors import LoadFailed, NotValid, PredictFailed
 from gateway.core.models import Runtime as RuntimeName
 from gateway.core.models import Version
 from gateway.core.tensors import NUMPY_DTYPES, Array, TensorSpec
-from gateway.ports import ArtifactStore, Instance, Runtime
+from gateway.ports.runtimes import Instance, Runtime
+from gateway.ports.stores import ArtifactStore
 
 
 class ChainedRuntime:

@@ -18,7 +18,7 @@ from gateway.core.errors import LoadFailed, ModelFault, PredictFailed
 from gateway.core.models import Version
 from gateway.core.providers import CPU
 from gateway.core.tensors import Array, Datatype
-from gateway.ports import Instance
+from gateway.ports.runtimes import Instance
 
 _CONCURRENCY: Final = 8  # a session may be run by many threads; more than a machine's cores never helps
 _IDENTITY: Final = bytes.fromhex(  # a model: y = x

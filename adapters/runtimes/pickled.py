@@ -28,7 +28,7 @@ from gateway.core.errors import LoadFailed, PredictFailed, ProcessDied
 from gateway.core.models import Digest, Pickled, Version
 from gateway.core.providers import CPU
 from gateway.core.tensors import NUMPY_DTYPES, Array
-from gateway.ports import Instance
+from gateway.ports.runtimes import Instance
 
 _log = logging.getLogger(__name__)
 _LOOK_S: Final = 1.0  # how often an instance looks at its idle processes' sizes

@@ -14,7 +14,7 @@ from adapters.senders.other import Other
 from adapters.senders.web import PAGERDUTY_URL, SOURCE, CloudEvents, PagerDuty, Slack, Webhook
 from gateway.core.errors import MalformedRequest
 from gateway.core.notices import Channel
-from gateway.ports import Sender
+from gateway.ports.notices import Sender
 
 
 def opened_sender(channel: Channel) -> Sender:

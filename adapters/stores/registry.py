@@ -43,7 +43,7 @@ from gateway.core.fields import Json
 from gateway.core.models import Runtime, Version
 from gateway.core.rollouts import Rollout
 from gateway.core.routes import Revision, RouteTable
-from gateway.ports import Clock
+from gateway.ports.clock import Clock
 
 POLL_S: Final = 0.2  # the safety net; a change is promised within 250 ms
 PROPOSALS_KEPT: Final = 100  # only the newest counts; the rest is for whoever looks

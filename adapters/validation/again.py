@@ -16,7 +16,7 @@ from gateway.core.models import Runtime as RuntimeName
 from gateway.core.models import Version
 from gateway.core.recompute import difference, joined, own_rows
 from gateway.core.records import PredictionRecord
-from gateway.ports import Instance, Runtime
+from gateway.ports.runtimes import Instance, Runtime
 
 
 def recomputed(

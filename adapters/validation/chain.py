@@ -21,7 +21,7 @@ from gateway.core.fields import Json
 from gateway.core.models import Column, Version
 from gateway.core.models import Runtime as RuntimeName
 from gateway.core.providers import refuse_absent
-from gateway.ports import Runtime
+from gateway.ports.runtimes import Runtime
 
 Lying = tuple[Version, Path]  # a member and where its artifact lies
 

@@ -25,7 +25,7 @@ from adapters.validation.trial import batches_of_sample, on_processor, validated
 from gateway.core.errors import NotValid, PredictFailed
 from gateway.core.models import Digest, Runtime, Version
 from gateway.core.tensors import FLOATS, Array, Datatype
-from gateway.ports import Instance
+from gateway.ports.runtimes import Instance
 
 FAMILIES: Final = frozenset({"sklearn", "lightgbm", "xgboost"})
 HINT: Final = "register it without the conversion, as a pickled version"

@@ -23,7 +23,7 @@ from gateway.core.models import Column, ColumnKind, Target, Task, Version
 from gateway.core.profiles import build_profile, profile_body
 from gateway.core.providers import refuse_absent
 from gateway.core.tensors import FLOATS, NUMPY_DTYPES, VARIABLE, Array, Datatype, Signature, TensorSpec
-from gateway.ports import Instance
+from gateway.ports.runtimes import Instance
 
 TRIAL_ROWS_MAX: Final = 2_000  # of the reference that are run; enough to meet what a column holds
 BATCH_ROWS: Final = 64  # as serving batches by default

@@ -25,7 +25,11 @@ from gateway.metrics import (
     LOG_SEGMENTS_REMOVED,
     cell,
 )
-from gateway.ports import Archive, CheckpointStore, Clock, MetricsBank, PredictionLogReader, Segment, SegmentStore
+from gateway.ports.archive import Archive
+from gateway.ports.clock import Clock
+from gateway.ports.log import PredictionLogReader, Segment, SegmentStore
+from gateway.ports.metrics import MetricsBank
+from gateway.ports.stores import CheckpointStore
 from gateway.settings import ArchiveSettings, LogSettings, Settings
 
 KEPT_SHARE: Final = 0.5  # of `log.bytes_max` for what everybody has passed; the rest is room while one of them is behind

@@ -99,7 +99,7 @@ def _replay_version(
     gateway: Gateway, route: str, name: str, span: dict[str, float | None], *, tolerance: float, as_json: bool
 ) -> None:
     from gateway.compose import opened_past
-    from gateway.ports import Filter
+    from gateway.ports.archive import Filter
     from gateway.replay.versions import replay_version
 
     with opened_past(gateway.data_dir) as past, watched("replaying", span) as progress:

@@ -16,7 +16,8 @@ from typing import Final
 from gateway.core.access import ADMIN_KEY_NAME, CONTROL, UNLIMITED, Key, Limits, Principal, Scope, token_digest
 from gateway.core.changes import Change, DropKey, PutKey
 from gateway.core.errors import NotAuthenticated, StoreFailed
-from gateway.ports import Clock, RegistryStore
+from gateway.ports.clock import Clock
+from gateway.ports.stores import RegistryStore
 
 TOKEN_PREFIX: Final = "hg_"  # noqa: S105  # so that a leaked token is recognised by scanners and people
 TOKEN_LENGTH_MAX: Final = 200

@@ -21,16 +21,13 @@ from gateway.control.upload import Upload
 from gateway.core.access import Principal, Scope
 from gateway.core.errors import MalformedRequest
 from gateway.core.fields import Fields, Json
-from gateway.ports import (
-    Archive,
-    ArtifactStore,
-    Clock,
-    MetricsSnapshots,
-    PredictionLogReader,
-    ReadingsView,
-    RegistryStore,
-    Validator,
-)
+from gateway.ports.archive import Archive
+from gateway.ports.clock import Clock
+from gateway.ports.log import PredictionLogReader
+from gateway.ports.metrics import MetricsSnapshots
+from gateway.ports.readings import ReadingsView
+from gateway.ports.runtimes import Validator
+from gateway.ports.stores import ArtifactStore, RegistryStore
 from gateway.settings import ControlSettings
 
 T = TypeVar("T")

@@ -18,7 +18,7 @@ from gateway.core.errors import MalformedRequest, NotReady, NotValid, UnknownSub
 from gateway.core.fields import Json
 from gateway.history import ask as answered
 from gateway.history import export, predictions
-from gateway.ports import Filter, QuestionLimits
+from gateway.ports.archive import Filter, QuestionLimits
 
 JSON_MAX: Final = 10_000  # records of one JSON answer, which is built in memory: about 10 MB of 20 features
 SQL_LENGTH_MAX: Final = 20_000  # characters; far beyond what a person writes

@@ -15,7 +15,7 @@ from typing import Final
 
 from gateway.core.routes import RouteTable
 from gateway.metrics import Place, place_of, places
-from gateway.ports import Sample
+from gateway.ports.metrics import Sample
 
 LINGER_S: Final = 3_600.0  # the longest span of a rate on the boards
 Snapshots = Mapping[str, Sequence[Sample]]

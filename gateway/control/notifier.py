@@ -33,7 +33,9 @@ from gateway.core.notices import (
     retry_s,
 )
 from gateway.core.records import Offset
-from gateway.ports import CheckpointStore, Clock, RegistryStore, Sender
+from gateway.ports.clock import Clock
+from gateway.ports.notices import Sender
+from gateway.ports.stores import CheckpointStore, RegistryStore
 
 CONSUMER: Final = "notices"
 OUTBOX_MAX: Final = 10_000  # notices that wait; beyond it the oldest is given up and counted

@@ -19,18 +19,14 @@ from gateway.control.conditions import conditions
 from gateway.control.notifier import Notifier, run_notifier
 from gateway.core.access import ADMIN_KEY_NAME
 from gateway.core.notices import Channel
-from gateway.ports import (
-    Archive,
-    ArtifactStore,
-    CheckpointStore,
-    Clock,
-    MetricsSnapshots,
-    PredictionLogReader,
-    ReadingsView,
-    RegistryStore,
-    Sender,
-    Validator,
-)
+from gateway.ports.archive import Archive
+from gateway.ports.clock import Clock
+from gateway.ports.log import PredictionLogReader
+from gateway.ports.metrics import MetricsSnapshots
+from gateway.ports.notices import Sender
+from gateway.ports.readings import ReadingsView
+from gateway.ports.runtimes import Validator
+from gateway.ports.stores import ArtifactStore, CheckpointStore, RegistryStore
 from gateway.settings import Settings
 from gateway.web import HttpServer, Limits, asgi
 

@@ -36,7 +36,7 @@ from gateway.metrics import (
     VERSION_INFO,
     Metric,
 )
-from gateway.ports import Exemplar, Sample
+from gateway.ports.metrics import Exemplar, Sample
 
 PROCESS: Final = "control"
 

@@ -15,7 +15,8 @@ from typing import Final
 from gateway.core.access import MONITOR
 from gateway.core.audit import FIRST_HASH, AuditEntry, first_broken
 from gateway.metrics import AUDIT_ENTRIES, AUDIT_INTACT, ROUTE_CHANGE
-from gateway.ports import RegistryStore, Sample
+from gateway.ports.metrics import Sample
+from gateway.ports.stores import RegistryStore
 
 CHANGES_MAX: Final = 20  # of a route: what fits on a graph and is still told apart
 PLACES_MAX: Final = 2_000  # changes of all routes together; a series each, 0.3 MB of a scrape

@@ -25,7 +25,7 @@ from gateway.core.rollouts import Event, Rollout, RolloutState, apply_event, mov
 from gateway.core.routes import Revision, Route, Variant, with_weights
 from gateway.monitor.retraining import Request
 from gateway.monitor.views import RouteView, view_of
-from gateway.ports import RegistryStore
+from gateway.ports.stores import RegistryStore
 
 CODE_VERSION: Final = "4"  # of the decision's arithmetic; grows when the same log may give another decision
 

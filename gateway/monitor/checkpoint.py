@@ -21,7 +21,7 @@ from gateway.monitor.merge import Merge
 from gateway.monitor.state import RouteState
 from gateway.monitor.views import RouteView, version_or_none
 from gateway.monitor.watch import RolloutWatch
-from gateway.ports import RegistryStore
+from gateway.ports.stores import RegistryStore
 
 FORMAT: Final = 17
 _UNREADABLE: Final = (

@@ -31,7 +31,7 @@ from gateway.core.profiles import (
 )
 from gateway.core.signals import Signals
 from gateway.core.tensors import Array, FloatArray, IntArray
-from gateway.ports import Detector
+from gateway.ports.readings import Detector
 
 WINDOW_ROWS: Final = 2_000  # what the stability index looks at; chance alone moves it by 0.01
 SLOT_ROWS: Final = 256  # of the window, dropped together; the index is looked at when one is full

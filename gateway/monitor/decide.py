@@ -26,7 +26,7 @@ from gateway.monitor.retraining import REST_S, Request
 from gateway.monitor.state import RouteState, is_due
 from gateway.monitor.views import RouteView, present_view, unchanged_rollout, version_or_none
 from gateway.monitor.watch import RolloutWatch
-from gateway.ports import RegistryStore
+from gateway.ports.stores import RegistryStore
 
 TRIES_MAX: Final = 5  # commits of others that may come between reading and committing before the next second tries again
 _journal = logging.getLogger(__name__)

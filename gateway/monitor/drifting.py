@@ -25,7 +25,7 @@ from gateway.core.summaries import summarised
 from gateway.core.tensors import Array, FloatArray
 from gateway.monitor.columns import WINDOW_ROWS, Budget, ColumnsWatch, FeatureReading, LearnedWatch, Moved
 from gateway.monitor.rows import ANSWER, Features, answer_column, feature_values, hidden_names, joined_columns
-from gateway.ports import Detector
+from gateway.ports.readings import Detector
 
 BATCH_ROWS: Final = 32  # a shift by σ is found after some forty rows, so a batch may not be many more
 BATCH_ROWS_MAX: Final = 128  # …unless they come faster than anybody acts: what a batch costs beside its rows is then shared…

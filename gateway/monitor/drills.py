@@ -15,7 +15,8 @@ from scipy.special import bdtrc
 from gateway.core.fields import Json
 from gateway.monitor.exercise import AA_REQUESTS, Drill, Ending, Exercise, Report
 from gateway.monitor.gauges import Gauges
-from gateway.ports import Clock, Detector
+from gateway.ports.clock import Clock
+from gateway.ports.readings import Detector
 from gateway.settings import MonitorSettings
 
 SHARE: Final = 0.005  # of the time at most; a detection drill then takes a minute

@@ -28,7 +28,7 @@ from gateway.monitor.decide import judged
 from gateway.monitor.fold import Fold
 from gateway.monitor.merge import Merged
 from gateway.monitor.views import RouteView, view_of
-from gateway.ports import Detector
+from gateway.ports.readings import Detector
 from gateway.settings import MonitorSettings
 
 PLACE: Final = "drill"  # route and model

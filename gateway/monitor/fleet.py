@@ -11,7 +11,7 @@ from gateway.core.trouble import FLEET_S
 from gateway.monitor.act import is_rollback
 from gateway.monitor.fold import Fold
 from gateway.monitor.views import AUDIT_PAGE, AUDIT_PAGES_MAX
-from gateway.ports import RegistryStore
+from gateway.ports.stores import RegistryStore
 
 _ROUTE = "route:"
 

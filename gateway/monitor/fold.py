@@ -30,7 +30,7 @@ from gateway.monitor.truth import Joined, TruthJoin, unpacked
 from gateway.monitor.views import RouteView
 from gateway.monitor.waiting import Places
 from gateway.monitor.watch import RolloutWatch, Told
-from gateway.ports import Detector
+from gateway.ports.readings import Detector
 
 _ROLLBACKS: Final = frozenset({Event.CONVICT, Event.ROLLBACK})  # of the monitor's own events
 

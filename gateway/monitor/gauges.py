@@ -75,7 +75,7 @@ from gateway.metrics import (
 from gateway.monitor.exercise import Ending, Report
 from gateway.monitor.fold import Fold
 from gateway.monitor.state import RouteState
-from gateway.ports import Cell, MetricsBank
+from gateway.ports.metrics import Cell, MetricsBank
 
 TOP_FEATURES: Final = 5  # what a person looks at first; the rest is in the readings
 

@@ -18,7 +18,7 @@ from typing import Final
 
 from gateway.core.errors import LogFailed
 from gateway.core.records import Cursor, Offset, Page, Record, StreamEnd
-from gateway.ports import PredictionLogReader
+from gateway.ports.log import PredictionLogReader
 
 SETTLE_S: Final = 0.05  # from a record's time to its line being readable; one turn of a worker's loop takes a few ms
 _NOTHING: Final = (-math.inf, "")

@@ -15,7 +15,7 @@ from gateway.core.records import Cursor
 from gateway.core.sampling import Sampling
 from gateway.monitor.checkpoint import body_of, bytes_of
 from gateway.monitor.truth import TruthJoin
-from gateway.ports import CheckpointStore
+from gateway.ports.stores import CheckpointStore
 
 
 def repartition(checkpoints: CheckpointStore, before: int, count: int) -> None:

@@ -27,15 +27,11 @@ from gateway.monitor.late import Recall, look_up
 from gateway.monitor.merge import Merge, refill
 from gateway.monitor.picture import picture
 from gateway.monitor.views import view_at
-from gateway.ports import (
-    CheckpointStore,
-    Clock,
-    Detector,
-    MetricsBank,
-    PredictionLogReader,
-    Readings,
-    RegistryStore,
-)
+from gateway.ports.clock import Clock
+from gateway.ports.log import PredictionLogReader
+from gateway.ports.metrics import MetricsBank
+from gateway.ports.readings import Detector, Readings
+from gateway.ports.stores import CheckpointStore, RegistryStore
 from gateway.settings import Settings
 
 FAILURE_REST_S: Final = 0.5  # after a turn that failed: the registry or the log is away, and serving goes on without us

@@ -16,7 +16,7 @@ from gateway.core.models import Version
 from gateway.core.rollouts import CHALLENGER, Rollout, rollout_from_body
 from gateway.core.routes import DriftAction, Route, Variant, stored_route
 from gateway.core.split import SLOTS
-from gateway.ports import RegistryStore
+from gateway.ports.stores import RegistryStore
 
 AUDIT_PAGE: Final = 100
 AUDIT_PAGES_MAX: Final = 20  # 2,000 changes back, about 0.1 s; a monitor further behind gathers no evidence from older revisions

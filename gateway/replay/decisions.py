@@ -24,7 +24,7 @@ from gateway.core.rollouts import Event, Rollout, rollout_from_body
 from gateway.monitor.act import CODE_VERSION, action_of
 from gateway.monitor.decide import aftermath_evidence, drift_evidence, judged, judged_again, retraining_request
 from gateway.monitor.state import RouteState
-from gateway.ports import Filter, Timed
+from gateway.ports.archive import Filter, Timed
 from gateway.replay.past import Past, Progress, unheard
 from gateway.replay.refold import Refold, Routes, entries, view_in
 

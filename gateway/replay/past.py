@@ -9,7 +9,11 @@ from typing import Final
 from gateway.core.models import Runtime as RuntimeName
 from gateway.core.records import Record
 from gateway.history import in_order
-from gateway.ports import Archive, ArtifactStore, Detector, Filter, PredictionLogReader, RegistryStore, Runtime, Timed
+from gateway.ports.archive import Archive, Filter, Timed
+from gateway.ports.log import PredictionLogReader
+from gateway.ports.readings import Detector
+from gateway.ports.runtimes import Runtime
+from gateway.ports.stores import ArtifactStore, RegistryStore
 from gateway.settings import MonitorSettings
 
 TOLD_EVERY: Final = 500  # records between two words of progress

@@ -15,7 +15,7 @@ from gateway.core.rollouts import Event, Rollout, RolloutState, moved_by, rollou
 from gateway.monitor.decide import drift_evidence, judged
 from gateway.monitor.state import RouteState
 from gateway.monitor.views import RouteView
-from gateway.ports import Filter
+from gateway.ports.archive import Filter
 from gateway.replay.past import Past, Progress, unheard
 from gateway.replay.refold import Refold, Routes
 

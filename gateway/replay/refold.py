@@ -21,7 +21,8 @@ from gateway.monitor.late import look_up
 from gateway.monitor.merge import Merged
 from gateway.monitor.state import is_due
 from gateway.monitor.views import RouteView, view_of
-from gateway.ports import RegistryStore, Timed
+from gateway.ports.archive import Timed
+from gateway.ports.stores import RegistryStore
 from gateway.replay.past import Past
 
 AUDIT_PAGE: Final = 1_000

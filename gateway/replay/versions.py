@@ -19,7 +19,8 @@ from gateway.core.models import Version
 from gateway.core.recompute import difference, joined, own_rows, rows_of, said
 from gateway.core.records import Kind, Outcome, PredictionRecord
 from gateway.core.tensors import NUMPY_DTYPES, Array
-from gateway.ports import Filter, Instance
+from gateway.ports.archive import Filter
+from gateway.ports.runtimes import Instance
 from gateway.replay.past import Past, Progress, unheard
 
 OPEN_MAX: Final = 64  # batches of different sizes that wait for their records; serving joins up to 64 rows by default

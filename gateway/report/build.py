@@ -16,7 +16,8 @@ from gateway.core.models import Version
 from gateway.core.records import GroundTruthRecord, PredictionRecord
 from gateway.monitor.drifting import DriftWatch
 from gateway.monitor.views import version_or_none
-from gateway.ports import Filter, RegistryStore
+from gateway.ports.archive import Filter
+from gateway.ports.stores import RegistryStore
 from gateway.replay.past import Past, Progress, unheard
 from gateway.replay.refold import Refold, Routes, entries
 from gateway.report.spans import Spans

@@ -20,7 +20,8 @@ from gateway.core.errors import (
     PayloadTooLarge,
 )
 from gateway.metrics import REJECTED, UNEXPECTED_ERRORS, cell
-from gateway.ports import Clock, MetricsBank
+from gateway.ports.clock import Clock
+from gateway.ports.metrics import MetricsBank
 from gateway.serving.answers import Answer, decoded, encoded
 from gateway.serving.compression import compressed, decompressed, refuse_other_encoding
 from gateway.serving.infer import Call, Inference

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from gateway.core.errors import ModelFault, OutputMismatch
 from gateway.core.records import Outcome
 from gateway.core.tensors import FLOATS, Array, Shape, Tensor
-from gateway.ports import Clock
+from gateway.ports.clock import Clock
 from gateway.serving.checking import Checker
 
 UNNOTED: Final = -1  # a place or a run that the in-flight file does not hold

@@ -22,7 +22,7 @@ from gateway.core.errors import GatewayError, MalformedRequest, NotOffered, NotR
 from gateway.core.fields import Fields, Json, checked_name
 from gateway.core.models import Version, signature_body
 from gateway.metrics import UNEXPECTED_ERRORS, cell
-from gateway.ports import MetricsBank
+from gateway.ports.metrics import MetricsBank
 from gateway.serving.answers import Answer
 from gateway.serving.compression import decompressed, refuse_other_encoding
 from gateway.serving.configuration import configuration, platform

@@ -11,7 +11,7 @@ from typing import Final
 from gateway.core.errors import GatewayError
 from gateway.core.privacy import Privacy, Redaction, all_dropped
 from gateway.core.records import PredictionRecord
-from gateway.ports import RegistryStore
+from gateway.ports.stores import RegistryStore
 
 KNOWN_MAX: Final = 4_096  # routes and versions whose redaction is remembered
 _log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from gateway.ports import Clock
+from gateway.ports.clock import Clock
 
 _IDS_PER_DRAW: Final = 512
 _DIGITS: Final = 18  # hexadecimal, of an id; the two free bits of the variant's digit stay zero

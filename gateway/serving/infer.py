@@ -20,7 +20,7 @@ from gateway.core.routes import AssignmentSource
 from gateway.core.split import hashed_id, hashed_key
 from gateway.core.tensors import Tensor
 from gateway.core.traces import context_of
-from gateway.ports import Clock
+from gateway.ports.clock import Clock
 from gateway.serving.batch import Caller, Ran
 from gateway.serving.ids import PredictionIds
 from gateway.serving.limits import Allowance

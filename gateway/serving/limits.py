@@ -13,7 +13,7 @@ from typing import Final
 
 from gateway.core.access import Key, Limits, Principal, Scope, token_digest
 from gateway.core.errors import LimitExceeded, NotAuthenticated
-from gateway.ports import Clock
+from gateway.ports.clock import Clock
 from gateway.settings import PredictionTokens
 
 _DAY_S: Final = 86_400.0  # days are UTC's

@@ -21,7 +21,9 @@ from typing import Final
 from gateway.core.errors import ModelFault, NotReady
 from gateway.core.models import Version
 from gateway.metrics import LOAD_DURATION, LOAD_FAILURES, PROVIDER_FALLBACKS, cell, histogram
-from gateway.ports import Clock, LoadLock, MemoryMeter, MetricsBank
+from gateway.ports.clock import Clock
+from gateway.ports.loading import LoadLock, MemoryMeter
+from gateway.ports.metrics import MetricsBank
 from gateway.serving.pools import Pool
 from gateway.serving.shelf import Pair, Shelf
 from gateway.serving.warming import Warm

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gateway.ports import InFlight
+from gateway.ports.inflight import InFlight
 from gateway.serving.batch import UNNOTED, Job
 from gateway.serving.poison import Poison
 

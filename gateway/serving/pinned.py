@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from gateway.core.errors import ModelFault, NotReady, UnknownVersion
 from gateway.core.models import Version, VersionState
-from gateway.ports import RegistryStore
+from gateway.ports.stores import RegistryStore
 from gateway.serving.loader import Loader
 from gateway.serving.pools import Pool
 from gateway.serving.shelf import Shelf

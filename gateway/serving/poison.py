@@ -18,7 +18,9 @@ from gateway.core.errors import PoisonousInput, ProcessDied, StoreFailed
 from gateway.core.poison import DeadRun, Standing, Suspicions, after_death, after_survival
 from gateway.core.tensors import Array, Tensor
 from gateway.metrics import REFUSED_INPUTS, cell
-from gateway.ports import Clock, MetricsBank, SuspicionStore
+from gateway.ports.clock import Clock
+from gateway.ports.inflight import SuspicionStore
+from gateway.ports.metrics import MetricsBank
 from gateway.serving.batch import Job, Ran
 from gateway.serving.checking import Checker
 

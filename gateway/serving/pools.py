@@ -32,7 +32,10 @@ from gateway.metrics import (
     cell,
     histogram,
 )
-from gateway.ports import Cell, Clock, InFlight, MetricsBank, RemoteInstance
+from gateway.ports.clock import Clock
+from gateway.ports.inflight import InFlight
+from gateway.ports.metrics import Cell, MetricsBank
+from gateway.ports.runtimes import RemoteInstance
 from gateway.serving.batch import LAST, Caller, Fired, Job, Ran, enqueue, execute
 from gateway.serving.checking import Checker
 from gateway.serving.faults import FaultWindow

@@ -16,7 +16,9 @@ from typing import Final
 from gateway.core.errors import LogFailed
 from gateway.core.records import Anchor, Heartbeat, PredictionRecord, Record, StreamEnd
 from gateway.metrics import LOG_RECORDS, LOG_WRITE_DURATION, LOG_WRITE_FAILURES, LOG_WRITES, UNLOGGED, cell
-from gateway.ports import Clock, MetricsBank, PredictionLogWriter
+from gateway.ports.clock import Clock
+from gateway.ports.log import PredictionLogWriter
+from gateway.ports.metrics import MetricsBank
 from gateway.settings import Durability, LogSettings, WhenFull
 
 ANCHOR_S: Final = 86_400.0  # between anchors of one audit entry: retention is counted in days, and one of them is always kept

@@ -6,7 +6,7 @@ import logging
 from typing import Final
 
 from gateway.core.errors import ArtifactCorrupt, GatewayError, LoadFailed, LogFailed, LogFull, PortFault
-from gateway.ports import Clock
+from gateway.ports.clock import Clock
 from gateway.serving.answers import Answer
 from gateway.web import error_body, error_headers, status_of
 

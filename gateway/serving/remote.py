@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 from gateway.core.errors import ModelFault
 from gateway.core.tensors import Array
-from gateway.ports import Clock, RemoteInstance, RemoteRun
+from gateway.ports.clock import Clock
+from gateway.ports.runtimes import RemoteInstance, RemoteRun
 from gateway.serving.batch import Job, Predict, Ran, ended, enqueue, execute, joined, micros
 from gateway.serving.checking import Checker
 from gateway.serving.notes import RunNotes

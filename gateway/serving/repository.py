@@ -23,7 +23,8 @@ from gateway.core.errors import NotOffered, NotReady, VersionNeeded
 from gateway.core.fields import Json
 from gateway.core.models import Version, VersionState
 from gateway.core.routes import Revision
-from gateway.ports import Clock, RegistryStore
+from gateway.ports.clock import Clock
+from gateway.ports.stores import RegistryStore
 from gateway.serving.loader import Loader
 from gateway.serving.pinned import PinnedPools
 from gateway.serving.routing import Router

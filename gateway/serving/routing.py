@@ -22,7 +22,9 @@ from gateway.core.errors import GatewayError, StoreFailed
 from gateway.core.models import Version
 from gateway.core.routes import Revision, RouteTable
 from gateway.metrics import REGISTRY_FAILURES, ROOM_SHARE, TABLE_REVISION, cell, place_of, places
-from gateway.ports import Clock, MetricsBank, RegistryStore
+from gateway.ports.clock import Clock
+from gateway.ports.metrics import MetricsBank
+from gateway.ports.stores import RegistryStore
 from gateway.serving.loader import Loader
 from gateway.serving.shelf import NOTHING, Pair, Shelf
 from gateway.serving.table import Bench, ServedTable, kept_versions, named_versions

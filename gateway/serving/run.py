@@ -28,22 +28,14 @@ from gateway.core.privacy import Privacy
 from gateway.core.records import Attempt, Kind, Outcome, PredictionRecord
 from gateway.core.split import hashed_id
 from gateway.metrics import LOOP_LAG, MODEL_MEMORY, WARM_BYTES, WARM_VERSIONS, cell
-from gateway.ports import (
-    ArtifactStore,
-    Clock,
-    InFlight,
-    Interrupted,
-    LoadLock,
-    MemoryMeter,
-    MetricsBank,
-    MetricsSnapshots,
-    Place,
-    PredictionLogWriter,
-    RegistryStore,
-    Runtime,
-    SuspicionStore,
-    Traces,
-)
+from gateway.ports.clock import Clock
+from gateway.ports.inflight import InFlight, Interrupted, Place, SuspicionStore
+from gateway.ports.loading import LoadLock, MemoryMeter
+from gateway.ports.log import PredictionLogWriter
+from gateway.ports.metrics import MetricsBank, MetricsSnapshots
+from gateway.ports.runtimes import Runtime
+from gateway.ports.stores import ArtifactStore, RegistryStore
+from gateway.ports.traces import Traces
 from gateway.serving.app import ServingApp
 from gateway.serving.describe import Description
 from gateway.serving.discretion import Discretion

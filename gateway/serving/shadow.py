@@ -15,7 +15,7 @@ from typing import Final
 from gateway.core.errors import GatewayError
 from gateway.core.records import Attempt, Kind, Outcome, PredictionRecord
 from gateway.core.split import SLOTS, slot_of_id
-from gateway.ports import Clock
+from gateway.ports.clock import Clock
 from gateway.serving.batch import Ran
 from gateway.serving.ids import PredictionIds
 from gateway.serving.recorder import Recorder

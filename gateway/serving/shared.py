@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Generic, TypeVar
 
-from gateway.ports import Clock
+from gateway.ports.clock import Clock
 
 T = TypeVar("T")
 _REST: Final = 9.0  # times what a reading took, until the next one begins

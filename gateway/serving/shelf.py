@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.metrics import EVICTIONS, MODEL_MEMORY, WARM_BYTES, WARM_VERSIONS, cell
-from gateway.ports import MetricsBank
+from gateway.ports.metrics import MetricsBank
 from gateway.serving.pools import Pool
 
 _log = logging.getLogger(__name__)

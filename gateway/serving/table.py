@@ -27,7 +27,8 @@ from gateway.metrics import (
     cell,
     histogram,
 )
-from gateway.ports import Cell, InFlight, MetricsBank, Place
+from gateway.ports.inflight import InFlight, Place
+from gateway.ports.metrics import Cell, MetricsBank
 from gateway.serving.batch import UNNOTED
 from gateway.serving.checking import Checker
 from gateway.serving.pools import Pool

@@ -16,7 +16,9 @@ from gateway.core.errors import GatewayError
 from gateway.core.records import FAULTS, Attempt, Outcome, PredictionRecord
 from gateway.core.traces import Span, TraceContext, context_of, is_kept, traceparent_of
 from gateway.metrics import PREDICTION_DURATION, bucket_names
-from gateway.ports import Clock, Exemplar, Traces
+from gateway.ports.clock import Clock
+from gateway.ports.metrics import Exemplar
+from gateway.ports.traces import Traces
 from gateway.serving.batch import Ran
 from gateway.serving.ids import PredictionIds
 from gateway.serving.infer import Answered, Call, Inference

@@ -14,7 +14,7 @@ from gateway.core.errors import MalformedRequest
 from gateway.core.fields import Fields
 from gateway.core.records import GroundTruthRecord
 from gateway.metrics import GROUND_TRUTH, cell
-from gateway.ports import MetricsBank
+from gateway.ports.metrics import MetricsBank
 from gateway.serving.limits import bearer_key
 from gateway.serving.recorder import Recorder
 

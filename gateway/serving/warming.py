@@ -19,7 +19,10 @@ from gateway.core.models import Runtime as RuntimeName
 from gateway.core.models import Version
 from gateway.core.providers import CPU
 from gateway.core.tensors import NUMPY_DTYPES, VARIABLE, Array, Datatype, TensorSpec
-from gateway.ports import ArtifactStore, Clock, Instance, MemoryMeter, Runtime
+from gateway.ports.clock import Clock
+from gateway.ports.loading import MemoryMeter
+from gateway.ports.runtimes import Instance, Runtime
+from gateway.ports.stores import ArtifactStore
 from gateway.serving.checking import Checker
 
 _CURVE_ROWS: Final = (4, 16, 64)  # of the runs measured beside one row; between them the cost is taken as linear

@@ -20,7 +20,7 @@ from adapters.runtimes import onnx
 from gateway import compose
 from gateway.core.models import Version
 from gateway.core.tensors import Array
-from gateway.ports import Instance
+from gateway.ports.runtimes import Instance
 from gateway.settings import load_settings
 from gateway.supervisor import supervise
 

@@ -18,7 +18,7 @@ from adapters import memory, metrics_file
 from adapters.memory import MemoryMetrics
 from adapters.metrics_file import MetricsDirectory, MetricsFile
 from gateway.core.errors import StoreFailed
-from gateway.ports import Exemplar, MetricsBank, MetricsSnapshots, Sample
+from gateway.ports.metrics import Exemplar, MetricsBank, MetricsSnapshots, Sample
 
 ODD = 'ü \\"\n'  # a label that text formats have to escape
 OVERFLOW = Sample("gateway_metrics_overflow_total", (), 0.0)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from uuid import UUID, uuid4
 
 from adapters.inflight import InFlightWatch, MappedInFlight
-from gateway.ports import Place
+from gateway.ports.inflight import Place
 
 PLACE = Place("delays", "delays", 3, "challenger", "2", "ab" * 32, "1.2.3")
 
@@ -38,7 +38,7 @@ def test_in_flight_survives_a_kill(tmp_path):
     program = f"""
 import os, signal
 from adapters.inflight import MappedInFlight
-from gateway.ports import Place
+from gateway.ports.inflight import Place
 flight = MappedInFlight(__import__("pathlib").Path({str(tmp_path / "w0")!r}))
 flight.enter(flight.bind(Place("delays", "delays", 3, "challenger", "2", "ab" * 32, "1.2.3")), [bytes(range(16))])
 os.kill(os.getpid(), signal.SIGKILL)

@@ -13,7 +13,8 @@ from typing import Final
 from gateway.control.auth import all_keys, principal_of
 from gateway.core.access import Key, Principal, Scope, token_digest
 from gateway.core.errors import NotAuthenticated
-from gateway.ports import Clock, RegistryStore
+from gateway.ports.clock import Clock
+from gateway.ports.stores import RegistryStore
 
 COOKIE: Final = "headgate_visit"
 PATH: Final = "/status"  # where a browser sends the cookie

@@ -16,7 +16,8 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from gateway.core.errors import GatewayError, MalformedRequest, NotOffered, NotReady, UnknownRoute, UnknownVersion
 from gateway.core.fields import Json
 from gateway.metrics import REJECTED, UNEXPECTED_ERRORS, cell
-from gateway.ports import Clock, MetricsBank
+from gateway.ports.clock import Clock
+from gateway.ports.metrics import MetricsBank
 from gateway.serving.answers import failure
 from gateway.serving.describe import Asked, Description, Endpoint
 from gateway.serving.grpc import inference_pb2 as pb

@@ -15,7 +15,7 @@ from adapters.logs.segments import SegmentReader, SegmentWriter
 from gateway.core.errors import LogFailed, LogFull
 from gateway.core.records import Attempt, GroundTruthRecord, Heartbeat, Kind, Offset, Outcome, PredictionRecord, Record, StreamEnd
 from gateway.core.tensors import Datatype, Tensor
-from gateway.ports import PredictionLogReader, PredictionLogWriter
+from gateway.ports.log import PredictionLogReader, PredictionLogWriter
 
 START = Offset(0)
 

@@ -29,7 +29,7 @@ from gateway.core.errors import GatewayError
 from gateway.core.models import Runtime
 from gateway.core.notices import Channel
 from gateway.core.records import Record
-from gateway.ports import Sender
+from gateway.ports.notices import Sender
 from gateway.settings import ControlSettings, Settings
 
 

@@ -12,7 +12,7 @@ from gateway.core.records import GroundTruthRecord, Kind
 from gateway.core.tensors import Datatype, Tensor
 from gateway.demo.flights import FEATURES
 from gateway.history import ask
-from gateway.ports import QuestionLimits
+from gateway.ports.archive import QuestionLimits
 
 PAGE = (Path(__file__).parents[3] / "docs/analysts.md").read_text()
 QUESTIONS = re.findall(r"^## (\d+\. .*?)\n.*?```sql\n(.*?)```\n\n\| (.*?) \|\n", PAGE, re.MULTILINE | re.DOTALL)

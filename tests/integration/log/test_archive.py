@@ -18,7 +18,7 @@ from adapters.logs.codec import decode, encode, record_from_body
 from gateway.core.errors import ArchiveFailed
 from gateway.core.records import GroundTruthRecord, Heartbeat, Outcome
 from gateway.core.tensors import Datatype, Tensor
-from gateway.ports import Filter
+from gateway.ports.archive import Filter
 
 ALL = Filter(limit=1_000_000)
 

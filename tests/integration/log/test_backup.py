@@ -11,7 +11,7 @@ from adapters.backups import BackupDirectory
 from adapters.logs.segments import SegmentReader
 from gateway.core.records import Offset
 from gateway.history import predictions
-from gateway.ports import Filter
+from gateway.ports.archive import Filter
 
 ALL = Filter(limit=1_000_000)
 

@@ -11,7 +11,7 @@ import pytest
 from adapters.logs.codec import decode
 from gateway.core.records import Anchor, GroundTruthRecord, Heartbeat
 from gateway.history import anchors, export, in_order, predictions
-from gateway.ports import Filter
+from gateway.ports.archive import Filter
 
 ALL = Filter(limit=1_000_000)
 

@@ -18,7 +18,7 @@ from adapters.logs.codec import decode
 from gateway.core.errors import ArchiveFailed
 from gateway.core.records import Anchor, GroundTruthRecord
 from gateway.core.tensors import Datatype, Tensor
-from gateway.ports import Filter
+from gateway.ports.archive import Filter
 
 ALL = Filter(limit=1_000_000)
 LATER_S = 1_763_726_400.0 + 2 * 86_400  # the records' day is over

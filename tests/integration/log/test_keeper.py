@@ -15,7 +15,7 @@ from gateway.archive.keeper import Keeper, run_keeper
 from gateway.core.errors import ArchiveFailed, LogFull
 from gateway.core.partitions import WHOLE, partitions
 from gateway.core.records import Offset
-from gateway.ports import Filter
+from gateway.ports.archive import Filter
 from gateway.settings import ArchiveSettings, LogSettings, Settings
 
 ALL = Filter(limit=1_000_000)

@@ -10,7 +10,7 @@ import pytest
 from gateway.core.errors import ArchiveFailed, NotReady, NotValid
 from gateway.core.records import GroundTruthRecord
 from gateway.history import TAIL_MAX, _bounded, ask
-from gateway.ports import QuestionLimits
+from gateway.ports.archive import QuestionLimits
 
 LIMITS = QuestionLimits(rows_max=100, bytes_max=2**20, memory_bytes=256 * 2**20, timeout_s=30.0)
 

@@ -33,7 +33,7 @@ from gateway.core.split import SLOTS, hashed_key, slot_of
 from gateway.core.tensors import Datatype, Signature, Tensor, TensorSpec
 from gateway.history import recalled
 from gateway.monitor.run import run_monitor
-from gateway.ports import RegistryStore
+from gateway.ports.stores import RegistryStore
 from gateway.settings import MonitorSettings, Settings
 
 START_S = 1_700_000_000.0

@@ -25,7 +25,7 @@ from gateway.core.records import Heartbeat, Record
 from gateway.monitor.gauges import Gauges
 from gateway.monitor.partitioning import repartition
 from gateway.monitor.run import Monitor
-from gateway.ports import RegistryStore
+from gateway.ports.stores import RegistryStore
 
 PLAN = Plan(steps=(Step(1_000, 3.0, 50), Step(5_000)))
 BAD = replace(SOUND, errors={"1": 0.05, "2": 0.4})

@@ -24,7 +24,7 @@ from adapters.suspicions_file import SuspicionsFile
 from gateway.core.models import Batching
 from gateway.core.records import Outcome
 from gateway.core.tensors import Datatype, Signature, Tensor, TensorSpec
-from gateway.ports import Place
+from gateway.ports.inflight import Place
 from gateway.serving.batch import Ran
 from gateway.serving.poison import Poison
 from gateway.serving.pools import Pool

@@ -35,7 +35,8 @@ from gateway.core.records import Offset, PredictionRecord, Record
 from gateway.core.routes import route_from_body, with_weights
 from gateway.core.split import assign_slots
 from gateway.core.tensors import Datatype, Signature, TensorSpec
-from gateway.ports import PredictionLogWriter, Traces
+from gateway.ports.log import PredictionLogWriter
+from gateway.ports.traces import Traces
 from gateway.serving.run import Ports, serve
 from gateway.settings import ServingSettings, Settings
 

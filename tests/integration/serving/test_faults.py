@@ -25,7 +25,7 @@ from gateway.core.routes import Route, Variant, with_weights
 from gateway.core.split import SLOTS
 from gateway.core.tensors import Datatype, Tensor
 from gateway.monitor.watch import RolloutWatch
-from gateway.ports import Place
+from gateway.ports.inflight import Place
 from gateway.serving.poison import fingerprints_of
 
 

@@ -9,7 +9,7 @@ from pathlib import PurePath
 from adapters.heap import Heap
 from adapters.runtimes.onnx import OnnxRuntime
 from gateway.core.models import Version
-from gateway.ports import Instance
+from gateway.ports.runtimes import Instance
 
 A, B = {"name": "a", "version": "1"}, {"name": "b", "version": "2"}
 ROW = [[1, 2, 3, 4]]

@@ -9,7 +9,7 @@ from dataclasses import replace
 from adapters.inflight import InFlightWatch, MappedInFlight
 from adapters.logs.memory import MemoryLog
 from gateway.core.records import Heartbeat, Kind, Offset, Outcome, PredictionRecord, Record, StreamEnd
-from gateway.ports import Place
+from gateway.ports.inflight import Place
 from gateway.settings import Durability, LogSettings, Settings, WhenFull
 
 

@@ -18,7 +18,7 @@ from gateway.core.errors import LoadFailed, StoreFailed
 from gateway.core.models import Version, VersionState
 from gateway.core.records import Kind
 from gateway.core.routes import Revision
-from gateway.ports import Instance
+from gateway.ports.runtimes import Instance
 from gateway.serving.pools import Pool
 
 A, B = {"name": "a", "version": "1"}, {"name": "b", "version": "2"}

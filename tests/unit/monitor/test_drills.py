@@ -11,7 +11,7 @@ from gateway.monitor import exercise
 from gateway.monitor.drills import REST_S, SHARE, Drills
 from gateway.monitor.exercise import Drill, Ending, Exercise
 from gateway.monitor.gauges import Gauges
-from gateway.ports import Reading
+from gateway.ports.readings import Reading
 from gateway.settings import MonitorSettings
 
 BEGIN_S = 1_700_000_000.0

@@ -21,7 +21,7 @@ from gateway.core.errors import DeadlineExceeded, Overloaded, PoisonousInput, Po
 from gateway.core.models import Batching, Digest, Runtime, Version
 from gateway.core.records import Outcome
 from gateway.core.tensors import Array, Datatype, Signature, Tensor, TensorSpec
-from gateway.ports import Place
+from gateway.ports.inflight import Place
 from gateway.serving.batch import Ran
 from gateway.serving.poison import Poison
 from gateway.serving.pools import Pool
