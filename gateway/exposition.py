@@ -12,7 +12,8 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector, CollectorRegistry
 from prometheus_client.samples import Exemplar, Timestamp
 
-from gateway.metrics import METRICS, Metric, Type, bucket_names
+from gateway.metrics.catalogue import METRICS
+from gateway.metrics.metric import Metric, Type, bucket_names
 from gateway.ports.metrics import MetricsSnapshots, Sample
 
 _OPEN_METRICS: Final = "application/openmetrics-text"

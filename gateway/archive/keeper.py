@@ -15,7 +15,7 @@ from typing import Final
 
 from gateway.core.errors import PortFault
 from gateway.core.partitions import partitions
-from gateway.metrics import (
+from gateway.metrics.archive import (
     ARCHIVE_DROPPED_FILES,
     ARCHIVE_FAILURES,
     ARCHIVE_LAG,
@@ -23,8 +23,8 @@ from gateway.metrics import (
     ARCHIVE_RECORDS,
     LOG_SEGMENTS,
     LOG_SEGMENTS_REMOVED,
-    cell,
 )
+from gateway.metrics.metric import cell
 from gateway.ports.archive import Archive
 from gateway.ports.clock import Clock
 from gateway.ports.log import PredictionLogReader, Segment, SegmentStore

@@ -14,7 +14,7 @@ from gateway.core.health import DriftFacts, Health, Level, Part, RolloutFacts, R
 from gateway.core.records import Kind
 from gateway.core.rollouts import Rollout
 from gateway.core.routes import Route
-from gateway.metrics import ROUTE_HEALTH, ROUTE_UNWELL
+from gateway.metrics.control import ROUTE_HEALTH, ROUTE_UNWELL
 from gateway.ports.metrics import Sample
 
 ROLLOUTS_MAX: Final = 1_000  # the newest; a route's last one is nearly always among them

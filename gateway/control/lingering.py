@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from gateway.core.routes import RouteTable
-from gateway.metrics import Place, place_of, places
+from gateway.metrics.places import Place, place_of, places
 from gateway.ports.metrics import Sample
 
 LINGER_S: Final = 3_600.0  # the longest span of a rate on the boards

@@ -16,7 +16,7 @@ from gateway.core.routes import RouteTable
 from gateway.core.split import SLOTS
 from gateway.core.troubles import Trouble, complaints
 from gateway.exposition import exposition
-from gateway.metrics import (
+from gateway.metrics.control import (
     AUTOMATION_ON,
     INCREASES_SUSPENDED,
     MONITOR_TROUBLE,
@@ -32,10 +32,10 @@ from gateway.metrics import (
     ROUTE_REVISION,
     ROUTE_WEIGHT,
     SHADOW_FRACTION,
-    UNEXPECTED_ERRORS,
     VERSION_INFO,
-    Metric,
 )
+from gateway.metrics.metric import Metric
+from gateway.metrics.process import UNEXPECTED_ERRORS
 from gateway.ports.metrics import Exemplar, Sample
 
 PROCESS: Final = "control"

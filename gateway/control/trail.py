@@ -14,7 +14,7 @@ from typing import Final
 
 from gateway.core.access import MONITOR
 from gateway.core.audit import FIRST_HASH, AuditEntry, first_broken
-from gateway.metrics import AUDIT_ENTRIES, AUDIT_INTACT, ROUTE_CHANGE
+from gateway.metrics.control import AUDIT_ENTRIES, AUDIT_INTACT, ROUTE_CHANGE
 from gateway.ports.metrics import Sample
 from gateway.ports.stores import RegistryStore
 

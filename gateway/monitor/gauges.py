@@ -18,7 +18,8 @@ from gateway.core.guardrails import Finding, Verdict
 from gateway.core.profiles import APART
 from gateway.core.rollouts import CHALLENGER, CHAMPION
 from gateway.core.windows import estimated_loss
-from gateway.metrics import (
+from gateway.metrics.catalogue import GAUGES
+from gateway.metrics.evidence import (
     DRIFT_ANSWERS,
     DRIFT_APART,
     DRIFT_EVIDENCE,
@@ -33,20 +34,6 @@ from gateway.metrics import (
     FAIRNESS_MEAN,
     FAIRNESS_UPPER,
     FAIRNESS_WIDENING,
-    GAUGES,
-    MONITOR_CHANGES,
-    MONITOR_DRILL_DETECTION,
-    MONITOR_DRILL_DURATION,
-    MONITOR_DRILLS,
-    MONITOR_LAG,
-    MONITOR_LATE,
-    MONITOR_PASSED_OVER,
-    MONITOR_POSITIONS_MOVED,
-    MONITOR_RECORDS,
-    MONITOR_ROUTES,
-    MONITOR_SAMPLED,
-    MONITOR_TURN_FAILURES,
-    MONITOR_UNPLACED,
     QUALITY_CORRECTED,
     QUALITY_COVERAGE,
     QUALITY_DELAY,
@@ -64,14 +51,28 @@ from gateway.metrics import (
     ROLLOUT_TRUTH_LOG_E,
     ROLLOUT_UPPER,
     ROLLOUT_VERDICT,
-    ROOM_SHARE,
+)
+from gateway.metrics.metric import Metric, cell
+from gateway.metrics.monitor import (
+    MONITOR_CHANGES,
+    MONITOR_DRILL_DETECTION,
+    MONITOR_DRILL_DURATION,
+    MONITOR_DRILLS,
+    MONITOR_LAG,
+    MONITOR_LATE,
+    MONITOR_PASSED_OVER,
+    MONITOR_POSITIONS_MOVED,
+    MONITOR_RECORDS,
+    MONITOR_ROUTES,
+    MONITOR_SAMPLED,
+    MONITOR_TURN_FAILURES,
+    MONITOR_UNPLACED,
     TRUTH_DROPPED,
     TRUTH_RECALLED,
     TRUTH_UNCOUNTED,
     TRUTH_WAITING,
-    Metric,
-    cell,
 )
+from gateway.metrics.places import ROOM_SHARE
 from gateway.monitor.exercise import Ending, Report
 from gateway.monitor.fold import Fold
 from gateway.monitor.state import RouteState

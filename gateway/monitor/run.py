@@ -17,7 +17,8 @@ from typing import Final
 from gateway.core.errors import ArchiveFailed, LogFailed, PortFault
 from gateway.core.partitions import WHOLE, Partition
 from gateway.core.records import PredictionRecord
-from gateway.metrics import UNEXPECTED_ERRORS, cell
+from gateway.metrics.metric import cell
+from gateway.metrics.process import UNEXPECTED_ERRORS
 from gateway.monitor.checkpoint import restored, state_of
 from gateway.monitor.decide import decide_due, learn_route, learn_versions
 from gateway.monitor.drills import Drills

@@ -19,7 +19,9 @@ from gateway.core.errors import (
     NotOffered,
     PayloadTooLarge,
 )
-from gateway.metrics import REJECTED, UNEXPECTED_ERRORS, cell
+from gateway.metrics.metric import cell
+from gateway.metrics.process import UNEXPECTED_ERRORS
+from gateway.metrics.serving import REJECTED
 from gateway.ports.clock import Clock
 from gateway.ports.metrics import MetricsBank
 from gateway.serving.answers import Answer, decoded, encoded

@@ -21,7 +21,8 @@ from gateway.core.access import Principal, Scope
 from gateway.core.errors import GatewayError, MalformedRequest, NotOffered, NotReady
 from gateway.core.fields import Fields, Json, checked_name
 from gateway.core.models import Version, signature_body
-from gateway.metrics import UNEXPECTED_ERRORS, cell
+from gateway.metrics.metric import cell
+from gateway.metrics.process import UNEXPECTED_ERRORS
 from gateway.ports.metrics import MetricsBank
 from gateway.serving.answers import Answer
 from gateway.serving.compression import decompressed, refuse_other_encoding

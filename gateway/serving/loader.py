@@ -20,7 +20,8 @@ from typing import Final
 
 from gateway.core.errors import ModelFault, NotReady
 from gateway.core.models import Version
-from gateway.metrics import LOAD_DURATION, LOAD_FAILURES, PROVIDER_FALLBACKS, cell, histogram
+from gateway.metrics.metric import cell, histogram
+from gateway.metrics.serving import LOAD_DURATION, LOAD_FAILURES, PROVIDER_FALLBACKS
 from gateway.ports.clock import Clock
 from gateway.ports.loading import LoadLock, MemoryMeter
 from gateway.ports.metrics import MetricsBank

@@ -17,7 +17,8 @@ import numpy as np
 from gateway.core.errors import PoisonousInput, ProcessDied, StoreFailed
 from gateway.core.poison import DeadRun, Standing, Suspicions, after_death, after_survival
 from gateway.core.tensors import Array, Tensor
-from gateway.metrics import REFUSED_INPUTS, cell
+from gateway.metrics.metric import cell
+from gateway.metrics.serving import REFUSED_INPUTS
 from gateway.ports.clock import Clock
 from gateway.ports.inflight import SuspicionStore
 from gateway.ports.metrics import MetricsBank

@@ -19,19 +19,9 @@ from typing import Final
 from gateway.core.errors import Busy, DeadlineExceeded, Overloaded, PoolSaturated, PredictFailed
 from gateway.core.records import Outcome
 from gateway.core.tensors import Shape, Tensor
-from gateway.metrics import (
-    BATCH_ROWS,
-    BATCHES,
-    LAST_RUN,
-    QUEUE_WAIT,
-    REJECTED,
-    RESTS,
-    RUN_DURATION,
-    UNEXPECTED_ERRORS,
-    Histogram,
-    cell,
-    histogram,
-)
+from gateway.metrics.metric import Histogram, cell, histogram
+from gateway.metrics.process import UNEXPECTED_ERRORS
+from gateway.metrics.serving import BATCH_ROWS, BATCHES, LAST_RUN, QUEUE_WAIT, REJECTED, RESTS, RUN_DURATION
 from gateway.ports.clock import Clock
 from gateway.ports.inflight import InFlight
 from gateway.ports.metrics import Cell, MetricsBank

@@ -15,7 +15,8 @@ from typing import Final
 
 from gateway.core.errors import LogFailed
 from gateway.core.records import Anchor, Heartbeat, PredictionRecord, Record, StreamEnd
-from gateway.metrics import LOG_RECORDS, LOG_WRITE_DURATION, LOG_WRITE_FAILURES, LOG_WRITES, UNLOGGED, cell
+from gateway.metrics.metric import cell
+from gateway.metrics.serving import LOG_RECORDS, LOG_WRITE_DURATION, LOG_WRITE_FAILURES, LOG_WRITES, UNLOGGED
 from gateway.ports.clock import Clock
 from gateway.ports.log import PredictionLogWriter
 from gateway.ports.metrics import MetricsBank

@@ -21,7 +21,9 @@ from gateway.core.changes import COLD_MAX, Cold, Proposal, WorkerStatus
 from gateway.core.errors import GatewayError, StoreFailed
 from gateway.core.models import Version
 from gateway.core.routes import Revision, RouteTable
-from gateway.metrics import REGISTRY_FAILURES, ROOM_SHARE, TABLE_REVISION, cell, place_of, places
+from gateway.metrics.metric import cell
+from gateway.metrics.places import ROOM_SHARE, place_of, places
+from gateway.metrics.serving import REGISTRY_FAILURES, TABLE_REVISION
 from gateway.ports.clock import Clock
 from gateway.ports.metrics import MetricsBank
 from gateway.ports.stores import RegistryStore

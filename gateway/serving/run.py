@@ -27,7 +27,8 @@ from gateway.core.models import Version
 from gateway.core.privacy import Privacy
 from gateway.core.records import Attempt, Kind, Outcome, PredictionRecord
 from gateway.core.split import hashed_id
-from gateway.metrics import LOOP_LAG, MODEL_MEMORY, WARM_BYTES, WARM_VERSIONS, cell
+from gateway.metrics.metric import cell
+from gateway.metrics.serving import LOOP_LAG, MODEL_MEMORY, WARM_BYTES, WARM_VERSIONS
 from gateway.ports.clock import Clock
 from gateway.ports.inflight import InFlight, Interrupted, Place, SuspicionStore
 from gateway.ports.loading import LoadLock, MemoryMeter

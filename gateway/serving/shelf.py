@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.metrics import EVICTIONS, MODEL_MEMORY, WARM_BYTES, WARM_VERSIONS, cell
+from gateway.metrics.metric import cell
+from gateway.metrics.serving import EVICTIONS, MODEL_MEMORY, WARM_BYTES, WARM_VERSIONS
 from gateway.ports.metrics import MetricsBank
 from gateway.serving.pools import Pool
 

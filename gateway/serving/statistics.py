@@ -12,7 +12,15 @@ from typing import Final
 
 from gateway.core.fields import Json
 from gateway.core.records import Kind, Outcome
-from gateway.metrics import BATCH_ROWS, FAILED_DURATION, LAST_RUN, PREDICTION_DURATION, PREDICTIONS, QUEUE_WAIT, RUN_DURATION
+from gateway.metrics.serving import (
+    BATCH_ROWS,
+    FAILED_DURATION,
+    LAST_RUN,
+    PREDICTION_DURATION,
+    PREDICTIONS,
+    QUEUE_WAIT,
+    RUN_DURATION,
+)
 from gateway.ports.metrics import MetricsSnapshots, Sample
 
 Totals = Mapping[tuple[str, str, str], float]  # (what, route or model, version) → count, rows or seconds

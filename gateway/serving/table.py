@@ -17,16 +17,8 @@ from gateway.core.models import Version
 from gateway.core.records import Kind, Outcome
 from gateway.core.routes import Assignment, Route, RouteTable, Shadow, Variant
 from gateway.core.split import SLOTS, slot_of, slot_of_id
-from gateway.metrics import (
-    FAILED_DURATION,
-    FAILOVERS,
-    PREDICTION_DURATION,
-    PREDICTIONS,
-    SHADOW_DROPPED,
-    Histogram,
-    cell,
-    histogram,
-)
+from gateway.metrics.metric import Histogram, cell, histogram
+from gateway.metrics.serving import FAILED_DURATION, FAILOVERS, PREDICTION_DURATION, PREDICTIONS, SHADOW_DROPPED
 from gateway.ports.inflight import InFlight, Place
 from gateway.ports.metrics import Cell, MetricsBank
 from gateway.serving.batch import UNNOTED

@@ -15,7 +15,8 @@ from typing import Final
 from gateway.core.errors import GatewayError
 from gateway.core.records import FAULTS, Attempt, Outcome, PredictionRecord
 from gateway.core.traces import Span, TraceContext, context_of, is_kept, traceparent_of
-from gateway.metrics import PREDICTION_DURATION, bucket_names
+from gateway.metrics.metric import bucket_names
+from gateway.metrics.serving import PREDICTION_DURATION
 from gateway.ports.clock import Clock
 from gateway.ports.metrics import Exemplar
 from gateway.ports.traces import Traces

@@ -13,7 +13,8 @@ from gateway.core.access import Key, Principal, Scope
 from gateway.core.errors import MalformedRequest
 from gateway.core.fields import Fields
 from gateway.core.records import GroundTruthRecord
-from gateway.metrics import GROUND_TRUTH, cell
+from gateway.metrics.metric import cell
+from gateway.metrics.serving import GROUND_TRUTH
 from gateway.ports.metrics import MetricsBank
 from gateway.serving.limits import bearer_key
 from gateway.serving.recorder import Recorder

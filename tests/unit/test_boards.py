@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.metrics import METRICS
+from gateway.metrics.catalogue import METRICS
 from grafana.build import built
 
 GRAFANA = Path(__file__).parents[2] / "grafana"

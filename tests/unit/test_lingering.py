@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gateway.control.lingering import LINGER_S, Lingering
 from gateway.core.routes import Route, RouteTable, Variant
-from gateway.metrics import METRICS
+from gateway.metrics.catalogue import METRICS
 from gateway.ports.metrics import Sample
 
 TABLE = RouteTable(routes={"delays": Route("delays", "m", (Variant("champion", "2", 10_000),))}, champions={"fares": "1"})

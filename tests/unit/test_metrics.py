@@ -10,16 +10,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from adapters.memory import MemoryMetrics
 from gateway.exposition import exposition
-from gateway.metrics import (
-    METRICS,
-    PREDICTION_DURATION,
-    PREDICTIONS,
-    QUALITY_LOSS,
-    SHADOW_DROPPED,
-    Type,
-    cell,
-    histogram,
-)
+from gateway.metrics.catalogue import METRICS
+from gateway.metrics.evidence import QUALITY_LOSS
+from gateway.metrics.metric import Type, cell, histogram
+from gateway.metrics.serving import PREDICTION_DURATION, PREDICTIONS, SHADOW_DROPPED
 
 
 def test_names_follow_the_rules():

@@ -15,7 +15,9 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from gateway.core.errors import GatewayError, MalformedRequest, NotOffered, NotReady, UnknownRoute, UnknownVersion
 from gateway.core.fields import Json
-from gateway.metrics import REJECTED, UNEXPECTED_ERRORS, cell
+from gateway.metrics.metric import cell
+from gateway.metrics.process import UNEXPECTED_ERRORS
+from gateway.metrics.serving import REJECTED
 from gateway.ports.clock import Clock
 from gateway.ports.metrics import MetricsBank
 from gateway.serving.answers import failure

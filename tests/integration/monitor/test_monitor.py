@@ -40,7 +40,7 @@ from gateway.core.rollouts import Event, RolloutState, apply_event
 from gateway.core.routes import DriftAction, Variant, with_weights
 from gateway.core.split import SLOTS
 from gateway.history import recalled
-from gateway.metrics import METRICS
+from gateway.metrics.catalogue import METRICS
 from gateway.monitor.gauges import Gauges
 from gateway.monitor.late import Recall
 from gateway.monitor.run import Monitor

@@ -16,7 +16,7 @@ from adapters.logs.segments import SegmentReader, SegmentWriter
 from adapters.memory import ManualClock, MemoryBank, MemoryCheckpoints, MemoryReadings, MemoryRegistry
 from gateway.core.plans import Plan
 from gateway.core.records import Record
-from gateway.metrics import MONITOR_POSITIONS_MOVED
+from gateway.metrics.monitor import MONITOR_POSITIONS_MOVED
 from gateway.monitor.gauges import Gauges
 from gateway.monitor.run import Monitor
 

@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from adapters.memory import MemoryMetrics
-from gateway.metrics import BATCH_ROWS, PREDICTIONS, cell, histogram
+from gateway.metrics.metric import cell, histogram
+from gateway.metrics.serving import BATCH_ROWS, PREDICTIONS
 from gateway.serving import statistics
 
 A, B = {"name": "a", "version": "1"}, {"name": "b", "version": "2"}

@@ -6,7 +6,7 @@ import pytest
 
 from adapters.detectors.river import AdwinDetector
 from adapters.memory import ManualClock, MemoryBank
-from gateway.metrics import MONITOR_DRILL_DETECTION, MONITOR_DRILLS
+from gateway.metrics.monitor import MONITOR_DRILL_DETECTION, MONITOR_DRILLS
 from gateway.monitor import exercise
 from gateway.monitor.drills import REST_S, SHARE, Drills
 from gateway.monitor.exercise import Drill, Ending, Exercise

@@ -7,7 +7,9 @@ import math
 from adapters.detectors.river import AdwinDetector
 from adapters.memory import MemoryBank
 from gateway.core.records import Kind
-from gateway.metrics import MONITOR_RECORDS, QUALITY_KNOWN, QUALITY_LOSS, cell
+from gateway.metrics.evidence import QUALITY_KNOWN, QUALITY_LOSS
+from gateway.metrics.metric import cell
+from gateway.metrics.monitor import MONITOR_RECORDS
 from gateway.monitor.fold import Fold
 from gateway.monitor.gauges import Gauges
 from gateway.monitor.state import RouteState

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from adapters.detectors.river import AdwinDetector
 from adapters.memory import MemoryBank
 from gateway.core.tensors import Datatype, Tensor
-from gateway.metrics import TRUTH_UNCOUNTED
+from gateway.metrics.monitor import TRUTH_UNCOUNTED
 from gateway.monitor.fold import Fold
 from gateway.monitor.gauges import Gauges
 from gateway.monitor.truth import (
