@@ -8,7 +8,7 @@ import sys
 def main() -> int:
     """Run `headgate ARGUMENTS…` and return the exit code."""
     if sys.argv[1:2] == ["plane"]:  # how the supervisor starts its children; they need no command line
-        from gateway.compose import run_plane
+        from gateway.compose.planes import run_plane
 
         return run_plane(sys.argv[2:])
     from gateway.commands.app import app

@@ -26,7 +26,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from gateway.compose import ARCHIVE, CONTROL, MONITOR, SERVING, DataDirectory, prepare_data, watch, worker_names
+from gateway.compose.directory import DataDirectory
+from gateway.compose.parts import worker_names
+from gateway.compose.planes import ARCHIVE, CONTROL, MONITOR, SERVING
+from gateway.compose.start import prepare_data, watch
 from gateway.core.errors import GatewayError, StoreFailed
 from gateway.core.partitions import partitions
 from gateway.journal import open_journal

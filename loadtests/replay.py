@@ -31,7 +31,8 @@ from adapters.memory import MemoryBank, MemoryCheckpoints, MemoryReadings
 from adapters.runtimes.onnx import OnnxRuntime
 from adapters.stores.artifacts import DirectoryArtifacts
 from adapters.stores.registry import SqliteRegistry
-from gateway.compose import DataDirectory, opened_past
+from gateway.compose.directory import DataDirectory
+from gateway.compose.past import opened_past
 from gateway.core.changes import Change, PutChampion, PutRollout, PutRoute, PutVersion, Write
 from gateway.core.models import Version
 from gateway.core.plans import Plan, Step

@@ -114,7 +114,7 @@ def _lost_said(anchor: Json) -> str:
 def _recomputed(gateway: Gateway) -> tuple[list[Recomputed], float]:
     """Return the gateway's decisions, and up to when records are past retention (0: none is)."""
     from gateway.commands.replay import watched
-    from gateway.compose import opened_past
+    from gateway.compose.past import opened_past
     from gateway.replay.decisions import recompute_decisions
 
     with opened_past(gateway.data_dir) as past, watched("recomputing", {}) as progress:

@@ -23,7 +23,7 @@ def backup(gateway: Gateway, to: Annotated[Path, typer.Argument(metavar="DIR", h
     Reads the files on this machine. Left out are the admin token, of which a restored gateway makes a new one, and what is of
     this moment only.
     """
-    from gateway.compose import back_up
+    from gateway.compose.past import back_up
 
     size = back_up(gateway.data_dir, to)
     typer.echo(f"{size / 1e6:,.1f} MB in {to}")
@@ -38,7 +38,7 @@ def restore(
 
     Start the gateway on it as ever; its admin token is new.
     """
-    from gateway.compose import restore as restored
+    from gateway.compose.past import restore as restored
 
     count = restored(backup, gateway.data_dir)
     typer.echo(f"{count:,} files in {gateway.data_dir}: headgate serve --data-dir {gateway.data_dir}")

@@ -98,7 +98,7 @@ def watched(what: str, span: dict[str, float | None]) -> Iterator[Progress]:
 def _replay_version(
     gateway: Gateway, route: str, name: str, span: dict[str, float | None], *, tolerance: float, as_json: bool
 ) -> None:
-    from gateway.compose import opened_past
+    from gateway.compose.past import opened_past
     from gateway.ports.archive import Filter
     from gateway.replay.versions import replay_version
 
@@ -114,7 +114,7 @@ def _replay_version(
 
 def _replay_plan(gateway: Gateway, route: str, file: Path, span: dict[str, float | None], *, as_json: bool) -> None:
     from gateway.commands.documents import read_plan
-    from gateway.compose import opened_past
+    from gateway.compose.past import opened_past
     from gateway.core.plans import plan_from_body
     from gateway.replay.plan import PlanReplay
 

@@ -50,7 +50,7 @@ def report(
 
     Reads the data directory on this machine, beside a running gateway or without one, and writes nothing to it.
     """
-    from gateway.compose import opened_past
+    from gateway.compose.past import opened_past
 
     now_s = time.time()
     since_s, until_s = float(moment(since) or 0.0), float(moment(until)) if until else now_s

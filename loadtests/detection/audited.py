@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gateway.compose import DataDirectory, opened_past
+from gateway.compose.directory import DataDirectory
+from gateway.compose.past import opened_past
 from gateway.core.audit import FIRST_HASH, chained, entry_from_body, first_broken, lost_anchors
 from gateway.core.errors import StoreFailed
 from gateway.core.records import Anchor

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gateway.compose import opened_past
+from gateway.compose.past import opened_past
 from gateway.core.access import MONITOR
 from gateway.core.rollouts import Event
 from gateway.monitor.act import action_of

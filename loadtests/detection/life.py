@@ -18,7 +18,7 @@ from adapters.detectors.river import AdwinDetector
 from adapters.logs.segments import SegmentReader, SegmentWriter
 from adapters.memory import MemoryBank, MemoryCheckpoints, MemoryReadings
 from adapters.stores.registry import SqliteRegistry
-from gateway.compose import DataDirectory
+from gateway.compose.directory import DataDirectory
 from gateway.core.changes import Change, PutChampion, PutRollout, PutRoute, PutVersion, Write
 from gateway.core.guardrail_bodies import guardrails_from_bodies
 from gateway.core.models import Digest, Runtime, Target, Task, Version

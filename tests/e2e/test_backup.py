@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from gateway.commands.app import app
-from gateway.compose import prepare_data
+from gateway.compose.start import prepare_data
 from gateway.settings import Settings
 
 ROWS = np.random.default_rng(5).normal(size=(20, 20)).round(3).tolist()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.compose import prepare_data
+from gateway.compose.start import prepare_data
 from gateway.core.errors import MalformedRequest
 from gateway.core.models import Column, Digest, Runtime, Version
 from gateway.core.privacy import HASHED_ELEMENTS_MAX, Privacy, Redaction, all_dropped

@@ -24,7 +24,7 @@ from adapters.senders import mail, other, web
 from adapters.senders.opened import opened_sender
 from adapters.stores.checkpoints import SqliteCheckpoints
 from adapters.stores.registry import SqliteRegistry
-from gateway.compose import channels_of
+from gateway.compose.parts import channels_of
 from gateway.control.notifier import DEAD_ATTEMPTS, OVER_AFTER_S, Condition, Notifier
 from gateway.core.access import MONITOR
 from gateway.core.changes import Automation, Change, DecisionId

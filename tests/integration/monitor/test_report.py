@@ -23,7 +23,7 @@ from adapters.logs.segments import SegmentDirectory
 from adapters.memory import MemoryRegistry
 from adapters.stores.registry import SqliteRegistry
 from gateway.commands.app import app
-from gateway.compose import opened_past
+from gateway.compose.past import opened_past
 from gateway.core.plans import Plan, Step
 from gateway.core.profiles import Apart
 from gateway.core.records import GroundTruthRecord, PredictionRecord

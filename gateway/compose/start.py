@@ -1,0 +1,55 @@
+"""Before a start: the data directory made ready, and the watchdog's view of a worker."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from adapters.clock import SystemClock
+from adapters.inflight import InFlightWatch
+from adapters.logs.segments import SegmentDirectory, SegmentReader
+from adapters.stores.checkpoints import SqliteCheckpoints
+from adapters.stores.registry import SqliteRegistry
+from gateway.compose.directory import DataDirectory
+from gateway.compose.parts import channels_of, log_writer, privacy_of, worker_names
+from gateway.core.errors import LogFull
+from gateway.core.partitions import LAYOUT
+from gateway.core.records import StreamEnd
+from gateway.ports.inflight import LoopWatch
+from gateway.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+
+def prepare_data(settings: Settings) -> None:
+    """Make the data directory ready for a start: migrate the registry, repair the log, end streams without a worker."""
+    channels_of(settings, os.environ)  # what is wrong with them is said now, not by a process that dies again and again
+    data = DataDirectory(settings.data_dir)
+    data.make()
+    privacy_of(settings)
+    SqliteRegistry(data.registry, clock=SystemClock()).close()
+    _hand_over(SqliteCheckpoints(data.checkpoints), settings.monitor.processes)
+    SegmentDirectory(data.log).repair()
+    for stream in set(SegmentReader(data.log).streams()) - set(worker_names(settings)):
+        writer = log_writer(settings, stream)
+        try:
+            writer.append([StreamEnd(SystemClock().now_s())])
+        except LogFull as error:  # serving starts all the same; the monitor waits for this stream until there is room
+            _log.error("a stream's end could not be written", extra={"action": "end", "stream": stream, "reason": str(error)})
+        writer.close()
+
+
+def _hand_over(checkpoints: SqliteCheckpoints, processes: int) -> None:
+    """Let the monitor's processes go on with what those before them knew, also where they were more or fewer."""
+    saved = checkpoints.load(LAYOUT)
+    before = int(saved[1]) if saved is not None else 1
+    if before != processes:
+        from gateway.monitor.partitioning import repartition
+
+        repartition(checkpoints, before, processes)
+    checkpoints.close()
+
+
+def watch(settings: Settings, worker: str) -> LoopWatch:
+    """Return the watchdog's view of a worker."""
+    return InFlightWatch(DataDirectory(settings.data_dir).in_flight(worker))
