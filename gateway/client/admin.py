@@ -1,104 +1,27 @@
-"""The admin and the prediction API as a Python client. The command line goes through it, and so may any program.
-
-Blocking, over HTTP. Bodies are the documented JSON objects, passed through as they are, so that a field the gateway adds is not
-lost here. Every wait is bounded. A refusal raises `RequestFailed` with the gateway's own words; no reply raises `NotReachable`.
-It decides nothing and never retries: what may be repeated, the caller knows.
-"""
+"""The admin API."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self, cast
-from urllib.parse import quote
+from typing import Any, Final, cast
 
 import httpx
 
+from gateway.client.http import CONNECT_S, HttpClient, RequestFailed, checked, given, quoted, translated
 from gateway.core.audit import AuditEntry
-from gateway.core.errors import GatewayError
 from gateway.core.fields import Fields, Json
 
 PARQUET: Final = "application/vnd.apache.parquet"
 NDJSON: Final = "application/x-ndjson"
 ALL_RECORDS: Final = 100_000_000  # the most that one export may ask for
 PAGE_ITEMS: Final = 100  # of one listing request
-_CONNECT_S: Final = 3.0  # a gateway that listens accepts at once
-_ANSWER_S: Final = 60.0  # above `control.prepare_timeout_s`, which a route change may wait for
 _UPLOAD_S: Final = 150.0  # above `control.validation_timeout_s` and the sending of a large artifact's last pieces
-_SHOWN_CHARACTERS_MAX: Final = 200  # of a reply that is not the gateway's, e.g. a proxy's page
 
 
-class RequestFailed(GatewayError):
-    """The gateway refused; `status` is the HTTP status, message and hint are its own."""
-
-    def __init__(self, status: int, message: str, hint: str | None = None) -> None:
-        super().__init__(message, hint=hint)
-        self.status = status
-
-
-class NotReachable(RequestFailed):
-    """No reply came; `status` is 0. Whether the gateway acted is unknown."""
-
-    def __init__(self, url: str, reason: str) -> None:
-        super().__init__(
-            0, f"{url} is not reachable: {reason}", "start it with `headgate serve`, or name it with --admin-url and --url"
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One prediction's answer.
-
-    Attributes:
-        prediction_id: Names its record in the log; ground truth is joined by it.
-        variant, version: What really answered.
-        body: As received: `predictions`, or the protocol's `outputs`.
-    """
-
-    prediction_id: str
-    variant: str
-    version: str
-    body: Json
-
-
-class _Client:
-    """What both clients share: one connection pool, one way of failing."""
-
-    def __init__(self, base_url: str, token: str | None) -> None:
-        self._http = httpx.Client(
-            base_url=base_url,
-            headers={} if token is None else {"Authorization": f"Bearer {token}"},
-            timeout=httpx.Timeout(_ANSWER_S, connect=_CONNECT_S),
-            trust_env=False,  # a proxy of the surroundings is no way to a loopback address
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
-
-    def _send(self, method: str, path: str, **request: Any) -> httpx.Response:
-        with _translated(str(self._http.base_url)):
-            return _checked(self._http.request(method, path, **request))
-
-    def _reply(self, path: str) -> bool:
-        with _translated(str(self._http.base_url)):
-            return self._http.get(path).is_success
-
-    def _json(self, method: str, path: str, **request: Any) -> Json:
-        return _object(self._send(method, path, **request))
-
-
-class AdminClient(_Client):
+class AdminClient(HttpClient):
     """The admin API; `token` needs the scope of what is called."""
 
     def __init__(self, base_url: str, token: str) -> None:
@@ -129,9 +52,9 @@ class AdminClient(_Client):
                     parts.append((name, (path.name, open_files.enter_context(path.open("rb")), "application/octet-stream")))
             return self._json(
                 "POST",
-                f"/api/v1/models/{_quoted(model)}/versions",
+                f"/api/v1/models/{quoted(model)}/versions",
                 files=parts,
-                timeout=httpx.Timeout(_UPLOAD_S, connect=_CONNECT_S),
+                timeout=httpx.Timeout(_UPLOAD_S, connect=CONNECT_S),
             )
 
     def models(self) -> Iterator[Json]:
@@ -140,11 +63,11 @@ class AdminClient(_Client):
 
     def model(self, model: str) -> Json:
         """Return one model."""
-        return self._json("GET", f"/api/v1/models/{_quoted(model)}")
+        return self._json("GET", f"/api/v1/models/{quoted(model)}")
 
     def versions(self, model: str) -> Iterator[Json]:
         """Yield a model's versions in the order they were registered."""
-        return self._listing(f"/api/v1/models/{_quoted(model)}/versions", "versions")
+        return self._listing(f"/api/v1/models/{quoted(model)}/versions", "versions")
 
     def version(self, model: str, version: str) -> Json:
         """Return one version: digest, signature, reference profile, lineage, state."""
@@ -167,11 +90,11 @@ class AdminClient(_Client):
 
         Returns when every worker answers with the new table or its time is up.
         """
-        return self._json("PUT", _route_path(route), json=dict(body), headers=_if_match(if_match), params=_given(reason=reason))
+        return self._json("PUT", _route_path(route), json=dict(body), headers=_if_match(if_match), params=given(reason=reason))
 
     def delete_route(self, route: str, *, if_match: int, reason: str = "") -> Json:
         """Remove a route; its model's champion answers under the model's name again."""
-        return self._json("DELETE", _route_path(route), headers=_if_match(if_match), params=_given(reason=reason))
+        return self._json("DELETE", _route_path(route), headers=_if_match(if_match), params=given(reason=reason))
 
     def rollback(self, route: str, *, reason: str) -> Json:
         """Put a route back to its last good table; an open rollout ends with it."""
@@ -188,7 +111,7 @@ class AdminClient(_Client):
 
     def rollout(self, route: str, id: str) -> Json:
         """Return one rollout with its evidence."""
-        return self._json("GET", f"{_route_path(route)}/rollouts/{_quoted(id)}")
+        return self._json("GET", f"{_route_path(route)}/rollouts/{quoted(id)}")
 
     def move_rollout(self, route: str, id: str, event: str, *, reason: str = "") -> Json:
         """Make an event happen to a rollout.
@@ -196,7 +119,7 @@ class AdminClient(_Client):
         Args:
             event: `advance`, `hold`, `resume`, `promote` or `rollback`.
         """
-        return self._json("POST", f"{_route_path(route)}/rollouts/{_quoted(id)}/{_quoted(event)}", json={"reason": reason})
+        return self._json("POST", f"{_route_path(route)}/rollouts/{quoted(id)}/{quoted(event)}", json={"reason": reason})
 
     def health(self, route: str) -> Json:
         """Return how a route is: its level, and each part's with the evidence."""
@@ -222,18 +145,18 @@ class AdminClient(_Client):
         Args:
             since, until: ISO 8601, or seconds since the epoch; since inclusive, until exclusive.
         """
-        wanted = _given(route=route, version=version, since=since, until=until, limit=str(limit))
+        wanted = given(route=route, version=version, since=since, until=until, limit=str(limit))
         with (
-            _translated(str(self._http.base_url)),
+            translated(str(self._http.base_url)),
             self._http.stream("GET", "/api/v1/predictions", params=wanted, headers={"Accept": NDJSON}) as response,
         ):
-            _checked(response)
+            checked(response)
             for line in response.iter_lines():
                 yield json.loads(line)
 
     def prediction(self, prediction_id: str) -> Json:
         """Return one record with its ground truth."""
-        return self._json("GET", f"/api/v1/predictions/{_quoted(prediction_id)}")
+        return self._json("GET", f"/api/v1/predictions/{quoted(prediction_id)}")
 
     def ask(self, sql: str, *, limit: int = PAGE_ITEMS, is_archived_only: bool = False) -> Json:
         """Return the answer to a question in SQL over `predictions` and `ground_truth`: `columns`, `rows`, `is_cut`.
@@ -246,21 +169,21 @@ class AdminClient(_Client):
 
     def recompute(self, prediction_id: str) -> Json:
         """Run a logged prediction again; `is_equal` says whether every bit of the answer is the same."""
-        return self._json("POST", f"/api/v1/predictions/{_quoted(prediction_id)}/recompute")
+        return self._json("POST", f"/api/v1/predictions/{quoted(prediction_id)}/recompute")
 
     def export(
         self, to: Path, *, route: str = "", version: str = "", since: str = "", until: str = "", limit: int = ALL_RECORDS
     ) -> int:
         """Write the matching records to one Parquet file; return its bytes. `to` appears only when it is complete."""
-        wanted = _given(route=route, version=version, since=since, until=until, limit=str(limit))
+        wanted = given(route=route, version=version, since=since, until=until, limit=str(limit))
         staged = to.with_name(f".{to.name}.part")
         try:
             with (
-                _translated(str(self._http.base_url)),
+                translated(str(self._http.base_url)),
                 staged.open("wb") as file,
                 self._http.stream("GET", "/api/v1/predictions", params=wanted, headers={"Accept": PARQUET}) as response,
             ):
-                _checked(response)
+                checked(response)
                 size_bytes = sum(file.write(piece) for piece in response.iter_bytes())
             staged.replace(to)
         finally:
@@ -285,7 +208,7 @@ class AdminClient(_Client):
 
     def release(self, digest: str, *, reason: str) -> Json:
         """Release a digest from quarantine before its time."""
-        return self._json("DELETE", f"/api/v1/quarantine/{_quoted(digest)}", params={"reason": reason})
+        return self._json("DELETE", f"/api/v1/quarantine/{quoted(digest)}", params={"reason": reason})
 
     def automation(self) -> Json:
         """Return whether the gateway may change routes by itself."""
@@ -301,7 +224,7 @@ class AdminClient(_Client):
 
     def test_channel(self, channel: str) -> Json:
         """Send a test through one channel."""
-        return self._json("POST", f"/api/v1/notices/{_quoted(channel)}/test")
+        return self._json("POST", f"/api/v1/notices/{quoted(channel)}/test")
 
     def keys(self) -> Iterator[Json]:
         """Yield every key: id, name, scopes; never a token."""
@@ -318,96 +241,16 @@ class AdminClient(_Client):
 
     def revoke_key(self, id: str) -> Json:
         """Revoke a key; its token is refused from now on."""
-        return self._json("DELETE", f"/api/v1/keys/{_quoted(id)}")
+        return self._json("DELETE", f"/api/v1/keys/{quoted(id)}")
 
     def _listing(self, path: str, name: str) -> Iterator[Json]:
         after = ""
         while True:
-            page = self._json("GET", path, params=_given(limit=str(PAGE_ITEMS), after=after))
+            page = self._json("GET", path, params=given(limit=str(PAGE_ITEMS), after=after))
             yield from _items(page, name)
             if page.get("next") in (None, ""):
                 return
             after = str(page["next"])
-
-
-class PredictionClient(_Client):
-    """The prediction API. Predicting needs no token; posting ground truth needs one with that scope."""
-
-    def __init__(self, base_url: str, token: str | None = None) -> None:
-        super().__init__(base_url, token)
-
-    def is_ready(self) -> bool:
-        """Return whether the worker that replied may take requests."""
-        return self._reply("/v2/health/ready")
-
-    def predict(self, route: str, instances: Sequence[object], *, key: str = "") -> Answer:
-        """Return the answer for rows, each a list of numbers or an object by column.
-
-        Args:
-            key: The assignment key, sent as the header `Gateway-Assignment-Key`.
-        """
-        path = f"/v1/models/{_quoted(route)}:predict"
-        return _answer(self._send("POST", path, json={"instances": list(instances)}, headers=_keyed(key)))
-
-    def infer(self, route: str, request: Mapping[str, object], *, key: str = "", version: str = "") -> Answer:
-        """Return the answer to a request body of the Open Inference Protocol.
-
-        Args:
-            key: As for `predict`.
-            version: Pins a version and bypasses the split.
-        """
-        pinned = f"/versions/{_quoted(version)}" if version else ""
-        path = f"/v2/models/{_quoted(route)}{pinned}/infer"
-        return _answer(self._send("POST", path, json=dict(request), headers=_keyed(key)))
-
-    def metadata(self, route: str) -> Json:
-        """Return the protocol's model metadata: versions, inputs, outputs."""
-        return self._json("GET", f"/v2/models/{_quoted(route)}")
-
-    def ground_truth(self, records: Sequence[Mapping[str, object]]) -> Json:
-        """Post true outcomes: `prediction_id`, `value`, and optionally `row` and `observed_at`. Logged when it returns."""
-        return self._json("POST", "/api/v1/ground-truth", json={"records": [dict(record) for record in records]})
-
-
-@contextlib.contextmanager
-def _translated(url: str) -> Iterator[None]:
-    try:
-        yield
-    except (httpx.TransportError, httpx.InvalidURL) as error:
-        raise NotReachable(url, str(error) or type(error).__name__) from error
-
-
-def _checked(response: httpx.Response) -> httpx.Response:
-    if response.is_success:
-        return response
-    response.read()
-    try:
-        body = _object(response)
-    except RequestFailed:
-        body = {}
-    message = body.get("error")
-    hint = body.get("hint")
-    raise RequestFailed(
-        response.status_code,
-        message if isinstance(message, str) else _shown(response),
-        hint if isinstance(hint, str) else None,
-    )
-
-
-def _object(response: httpx.Response) -> Json:
-    if not response.content:
-        return {}
-    try:
-        body = response.json()
-    except ValueError:
-        body = None
-    if not isinstance(body, dict):
-        raise RequestFailed(response.status_code, _shown(response))
-    return body
-
-
-def _shown(response: httpx.Response) -> str:
-    return f"not a reply of the gateway: {response.status_code} {response.text[:_SHOWN_CHARACTERS_MAX]!r}"
 
 
 def _items(page: Json, name: str) -> Sequence[Json]:
@@ -415,16 +258,6 @@ def _items(page: Json, name: str) -> Sequence[Json]:
     if not isinstance(items, list):
         raise RequestFailed(200, f"the listing has no {name!r}; is the gateway of another version?")
     return cast("list[Json]", items)
-
-
-def _answer(response: httpx.Response) -> Answer:
-    headers = response.headers
-    return Answer(
-        prediction_id=headers.get("gateway-prediction-id", ""),
-        variant=headers.get("gateway-variant", ""),
-        version=headers.get("gateway-version", ""),
-        body=_object(response),
-    )
 
 
 def _audit_entry(body: Json) -> AuditEntry:
@@ -445,25 +278,13 @@ def _audit_entry(body: Json) -> AuditEntry:
     )
 
 
-def _quoted(name: str) -> str:
-    return quote(name, safe="")
-
-
 def _version_path(model: str, version: str) -> str:
-    return f"/api/v1/models/{_quoted(model)}/versions/{_quoted(version)}"
+    return f"/api/v1/models/{quoted(model)}/versions/{quoted(version)}"
 
 
 def _route_path(route: str) -> str:
-    return f"/api/v1/routes/{_quoted(route)}"
-
-
-def _keyed(key: str) -> dict[str, str]:
-    return {"Gateway-Assignment-Key": key} if key else {}
+    return f"/api/v1/routes/{quoted(route)}"
 
 
 def _if_match(revision: int) -> dict[str, str]:
     return {"If-Match": str(revision)}
-
-
-def _given(**params: str) -> dict[str, str]:
-    return {name: value for name, value in params.items() if value}
