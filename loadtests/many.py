@@ -26,7 +26,8 @@ from adapters.stores.registry import SqliteRegistry
 from adapters.validation.process import ProcessValidator
 from gateway.client import PredictionClient
 from gateway.core.changes import Change, PutChampion, PutRoute, PutVersion, Write
-from gateway.core.models import Digest, Runtime, Version, metadata_from_body
+from gateway.core.metadata import metadata_from_body
+from gateway.core.models import Digest, Runtime, Version
 from gateway.core.routes import champion_route
 from gateway.core.tensors import Signature
 from gateway.demo.house import House, start_house

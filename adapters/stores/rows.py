@@ -17,10 +17,11 @@ from gateway.core.audit import AuditEntry, entry_body, entry_from_body
 from gateway.core.changes import Cold, Quarantine, WorkerStatus, quarantine_from_body
 from gateway.core.errors import MalformedRequest, StoreFailed
 from gateway.core.fields import Fields
-from gateway.core.models import Version, version_from_body
+from gateway.core.models import Version
 from gateway.core.rollouts import Rollout, rollout_from_body
 from gateway.core.routes import Revision, Route, stored_route
 from gateway.core.split import Owners
+from gateway.core.version_bodies import version_from_body
 
 
 def text_of(body: object) -> str:

@@ -35,10 +35,10 @@ from gateway.core.commits import (
     read_back,
     refuse_other_version,
 )
-from gateway.core.models import version_body
 from gateway.core.rollouts import rollout_body
 from gateway.core.routes import DROPPED_MAX, Revision, route_body
 from gateway.core.split import SLOTS
+from gateway.core.version_bodies import version_body
 
 
 def settled(transaction: Transaction, write: Write) -> Write:

@@ -19,7 +19,8 @@ from typing import Any, Final
 
 from gateway.core.errors import GatewayError
 from gateway.core.fields import Json
-from gateway.core.models import Runtime, Version, version_body, version_from_body
+from gateway.core.models import Runtime, Version
+from gateway.core.version_bodies import version_body, version_from_body
 
 REASON_LENGTH_MAX: Final = 1_000  # characters of a library's message; some print the whole graph
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h

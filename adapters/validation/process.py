@@ -23,7 +23,8 @@ from typing import Final
 from adapters.runtimes.pickles.limits import Limits
 from gateway.core.errors import GatewayError, NotValid
 from gateway.core.fields import Fields, Json
-from gateway.core.models import Conversion, Version, version_body, version_from_body
+from gateway.core.models import Conversion, Version
+from gateway.core.version_bodies import version_body, version_from_body
 
 ANSWER_BYTES_MAX: Final = 64 * 2**20  # a profile of 10,000 columns, the most there may be, takes 40 MB
 OUTPUTS_MAX: Final = 10_000  # of one version

@@ -20,7 +20,8 @@ from adapters.validation.graph import read_signature
 from adapters.validation.sample import Sample
 from gateway.core.errors import ModelFault, NotValid
 from gateway.core.models import Column, ColumnKind, Target, Task, Version
-from gateway.core.profiles import build_profile, profile_body
+from gateway.core.profile_bodies import profile_body
+from gateway.core.profiles import build_profile
 from gateway.core.providers import refuse_absent
 from gateway.core.tensors import FLOATS, NUMPY_DTYPES, VARIABLE, Array, Datatype, Signature, TensorSpec
 from gateway.ports.runtimes import Instance

@@ -22,18 +22,10 @@ from gateway.core.chains import manifest, members_before, named
 from gateway.core.changes import Change, DropHold, PutChampion, PutVersion, Write
 from gateway.core.errors import Conflict, MalformedRequest, NotReady, UnknownSubject, UnknownVersion, VersionExists
 from gateway.core.fields import Json
-from gateway.core.models import (
-    MEMBERS_MAX,
-    Conversion,
-    Metadata,
-    Runtime,
-    Version,
-    VersionState,
-    checked_public_name,
-    metadata_from_body,
-    version_body,
-)
+from gateway.core.metadata import checked_public_name, metadata_from_body
+from gateway.core.models import MEMBERS_MAX, Conversion, Metadata, Runtime, Version, VersionState
 from gateway.core.tensors import Signature
+from gateway.core.version_bodies import version_body
 
 T = TypeVar("T")
 

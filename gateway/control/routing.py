@@ -26,7 +26,8 @@ from gateway.core.errors import (
     UnknownRoute,
 )
 from gateway.core.fields import Json
-from gateway.core.models import Version, VersionState, checked_public_name
+from gateway.core.metadata import checked_public_name
+from gateway.core.models import Version, VersionState
 from gateway.core.routes import AssignmentSource, Revision, Route, RouteTable, Variant, route_body, route_from_body, with_weights
 from gateway.core.split import SLOTS
 from gateway.core.tensors import TensorSpec

@@ -31,9 +31,10 @@ from gateway.core.changes import (
 )
 from gateway.core.errors import RevisionConflict, VersionExists
 from gateway.core.fields import Json
-from gateway.core.models import Version, version_body, version_from_body
+from gateway.core.models import Version
 from gateway.core.rollouts import rollout_body, rollout_from_body
 from gateway.core.routes import Revision, route_body, stored_route
+from gateway.core.version_bodies import version_body, version_from_body
 
 
 def subject_of(write: Write) -> str:

@@ -20,15 +20,8 @@ from gateway.core.departures import Departure, Departures, ranges
 from gateway.core.drift import PSI_ROWS_MIN, psi_bounds, stability_indices
 from gateway.core.fields import Json
 from gateway.core.models import Column
-from gateway.core.profiles import (
-    APART,
-    FeatureMap,
-    ReferenceProfile,
-    build_profile,
-    cell_count,
-    profile_body,
-    profile_from_body,
-)
+from gateway.core.profile_bodies import profile_body, profile_from_body
+from gateway.core.profiles import APART, FeatureMap, ReferenceProfile, build_profile, cell_count
 from gateway.core.signals import Signals
 from gateway.core.tensors import Array, FloatArray, IntArray
 from gateway.ports.readings import Detector

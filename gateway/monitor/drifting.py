@@ -19,7 +19,8 @@ from gateway.core.drift import Alarm, Incident, with_alarm
 from gateway.core.fields import Json
 from gateway.core.models import Column, ColumnKind, Version
 from gateway.core.outcomes import OutcomeWatch
-from gateway.core.profiles import ReferenceProfile, cell_names, profile_from_body
+from gateway.core.profile_bodies import profile_from_body
+from gateway.core.profiles import ReferenceProfile, cell_names
 from gateway.core.records import PredictionRecord
 from gateway.core.summaries import summarised
 from gateway.core.tensors import Array, FloatArray

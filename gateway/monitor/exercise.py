@@ -18,7 +18,8 @@ from gateway.core.fields import Json
 from gateway.core.models import Column, Digest, Runtime, Target, Task, Version
 from gateway.core.plans import Plan, Step
 from gateway.core.policy import Rollback
-from gateway.core.profiles import build_profile, profile_body
+from gateway.core.profile_bodies import profile_body
+from gateway.core.profiles import build_profile
 from gateway.core.records import Attempt, GroundTruthRecord, Kind, Offset, Outcome, PredictionRecord, Record
 from gateway.core.rollouts import CHALLENGER, CHAMPION, begin
 from gateway.core.routes import Revision, Route, Variant, with_weights

@@ -17,7 +17,8 @@ from gateway.core.expressions import FEATURE, Expression, Value, compiled
 from gateway.core.guardrails import Guardrail, Measure, Of, Options, error_value, own_attempt
 from gateway.core.losses import Truth, confidence, decided, loss
 from gateway.core.models import ColumnKind, Version
-from gateway.core.profiles import FeatureMap, FeatureProfile, profile_from_body
+from gateway.core.profile_bodies import profile_from_body
+from gateway.core.profiles import FeatureMap, FeatureProfile
 from gateway.core.records import FAULTS, Attempt, Outcome, PredictionRecord
 from gateway.core.tensors import Tensor
 from gateway.monitor.rows import Features, answer_column, answer_tensor, feature_values, hidden_names, joined_columns

@@ -10,7 +10,8 @@ import numpy as np
 
 from gateway.core.drift import PSI_ROWS_MIN, stability_indices
 from gateway.core.models import Column, Version
-from gateway.core.profiles import APART, Apart, FeatureMap, FeatureProfile, cell_count, profile_from_body
+from gateway.core.profile_bodies import profile_from_body
+from gateway.core.profiles import APART, Apart, FeatureMap, FeatureProfile, cell_count
 from gateway.core.records import PredictionRecord
 from gateway.core.tensors import IntArray
 from gateway.monitor.rows import Features, feature_values, hidden_names, joined_columns

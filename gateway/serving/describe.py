@@ -20,7 +20,8 @@ import orjson
 from gateway.core.access import Principal, Scope
 from gateway.core.errors import GatewayError, MalformedRequest, NotOffered, NotReady
 from gateway.core.fields import Fields, Json, checked_name
-from gateway.core.models import Version, signature_body
+from gateway.core.models import Version
+from gateway.core.version_bodies import signature_body
 from gateway.metrics.metric import cell
 from gateway.metrics.process import UNEXPECTED_ERRORS
 from gateway.ports.metrics import MetricsBank

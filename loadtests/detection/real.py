@@ -19,7 +19,8 @@ from sklearn.tree import DecisionTreeClassifier
 
 from adapters.detectors.river import AdwinDetector
 from gateway.core.models import Digest, Runtime, Target, Task, Version
-from gateway.core.profiles import build_profile, profile_body
+from gateway.core.profile_bodies import profile_body
+from gateway.core.profiles import build_profile
 from gateway.core.tensors import Datatype, Signature, Tensor
 from gateway.monitor.drifting import BATCH_ROWS, DriftWatch
 from gateway.settings import MonitorSettings

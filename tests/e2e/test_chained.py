@@ -15,7 +15,8 @@ from typer.testing import CliRunner, Result
 from adapters.runtimes.onnx import OnnxRuntime
 from gateway.client import AdminClient
 from gateway.commands.app import app
-from gateway.core.models import Digest, Runtime, Version, signature_from_body
+from gateway.core.models import Digest, Runtime, Version
+from gateway.core.version_bodies import signature_from_body
 
 FEATURES = 4
 ROWS = np.random.default_rng(1).normal(2.0, 3.0, size=(200, FEATURES))

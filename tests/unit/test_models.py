@@ -10,21 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core.errors import MalformedRequest
-from gateway.core.models import (
-    Column,
-    ColumnKind,
-    Digest,
-    Metadata,
-    Runtime,
-    Target,
-    Task,
-    Version,
-    VersionState,
-    metadata_from_body,
-    version_body,
-    version_from_body,
-)
+from gateway.core.metadata import metadata_from_body
+from gateway.core.models import Column, ColumnKind, Digest, Metadata, Runtime, Target, Task, Version, VersionState
 from gateway.core.tensors import Datatype, Signature, TensorSpec
+from gateway.core.version_bodies import version_body, version_from_body
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
 COLUMN_NAMES = TEXT.filter(lambda text: bool(text) and text.isprintable())

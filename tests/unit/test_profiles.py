@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from gateway.core.errors import MalformedRequest
 from gateway.core.models import Column, ColumnKind
+from gateway.core.profile_bodies import profile_body, profile_from_body
 from gateway.core.profiles import (
     APART,
     Apart,
@@ -22,8 +23,6 @@ from gateway.core.profiles import (
     cell_count,
     cell_names,
     effective_rows,
-    profile_body,
-    profile_from_body,
     spread,
 )
 from gateway.core.tensors import Array

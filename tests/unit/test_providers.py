@@ -7,9 +7,11 @@ from dataclasses import replace
 import pytest
 
 from gateway.core.errors import MalformedRequest, NotValid
-from gateway.core.models import Digest, Runtime, Version, metadata_from_body, version_body, version_from_body
+from gateway.core.metadata import metadata_from_body
+from gateway.core.models import Digest, Runtime, Version
 from gateway.core.providers import refuse_absent
 from gateway.core.tensors import Signature
+from gateway.core.version_bodies import version_body, version_from_body
 
 PLAIN = Version("m", "1", Digest("0" * 64), 1, Runtime.ONNX, "", Signature((), ()))
 

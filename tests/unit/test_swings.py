@@ -7,7 +7,8 @@ import pytest
 
 from adapters.detectors.river import AdwinDetector
 from gateway.core.models import Column
-from gateway.core.profiles import build_profile, profile_body, profile_from_body
+from gateway.core.profile_bodies import profile_body, profile_from_body
+from gateway.core.profiles import build_profile
 from gateway.core.swings import levels, swing
 from gateway.monitor.columns import ColumnsWatch
 from gateway.monitor.drifting import BATCH_ROWS, INPUTS_SHARE, budget_of

@@ -25,7 +25,8 @@ from gateway.core.changes import Change, PutChampion, PutRollout, PutRoute, PutV
 from gateway.core.models import Column, Digest, Runtime, Target, Task, Version
 from gateway.core.partitions import WHOLE, Partition
 from gateway.core.plans import Plan
-from gateway.core.profiles import build_profile, profile_body
+from gateway.core.profile_bodies import profile_body
+from gateway.core.profiles import build_profile
 from gateway.core.records import Attempt, GroundTruthRecord, Heartbeat, Kind, Outcome, PredictionRecord, Record
 from gateway.core.rollouts import Rollout, begin
 from gateway.core.routes import Route, Variant, with_weights

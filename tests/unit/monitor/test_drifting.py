@@ -9,7 +9,8 @@ import pytest
 
 from adapters.detectors.river import AdwinDetector
 from gateway.core.models import Column, ColumnKind, Digest, Runtime, Target, Task, Version
-from gateway.core.profiles import build_profile, profile_body
+from gateway.core.profile_bodies import profile_body
+from gateway.core.profiles import build_profile
 from gateway.core.records import Attempt, Kind, Outcome, PredictionRecord
 from gateway.core.summaries import Statistic, Summary
 from gateway.core.tensors import Datatype, Signature, Tensor

@@ -17,7 +17,8 @@ from gateway.core.guardrails import Finding, Verdict
 from gateway.core.losses import loss
 from gateway.core.models import Column, ColumnKind, Digest, Runtime, Target, Task, Version
 from gateway.core.plans import Plan
-from gateway.core.profiles import build_profile, profile_body
+from gateway.core.profile_bodies import profile_body
+from gateway.core.profiles import build_profile
 from gateway.core.records import Attempt, Kind, Outcome, PredictionRecord
 from gateway.core.rollouts import CHALLENGER, CHAMPION, begin
 from gateway.core.routes import champion_route
