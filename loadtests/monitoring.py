@@ -24,9 +24,10 @@ from rich.table import Table
 from adapters.clock import SystemClock
 from adapters.detectors.river import AdwinDetector
 from adapters.logs.segments import SegmentReader, SegmentWriter
-from adapters.memory import MemoryBank, MemoryRegistry
+from adapters.memory import MemoryBank
 from adapters.readings_file import ReadingsFile
 from adapters.stores.checkpoints import SqliteCheckpoints
+from adapters.stores.memory import MemoryRegistry
 from gateway.core.changes import Change, PutChampion, PutRollout, PutRoute, PutVersion, Write
 from gateway.core.models import Column, Digest, Runtime, Target, Task, Version
 from gateway.core.partitions import WHOLE

@@ -27,9 +27,10 @@ from adapters.archives.duck import DuckArchive
 from adapters.clock import SystemClock
 from adapters.detectors.river import AdwinDetector
 from adapters.logs.segments import SegmentDirectory, SegmentReader, SegmentWriter
-from adapters.memory import MemoryBank, MemoryCheckpoints, MemoryReadings
+from adapters.memory import MemoryBank, MemoryReadings
 from adapters.runtimes.onnx import OnnxRuntime
 from adapters.stores.artifacts import DirectoryArtifacts
+from adapters.stores.memory import MemoryCheckpoints
 from adapters.stores.registry import SqliteRegistry
 from gateway.compose.directory import DataDirectory
 from gateway.compose.past import opened_past

@@ -16,7 +16,8 @@ import numpy as np
 from adapters.clock import SystemClock
 from adapters.detectors.river import AdwinDetector
 from adapters.logs.segments import SegmentReader, SegmentWriter
-from adapters.memory import MemoryBank, MemoryCheckpoints, MemoryReadings
+from adapters.memory import MemoryBank, MemoryReadings
+from adapters.stores.memory import MemoryCheckpoints
 from adapters.stores.registry import SqliteRegistry
 from gateway.compose.directory import DataDirectory
 from gateway.core.changes import Change, PutChampion, PutRollout, PutRoute, PutVersion, Write

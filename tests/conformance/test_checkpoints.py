@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from adapters.memory import MemoryCheckpoints
 from adapters.stores.checkpoints import SqliteCheckpoints
+from adapters.stores.memory import MemoryCheckpoints
 from gateway.core.records import Offset
 
 

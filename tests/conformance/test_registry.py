@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from adapters.memory import ManualClock, MemoryRegistry
+from adapters.memory import ManualClock
+from adapters.stores.memory import MemoryRegistry
 from adapters.stores.registry import SqliteRegistry
 from gateway.core.access import Key, Scope
 from gateway.core.audit import first_broken

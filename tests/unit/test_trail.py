@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from adapters.clock import SystemClock
-from adapters.memory import MemoryRegistry
+from adapters.stores.memory import MemoryRegistry
 from gateway.control import trail
 from gateway.control.trail import Trail
 from gateway.core.access import MONITOR

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from adapters.clock import SystemClock
-from adapters.memory import ManualClock, MemoryRegistry
+from adapters.memory import ManualClock
 from adapters.readings_file import ReadingsFile
+from adapters.stores.memory import MemoryRegistry
 from gateway.control.status.visits import VISIT_S, Visits
 from gateway.core.access import Scope
 from gateway.core.changes import Change, PutChampion, PutRollout, PutRoute, PutVersion

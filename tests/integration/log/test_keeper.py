@@ -10,7 +10,8 @@ import pytest
 
 from adapters.logs.codec import encode
 from adapters.logs.segments import SegmentWriter
-from adapters.memory import ManualClock, MemoryBank, MemoryCheckpoints
+from adapters.memory import ManualClock, MemoryBank
+from adapters.stores.memory import MemoryCheckpoints
 from gateway.archive.keeper import Keeper, run_keeper
 from gateway.core.errors import ArchiveFailed, LogFull
 from gateway.core.partitions import WHOLE, partitions

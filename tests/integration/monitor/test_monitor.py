@@ -30,7 +30,8 @@ from adapters.detectors.river import AdwinDetector
 from adapters.logs.codec import decode
 from adapters.logs.memory import MemoryLog
 from adapters.logs.segments import SegmentDirectory
-from adapters.memory import ManualClock, MemoryBank, MemoryCheckpoints, MemoryReadings, MemoryRegistry
+from adapters.memory import ManualClock, MemoryBank, MemoryReadings
+from adapters.stores.memory import MemoryCheckpoints, MemoryRegistry
 from gateway.core.audit import AuditEntry
 from gateway.core.changes import Automation, PutChampion, PutRollout, PutRoute, PutVersion
 from gateway.core.errors import StoreFailed

@@ -13,7 +13,8 @@ from monitor_world import SETTINGS, SOUND, START_S, make_registry, records
 from adapters.clock import SystemClock
 from adapters.detectors.river import AdwinDetector
 from adapters.logs.segments import SegmentReader, SegmentWriter
-from adapters.memory import ManualClock, MemoryBank, MemoryCheckpoints, MemoryReadings, MemoryRegistry
+from adapters.memory import ManualClock, MemoryBank, MemoryReadings
+from adapters.stores.memory import MemoryCheckpoints, MemoryRegistry
 from gateway.core.plans import Plan
 from gateway.core.records import Record
 from gateway.metrics.monitor import MONITOR_POSITIONS_MOVED

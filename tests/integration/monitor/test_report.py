@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from adapters.archives.duck import DuckArchive
 from adapters.clock import SystemClock
 from adapters.logs.segments import SegmentDirectory
-from adapters.memory import MemoryRegistry
+from adapters.stores.memory import MemoryRegistry
 from adapters.stores.registry import SqliteRegistry
 from gateway.commands.app import app
 from gateway.compose.past import opened_past

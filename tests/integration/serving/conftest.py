@@ -24,9 +24,10 @@ from adapters.heap import Heap
 from adapters.inflight import MappedInFlight
 from adapters.load_lock import FileLoadLock
 from adapters.logs.memory import MemoryLog
-from adapters.memory import MemoryMetrics, MemoryRegistry
+from adapters.memory import MemoryMetrics
 from adapters.runtimes.onnx import OnnxRuntime
 from adapters.stores.artifacts import DirectoryArtifacts
+from adapters.stores.memory import MemoryRegistry
 from adapters.suspicions_file import SuspicionsFile
 from gateway.core.changes import Change, PutChampion, PutRoute, PutVersion, Write
 from gateway.core.models import Column, Digest, Runtime, Version

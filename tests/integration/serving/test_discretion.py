@@ -6,7 +6,7 @@ from onnx import helper
 
 from adapters.clock import SystemClock
 from adapters.logs.segments import SegmentReader, SegmentWriter
-from adapters.memory import MemoryRegistry
+from adapters.stores.memory import MemoryRegistry
 from gateway.core.privacy import Privacy
 from gateway.core.records import Kind, Offset, PredictionRecord
 from gateway.core.split import hashed_key
