@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, assert_never
 
+from adapters.child import NoAnswer, Why, answer_of
 from gateway.core.errors import ArchiveFailed, GatewayError, NotValid
 from gateway.core.fields import Fields
 from gateway.ports.archive import QuestionLimits, Table
 
 CHILD: Final = "adapters.archives.child"
+HEAD_BYTES_MAX: Final = 16 * 2**20  # of an answer, beside its rows: names and types of columns
 COLUMNS_MAX: Final = 100_000  # of one answer; DuckDB has a bound of its own below that
 
 
@@ -34,7 +32,7 @@ def ask(sql: str, predictions: Sequence[str], ground_truth: Sequence[str], *, wi
         "memory_bytes": within.memory_bytes,
         "timeout_s": within.timeout_s,
     }
-    answer = _run(json.dumps(order).encode(), within.timeout_s)
+    answer = _answer(json.dumps(order).encode(), within)
     try:
         fields = Fields(json.loads(answer), "question")
         if not fields.has("error"):
@@ -54,32 +52,24 @@ def _table(fields: Fields, *, rows_max: int) -> Table:
     )
 
 
-def _run(order: bytes, timeout_s: float) -> bytes:
+def _answer(order: bytes, within: QuestionLimits) -> bytes:
     try:
-        child = subprocess.Popen(  # noqa: S603  # our own interpreter and module
-            [sys.executable, "-m", CHILD],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "LC_ALL": "C.UTF-8"},
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise ArchiveFailed(f"the question's process did not start: {error}") from error
-    with child:
-        try:
-            answer, _ = child.communicate(order, timeout=timeout_s)
-        except subprocess.TimeoutExpired:
-            raise NotValid(
+        return answer_of(CHILD, order, timeout_s=within.timeout_s, bytes_max=within.bytes_max + HEAD_BYTES_MAX)
+    except NoAnswer as error:
+        raise _refusal(error, within.timeout_s) from error
+
+
+def _refusal(error: NoAnswer, timeout_s: float) -> NotValid | ArchiveFailed:
+    match error.why:
+        case Why.NOT_STARTED:
+            return ArchiveFailed(f"the question's process did not start: {error.ending}")
+        case Why.LATE:
+            return NotValid(
                 f"the question was not answered within {timeout_s:g} s", hint="control.question_timeout_s is the bound"
-            ) from None
-        finally:
-            if child.poll() is None:
-                os.killpg(child.pid, signal.SIGKILL)
-    if child.returncode != 0:
-        raise NotValid(f"the question ended its process ({_ending(child.returncode)})", hint="ask for less at once")
-    return answer
-
-
-def _ending(status: int) -> str:
-    return signal.Signals(-status).name if status < 0 else f"status {status}"
+            )
+        case Why.TOO_LONG:
+            return NotValid("the answer has too many columns", hint="name the columns that are needed")
+        case Why.ENDED:
+            return NotValid(f"the question ended its process ({error.ending})", hint="ask for less at once")
+        case _:
+            assert_never(error.why)

@@ -1,25 +1,22 @@
 """Validation in a process of its own, where an uploaded artifact can harm nothing.
 
-The child is started fresh, with no more environment than finding its code takes; it bounds its own memory, files and processor
-time before it opens the artifact (see `child.py`). Here the rest is held: a deadline after which its whole process group is
-killed, and a bound on what it may answer. Whatever becomes of the child, the caller gets the version or one clear sentence.
+The child bounds its own memory, files and processor time before it opens the artifact (see `child.py`), and is held to a deadline
+and a bound on its answer from outside (see `adapters/child.py`). Whatever becomes of it, the caller gets the version or one clear
+sentence.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import os
 import signal
-import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Final
 
+from adapters.child import NoAnswer, Why, answer_of
 from adapters.runtimes.pickles.limits import Limits
 from gateway.core.errors import GatewayError, NotValid
 from gateway.core.fields import Fields, Json
@@ -137,53 +134,28 @@ class ProcessValidator:
 
     def _run(self, order: bytes) -> bytes:
         try:
-            child = subprocess.Popen(  # noqa: S603  # our own interpreter and module
-                [sys.executable, "-m", CHILD],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env={"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "LC_ALL": "C.UTF-8"},
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise NotValid(f"the validation process did not start: {error}") from error
-        is_late = threading.Event()
+            return answer_of(CHILD, order, timeout_s=self._timeout_s, bytes_max=ANSWER_BYTES_MAX)
+        except NoAnswer as error:
+            raise self._refusal(error) from error
 
-        def end() -> None:
-            is_late.set()
-            _kill(child)
-
-        timer = threading.Timer(self._timeout_s, end)
-        timer.start()
-        try:
-            return self._read(child, order, is_late)
-        finally:
-            timer.cancel()
-            _kill(child)
-            child.wait()
-            for pipe in (child.stdin, child.stdout):
-                if pipe is not None:
-                    with contextlib.suppress(OSError):
-                        pipe.close()
-
-    def _read(self, child: subprocess.Popen[bytes], order: bytes, is_late: threading.Event) -> bytes:
-        assert child.stdin is not None
-        assert child.stdout is not None
-        with contextlib.suppress(BrokenPipeError):  # it died first; its exit status says how
-            child.stdin.write(order)
-            child.stdin.close()
-        answer = child.stdout.read(ANSWER_BYTES_MAX + 1)
-        if len(answer) > ANSWER_BYTES_MAX:
-            raise NotValid("the validation process answered too much")
-        if answer.endswith(b"\n"):
-            return answer
-        status = child.wait()
-        if is_late.is_set() or status == -signal.SIGXCPU:
-            raise NotValid(
+    def _refusal(self, error: NoAnswer) -> NotValid:
+        if error.why is Why.NOT_STARTED:
+            return NotValid(f"the validation process did not start: {error.ending}")
+        if error.why is Why.TOO_LONG:
+            return NotValid("the validation process answered too much")
+        if error.why is Why.LATE or error.signal == signal.SIGXCPU:
+            return NotValid(
                 f"validation did not finish within {self._timeout_s:g} s: the model may not end, or be too slow",
                 hint="control.validation_timeout_s is the bound",
             )
-        raise NotValid(f"the artifact ended its validation process: {_ending(status, self._memory_bytes)}")
+        return NotValid(f"the artifact ended its validation process: {self._ending(error)}")
+
+    def _ending(self, error: NoAnswer) -> str:
+        if not error.signal:
+            return f"it exited with {error.ending}"
+        if error.signal == signal.SIGABRT:
+            return f"{error.ending}, most likely out of its {self._memory_bytes / 2**30:.1f} GiB of memory"
+        return f"killed by {error.ending}"
 
     def _answer(self, answer: bytes) -> Fields:
         try:
@@ -198,18 +170,3 @@ class ProcessValidator:
 
 def _unreadable(error: Exception) -> NotValid:
     return NotValid(f"the validation process gave an answer that cannot be read: {error}")
-
-
-def _kill(child: subprocess.Popen[bytes]) -> None:
-    if child.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
-
-
-def _ending(status: int, memory_bytes: int) -> str:
-    if status >= 0:
-        return f"it exited with status {status}"
-    name = signal.Signals(-status).name
-    if -status == signal.SIGABRT:
-        return f"{name}, most likely out of its {memory_bytes / 2**30:.1f} GiB of memory"
-    return f"killed by {name}"
