@@ -18,6 +18,7 @@ from gateway.core.losses import Truth, loss
 from gateway.core.models import Target, Task
 from gateway.core.records import FAULTS, Attempt, Kind, Outcome, PredictionRecord
 from gateway.core.tensors import Datatype, Tensor
+from tests.records import prediction
 
 ERRORS, LOSS = DEFAULT_GUARDRAILS
 
@@ -26,25 +27,12 @@ def record(
     *outcomes: Outcome, kind: Kind = Kind.LIVE, assigned: str = "challenger", first: str = "challenger"
 ) -> PredictionRecord:
     variants = [first, "champion"][: len(outcomes)]
-    return PredictionRecord(
-        prediction_id="p",
-        time_s=0.0,
+    return prediction(
         kind=kind,
-        model="m",
-        route="r",
-        revision=1,
         assigned=assigned,
         variant=variants[-1],
-        version="1",
-        digest="",
         attempts=tuple(Attempt(variant, "1", outcome, 10) for variant, outcome in zip(variants, outcomes, strict=True)),
-        assignment_key="k",
-        is_keyed=True,
-        inputs=(),
         outputs=(Tensor("p", Datatype.FP32, np.asarray([0.9], np.float32)),),
-        batch_rows=1,
-        batch_position=0,
-        runtime_version="",
         outcome=outcomes[-1],
         latency_us=1,
     )

@@ -8,32 +8,12 @@ from adapters.logs.codec import decode, encode
 from gateway.core.errors import LogFailed
 from gateway.core.partitions import WHOLE, partitions
 from gateway.core.pictures import joined
-from gateway.core.records import Attempt, Elsewhere, GroundTruthRecord, Kind, Outcome, PredictionRecord
+from gateway.core.records import Elsewhere, GroundTruthRecord
 from gateway.core.troubles import Trouble, complaints
+from tests.records import prediction
 
 NAMES = [f"route-{number}" for number in range(1_000)]
-RECORD = PredictionRecord(
-    prediction_id="p1",
-    time_s=5.0,
-    kind=Kind.LIVE,
-    model="m",
-    route="fares",
-    revision=1,
-    assigned="champion",
-    variant="champion",
-    version="1",
-    digest="0" * 64,
-    attempts=(Attempt("champion", "1", Outcome.OK, 1),),
-    assignment_key="k",
-    is_keyed=True,
-    inputs=(),
-    outputs=(),
-    batch_rows=1,
-    batch_position=0,
-    runtime_version="1",
-    outcome=Outcome.OK,
-    latency_us=1,
-)
+RECORD = prediction(prediction_id="p1", time_s=5.0, route="fares")
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])

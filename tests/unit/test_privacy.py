@@ -13,9 +13,10 @@ from gateway.compose.start import prepare_data
 from gateway.core.errors import MalformedRequest
 from gateway.core.models import Column, Digest, Runtime, Version
 from gateway.core.privacy import HASHED_ELEMENTS_MAX, Privacy, Redaction, all_dropped
-from gateway.core.records import Attempt, Kind, Outcome, PredictionRecord
+from gateway.core.records import PredictionRecord
 from gateway.core.tensors import NUMPY_DTYPES, Datatype, Signature, Tensor, TensorSpec
 from gateway.settings import LogSettings, Settings
+from tests.records import prediction
 
 SECRET = b"0123456789abcdef"
 NAMED = (
@@ -47,28 +48,7 @@ def privacy(dropped: str = "", hashed: str = "", secret: bytes = SECRET) -> Priv
 
 
 def record(*inputs: Tensor) -> PredictionRecord:
-    return PredictionRecord(
-        prediction_id="018bcfe5-6800-7000-8000-000000000001",
-        time_s=1.0,
-        kind=Kind.LIVE,
-        model="credit",
-        route="loans",
-        revision=1,
-        assigned="champion",
-        variant="champion",
-        version="1",
-        digest="0" * 64,
-        attempts=(Attempt("champion", "1", Outcome.OK, 1),),
-        assignment_key="0123456789abcdef",
-        is_keyed=True,
-        inputs=inputs,
-        outputs=(),
-        batch_rows=1,
-        batch_position=0,
-        runtime_version="1",
-        outcome=Outcome.OK,
-        latency_us=1,
-    )
+    return prediction(model="credit", route="loans", inputs=inputs)
 
 
 def named(customer: int = 7, email: bytes = b"a@b.c", age: float = 31.5) -> PredictionRecord:

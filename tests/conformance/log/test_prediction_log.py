@@ -13,9 +13,10 @@ from adapters.clock import SystemClock
 from adapters.logs.memory import MemoryLog
 from adapters.logs.segments import SegmentReader, SegmentWriter
 from gateway.core.errors import LogFailed, LogFull
-from gateway.core.records import Attempt, GroundTruthRecord, Heartbeat, Kind, Offset, Outcome, PredictionRecord, Record, StreamEnd
+from gateway.core.records import Attempt, GroundTruthRecord, Heartbeat, Offset, Outcome, Record, StreamEnd
 from gateway.core.tensors import Datatype, Tensor
 from gateway.ports.log import PredictionLogReader, PredictionLogWriter
+from tests.records import prediction
 
 START = Offset(0)
 
@@ -88,34 +89,15 @@ def test_log_returns_records_in_order(log):
 
 def test_log_holds_every_kind_of_record(log):
     """Predictions, ground truth, heartbeats and ends are all records of one stream."""
-    prediction = PredictionRecord(
-        prediction_id="p",
-        time_s=1.0,
-        kind=Kind.LIVE,
-        model="m",
-        route="r",
-        revision=3,
-        assigned="a",
-        variant="b",
-        version="2",
-        digest="d",
-        attempts=(Attempt("a", "1", Outcome.FAILED, 5), Attempt("b", "2", Outcome.OK, 7)),
-        assignment_key="k",
-        is_keyed=True,
-        inputs=(Tensor("x", Datatype.FP32, np.array([[1.5, np.nan]], np.float32)),),
-        outputs=(),
-        batch_rows=1,
-        batch_position=0,
-        runtime_version="1",
-        outcome=Outcome.OK,
-        latency_us=9,
-    )
+    failover = (Attempt("a", "1", Outcome.FAILED, 5), Attempt("b", "2", Outcome.OK, 7))
+    inputs = (Tensor("x", Datatype.FP32, np.array([[1.5, np.nan]], np.float32)),)
+    answered = prediction(time_s=1.0, assigned="a", variant="b", version="2", attempts=failover, inputs=inputs)
     others = [GroundTruthRecord("p", 2.0, 0, "late", 1.9, "key"), Heartbeat(3.0), StreamEnd(4.0)]
-    log.writer("w0").append([prediction, *others])
+    log.writer("w0").append([answered, *others])
     found = all_of(log.reader, "w0")
     assert found[1:] == others
-    assert found[0].attempts == prediction.attempts
-    assert found[0].inputs[0].data.tobytes() == prediction.inputs[0].data.tobytes()
+    assert found[0].attempts == answered.attempts
+    assert found[0].inputs[0].data.tobytes() == answered.inputs[0].data.tobytes()
 
 
 def test_log_append_returns_the_end(log):

@@ -11,8 +11,9 @@ import duckdb
 import numpy as np
 import pytest
 
-from gateway.core.records import Attempt, GroundTruthRecord, Kind, Outcome, PredictionRecord
+from gateway.core.records import GroundTruthRecord, PredictionRecord
 from gateway.core.tensors import Datatype, Tensor
+from tests.records import numbered_id, prediction
 
 BEGIN_S = 1_700_000_000.0
 COUNT = 50
@@ -21,27 +22,14 @@ COUNT = 50
 def _record(number: int) -> PredictionRecord:
     version = "2" if number % 5 == 0 else "1"
     variant = "challenger" if version == "2" else "champion"
-    return PredictionRecord(
-        prediction_id=f"018bcfe5-6800-7000-8000-{number:012x}",
+    return prediction(
+        prediction_id=numbered_id(number),
         time_s=BEGIN_S + number,
-        kind=Kind.LIVE,
-        model="delays",
         route="delays" if number < COUNT - 5 else "other",
-        revision=1,
-        assigned=variant,
         variant=variant,
         version=version,
-        digest="0" * 64,
-        attempts=(Attempt(variant, version, Outcome.OK, 20),),
-        assignment_key="0" * 16,
-        is_keyed=True,
         inputs=(Tensor("features", Datatype.FP32, np.array([[number, np.nan]], np.float32)),),
         outputs=(Tensor("probability", Datatype.FP32, np.array([[0.5]], np.float32)),),
-        batch_rows=1,
-        batch_position=0,
-        runtime_version="1",
-        outcome=Outcome.OK,
-        latency_us=100,
     )
 
 

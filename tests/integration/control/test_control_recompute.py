@@ -10,8 +10,9 @@ import pytest
 from adapters.runtimes.chained import ChainedRuntime
 from adapters.runtimes.onnx import OnnxRuntime
 from gateway.core.models import Runtime
-from gateway.core.records import Attempt, Kind, Outcome, PredictionRecord
+from gateway.core.records import Outcome
 from gateway.core.tensors import Datatype, Tensor
+from tests.records import numbered_id, prediction
 
 BATCH_ROWS, POSITION, ROWS = 33, 20, 3
 
@@ -29,32 +30,15 @@ def _record(version, instance, name):
     batch = np.random.default_rng(3).normal(size=(BATCH_ROWS, 20)).astype(np.float32)
     answer = instance.predict({name: batch})["probability"]
     mine = slice(POSITION, POSITION + ROWS)
-    return PredictionRecord(
-        prediction_id=_id(1),
+    return prediction(
         time_s=1_700_000_000.0,
-        kind=Kind.LIVE,
-        model="delays",
-        route="delays",
-        revision=1,
-        assigned="champion",
-        variant="champion",
         version=version.version,
         digest=version.digest,
-        attempts=(Attempt("champion", version.version, Outcome.OK, 20),),
-        assignment_key="0" * 16,
-        is_keyed=True,
         inputs=(Tensor(name, Datatype.FP32, batch[mine]),),
         outputs=(Tensor("probability", Datatype.FP32, answer[mine]),),
         batch_rows=BATCH_ROWS,
         batch_position=POSITION,
-        runtime_version="1",
-        outcome=Outcome.OK,
-        latency_us=100,
     )
-
-
-def _id(number: int) -> str:
-    return f"018bcfe5-6800-7000-8000-{number:012x}"
 
 
 def test_recomputing_finds_every_bit(answered):
@@ -62,12 +46,12 @@ def test_recomputing_finds_every_bit(answered):
     control, record = answered
     data = record.outputs[0].data.copy()
     data[1, 0] = np.nextafter(data[1, 0], np.float32(2.0))
-    altered = replace(record, prediction_id=_id(2), outputs=(Tensor("probability", Datatype.FP32, data),))
+    altered = replace(record, prediction_id=numbered_id(2), outputs=(Tensor("probability", Datatype.FP32, data),))
     control.write_log(record, altered)
-    found = control.admin.post(f"/api/v1/predictions/{_id(1)}/recompute").json()
+    found = control.admin.post(f"/api/v1/predictions/{numbered_id(1)}/recompute").json()
     assert (found["is_equal"], found["batch_rows"]) == (True, BATCH_ROWS)
     assert found["outputs"] == [{"name": "probability", "elements": 3, "unequal": 0, "largest_difference": 0.0}]
-    found = control.admin.post(f"/api/v1/predictions/{_id(2)}/recompute").json()
+    found = control.admin.post(f"/api/v1/predictions/{numbered_id(2)}/recompute").json()
     assert (found["is_equal"], found["outputs"][0]["unequal"]) == (False, 1)
     assert 0.0 < found["outputs"][0]["largest_difference"] < 1e-6
 
@@ -80,7 +64,7 @@ def test_chain_is_recomputed_whole(control, write_linear_model, write_scaling_mo
     version = control.registry.version("delays", "1")
     chain = ChainedRuntime({Runtime.ONNX: OnnxRuntime()}, control.artifacts)
     control.write_log(_record(version, chain.load(control.artifacts.path(version.digest), version), "raw"))
-    found = control.admin.post(f"/api/v1/predictions/{_id(1)}/recompute").json()
+    found = control.admin.post(f"/api/v1/predictions/{numbered_id(1)}/recompute").json()
     assert (found["is_equal"], found["digest"]) == (True, version.digest)
     assert found["runtime_version"].count("+") == 1
 
@@ -88,13 +72,13 @@ def test_chain_is_recomputed_whole(control, write_linear_model, write_scaling_mo
 def test_recomputing_refuses_what_has_no_answer_or_artifact(answered):
     """A failed prediction, another digest than the version's, inputs that are not logged and an unknown id are refused."""
     control, record = answered
-    failed = replace(record, prediction_id=_id(2), outcome=Outcome.FAILED, outputs=())
-    other = replace(record, prediction_id=_id(3), digest="f" * 64)
-    hidden = replace(record, prediction_id=_id(5), hashed=("features",))
+    failed = replace(record, prediction_id=numbered_id(2), outcome=Outcome.FAILED, outputs=())
+    other = replace(record, prediction_id=numbered_id(3), digest="f" * 64)
+    hidden = replace(record, prediction_id=numbered_id(5), hashed=("features",))
     control.write_log(failed, other, hidden)
-    refused = [control.admin.post(f"/api/v1/predictions/{_id(number)}/recompute") for number in (2, 3, 4, 5)]
+    refused = [control.admin.post(f"/api/v1/predictions/{numbered_id(number)}/recompute") for number in (2, 3, 4, 5)]
     assert [answer.status_code for answer in refused] == [422, 422, 404, 422]
     assert "does not have features" in refused[3].json()["error"]
     assert "failed" in refused[0].json()["error"]
     assert "digest" in refused[1].json()["error"]
-    assert control.client_with("read").post(f"/api/v1/predictions/{_id(2)}/recompute").status_code == 403
+    assert control.client_with("read").post(f"/api/v1/predictions/{numbered_id(2)}/recompute").status_code == 403

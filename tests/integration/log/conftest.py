@@ -13,8 +13,9 @@ import pytest
 from adapters.archives.duck import DuckArchive
 from adapters.clock import SystemClock
 from adapters.logs.segments import SegmentDirectory, SegmentReader, SegmentWriter
-from gateway.core.records import Attempt, Kind, Outcome, PredictionRecord, Record
+from gateway.core.records import PredictionRecord, Record
 from gateway.core.tensors import Datatype, Tensor
+from tests.records import prediction as recorded
 
 NOON_S = 1_763_726_400.0  # 2025-11-21, 12:00 UTC
 
@@ -29,27 +30,12 @@ def prediction_record(number: int, **changed: object) -> PredictionRecord:
     values: dict[str, object] = {
         "prediction_id": prediction_id(number),
         "time_s": NOON_S + number + 0.25,
-        "kind": Kind.LIVE,
         "model": "delay",
         "route": "delay",
-        "revision": 1,
-        "assigned": "champion",
-        "variant": "champion",
-        "version": "1",
-        "digest": "a" * 64,
-        "attempts": (Attempt("champion", "1", Outcome.OK, 33),),
-        "assignment_key": "0123456789abcdef",
-        "is_keyed": True,
         "inputs": (Tensor("x", Datatype.FP32, np.arange(4, dtype=np.float32).reshape(1, 4) / 7 + number),),
         "outputs": (Tensor("y", Datatype.FP32, np.array([[0.1]], np.float32)),),
-        "batch_rows": 1,
-        "batch_position": 0,
-        "runtime_version": "1.31.1",
-        "outcome": Outcome.OK,
-        "latency_us": 800,
-        **changed,
     }
-    return PredictionRecord(**values)  # type: ignore[arg-type]
+    return recorded(**(values | changed))
 
 
 @dataclass

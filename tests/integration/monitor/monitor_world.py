@@ -27,7 +27,7 @@ from gateway.core.partitions import WHOLE, Partition
 from gateway.core.plans import Plan
 from gateway.core.profile_bodies import profile_body
 from gateway.core.profiles import build_profile
-from gateway.core.records import Attempt, GroundTruthRecord, Heartbeat, Kind, Outcome, PredictionRecord, Record
+from gateway.core.records import Attempt, GroundTruthRecord, Heartbeat, Outcome, PredictionRecord, Record
 from gateway.core.rollouts import Rollout, begin
 from gateway.core.routes import Route, Variant, with_weights
 from gateway.core.split import SLOTS, hashed_key, slot_of
@@ -36,6 +36,7 @@ from gateway.history import recalled
 from gateway.monitor.run import run_monitor
 from gateway.ports.stores import RegistryStore
 from gateway.settings import MonitorSettings, Settings
+from tests.records import prediction as recorded
 
 START_S = 1_700_000_000.0
 ROUTE = "delays"
@@ -147,10 +148,9 @@ def prediction(
     if has_failed and variant is not champion:
         attempts, answered, has_failed = (*attempts, Attempt(champion.name, champion.version, Outcome.OK, 900)), champion, False
     output = Tensor("probability", Datatype.FP32, random.random((1, 1)).astype(np.float32))
-    return PredictionRecord(
+    return recorded(
         prediction_id=id,
         time_s=time_s,
-        kind=Kind.LIVE,
         model=route.model,
         route=route.name,
         revision=route.revision,
@@ -160,12 +160,8 @@ def prediction(
         digest=answered.version * 64,
         attempts=attempts,
         assignment_key=hashed_key(key),
-        is_keyed=True,
         inputs=(Tensor("features", Datatype.FP32, features),),
         outputs=() if has_failed else (output,),
-        batch_rows=1,
-        batch_position=0,
-        runtime_version="1",
         outcome=Outcome.FAILED if has_failed else Outcome.OK,
         latency_us=1_000,
     )

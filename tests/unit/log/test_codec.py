@@ -15,6 +15,7 @@ from gateway.core.errors import LogFailed
 from gateway.core.record_bodies import ground_truth_body, prediction_body
 from gateway.core.records import Anchor, Attempt, GroundTruthRecord, Heartbeat, Kind, Outcome, PredictionRecord, StreamEnd
 from gateway.core.tensors import NUMPY_DTYPES, Datatype, Tensor
+from tests.records import prediction
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
 SHAPES = arrays.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)
@@ -123,15 +124,15 @@ def test_record_bodies_are_the_lines(record):
 def test_codec_keeps_every_float32(patterns):
     """Any FP32 bit pattern survives the way through its shortest decimal form."""
     data = patterns.view(np.float32)
-    record = prediction(Tensor("x", Datatype.FP32, data))
+    record = about(Tensor("x", Datatype.FP32, data))
     assert decode(encode([record])).inputs[0].data.tobytes() == data.tobytes()
 
 
 def test_codec_prints_numbers_short():
     """A float takes the digits it needs, the sign of zero and the largest integer stand."""
-    line = encode([prediction(Tensor("x", Datatype.FP32, np.array([0.1, -0.0, 1e-45], np.float32)))])
+    line = encode([about(Tensor("x", Datatype.FP32, np.array([0.1, -0.0, 1e-45], np.float32)))])
     assert b'{"name":"x","datatype":"FP32","shape":[3],"data":[0.1,-0.0,1e-45]}' in line
-    line = encode([prediction(Tensor("n", Datatype.UINT64, np.array([2**64 - 1], np.uint64)))])
+    line = encode([about(Tensor("n", Datatype.UINT64, np.array([2**64 - 1], np.uint64)))])
     assert b'"data":[18446744073709551615]' in line
 
 
@@ -140,7 +141,7 @@ def test_codec_writes_large_tensors_raw(datatype):
     """Up to 128 numbers are text, more are raw, and both read back to the bit."""
     dtype = NUMPY_DTYPES[datatype]
     small, large = (Tensor("x", datatype, np.arange(count).astype(dtype)) for count in (128, 129))
-    lines = [encode([prediction(tensor)]) for tensor in (small, large)]
+    lines = [encode([about(tensor)]) for tensor in (small, large)]
     assert [b'"raw"' in line for line in lines] == [False, True]
     for tensor, line in zip((small, large), lines, strict=True):
         (read,) = decode(line).inputs
@@ -150,9 +151,9 @@ def test_codec_writes_large_tensors_raw(datatype):
 
 def test_codec_keeps_what_json_cannot_hold():
     """NaN, infinities and bytes that are not text stand as base64 under `raw`."""
-    line = encode([prediction(Tensor("x", Datatype.FP32, np.array([np.nan, np.inf], np.float32)))])
+    line = encode([about(Tensor("x", Datatype.FP32, np.array([np.nan, np.inf], np.float32)))])
     assert b'"raw":"AADAfwAAgH8="' in line
-    line = encode([prediction(Tensor("s", Datatype.BYTES, np.array([b"\xff", b""], np.object_)))])
+    line = encode([about(Tensor("s", Datatype.BYTES, np.array([b"\xff", b""], np.object_)))])
     assert b'"raw":"AQAAAP8AAAAA"' in line
 
 
@@ -179,27 +180,6 @@ def test_codec_ignores_fields_it_does_not_know():
     assert decode(b'{"v":1,"type":"heartbeat","time":2.5,"mood":"fine"}') == Heartbeat(2.5)
 
 
-def prediction(*inputs: Tensor) -> PredictionRecord:
+def about(*inputs: Tensor) -> PredictionRecord:
     """Return a record about nothing but its inputs."""
-    return PredictionRecord(
-        prediction_id="0197a9b0-0000-7000-8000-000000000001",
-        time_s=1_763_711_234.5,
-        kind=Kind.LIVE,
-        model="delay",
-        route="delay",
-        revision=1,
-        assigned="champion",
-        variant="champion",
-        version="1",
-        digest="a" * 64,
-        attempts=(Attempt("champion", "1", Outcome.OK, 33),),
-        assignment_key="0123456789abcdef",
-        is_keyed=True,
-        inputs=inputs,
-        outputs=(),
-        batch_rows=1,
-        batch_position=0,
-        runtime_version="1.31.1",
-        outcome=Outcome.OK,
-        latency_us=800,
-    )
+    return prediction(inputs=inputs)

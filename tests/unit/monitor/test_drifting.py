@@ -11,12 +11,13 @@ from adapters.detectors.river import AdwinDetector
 from gateway.core.models import Column, ColumnKind, Digest, Runtime, Target, Task, Version
 from gateway.core.profile_bodies import profile_body
 from gateway.core.profiles import build_profile
-from gateway.core.records import Attempt, Kind, Outcome, PredictionRecord
+from gateway.core.records import PredictionRecord
 from gateway.core.summaries import Statistic, Summary
 from gateway.core.tensors import Datatype, Signature, Tensor
 from gateway.monitor.columns import SLOT_ROWS, WINDOW_ROWS
 from gateway.monitor.drifting import DriftWatch
 from gateway.monitor.rows import answer_column, feature_values, joined_columns
+from tests.records import numbered_id, prediction
 
 COLUMNS = (Column("size"), Column("carrier", ColumnKind.CATEGORICAL))
 CARRIERS = np.array([b"UA", b"DL", b"AA"], np.object_)
@@ -40,30 +41,14 @@ def _version(task: Task = Task.BINARY) -> Version:
 
 
 def _record(number: int, size: float, carrier: bytes, answer: np.ndarray) -> PredictionRecord:
-    return PredictionRecord(
-        prediction_id=f"018bcfe5-6800-7000-8000-{number:012x}",
+    return prediction(
+        prediction_id=numbered_id(number),
         time_s=number / 100,
-        kind=Kind.LIVE,
-        model="delays",
-        route="delays",
-        revision=1,
-        assigned="champion",
-        variant="champion",
-        version="1",
-        digest="0" * 64,
-        attempts=(Attempt("champion", "1", Outcome.OK, 1),),
-        assignment_key="k",
-        is_keyed=True,
         inputs=(
             Tensor("size", Datatype.FP32, np.array([[size]], np.float32)),
             Tensor("carrier", Datatype.BYTES, np.array([[carrier]], np.object_)),
         ),
         outputs=(Tensor("y", Datatype.FP32, answer),),
-        batch_rows=1,
-        batch_position=0,
-        runtime_version="1",
-        outcome=Outcome.OK,
-        latency_us=1,
     )
 
 

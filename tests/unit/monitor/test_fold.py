@@ -12,28 +12,16 @@ from gateway.core.tensors import Datatype, Tensor
 from gateway.monitor.fold import Fold
 from gateway.monitor.merge import Merged
 from gateway.monitor.views import RouteView
+from tests.records import prediction
 
 
 def _record(number: int, outcome: Outcome) -> PredictionRecord:
-    return PredictionRecord(
+    return prediction(
         prediction_id=f"p-{number}",
         time_s=1_000.0 + number,
-        kind=Kind.LIVE,
-        model="delays",
-        route="delays",
-        revision=1,
-        assigned="champion",
-        variant="champion",
-        version="1",
-        digest="0" * 64,
         attempts=(Attempt("champion", "1", outcome, 2_000),),
         assignment_key=f"k-{number}",
-        is_keyed=True,
         inputs=(Tensor("x", Datatype.FP32, np.zeros((1, 1), np.float32)),),
-        outputs=(),
-        batch_rows=1,
-        batch_position=0,
-        runtime_version="1",
         outcome=outcome,
         latency_us=2_000,
     )

@@ -25,6 +25,7 @@ from gateway.core.routes import champion_route
 from gateway.core.tensors import Datatype, Signature, Tensor
 from gateway.monitor.measured import Known
 from gateway.monitor.watch import RolloutWatch, Told
+from tests.records import prediction
 
 COLUMNS = (Column("delay"), Column("carrier", ColumnKind.CATEGORICAL))
 REFERENCE = {"delay": np.linspace(0.0, 10.0, 100), "carrier": np.asarray(["AA", "BB"] * 50, np.object_)}
@@ -33,11 +34,7 @@ VERSION = Version(
     model="m", version="1", digest=Digest("d"), size_bytes=1, runtime=Runtime.ONNX, runtime_version="1",
     signature=Signature((), ()), target=BINARY, columns=COLUMNS, profile=profile_body(build_profile(COLUMNS, REFERENCE)),
 )  # fmt: skip
-RECORD = PredictionRecord(
-    prediction_id="p", time_s=0.0, kind=Kind.LIVE, model="m", route="m", revision=1, assigned=CHAMPION, variant=CHAMPION,
-    version="1", digest="", attempts=(), assignment_key="", is_keyed=True, inputs=(), outputs=(), batch_rows=1,
-    batch_position=0, runtime_version="", outcome=Outcome.OK, latency_us=500,
-)  # fmt: skip
+RECORD = prediction(model="m", route="m", attempts=(), latency_us=500)
 
 
 def watch_of(*bodies: Json, target: Target = BINARY) -> RolloutWatch:

@@ -20,12 +20,9 @@ from gateway.core.routes import champion_route
 from gateway.monitor.state import VIEWS_MAX, RouteState
 from gateway.monitor.views import RouteView
 from gateway.monitor.watch import RolloutWatch
+from tests.records import prediction
 
-RECORD = PredictionRecord(
-    prediction_id="p", time_s=0.0, kind=Kind.LIVE, model="delays", route="delays", revision=1, assigned=CHAMPION,
-    variant=CHAMPION, version="1", digest="", attempts=(), assignment_key="", is_keyed=True, inputs=(), outputs=(),
-    batch_rows=1, batch_position=0, runtime_version="", outcome=Outcome.OK, latency_us=500,
-)  # fmt: skip
+RECORD = prediction(attempts=(), latency_us=500)
 
 
 def new_watch(plan: Plan | None = None) -> RolloutWatch:

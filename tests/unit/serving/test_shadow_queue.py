@@ -15,7 +15,7 @@ from adapters.logs.memory import MemoryLog
 from adapters.memory import MemoryBank
 from adapters.suspicions_file import SuspicionsFile
 from gateway.core.models import Digest, Runtime, Version
-from gateway.core.records import Attempt, Kind, Outcome, PredictionRecord
+from gateway.core.records import PredictionRecord
 from gateway.core.routes import Revision, RouteTable, route_from_body
 from gateway.core.split import assign_slots
 from gateway.core.tensors import Array, Datatype, Signature, Tensor, TensorSpec
@@ -28,6 +28,7 @@ from gateway.serving.table import Bench, ServedRoute
 from gateway.serving.turn import Turn
 from gateway.serving.warming import Cost, Warm
 from gateway.settings import LogSettings, ServingSettings
+from tests.records import prediction
 
 SIGNATURE = Signature((TensorSpec("x", Datatype.FP32, (-1, 1)),), (TensorSpec("y", Datatype.FP32, (-1, 1)),))
 VERSION = Version("m", "2", Digest("ab" * 32), 1, Runtime.ONNX, "0", SIGNATURE, (), cost_us_per_row=1.0)
@@ -109,25 +110,4 @@ def test_copies_wait_while_live_work_does(tmp_path: Path):
 
 def _live() -> PredictionRecord:
     inputs = (Tensor("x", Datatype.FP32, np.ones((1, 1), np.float32)),)
-    return PredictionRecord(
-        prediction_id="01234567-89ab-7def-8123-456700000000",
-        time_s=0.0,
-        kind=Kind.LIVE,
-        model="m",
-        route="r",
-        revision=1,
-        assigned="a",
-        variant="a",
-        version="1",
-        digest="d",
-        attempts=(Attempt("a", "1", Outcome.OK, 1),),
-        assignment_key="k",
-        is_keyed=False,
-        inputs=inputs,
-        outputs=inputs,
-        batch_rows=1,
-        batch_position=0,
-        runtime_version="0",
-        outcome=Outcome.OK,
-        latency_us=1,
-    )
+    return prediction(prediction_id="01234567-89ab-7def-8123-456700000000", inputs=inputs, outputs=inputs)

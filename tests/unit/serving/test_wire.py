@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.errors import MalformedRequest, Rejected
-from gateway.core.records import Attempt, Kind, Outcome, PredictionRecord
+from gateway.core.records import PredictionRecord
 from gateway.core.tensors import NUMPY_DTYPES, Datatype, Tensor
 from gateway.serving.wire import Request, decode_binary, decode_infer, encode_infer, encode_rows
+from tests.records import prediction
 
 ELEMENTS = {
     Datatype.BOOL: st.booleans(),
@@ -38,28 +39,7 @@ JSON = st.recursive(
 
 def record(*outputs: Tensor) -> PredictionRecord:
     """Return a record with these outputs."""
-    return PredictionRecord(
-        prediction_id="01a1fd45-6800-7000-8000-000000000001",
-        time_s=0.0,
-        kind=Kind.LIVE,
-        model="m",
-        route='r"1',
-        revision=1,
-        assigned="a",
-        variant="ä",
-        version="1",
-        digest="",
-        attempts=(Attempt("a", "1", Outcome.OK, 1),),
-        assignment_key="",
-        is_keyed=False,
-        inputs=(),
-        outputs=outputs,
-        batch_rows=1,
-        batch_position=0,
-        runtime_version="",
-        outcome=Outcome.OK,
-        latency_us=1,
-    )
+    return prediction(prediction_id="01a1fd45-6800-7000-8000-000000000001", model="m", route='r"1', variant="ä", outputs=outputs)
 
 
 def nested(flat: list[object], shape: list[int]) -> object:
