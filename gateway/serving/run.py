@@ -14,53 +14,32 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, Final
 
 import numpy as np
 import uvloop
 
 from gateway.core.errors import StoreFailed
 from gateway.core.models import Runtime as RuntimeName
-from gateway.core.models import Version
 from gateway.core.privacy import Privacy
-from gateway.core.records import Attempt, Kind, Outcome, PredictionRecord
-from gateway.core.split import hashed_id
 from gateway.metrics.metric import cell
 from gateway.metrics.serving import LOOP_LAG, MODEL_MEMORY, WARM_BYTES, WARM_VERSIONS
 from gateway.ports.clock import Clock
-from gateway.ports.inflight import InFlight, Interrupted, Place, SuspicionStore
+from gateway.ports.inflight import InFlight, SuspicionStore
 from gateway.ports.loading import LoadLock, MemoryMeter
 from gateway.ports.log import PredictionLogWriter
 from gateway.ports.metrics import MetricsBank, MetricsSnapshots
 from gateway.ports.runtimes import Runtime
 from gateway.ports.stores import ArtifactStore, RegistryStore
 from gateway.ports.traces import Traces
-from gateway.serving.app import ServingApp
-from gateway.serving.describe import Description
-from gateway.serving.discretion import Discretion
-from gateway.serving.ids import PredictionIds
-from gateway.serving.infer import Inference
-from gateway.serving.limits import Callers
-from gateway.serving.loader import Loader
-from gateway.serving.pinned import PinnedPools
+from gateway.serving.leftover import record_left_behind
+from gateway.serving.parts import Parts, Ports, assembled
 from gateway.serving.poison import Poison
-from gateway.serving.pools import Pool
 from gateway.serving.recorder import Recorder
-from gateway.serving.refusals import Refusals
-from gateway.serving.repository import Repository
-from gateway.serving.routing import Keeping, Router
-from gateway.serving.shadow import ShadowQueue
-from gateway.serving.shared import Shared
-from gateway.serving.shelf import Shelf
-from gateway.serving.statistics import totals
-from gateway.serving.table import PINNED, Bench
+from gateway.serving.routing import Router
 from gateway.serving.traced import Exemplars, TracedInference
-from gateway.serving.turn import Turn
-from gateway.serving.warming import Warm, warmed
-from gateway.settings import PredictionTokens, Settings
-from gateway.web import HttpServer, Limits
+from gateway.settings import Settings
 
 _log = logging.getLogger(__name__)
 _RUNTIME_THREADS: Final = ("pool ", "loader")
@@ -68,26 +47,6 @@ _GC_OBJECTS: Final = 20_000  # new containers between collections of the younges
 _TURN_S: Final = 0.1  # between signs of life; the watchdog waits 10 s
 _EXEMPLARS_S: Final = 1.0  # between two files of them; a scrape comes every few seconds
 _ACCEPT_S: Final = 10.0  # then connections are accepted although not everything is warm, and health says so
-_STATISTICS_S: Final = 0.1  # between two readings of all workers' cells; 0.4 ms for 5 routes and 2 workers, 8 ms for 100
-_TABLE_S: Final = 5.0  # for the table, which tells a shadow's run from a live one; then every run counts as live
-
-
-@dataclass(frozen=True, slots=True)
-class Ports:
-    """What a worker meets outside itself."""
-
-    registry: RegistryStore
-    artifacts: ArtifactStore
-    runtimes: Mapping[RuntimeName, Runtime]
-    log: PredictionLogWriter
-    metrics: MetricsBank
-    snapshots: MetricsSnapshots
-    in_flight: InFlight
-    suspicions: SuspicionStore
-    memory: MemoryMeter
-    load_lock: LoadLock
-    clock: Clock
-    traces: Traces | None = None
 
 
 def run_worker(
@@ -144,140 +103,50 @@ async def serve(
 ) -> None:
     """Serve until `stop` is set, then drain."""
     np.seterr(over="ignore")  # a number too large for FP32 is found by the infinity it becomes, and refused
-    serving, loop = settings.serving, asyncio.get_running_loop()
-    metrics, clock, in_flight = ports.metrics, ports.clock, ports.in_flight
-    turn = Turn(loop, serving.inline_turn_us_max)
-    bench = Bench(in_flight, metrics)
-    poison = Poison(ports.suspicions, keep_s=serving.poison_s, metrics=metrics, clock=clock)
-    poison.died(in_flight.runs_left())
-    ids = PredictionIds(clock)
-
-    def warm(version: Version) -> Warm:
-        return warmed(version, ports.artifacts, ports.runtimes, runs=serving.warm_runs, memory=ports.memory, clock=clock)
-
-    def pool(warm: Warm) -> Pool:
-        return Pool(warm, turn=turn, settings=serving, in_flight=in_flight, poison=poison, metrics=metrics, clock=clock)
-
     _zero_memory(worker, ports)
-    redacted = None if privacy is None else Discretion(privacy, ports.registry)
-    recorder = Recorder(ports.log, settings=settings.log, metrics=metrics, clock=clock, loop=loop, redacted=redacted)
-    shelf = Shelf(bytes_max=serving.model_memory_bytes_max, metrics=metrics)
-    loader = Loader(warm=warm, pool=pool, shelf=shelf, metrics=metrics, clock=clock)
-    router = Router(
-        worker=worker,
-        registry=ports.registry,
-        loader=loader,
-        shelf=shelf,
-        keeping=Keeping(serving.kept_names_max, frozenset(name.strip() for name in serving.keep_warm.split(","))),
-        bench=bench,
-        anchor=recorder.anchor,
-        metrics=metrics,
-        clock=clock,
-    )
-    pinned = PinnedPools(ports.registry, loader, shelf)
-    repository = Repository(
-        registry=ports.registry, workers=workers, router=router, pinned=pinned, loader=loader, shelf=shelf, clock=clock
-    )
-    statistics = Shared("statistics", lambda: totals(ports.snapshots), fresh_s=_STATISTICS_S, clock=clock)
-    shadows = ShadowQueue(
-        ids=ids,
-        recorder=recorder,
-        turn=turn,
-        copies_max=serving.shadow_queue_max,
-        bytes_max=serving.shadow_queue_bytes_max,
-        clock=clock,
-    )
-    inference = Inference(router=router, pinned=pinned, shadows=shadows, recorder=recorder, ids=ids, clock=clock)
-    if ports.traces is not None:
-        inference = TracedInference(
-            router=router,
-            pinned=pinned,
-            shadows=shadows,
-            recorder=recorder,
-            ids=ids,
-            clock=clock,
-            traces=ports.traces,
-            share=settings.tracing.share,
-        )
-    refusals = Refusals(clock)
-    description = Description(
-        router=router,
-        pinned=pinned,
-        repository=repository,
-        statistics=statistics,
-        recorder=recorder,
-        metrics=metrics,
-        batch_rows_max=serving.batch_rows_max,
-        is_draining=lambda: server.is_draining,
-        refused=refusals.answer,
-    )
-    callers = None
-    if (tokens := serving.prediction_tokens) is not PredictionTokens.OFF:
-        callers = Callers(lambda: router.keys, tokens=tokens, workers=serving.workers, clock=clock)
-    app = ServingApp(
-        inference=inference,
-        router=router,
-        recorder=recorder,
-        metrics=metrics,
-        clock=clock,
-        body_bytes_max=serving.body_bytes_max,
-        callers=callers,
-        rest=description,
-        refused=refusals.answer,
-    )
-    server = HttpServer(
-        app,
-        Limits(
-            header_timeout_s=serving.header_timeout_s,
-            body_timeout_s=serving.body_timeout_s,
-            keep_alive_s=serving.keep_alive_s,
-            connections_max=serving.connections_max,
-        ),
-    )
-    grpc_server = None
-    if serving.grpc_port >= 0:
-        from gateway.serving.grpc.server import GrpcServer  # its packages come with an extra
-        from gateway.serving.grpc.service import GrpcService
-
-        service = GrpcService(
-            inference=inference,
-            description=description,
-            callers=callers,
-            refusals=refusals,
-            metrics=metrics,
-            clock=clock,
-        )
-        grpc_server = GrpcServer(service, serving)
+    parts = assembled(worker, workers=workers, settings=settings, ports=ports, privacy=privacy)
     async with asyncio.TaskGroup() as tasks:
-        owned = [
-            tasks.create_task(router.follow()),
-            tasks.create_task(router.report()),
-            tasks.create_task(loader.give_back(ports.memory)),
-            tasks.create_task(_turn_regularly(in_flight, recorder, poison, metrics, clock, run_hung_s=serving.run_hung_s)),
-            tasks.create_task(_record_left_behind(in_flight, router, recorder, worker)),
-        ]
-        if isinstance(inference, TracedInference):
-            owned.append(tasks.create_task(_show_exemplars(inference.exemplars, metrics)))
-        await _settled(router, stop)
-        await server.start(listener)
-        if grpc_server is not None:
-            await grpc_server.start(listener.getsockname()[0], serving.grpc_port)
-        loader.take_turns(ports.load_lock)
+        owned = [tasks.create_task(duty) for duty in _duties(worker, parts, settings=settings, ports=ports)]
+        await _settled(parts.router, stop)
+        await parts.server.start(listener)
+        if parts.grpc_server is not None:
+            await parts.grpc_server.start(listener.getsockname()[0], settings.serving.grpc_port)
+        parts.loader.take_turns(ports.load_lock)
         await stop.wait()
         _log.info("draining", extra={"action": "drain"})
-        drains = [server.drain(serving.drain_s), *([] if grpc_server is None else [grpc_server.drain(serving.drain_s)])]
-        await asyncio.gather(*drains)
+        servers = [server for server in (parts.server, parts.grpc_server) if server is not None]
+        await asyncio.gather(*(server.drain(settings.serving.drain_s) for server in servers))
         for task in owned:
             task.cancel()
+    await _close(parts, ports)
+
+
+def _duties(worker: str, parts: Parts, *, settings: Settings, ports: Ports) -> list[Coroutine[Any, Any, None]]:
+    """Return what a worker does beside answering, each until it is cancelled or done."""
+    metrics, clock, in_flight = ports.metrics, ports.clock, ports.in_flight
+    hung_s = settings.serving.run_hung_s
+    duties = [
+        parts.router.follow(),
+        parts.router.report(),
+        parts.loader.give_back(ports.memory),
+        _turn_regularly(in_flight, parts.recorder, parts.poison, metrics, clock, run_hung_s=hung_s),
+        record_left_behind(in_flight, parts.router, parts.recorder, worker),
+    ]
+    if isinstance(parts.inference, TracedInference):
+        duties.append(_show_exemplars(parts.inference.exemplars, metrics))
+    return duties
+
+
+async def _close(parts: Parts, ports: Ports) -> None:
     ports.registry.close()  # a waiting reader returns
-    router.close()
-    pinned.close()
-    repository.close()
-    statistics.close()
-    await recorder.close()
+    parts.router.close()
+    parts.pinned.close()
+    parts.repository.close()
+    parts.statistics.close()
+    await parts.recorder.close()
     if ports.traces is not None:
-        await loop.run_in_executor(None, ports.traces.close)
-    in_flight.close()  # what still runs in a thread was answered, or its connection was cut: no version is to blame
+        await asyncio.get_running_loop().run_in_executor(None, ports.traces.close)
+    ports.in_flight.close()  # what still runs in a thread was answered, or its connection was cut: no version is to blame
 
 
 def _zero_memory(worker: str, ports: Ports) -> None:
@@ -322,51 +191,3 @@ async def _show_exemplars(exemplars: Exemplars, metrics: MetricsBank) -> None:
         if exemplars.has_news:
             with contextlib.suppress(StoreFailed):  # examples only; the next news are tried again
                 await loop.run_in_executor(None, metrics.exemplify, exemplars.read())
-
-
-async def _record_left_behind(in_flight: InFlight, router: Router, recorder: Recorder, worker: str) -> None:
-    """Record what the worker before this one was running when it died, blamed on the version that ran.
-
-    All of it shares one assignment key: requests that died together are one event, not so many failing callers.
-    """
-    left_behind = sorted(in_flight.left_behind(), key=lambda left: left.prediction_id)  # the first to come counts as evidence
-    death = hashed_id(f"{worker}:{left_behind[0].prediction_id}") if left_behind else ""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_TABLE_S):
-            await router.has_read.wait()
-    for left in left_behind:
-        recorder.add_unwaited(_record_of(left, _kind_of(left.place, router), recorder.time_s(), death))
-
-
-def _kind_of(place: Place, router: Router) -> Kind:
-    route = router.table.table.routes.get(place.route)
-    if route is not None and any(shadow.name == place.variant for shadow in route.shadows):
-        return Kind.SHADOW
-    return Kind.PINNED if place.variant == PINNED else Kind.LIVE
-
-
-def _record_of(left: Interrupted, kind: Kind, time_s: float, death: str) -> PredictionRecord:
-    place = left.place
-    outcome = Outcome.HUNG if left.was_hung else Outcome.CRASHED
-    return PredictionRecord(
-        prediction_id=left.prediction_id,
-        time_s=time_s,
-        kind=kind,
-        model=place.model,
-        route=place.route,
-        revision=place.revision,
-        assigned=place.variant,
-        variant=place.variant,
-        version=place.version,
-        digest=place.digest,
-        attempts=(Attempt(place.variant, place.version, outcome, 0),),
-        assignment_key=death,
-        is_keyed=False,
-        inputs=(),
-        outputs=(),
-        batch_rows=0,
-        batch_position=0,
-        runtime_version=place.runtime_version,
-        outcome=outcome,
-        latency_us=0,
-    )

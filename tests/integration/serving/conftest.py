@@ -38,7 +38,8 @@ from gateway.core.split import assign_slots
 from gateway.core.tensors import Datatype, Signature, TensorSpec
 from gateway.ports.log import PredictionLogWriter
 from gateway.ports.traces import Traces
-from gateway.serving.run import Ports, serve
+from gateway.serving.parts import Ports
+from gateway.serving.run import serve
 from gateway.settings import ServingSettings, Settings
 
 FLOAT, INT64, STRING = TensorProto.FLOAT, TensorProto.INT64, TensorProto.STRING
