@@ -16,7 +16,7 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 
-from gateway.core.evidence import EvidencePlan, Outcome, Side, TwoSample
+from gateway.core.evidence import Evidence, EvidencePlan, Outcome, Side
 from loadtests.detection.made import z_score
 
 SHARE: Final = 0.1  # of the keys that go to the challenger
@@ -104,7 +104,7 @@ def looking_picture() -> str:
 
 def evidence(challenger: float, seed: int) -> list[tuple[float, float]]:
     """Return the challenger's requests and log10 e, after each of its requests."""
-    test, found, count = TwoSample(EvidencePlan(alpha=ALPHA)), [(0.0, 0.0)], 0
+    test, found, count = Evidence(EvidencePlan(alpha=ALPHA)), [(0.0, 0.0)], 0
     for at, (side, is_bad) in enumerate(traffic(challenger, seed)):
         test.observe(Outcome(side, f"{seed}-{at}", float(is_bad), at / 50.0, SHARE))
         if side is Side.CHALLENGER:
@@ -115,7 +115,7 @@ def evidence(challenger: float, seed: int) -> list[tuple[float, float]]:
 
 def first_alarms(seed: int) -> tuple[int, int]:
     """Return at which look each rule rolls a sound challenger back; the number of looks for never."""
-    test, tallies = TwoSample(EvidencePlan(alpha=ALPHA)), [[0, 0], [0, 0]]
+    test, tallies = Evidence(EvidencePlan(alpha=ALPHA)), [[0, 0], [0, 0]]
     by_e = by_z = looks = REQUESTS // LOOK_EVERY
     for at, (side, is_bad) in enumerate(traffic(BASE, seed)):
         test.observe(Outcome(side, f"{seed}-{at}", float(is_bad), at / 50.0, SHARE))
