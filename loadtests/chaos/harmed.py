@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 
 from adapters.runtimes import onnx
-from gateway import compose
+from gateway.compose import parts, planes, start
 from gateway.core.models import Version
 from gateway.core.tensors import Array
 from gateway.ports.runtimes import Instance
@@ -92,9 +92,10 @@ def main() -> int:
     """Run the gateway, or one plane of it."""
     onnx.OnnxRuntime = HarmedRuntime  # type: ignore[assignment, misc]
     if CLOCK in os.environ:
-        compose.SystemClock = SteppedClock  # type: ignore[assignment, misc]
+        for file in (parts, planes, start):
+            file.SystemClock = SteppedClock  # type: ignore[assignment, misc]
     if sys.argv[1:2] == ["plane"]:
-        return compose.run_plane(sys.argv[2:])
+        return planes.run_plane(sys.argv[2:])
     parser = argparse.ArgumentParser()
     parser.add_argument("serve")
     options = {"data-dir": "data_dir", "host": "serving.host", "port": "serving.port"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,13 +20,12 @@ def _imported(path: Path) -> Iterator[tuple[str, str]]:
             yield from ((str(node.module), alias.name) for alias in node.names)
 
 
+def _is_there(module: str, name: str) -> bool:
+    found = importlib.import_module(module)
+    return hasattr(found, name) or (hasattr(found, "__path__") and importlib.util.find_spec(f"{module}.{name}") is not None)
+
+
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_script_imports_what_there_is(path):
     """Every name that a script takes from the program is defined where it says."""
-    missing = [
-        f"{module}.{name}"
-        for module, name in _imported(path)
-        if not hasattr(found := importlib.import_module(module), name)
-        and not (Path(str(found.__file__)).parent / f"{name}.py").exists()
-    ]
-    assert missing == []
+    assert [f"{module}.{name}" for module, name in _imported(path) if not _is_there(module, name)] == []
