@@ -71,6 +71,6 @@ def _pair(fields: Fields, name: str) -> tuple[float, float]:
 
 def _numbers(fields: Fields, name: str, count_max: int) -> tuple[float, ...]:
     items = fields.items(name, count_max)
-    if all(type(item) is float and abs(item) <= FLOAT_MAX for item in items):  # a thousand routes have three million of them
-        return tuple(cast("list[float]", items))
+    if set(map(type, items)) <= {float} and sum(map(abs, cast("list[float]", items))) <= FLOAT_MAX:  # of NaN it is not
+        return tuple(cast("list[float]", items))  # one by one, three million of a thousand routes would take a second
     return tuple(Fields({name: item}, "profile.features").number(name, -FLOAT_MAX, FLOAT_MAX) for item in items)
