@@ -213,7 +213,8 @@ def _place_line(  # noqa: PLR0917 - keywords would double the cost of looking up
 def _tensor_text(tensor: Tensor) -> bytes:
     data = tensor.data
     text = _text(data)
-    if text is None or (b"n" in text and data.dtype.kind == "f"):  # of numbers only `null` has an n, which NaN and inf become
+    # Of numbers only `null` has an n, which NaN and infinities become.
+    if text is None or (text.find(b"n") >= 0 and data.dtype.kind == "f"):
         return _tensor_head(tensor.name, tensor.datatype._value_, data.shape) + b',"raw":"' + b64encode(_raw(data)) + b'"}'
     return _tensor_head(tensor.name, tensor.datatype._value_, data.shape) + b',"data":' + text + b"}"
 

@@ -124,7 +124,7 @@ def json_data(tensor: Tensor) -> bytes:
     if tensor.datatype is Datatype.FP16:
         raise MalformedRequest(f"output {tensor.name!r}: FP16 has no JSON form; {_ASK}")
     text = orjson.dumps(flat, option=orjson.OPT_SERIALIZE_NUMPY)
-    if b"null" in text and np.isinf(cast("NDArray[np.floating[Any]]", flat)).any():
+    if text.find(b"null") >= 0 and np.isinf(cast("NDArray[np.floating[Any]]", flat)).any():
         raise MalformedRequest(f"output {tensor.name!r} holds infinities, which JSON cannot carry; {_ASK}")
     return text
 

@@ -198,3 +198,21 @@ def test_what_is_no_number_is_refused_in_a_float_tensor(data):
         body = {"inputs": [{"name": "x", "shape": [2], "datatype": "FP32", "data": data}], "id": extra}
         with pytest.raises(MalformedRequest):
             decode_infer(orjson.dumps(body))
+
+
+@pytest.mark.parametrize("value", ["true", "false"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"inputs":[{"name":"x","shape":[2],"datatype":"FP32","data":[1.5,%s]}]}',
+        '{"inputs":[{"d\\u0061ta":[1.5,%s],"name":"data","shape":[2],"datatype":"FP32"}]}',
+        '{"inputs":[{"data":[1.5,%s],"name":"x","shape":[2],"datatype":"FP32"},{"name":"y","shape":[0],"datatype":"FP32","data":[]}]}',
+        '{"inputs":[{"name":"y","shape":[0],"datatype":"FP32","data":[]},{"name":"x","shape":[2],"datatype":"FP32","data":[%s,1.5]}]}',
+        '{"id":"\\"data\\"","inputs":[{"name":"x","shape":[2],"datatype":"FP32","data":[1.5,[%s]]}]}',
+    ],
+)
+def test_boolean_is_refused_in_a_float_tensor_wherever_it_stands(body, value):
+    """Escaped keys, other orders and names that look like keys hide none."""
+    decode_infer((body % 2.5).encode())
+    with pytest.raises(MalformedRequest, match="takes"):
+        decode_infer((body % value).encode())
