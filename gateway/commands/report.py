@@ -6,13 +6,13 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
-from urllib.parse import quote
 
 import typer
 
 from gateway.commands.predictions import SinceOption, UntilOption, moment
 from gateway.commands.replay import watched
 from gateway.commands.session import Gateway, RouteArgument, examples, fail, reaches
+from gateway.core.fields import checked_name
 
 if TYPE_CHECKING:
     from gateway.replay.past import Past
@@ -56,16 +56,17 @@ def report(
     since_s, until_s = float(moment(since) or 0.0), float(moment(until)) if until else now_s
     if daily is not None and to is not None:
         raise typer.BadParameter("give either --to or --daily")
+    checked_name(route, "route")  # it becomes part of a path
     with opened_past(gateway.data_dir) as past:
         if daily is None:
-            path = to or Path(f"report-{quote(route, safe='')}.html")
+            path = to or Path(f"report-{route}.html")
             if path.exists() and not force:
                 fail(f"{path} exists", "choose another name, or give --force")
             _write(past, route, (since_s, until_s), path, now_s)
             return
         for begin_s in _days(since_s, min(until_s, now_s)):
             date = datetime.fromtimestamp(begin_s, UTC).strftime("%Y-%m-%d")
-            path = daily / quote(route, safe="") / f"{date}.html"
+            path = daily / route / f"{date}.html"
             if force or not path.exists():
                 _write(past, route, (begin_s, begin_s + _DAY_S), path, now_s)
 
@@ -87,8 +88,11 @@ def _write(past: Past, route: str, between: tuple[float, float], path: Path, now
     spans = spans_between(*between)
     with watched(f"reading for {path.name}", {"since_s": spans.since_s, "until_s": now_s}) as progress:
         found = build_report(past, route, spans, made_at_s=now_s, progress=progress)
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
-    part.write_text(page(found), encoding="utf-8", errors="replace")
-    part.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(page(found), encoding="utf-8", errors="replace")
+        part.replace(path)
+    except OSError as error:
+        fail(f"{path}: {error.strerror}")
     typer.echo(f"wrote {path}: {sum(found.tallies.kinds.values()):,} predictions")

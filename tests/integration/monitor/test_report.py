@@ -8,6 +8,7 @@ import os
 import re
 from collections import defaultdict
 from dataclasses import replace
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -223,12 +224,30 @@ def test_command_writes_files_and_days(data, tmp_path):
     again = headgate(*between, "--to", to)
     assert (again.exit_code, "--force" in again.stderr) == (1, True)
     assert headgate(*between[:2], "--until", START_S - 1, "--to", tmp_path / "x.html").exit_code == 1
+    nowhere = headgate(*between, "--to", to / "below-a-file.html")
+    assert (nowhere.exit_code, str(to) in nowhere.stderr) == (1, True)
     for _ in range(2):
         done = headgate("--since", START_S, "--until", START_S + 86_400, "--daily", days)
         assert done.exit_code == 0, done.output
         [file] = [one for one in days.rglob("*") if one.is_file()]
         assert file.relative_to(days) == Path(ROUTE) / "2023-11-14.html"
     assert "wrote" not in done.stdout
+
+
+@pytest.mark.parametrize("name", ["façade 'ж' 東京 🛫 &=+,;@[]{}$`~^()!.x", "é" * 100, "-rf", "x" * 200])
+def test_report_of_any_route_has_its_name(data, tmp_path, monkeypatch, name):
+    """The file is called as the route is, whatever that is, and the name in it is text."""
+    monkeypatch.chdir(tmp_path)
+    words = ["report", "--since", str(START_S), "--until", str(END_S), "--data-dir", str(data), "--", name]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert escape(name) in Path(f"report-{name}.html").read_text()
+
+
+def test_report_of_what_is_no_name_is_refused(data):
+    """Nothing outside the directory is written for a route that is called like a path."""
+    done = CliRunner().invoke(app, ["report", "../elsewhere", "--data-dir", str(data)])
+    assert (done.exit_code, "separator" in done.stderr) == (1, True)
 
 
 def test_values_that_the_log_does_not_have_are_no_drift(tmp_path):
