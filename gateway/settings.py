@@ -76,6 +76,14 @@ class WhenFull(enum.Enum):
     CONTINUE = "continue"  # answer, and count what was not logged
 
 
+class AccessLog(enum.Enum):
+    """Which reads over the admin port stand in the journal."""
+
+    ALL = "all"
+    PREDICTIONS = "predictions"  # those of logged inputs and answers alone
+    NONE = "none"
+
+
 class PredictionTokens(enum.Enum):
     """Whether callers of the prediction paths show a token."""
 
@@ -140,6 +148,7 @@ class ControlSettings:
     question_rows_max: int = 10_000  # of one answer; beyond it there is the export
     question_bytes_max: int = 16 * 2**20  # of one answer, which is built in memory
     prepare_timeout_s: float = 30.0  # for every worker to load and warm what a change needs
+    access_log: AccessLog = AccessLog.ALL  # 200 bytes a read, and few read
 
 
 @dataclass(frozen=True, slots=True)

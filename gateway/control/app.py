@@ -38,6 +38,7 @@ from gateway.control.calls import (
     revision_of,
 )
 from gateway.control.openapi import document
+from gateway.control.reads import Reads, asked_with, seen_as
 from gateway.control.status.site import Page, Site
 from gateway.control.surface import OPERATIONS
 from gateway.control.upload import Upload, receive_upload
@@ -69,6 +70,7 @@ class Edge:
     def __init__(self, control: Control) -> None:
         self._control = control
         self._threads = Threads()
+        self._reads = Reads(control.settings.access_log)
         self._uploads = 0
         self._document = orjson.dumps(document(OPERATIONS, version=version("headgate")))
 
@@ -84,8 +86,7 @@ class Edge:
         routes.append(Route("/openapi.json", self._show_document, methods=["GET"]))
         pages = Site(self._control, limiter=self._threads.quick).pages()
         routes += [
-            Route(path, functools.partial(self._caught, "showStatus", page), methods=[method])
-            for (method, path), page in pages.items()
+            Route(path, functools.partial(self._show_page, page), methods=[method]) for (method, path), page in pages.items()
         ]
         app = Starlette(routes=routes, exception_handlers={HTTPException: _refused_path})
         app.router.redirect_slashes = False
@@ -97,7 +98,16 @@ class Edge:
         async def performed(request: Request) -> Response:
             return _response(await self._perform(operation, request))
 
-        return await self._caught(operation.name, performed, request)
+        response = await self._caught(operation.name, performed, request)
+        if self._reads.are_told(operation):
+            self._reads.note(operation.name, request, response.status_code)
+        return response
+
+    async def _show_page(self, page: Page, request: Request) -> Response:
+        response = await self._caught("showStatus", page, request)
+        if self._reads.are_pages_told and hasattr(request.state, "principal"):
+            self._reads.note("showStatus", request, response.status_code)
+        return response
 
     async def _caught(self, name: str, answer: Page, request: Request) -> Response:
         """Answer one request, whatever happens."""
@@ -138,6 +148,7 @@ class Edge:
             return Principal("", frozenset())
         header = request.headers.get("authorization")
         principal = await anyio.to_thread.run_sync(principal_of, self._control.registry, header, limiter=self._threads.quick)
+        seen_as(request, principal)
         principal.require(operation.scope)
         return principal
 
@@ -148,6 +159,7 @@ class Edge:
         content = await read_body(receive, bytes_max=self._control.settings.json_bytes_max)
         if operation.takes is Takes.NOTHING and content:
             raise MalformedRequest("this operation takes no body")
+        asked_with(request, content)
         return _parsed(content), None
 
     async def _upload(self, request: Request, receive: Receive) -> Upload:

@@ -17,6 +17,7 @@ from starlette.responses import Response
 
 from gateway.control.auth import principal_of
 from gateway.control.calls import Control, Parameter, ParameterKind, query_of
+from gateway.control.reads import seen_as
 from gateway.control.status.frame import asking, framed, refusing, route_path
 from gateway.control.status.one import one_route
 from gateway.control.status.overview import overview
@@ -77,9 +78,11 @@ class Site:
     def _admit(self, request: Request) -> None:
         """Let in a token in the header, as everywhere, or a visit."""
         if (header := request.headers.get("authorization")) is not None:
-            principal_of(self._control.registry, header).require(Scope.READ)
+            principal = principal_of(self._control.registry, header)
+            principal.require(Scope.READ)
         else:
-            self._visits.visitor(request.cookies.get(COOKIE, ""))
+            principal = self._visits.visitor(request.cookies.get(COOKIE, ""))
+        seen_as(request, principal)
 
     async def _enter(self, request: Request) -> Response:
         receive: Receive = request.receive

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import socket
 import stat
@@ -15,6 +16,7 @@ import pytest
 from gateway.control.surface import OPERATIONS
 from gateway.core.access import Scope
 from gateway.core.records import Anchor
+from gateway.settings import AccessLog
 
 NEEDING = [operation for operation in OPERATIONS if operation.scope is not None]
 NAMES = {"model": "m", "version": "1", "route": "r", "id": "i", "digest": "d", "key": "k", "prediction": "p", "channel": "c"}
@@ -184,6 +186,51 @@ def test_document_is_whole(shared_control):
     text = json.dumps(document)
     for name in re.findall(r"#/components/schemas/(\w+)", text):
         assert name in document["components"]["schemas"]
+
+
+def reads(caplog) -> list[tuple[str, str, int]]:
+    """Return the action, the principal and the status of each read that the journal has."""
+    return [(one.action, one.principal, one.status) for one in caplog.records if one.message == "read"]
+
+
+def test_reads_stand_in_the_journal(start_control, caplog):
+    """Who looked at what is noted once, whether it was answered or refused; changes, probes and scrapes are not."""
+    caplog.set_level(logging.INFO, "gateway.control.reads")
+    control = start_control()
+    ana, ben = control.client_with("read"), control.client_with("predictions")
+    ana.get("/api/v1/routes?limit=7")
+    ana.get("/api/v1/predictions")
+    ben.post("/api/v1/predictions/query", json={"sql": "SELECT 'é' FROM nowhere"})
+    control.client(None).get("/api/v1/audit")
+    control.admin.get("/api/v1/keys")
+    control.admin.get("/api/v1/routes/no route")
+    control.admin.put("/api/v1/automation", json={"is_on": True, "reason": "as before"})
+    visitor = control.client(None)
+    visitor.post("/status/enter", data={"token": control.token, "to": "/status"})
+    for path in ("/status", "/metrics", "/health/live", "/health/ready", "/openapi.json", "/"):
+        visitor.get(path)
+    assert reads(caplog) == [
+        ("listRoutes", "read", 200),
+        ("listPredictions", "read", 403),
+        ("askPredictions", "predictions", 422),
+        ("listAudit", "", 401),
+        ("listKeys", "admin.token", 200),
+        ("showRoute", "admin.token", 404),
+        ("showStatus", "admin.token", 200),
+    ]
+    listed, _, asked, *_ = [one for one in caplog.records if one.message == "read"]
+    assert (listed.path, listed.query) == ("/api/v1/routes", "limit=7")
+    assert json.loads(asked.asked) == {"sql": "SELECT 'é' FROM nowhere"}
+
+
+@pytest.mark.parametrize(("told", "actions"), [(AccessLog.PREDICTIONS, ["listPredictions"]), (AccessLog.NONE, [])])
+def test_access_log_can_be_narrowed(start_control, caplog, told, actions):
+    """Only reads of logged predictions, or none, are noted where the setting says so."""
+    caplog.set_level(logging.INFO, "gateway.control.reads")
+    control = start_control(access_log=told)
+    for path in ("/api/v1/routes", "/api/v1/predictions", "/status"):
+        assert control.admin.get(path).status_code == 200
+    assert [action for action, *_ in reads(caplog)] == actions
 
 
 def test_admin_token_is_private_and_kept(start_control):
