@@ -90,6 +90,7 @@ def set_route(
         bool | None,
         typer.Option("--approval/--no-approval", help="Whether a promotion needs a person with the scope `approve`."),
     ] = None,
+    team: Annotated[str | None, typer.Option(help="Who answers for the route; notices may go by it.")] = None,
     file: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="The route's whole body as JSON; options win over it.")
     ] = None,
@@ -117,6 +118,7 @@ def set_route(
             "deadline_ms": deadline_ms,
             "drift_action": drift_action,
             "needs_approval": needs_approval,
+            "team": team,
         }
         body |= {name: value for name, value in changes.items() if value is not None}
         if variant and fallback is None and body.get("fallback") not in _names(body.get("variants")):
@@ -222,6 +224,7 @@ def _show(route: Json) -> None:
             "deadline": f"{route.get('deadline_ms')} ms",
             "drift action": route.get("drift_action"),
             "needs approval": route.get("needs_approval"),
+            "team": route.get("team"),
             "rollout": route.get("rollout"),
             "last good": [_variant(variant) for variant in output.objects(route.get("last_good"))],
         }

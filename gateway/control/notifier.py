@@ -33,6 +33,7 @@ from gateway.core.notices import (
     retry_s,
 )
 from gateway.core.records import Offset
+from gateway.core.routes import Route
 from gateway.ports.clock import Clock
 from gateway.ports.notices import Sender
 from gateway.ports.stores import CheckpointStore, RegistryStore
@@ -115,6 +116,7 @@ class Notifier:
         self._clock = clock
         self._state = _State()
         self._gone_s: dict[str, float] = {}  # when each open condition was last seen to have stopped
+        self._routes: Mapping[str, Route] = {}  # as this turn found them
         self._lock = threading.Lock()  # of the state; never held while a channel is waited for
         self._seq = self._restored()  # of the last audit entry read
 
@@ -124,6 +126,7 @@ class Notifier:
         Raises:
             PortFault: registry or checkpoints failed; nothing is lost.
         """
+        self._routes = self._registry.table().routes
         with self._lock:
             changed = self._take_entries() | self._take_conditions()
         if changed:
@@ -156,6 +159,7 @@ class Notifier:
                     "kind": channel.url.partition(":")[0],
                     "severity": channel.severity.value,
                     "routes": list(channel.routes),
+                    "teams": list(channel.teams),
                     "waiting": waiting[name],
                     "delivered": self._line(name).delivered,
                     "lost": self._line(name).lost,
@@ -204,7 +208,9 @@ class Notifier:
                 yield Condition(f"channel:{name}", Severity.CRITICAL, "", what)
 
     def _put(self, notice: Notice) -> None:
-        wanted = {name for name, (channel, _) in self._channels.items() if channel.wants(notice)}
+        route = self._routes.get(notice.route)
+        team = "" if route is None else route.team
+        wanted = {name for name, (channel, _) in self._channels.items() if channel.wants(notice, team)}
         wanted -= {notice.incident.removeprefix("channel:")} if notice.incident.startswith("channel:") else set()
         if not wanted:
             return

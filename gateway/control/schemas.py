@@ -56,6 +56,7 @@ def _routes() -> dict[str, Schema]:
         "deadline_ms": {"type": "integer", "minimum": 1},
         "drift_action": {"enum": ["notify", "rollback"]},
         "needs_approval": _BOOLEAN,
+        "team": _TEXT,
         "name": _TEXT,
         "revision": _INTEGER,
         "salt": _TEXT,

@@ -20,7 +20,7 @@ from gateway.core.fields import Fields, Json
 from gateway.core.retraining import ASK, event_data
 
 CHANNELS_MAX: Final = 100
-PATTERNS_MAX: Final = 100  # routes, and kinds, that one channel names
+PATTERNS_MAX: Final = 100  # routes, teams, and kinds, that one channel names
 TITLE_LENGTH_MAX: Final = 200  # a subject line
 TEXT_LENGTH_MAX: Final = 4_000  # of one notice; Slack and PagerDuty cut beyond it
 MESSAGE_NOTICES_MAX: Final = 50  # 200 kB; PagerDuty refuses more than 512
@@ -77,6 +77,7 @@ class Channel:
         url: Where; its scheme says how.
         severity: The least.
         routes: Patterns such as `fraud-*`; none for all. What concerns the whole gateway goes to every channel.
+        teams: Patterns of the teams whose routes it is told of; none for all.
         kinds: Patterns such as `retraining.*`; none for all.
         quiet: From and until, UTC; what is not critical waits until the end. None for never.
     """
@@ -85,16 +86,19 @@ class Channel:
     url: str
     severity: Severity = Severity.WARNING
     routes: tuple[str, ...] = ()
+    teams: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
     quiet: tuple[time, time] | None = None
 
-    def wants(self, notice: Notice) -> bool:
-        """Return whether a notice is for this channel."""
-        if _RANK[notice.severity] < _RANK[self.severity]:
+    def wants(self, notice: Notice, team: str = "") -> bool:
+        """Return whether a notice is for this channel.
+
+        Args:
+            team: That answers for the notice's route; empty for none.
+        """
+        if _RANK[notice.severity] < _RANK[self.severity] or not _fits(notice.kind, self.kinds):
             return False
-        if self.kinds and not any(fnmatch.fnmatchcase(notice.kind, one) for one in self.kinds):
-            return False
-        return not self.routes or not notice.route or any(fnmatch.fnmatchcase(notice.route, one) for one in self.routes)
+        return not notice.route or (_fits(notice.route, self.routes) and _fits(team, self.teams))
 
     def is_quiet(self, notice: Notice, now_s: float) -> bool:
         """Return whether a notice waits for the end of the quiet hours."""
@@ -103,6 +107,10 @@ class Channel:
         begin, end = self.quiet
         now = datetime.fromtimestamp(now_s, UTC).time()
         return begin <= now < end if begin <= end else now >= begin or now < end
+
+
+def _fits(name: str, patterns: Sequence[str]) -> bool:
+    return not patterns or any(fnmatch.fnmatchcase(name, one) for one in patterns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +284,7 @@ def _channel(name: str, body: object) -> Channel:
         url=fields.text("url", length_max=2_000),
         severity=fields.choice("severity", Severity, Severity.WARNING),
         routes=tuple(str(one) for one in fields.items("routes", PATTERNS_MAX, ())),
+        teams=tuple(str(one) for one in fields.items("teams", PATTERNS_MAX, ())),
         kinds=tuple(str(one) for one in fields.items("kinds", PATTERNS_MAX, ())),
         quiet=_quiet(fields, fields.items("quiet", 2, ())),
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, NewType
 
 from gateway.core.errors import MalformedRequest, UnknownRoute
-from gateway.core.fields import Fields, Json
+from gateway.core.fields import NAME_LENGTH_MAX, Fields, Json, checked_name
 from gateway.core.models import Version
 from gateway.core.split import SLOTS, Owners, assign_slots
 
@@ -74,6 +74,7 @@ class Route:
         fallback: The variant that answers when the assigned one fails hard; by default the first.
         deadline_ms: Of a request, from its last byte in to the answer.
         needs_approval: Whether a promotion on the route needs a person with the scope `approve`.
+        team: Who answers for the route, by which notices find their channel; or empty.
         salt: Of the split; a new rollout sets a new one.
         owners: The owner of each slot.
         last_good: Variants that a rollback restores; kept warm.
@@ -89,6 +90,7 @@ class Route:
     deadline_ms: int = 5_000
     drift_action: DriftAction = DriftAction.NOTIFY
     needs_approval: bool = False
+    team: str = ""
     salt: str = ""
     owners: Owners = ()
     last_good: tuple[Variant, ...] = ()
@@ -173,6 +175,8 @@ def route_from_body(name: str, body: object) -> Route:
             can carry the assignment's header.
     """
     route = _read(name, body)
+    if route.team:
+        checked_name(route.team, "route.team")
     if route.assignment.source is AssignmentSource.HEADER and not _HEADER_NAME.fullmatch(route.assignment.name):
         raise MalformedRequest("route.assignment.header: expected a header's name: ASCII letters, digits and hyphens")
     return route
@@ -191,6 +195,7 @@ def _read(name: str, body: object) -> Route:
         deadline_ms=fields.integer("deadline_ms", 1, DEADLINE_MS_MAX, 5_000),
         drift_action=fields.choice("drift_action", DriftAction, DriftAction.NOTIFY),
         needs_approval=fields.boolean("needs_approval", False),
+        team=fields.text("team", "", length_max=NAME_LENGTH_MAX),
     )
     for shown in ("revision", "salt", "rollout", "last_good"):  # what GET shows may be sent back unchanged
         fields.value(shown)
@@ -213,6 +218,7 @@ def route_body(route: Route) -> Json:
         "deadline_ms": route.deadline_ms,
         "drift_action": route.drift_action.value,
         "needs_approval": route.needs_approval,
+        "team": route.team,
         "rollout": route.rollout,
         "last_good": [{"name": v.name, "version": v.version, "weight": v.weight} for v in route.last_good],
         "salt": route.salt,

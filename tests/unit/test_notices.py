@@ -80,6 +80,16 @@ def test_channel_that_names_kinds_is_told_of_nothing_else():
     assert channel().wants(ask)
 
 
+def test_channel_that_names_teams_is_told_of_their_routes_and_of_the_gateway():
+    """A team hears of its own routes and of what concerns all; a route without a team is told where no team is named."""
+    notice, whole = notice_of(entry()), began("monitor:lag", Severity.WARNING, "", "behind", NOON_S)
+    risk = channel(teams=["risk*"], routes=["fraud-*"])
+    assert [risk.wants(notice, team) for team in ("risk", "risk-eu", "growth", "")] == [True, True, False, False]
+    assert not risk.wants(replace(notice, route="churn"), "risk")
+    assert risk.wants(whole)
+    assert channel().wants(notice, "growth")
+
+
 def test_quiet_hours_hold_back_all_but_what_is_critical():
     """Between 22 and 6 o'clock only critical notices leave, also after midnight."""
     quiet, notice = channel(quiet=["22:00", "06:00"]), notice_of(entry(action="rollout.hold"))

@@ -33,7 +33,8 @@ def one_route(control: Control, name: str) -> Markup:
     route, readings, now_s = control.registry.table().route(name), control.readings.latest(), control.clock.now_s()
     rollout = next(iter(control.registry.rollouts(name, limit=1)), None)
     health, shown = health_of(readings, route, rollout, now_s), of_route(readings, name)
-    about = f"Model {route.model}, revision {route.revision}, deadline {route.deadline_ms:,} ms."
+    team = f", team {route.team}" if route.team else ""
+    about = f"Model {route.model}{team}, revision {route.revision}, deadline {route.deadline_ms:,} ms."
     return joined(
         tag("h1", name, " ", level_chip(health.level)),
         tag("p", about, class_="quiet"),

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from email import message_from_string
 from email.policy import default
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,10 +28,11 @@ from adapters.stores.registry import SqliteRegistry
 from gateway.compose.parts import channels_of
 from gateway.control.notifier import DEAD_ATTEMPTS, OVER_AFTER_S, Condition, Notifier
 from gateway.core.access import MONITOR
-from gateway.core.changes import Automation, Change, DecisionId
+from gateway.core.changes import Automation, Change, DecisionId, PutRoute
 from gateway.core.errors import MalformedRequest
 from gateway.core.notices import GIVE_UP_S, Channel, Severity, retry_s
 from gateway.core.retraining import ASK
+from gateway.core.routes import champion_route
 from gateway.core.trouble import FleetReading
 from gateway.settings import NoticesSettings, Settings
 from tests.integration.talker import Talker
@@ -136,6 +138,20 @@ def test_change_reaches_a_webhook_once_signed_and_with_its_id(tellable, receiver
     assert "a fire" in body["notices"][0]["text"]
     assert headers["idempotency-key"] == body["id"] == "audit-2"
     assert headers["headgate-signature"] == "sha256=" + hmac.new(b"s3cret", receiver.raw[0], hashlib.sha256).hexdigest()
+
+
+def test_channel_of_a_team_is_told_of_the_routes_that_it_answers_for(tellable, receiver):
+    """A change of a team's route reaches its channel, and another's does not; what the route says now counts."""
+    everybody = Receiver()
+    notifier = tellable.notifier(Channel("risk", receiver.url, teams=("risk",)), Channel("all", everybody.url))
+    for name, team in (("fraud", "risk"), ("churn", "growth"), ("seats", "")):
+        put = PutRoute(replace(champion_route("m", "1"), name=name, team=team))
+        tellable.registry.commit(Change("ana", "route.put", f"route:{name}", "", (put,), route=name))
+        tellable.registry.commit(Change("ana", "route.rollback", f"route:{name}", "worse", (put,), route=name))
+    notifier.turn()
+    assert [body["notices"][0]["route"] for body, _ in receiver.got] == ["fraud"]
+    assert {body["notices"][0]["route"] for body, _ in everybody.got} == {"fraud", "churn", "seats"}
+    everybody.close()
 
 
 def test_channel_that_refuses_is_tried_again_until_it_takes_and_holds_up_nobody(tellable, receiver):
