@@ -147,4 +147,4 @@ def _log_factors(share: float, is_challenger: bool) -> tuple[float, ...]:
 
 def _log_mean(log_es: list[float]) -> float:
     top = max(log_es)
-    return top + math.log(sum(math.exp(one - top) for one in log_es) / len(log_es))
+    return top + math.log(sum([math.exp(one - top) for one in log_es]) / len(log_es))

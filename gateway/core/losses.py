@@ -128,9 +128,11 @@ def confidence(target: Target, outputs: Sequence[Tensor], row: int, truth: Truth
 
 def _row(target: Target, outputs: Sequence[Tensor], row: int) -> _Row | None:
     """Return one row of the answer; None when there is none or a number in it is not finite."""
-    tensor = outputs[0] if outputs and not target.output else None
-    if target.output:
-        tensor = next((tensor for tensor in outputs if tensor.name == target.output), None)
+    tensor = None
+    for output in outputs:
+        if not target.output or output.name == target.output:
+            tensor = output
+            break
     if tensor is None or tensor.data.ndim not in (1, 2) or not 0 <= row < tensor.data.shape[0]:
         return None
     kind, numbers = tensor.data.dtype.kind, (tensor.data[row] if tensor.data.ndim == 2 else tensor.data[row : row + 1]).tolist()

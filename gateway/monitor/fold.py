@@ -172,7 +172,8 @@ class Fold:
         if record.kind not in (Kind.LIVE, Kind.SHADOW):
             return
         view = state.views.get(record.revision, state.view)
-        if self.sampling.takes(record.shadow_of or record.prediction_id):
+        is_watched = self.sampling.takes(record.shadow_of or record.prediction_id)
+        if is_watched:
             self._pair(state, view, record)
         if record.kind is not Kind.LIVE:
             return
@@ -187,7 +188,6 @@ class Fold:
                 rollout = ""
             elif watch.observe(record, self.now_s, view.share):
                 self.due[record.route] = None
-        is_watched = self.sampling.takes(record.prediction_id)
         if is_watched or rollout:
             self._expect(state, record, version, rollout, view)
         else:

@@ -367,7 +367,9 @@ class RolloutWatch:
 
     def _became_urgent(self) -> bool:
         """Return whether there is reason to roll back now and there was none before; in between the seconds' decisions do."""
-        is_urgent = self._burst.is_burst or any(rail.has_failed for rail in self._rails)
+        is_urgent = self._burst.is_burst
+        for rail in self._rails:
+            is_urgent = is_urgent or rail.has_failed
         became, self._was_urgent = is_urgent and not self._was_urgent, is_urgent
         return became
 

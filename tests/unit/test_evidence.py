@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.core.evidence import Evidence, EvidencePlan, Outcome, ShareTest, Side, factor, log_weight
+from gateway.core.evidence import Evidence, EvidencePlan, Outcome, ShareTest, Side, factors, log_weight
 
 SHARES = (0.1, 0.5, 0.9)
 
@@ -79,13 +79,13 @@ def test_e_value_has_mean_at_most_one_while_no_key_is_harmed(pairs: list[tuple[f
 )
 def test_factor_is_a_fair_bet_on_the_side(share: float, pooled: float, odds: float, value: float) -> None:
     """One key's factor has mean 1 over the side, is positive, and speaks against the challenger only for bad outcomes."""
-    champion = factor(False, value, share, pooled=pooled, odds=odds)
-    challenger = factor(True, value, share, pooled=pooled, odds=odds)
+    champion = factors(False, value, share, pooled, (odds,))[0]
+    challenger = factors(True, value, share, pooled, (odds,))[0]
     assert champion > 0.0
     assert challenger > 0.0
     assert share * challenger + (1.0 - share) * champion == pytest.approx(1.0, abs=1e-9)
-    assert factor(True, 1.0, share, pooled=pooled, odds=odds) >= 1.0
-    assert factor(True, 0.0, share, pooled=pooled, odds=odds) <= 1.0
+    assert factors(True, 1.0, share, pooled, (odds,))[0] >= 1.0
+    assert factors(True, 0.0, share, pooled, (odds,))[0] <= 1.0
 
 
 def test_evidence_rises_with_each_fault_of_the_challenger_and_falls_with_each_of_the_champion() -> None:

@@ -36,30 +36,33 @@ def log_weight(epoch: int) -> float:
 def log_mean(log_es: Sequence[float]) -> float:
     """Return the log of the mean of e-values."""
     top = max(log_es)
-    return top + math.log(sum(math.exp(one - top) for one in log_es) / len(log_es))
+    return top + math.log(sum([math.exp(one - top) for one in log_es]) / len(log_es))
 
 
-def factor(is_challenger: bool, value: float, share: float, *, pooled: float, odds: float) -> float:
-    """Return what one key's first outcome multiplies the e-process of a split by.
+def factors(is_challenger: bool, value: float, share: float, pooled: float, odds: Sequence[float]) -> list[float]:
+    """Return what one key's first outcome multiplies the e-process of a split by, for each of several bets.
 
     Args:
         value: The outcome, in [0, 1].
         share: The chance of the challenger, in (0, 1).
         pooled: The rate over both sides so far, in (0, 1).
-        odds: The challenger's odds over the champion's that are betted on, not 1.
+        odds: The challenger's odds over the champion's that are betted on, none 1.
 
     Where `ta`, the champion's rate, is the one for which (1 − share)·ta + share·tb is the pooled rate: a·ta² + b·ta − pooled = 0,
-    the root in (0, 1). One function, because it runs three times for every key.
+    the root in (0, 1). One function, because it runs for every key and guardrail.
     """
-    rest, more = 1.0 - share, odds - 1.0
-    a = rest * more
-    b = rest + share * odds - pooled * more
-    root = math.sqrt(b * b + 4.0 * a * pooled)
-    ta = 2.0 * pooled / (b + root) if b > 0.0 else (root - b) / (2.0 * a)  # either form, without cancellation
-    tb = odds * ta / (1.0 + more * ta)
-    t0 = rest * ta + share * tb
-    rate = tb if is_challenger else ta
-    return value * rate / t0 + (1.0 - value) * (1.0 - rate) / (1.0 - t0)
+    rest, found = 1.0 - share, []
+    for ratio in odds:
+        more = ratio - 1.0
+        a = rest * more
+        b = rest + share * ratio - pooled * more
+        root = math.sqrt(b * b + 4.0 * a * pooled)
+        ta = 2.0 * pooled / (b + root) if b > 0.0 else (root - b) / (2.0 * a)  # either form, without cancellation
+        tb = ratio * ta / (1.0 + more * ta)
+        t0 = rest * ta + share * tb
+        rate = tb if is_challenger else ta
+        found.append(value * rate / t0 + (1.0 - value) * (1.0 - rate) / (1.0 - t0))
+    return found
 
 
 def rate_factor(value: float, bound: float, odds: float) -> float:
@@ -97,8 +100,8 @@ class SplitBet:
         """Take one key's outcome in [0, 1]."""
         assert 0.0 <= value <= 1.0, "an outcome lies in [0, 1]"
         pooled = (self.sums[0] + self.sums[1] + self._prior) / (self.counts[0] + self.counts[1] + 1)
-        for at, odds in enumerate(self._odds):
-            self.log_es[at] += math.log(factor(is_challenger, value, share, pooled=pooled, odds=odds))
+        for at, factor in enumerate(factors(is_challenger, value, share, pooled, self._odds)):
+            self.log_es[at] += math.log(factor)
         self.counts[is_challenger] += 1
         self.sums[is_challenger] += value
 

@@ -66,6 +66,7 @@ class Evidence:
 
     def __init__(self, plan: EvidencePlan) -> None:
         self._plan = plan
+        self._bound = -math.log(plan.alpha)
         self._since_s = 0.0
         self._keys = 0
         self._best = -math.inf
@@ -97,7 +98,7 @@ class Evidence:
     @property
     def has_reached_bound(self) -> bool:
         """Whether any epoch's evidence ever reached the bound; much cheaper than a reading."""
-        return self._best >= -math.log(self._plan.alpha)
+        return self._best >= self._bound
 
     def reading(self) -> EvidenceReading:
         """Return the evidence now.
@@ -110,7 +111,7 @@ class Evidence:
         return EvidenceReading(
             log_e=self._epoch.log_e,
             log_e_best=max(self._best, log_weight(self._number)),
-            bound=-math.log(self._plan.alpha),
+            bound=self._bound,
             champion_count=shown.counts[0],
             challenger_count=shown.counts[1],
             champion_mean=champion,
