@@ -5,28 +5,35 @@ from __future__ import annotations
 import http.client
 import itertools
 import json
+import os
+import signal
 import time
 from pathlib import Path
 
+import httpx
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from prometheus_client.parser import text_string_to_metric_families
+
+from gateway.core.partitions import partitions
 
 FEATURES = 20
 ACT_S = 60.0  # for the monitor to start, read and act on a busy machine; it needs a hundred predictions
 
 
 class Caller:
-    """A backend with one connection that predicts and later posts the truth."""
+    """A backend with one connection that predicts on one route and later posts the truth."""
 
-    def __init__(self, gateway) -> None:
+    def __init__(self, gateway, route: str = "delays") -> None:
+        self._route = route
         self._connection = http.client.HTTPConnection(gateway.url.removeprefix("http://"), timeout=30)
         self._headers = {"Authorization": f"Bearer {gateway.token}"}
 
     def predict(self, key: str, row: np.ndarray) -> dict[str, object]:
         """Return the parsed answer."""
         tensor = {"name": "features", "shape": [1, FEATURES], "datatype": "FP32", "data": row.tolist()}
-        return self._post("/v2/models/delays/infer", {"inputs": [tensor]}, {"Gateway-Assignment-Key": key})
+        return self._post(f"/v2/models/{self._route}/infer", {"inputs": [tensor]}, {"Gateway-Assignment-Key": key})
 
     def tell(self, truths: list[dict[str, object]]) -> None:
         """Post ground truth."""
@@ -67,6 +74,37 @@ def test_failing_challenger_is_rolled_back_by_itself(start_gateway, until, write
     _check_convicted(gateway, rollout["id"])
 
 
+def test_two_monitors_decide_once_each_though_both_are_killed(start_gateway, until, write_linear_model, tmp_path):
+    """Two processes share two routes; one is killed right after its rollback, the other before its own: each rolls back once."""
+    gateway = start_gateway("--monitors", "2")
+    own = {route: one.process for one in partitions(2) for route in ("fares", "delays") if one.has(route)}
+    assert own == {"fares": "monitor", "delays": "monitor-1"}
+    gateway.register("delays", write_linear_model(tmp_path / "1.onnx"))
+    rollouts = {}
+    for version, route in enumerate(own, start=2):
+        gateway.register("delays", _fragile_model(tmp_path / f"{version}.onnx", seed=version))
+        _route_to_champion(gateway, route)
+        rollouts[route] = _begin(gateway, str(version), route)["id"]
+    caller = Caller(gateway)
+    for number in range(20):  # too few to decide on, and enough to be lost
+        caller.predict(f"early-{number}", np.zeros(FEATURES, np.float32))
+    until(lambda: [_shown(gateway, process).get("routes") for process in own.values()] == [0, 1], within_s=ACT_S, every_s=0.2)
+
+    _send_until_over(gateway, rollouts["fares"], truth=False, route="fares")
+    killed = {process: gateway.children()[process] for process in own.values()}
+    for pid in killed.values():
+        os.kill(pid, signal.SIGKILL)
+    _send_until_over(gateway, rollouts["delays"], truth=False)
+
+    expected = {(process, route, "convict"): 1.0 for route, process in own.items()}
+    until(lambda: _changes(gateway) == expected, within_s=ACT_S, every_s=0.2)
+    assert not set(killed.values()) & set(gateway.children().values())
+    until(lambda: [_shown(gateway, process).get("routes") for process in own.values()] == [1, 1], within_s=ACT_S, every_s=0.2)
+    for route, rollout in rollouts.items():
+        _check_convicted(gateway, rollout, route)
+    assert [one["strikes"] for one in gateway.admin.get("/quarantine").json()["quarantine"]] == [1, 1]
+
+
 def test_sound_challenger_is_promoted_by_a_person(start_gateway, write_linear_model, tmp_path):
     """An identical challenger stays, and promotion makes it champion of route and model."""
     gateway = start_gateway()
@@ -87,19 +125,19 @@ def test_sound_challenger_is_promoted_by_a_person(start_gateway, write_linear_mo
     assert {caller.predict(f"key-{n}", np.zeros(FEATURES, np.float32))["model_version"] for n in range(50)} == {"2"}
 
 
-def _route_to_champion(gateway) -> None:
-    gateway.put_route("delays", {"model": "delays", "variants": [{"name": "champion", "version": "1", "weight": 10_000}]})
+def _route_to_champion(gateway, route: str = "delays") -> None:
+    gateway.put_route(route, {"model": "delays", "variants": [{"name": "champion", "version": "1", "weight": 10_000}]})
 
 
-def _begin(gateway, version: str) -> dict[str, object]:
-    answer = gateway.admin.post("/routes/delays/rollouts", json={"challenger": version, "plan": {"steps": [1_000, 5_000]}})
+def _begin(gateway, version: str, route: str = "delays") -> dict[str, object]:
+    answer = gateway.admin.post(f"/routes/{route}/rollouts", json={"challenger": version, "plan": {"steps": [1_000, 5_000]}})
     assert answer.status_code == 201, answer.text
     return answer.json()
 
 
-def _send_until_over(gateway, rollout: str, *, truth: bool) -> None:
+def _send_until_over(gateway, rollout: str, *, truth: bool, route: str = "delays") -> None:
     """Predict with fresh keys until the rollout ended; every answer must be a 200."""
-    caller, random = Caller(gateway), np.random.default_rng(3)
+    caller, random = Caller(gateway, route), np.random.default_rng(3)
     end_s = time.monotonic() + ACT_S
     for page in itertools.count():
         truths = []
@@ -111,25 +149,37 @@ def _send_until_over(gateway, rollout: str, *, truth: bool) -> None:
             truths.append({"prediction_id": answer["parameters"]["prediction_id"], "value": "yes" if is_yes else "no"})
         if truth:
             caller.tell(truths)
-        if gateway.admin.get(f"/routes/delays/rollouts/{rollout}").json()["state"] != "CANARY":
+        if gateway.admin.get(f"/routes/{route}/rollouts/{rollout}").json()["state"] != "CANARY":
             return
         assert time.monotonic() < end_s, f"the monitor did not act within {ACT_S:.0f} s and {page:,}00 predictions"
 
 
-def _check_convicted(gateway, id: str) -> None:
-    rollout = gateway.admin.get(f"/routes/delays/rollouts/{id}").json()
+def _check_convicted(gateway, id: str, route: str = "delays") -> None:
+    rollout = gateway.admin.get(f"/routes/{route}/rollouts/{id}").json()
     assert rollout["state"] == "QUARANTINED"
-    assert gateway.admin.get("/routes/delays").json()["variants"] == [{"name": "champion", "version": "1", "weight": 10_000}]
-    entries = gateway.admin.get("/audit", params={"limit": 1000}).json()
-    entry = next(one for one in entries["entries"] if one["principal"] == "monitor")
-    assert entry["evidence"]["attribution"] == "VERSION"
-    again = gateway.admin.post("/routes/delays/rollouts", json={"challenger": rollout["challenger"]})
+    assert gateway.admin.get(f"/routes/{route}").json()["variants"] == [{"name": "champion", "version": "1", "weight": 10_000}]
+    entries = gateway.admin.get("/audit", params={"limit": 1000}).json()["entries"]
+    (entry,) = [one for one in entries if one["principal"] == "monitor" and one["subject"] == f"rollout:{id}"]
+    assert (entry["action"], entry["evidence"]["attribution"]) == ("rollout.rollback", "VERSION")
+    again = gateway.admin.post(f"/routes/{route}/rollouts", json={"challenger": rollout["challenger"]})
     assert again.status_code == 409, again.text
 
 
-def _fragile_model(path: Path) -> Path:
+def _shown(gateway, process: str) -> dict[str, object]:
+    """Return what one of the monitor's processes shows of itself; empty before it has shown anything."""
+    return gateway.admin.get("/monitor").json().get("processes", {}).get(process) or {}
+
+
+def _changes(gateway) -> dict[tuple[str, str, str], float]:
+    """Return how often each process says that it changed a route, by process, route and event."""
+    families = text_string_to_metric_families(httpx.get(f"{gateway.admin_url}/metrics").text)
+    samples = [one for family in families for one in family.samples if one.name == "gateway_monitor_changes_total"]
+    return {(one.labels["process"], one.labels["route"], one.labels["event"]): one.value for one in samples}
+
+
+def _fragile_model(path: Path, seed: int = 7) -> Path:
     """Write a model with the linear model's signature that raises when the first feature is above 0.8."""
-    weights = np.random.default_rng(7).normal(size=(FEATURES, 1)).astype(np.float32)
+    weights = np.random.default_rng(seed).normal(size=(FEATURES, 1)).astype(np.float32)
     graph = helper.make_graph(
         [
             helper.make_node("Slice", ["features", "zero", "one", "one"], ["first"]),
