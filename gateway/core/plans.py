@@ -20,6 +20,7 @@ STEPS_MAX: Final = 20
 GUARDRAILS_MAX: Final = 20  # they share one alpha: with more of them none would be quick to find harm
 WAIT_S_MAX: Final = 90 * 86_400.0  # of any time in a plan; a rollout that takes longer is a split made by hand
 COOL_DOWN_S_MAX: Final = 7 * 86_400.0  # the version before costs memory and copies meanwhile
+HINDSIGHT_SHARE: Final = 0.1  # of alpha: what is left makes the guardrails' bounds a fiftieth higher
 
 
 class Inconclusive(enum.Enum):
@@ -105,8 +106,18 @@ class Plan:
 
     @property
     def false_rollback_alpha(self) -> float:
-        """The probability that a sound challenger is rolled back, over the whole rollout."""
+        """The probability that a sound challenger is rolled back, over the whole rollout and its cool-down."""
         return self.false_rollbacks_per_year / self.rollouts_per_year
+
+    @property
+    def guardrails_alpha(self) -> float:
+        """What the guardrails share of it."""
+        return self.false_rollback_alpha - self.hindsight_alpha
+
+    @property
+    def hindsight_alpha(self) -> float:
+        """What is kept of it for going back after the promotion; nothing where no version before stays."""
+        return HINDSIGHT_SHARE * self.false_rollback_alpha if self.cool_down_s else 0.0
 
 
 def plan_from_body(body: object) -> Plan:

@@ -144,7 +144,8 @@ def _cooling(rollout: Rollout, findings: Sequence[Finding], facts: Facts, eviden
     """Return what happens after a promotion: only what both versions answered to the same requests still tells them apart.
 
     Two alarms that know nothing of each other must agree before the version's own worsening takes it back: its past says that it
-    got worse, and the version before, asked from then on, that it did not. Each errs seldom, so nothing of alpha is spent.
+    got worse, and the version before, asked from then on, that it did not. In a world that gets worse the first is right about a
+    sound version as well, so the second alone keeps to the part of alpha that the plan leaves it.
     """
     paired = [finding for finding in findings if finding.guardrail.measure in PAIRED and finding.convicts]
     if failed := [finding for finding in paired if not (facts.truth.doubt and finding.guardrail.needs_truth)]:

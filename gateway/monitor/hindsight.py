@@ -28,7 +28,7 @@ class Hindsight:
     def __init__(self, rollout: Rollout, version_of: VersionOf, *, epoch_s: float) -> None:
         self._rollout = rollout
         self._version_of = version_of
-        alpha = rollout.plan.false_rollback_alpha
+        alpha = rollout.plan.hindsight_alpha
         self._plans = {name: paired_plan(name, alpha, epoch_s) for name in RAILS}
         self._evidence = {name: Evidence(plan) for name, plan in self._plans.items()}
         self._pairs = Pairs(rollout, version_of, keeps=True)

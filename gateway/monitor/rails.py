@@ -31,7 +31,7 @@ class Rail:
         self.on_pair_known = on_pair_known(guardrail, champion, challenger, version_of)
         self.has_failed = False
         self.past = PastWatch()
-        self._plan = guardrail.evidence_plan(rollout.plan.false_rollback_alpha, epoch_s)
+        self._plan = guardrail.evidence_plan(rollout.plan.guardrails_alpha, epoch_s)
         self._evidence = Evidence(self._plan)
 
     def observe(self, outcome: Outcome) -> None:

@@ -140,10 +140,14 @@ class RolloutWatch:
         return self.pairs is not None or self.hindsight is not None
 
     def worsen(self, version: str, worsening: Worsening) -> None:
-        """Take that a version is worse than it was at first; a promoted one's shadow is asked from now on."""
+        """Take that a version is worse than it was at first; a promoted one's shadow is asked from the first time on.
+
+        Not anew with each: every beginning would be another chance to blame a sound version.
+        """
         if self.hindsight is not None and self.rollout.is_cooling and version == self.rollout.challenger:
+            if self.worsening is None:
+                self.hindsight.begin_anew()
             self.worsening = worsening
-            self.hindsight.begin_anew()
 
     def accepts(self, record: PredictionRecord) -> bool:
         """Return whether a live record is this rollout's evidence, given that its revision belongs to it."""

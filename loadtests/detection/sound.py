@@ -19,6 +19,7 @@ from gateway.monitor.watch import RolloutWatch
 from loadtests.detection.lines import Asked, Line, judged, share_text, upper_limit
 from loadtests.detection.made import EPOCH_S, LOOK_EVERY, record, started, z_score
 from loadtests.detection.outages import outage_lines
+from loadtests.detection.promoted import promoted_lines
 
 REQUESTS = 6_000  # of one A/A rollout…
 RATE = 0.5  # …a second: over three hours, so that several epochs take part
@@ -128,6 +129,7 @@ def sound_lines(asked: Asked) -> Iterator[Line]:
         yield _sound_line(kind, [one for one in verdicts if one.kind == kind], has_target=each >= 1_000)
     yield _sound_line("all kinds", verdicts, has_target=True)
     yield from outage_lines(asked)
+    yield from promoted_lines(asked)
     for verdict in verdicts:
         if verdict.is_rolled_back:
             yield Line(f"rolled back: {verdict.kind}", "", verdict.reason)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from gateway.core.attribution import Attribution
 from gateway.core.evidence import Outcome as Evidence
@@ -108,17 +110,30 @@ def test_revisions_of_long_ago_are_kept_while_they_are_read() -> None:
     assert state.view.revision == 100
 
 
-def test_shadow_of_a_promoted_version_is_asked_anew_when_that_gets_worse() -> None:
-    """Errors on the same requests pair up, come back from a saved state, and those from before a worsening count no more."""
+def promoted_watch() -> RolloutWatch:
+    """Return the watch of a rollout that cools down."""
     begun = new_watch(Plan(cool_down_s=600.0)).rollout
-    watch = RolloutWatch(replace(begun, state=RolloutState.LIVE, cools_until_s=600.0), epoch_s=600.0)
-    for at in range(50):
+    return RolloutWatch(replace(begun, state=RolloutState.LIVE, cools_until_s=600.0), epoch_s=600.0)
+
+
+def observe_pairs(watch: RolloutWatch, count: int) -> None:
+    """Let the promoted version fail on requests that the version before can answer."""
+    for at in range(count):
         live = replace(
             answered(CHAMPION, f"k{at}"), prediction_id=f"p{at}", attempts=(Attempt(CHAMPION, "2", Outcome.FAILED, 1),)
         )
         copy = replace(live, prediction_id=f"c{at}", kind=Kind.SHADOW, variant=PREVIOUS, version="1", shadow_of=f"p{at}")
         watch.observe_pairable(live, float(at))
         watch.observe_pairable(replace(copy, attempts=(Attempt(PREVIOUS, "1", Outcome.OK, 1),)), float(at))
+
+
+def test_shadow_of_a_promoted_version_is_asked_anew_when_that_gets_worse() -> None:
+    """Errors on the same requests pair up, come back from a saved state, and those from before the first worsening count no more.
+
+    A further one begins nothing anew: each beginning would be another chance to blame a sound version.
+    """
+    watch = promoted_watch()
+    observe_pairs(watch, 50)
     errors, _ = facts(watch).hindsight
     assert (errors.reading.keys, errors.verdict) == (50, Verdict.FAIL)
     again = RolloutWatch.restored(json.loads(json.dumps(watch.state())), epoch_s=600.0)
@@ -128,3 +143,18 @@ def test_shadow_of_a_promoted_version_is_asked_anew_when_that_gets_worse() -> No
     again.worsen("2", Worsening("errors", "it rose"))
     assert [finding.reading.keys for finding in facts(again).hindsight] == [0, 0]
     assert facts(again).worsening == Worsening("errors", "it rose")
+    observe_pairs(again, 20)
+    again.worsen("2", Worsening("loss", "that rose too"))
+    assert [finding.reading.keys for finding in facts(again).hindsight] == [20, 0]
+    assert facts(again).worsening == Worsening("loss", "that rose too")
+
+
+def test_whatever_may_blame_a_sound_version_shares_what_its_rollout_reserved() -> None:
+    """The bounds of all guardrails and of what is asked after a promotion add up to one alpha; without the latter, as well."""
+    watch = promoted_watch()
+    bounds = [finding.reading.bound for finding in (*watch.findings(), *facts(watch).hindsight)]
+    assert len(bounds) == 4
+    assert sum(math.exp(-bound) for bound in bounds) == pytest.approx(watch.rollout.plan.false_rollback_alpha)
+    alone = new_watch(Plan(cool_down_s=0.0))
+    bounds = [finding.reading.bound for finding in alone.findings()]
+    assert sum(math.exp(-bound) for bound in bounds) == pytest.approx(alone.rollout.plan.false_rollback_alpha)
