@@ -16,13 +16,16 @@ from gateway.ports.stores import RegistryStore
 _ROUTE = "route:"
 
 
-def learn_rollbacks(fold: Fold, registry: RegistryStore) -> None:
+def learn_rollbacks(fold: Fold, registry: RegistryStore, *, before: int = 0) -> None:
     """Take the rollbacks of routes elsewhere that are young enough to count.
+
+    Args:
+        before: The audit entry that older ones are taken of; 0 for all.
 
     Raises:
         StoreFailed: the registry cannot be read.
     """
-    after = 0
+    after = before
     for _ in range(AUDIT_PAGES_MAX):
         page = registry.audit(after, AUDIT_PAGE, newest_first=True)
         for entry in page:

@@ -1,7 +1,9 @@
 """Every automatic decision of the audit log, found again from the prediction log with the same evidence.
 
 The log is folded up to the decision's own time, by the monitor's code; what is decided there must be what stands in the entry,
-number by number. Between two decisions the fold goes on from what the entry wrote, as the monitor's did.
+number by number. Between two decisions the fold goes on from what the entry wrote, as the monitor's did. Each of several
+processes has a fold of its own: each looks at a share of its own, and what stands later in the audit log may have been decided
+earlier in the prediction log.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import enum
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,19 +19,23 @@ from gateway.core.access import MONITOR
 from gateway.core.aftermath import REVISE
 from gateway.core.audit import AuditEntry, plain_object
 from gateway.core.fields import Json
-from gateway.core.policy import Decision
+from gateway.core.partitions import partitions
+from gateway.core.policy import INCREASES, Decision
 from gateway.core.reopening import Acquit
 from gateway.core.retraining import ASK
 from gateway.core.rollouts import Event, Rollout, rollout_from_body
 from gateway.monitor.act import CODE_VERSION, action_of
 from gateway.monitor.decide import aftermath_evidence, drift_evidence, judged, judged_again, retraining_request
+from gateway.monitor.fleet import learn_rollbacks
 from gateway.monitor.state import RouteState
 from gateway.ports.archive import Filter, Timed
+from gateway.ports.stores import RegistryStore
 from gateway.replay.past import Past, Progress, unheard
 from gateway.replay.refold import Refold, Routes, entries, view_in
 
 DIFFERENCES_MAX: Final = 20  # named of one entry
 _ACQUITTAL: Final = "rollout.acquit"
+_INCREASES: Final = frozenset(action_of(event) for event in INCREASES)
 _PLACE: Final = ("cursor", "log_time_s", "code_version")  # of the evidence: where it was found, not what
 
 
@@ -69,34 +75,60 @@ class Recomputed:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class _Process:
+    """One of the monitor's processes: the fold of its routes, and what it decided, in its own order."""
+
+    refold: Refold
+    due: deque[AuditEntry]
+
+
 def recompute_decisions(past: Past, *, progress: Progress = unheard) -> list[Recomputed]:
     """Return every automatic decision with what became of it, in the order they were made.
+
+    The routes are shared by as many processes as the settings say. While the monitor looked at a share, other numbers of
+    processes before looked at other shares, and what they decided differs.
 
     Raises:
         ArchiveFailed, LogFailed, StoreFailed: the past cannot be read.
     """
-    due = deque(entry for entry in entries(past.registry) if entry.principal == MONITOR.name and "log_time_s" in entry.evidence)
-    if not due:
+    made = [entry for entry in entries(past.registry) if entry.principal == MONITOR.name and "log_time_s" in entry.evidence]
+    if not made:
         return []
-    routes = Routes(past.registry)
-    refold = Refold(past, routes.view, routes.ended)
+    processes = _processes(past, made)
     dropped_s = past.archive.dropped_s()
     found: list[Recomputed] = []
-    until_s = math.nextafter(max(_log_time_s(entry) for entry in due), math.inf)
+    until_s = math.nextafter(max(_log_time_s(entry) for entry in made), math.inf)
     for timed in past.records(Filter(until_s=until_s), progress):
-        while due and not _rests_on(due[0], timed):
-            found.append(_recomputed(due.popleft(), refold, dropped_s))
-        refold.take(timed)
-        refold.fold.due.clear()
-    found += [_recomputed(entry, refold, dropped_s) for entry in due]
-    return found
+        for one in processes:
+            while one.due and not _rests_on(one.due[0], timed):
+                found.append(_recomputed(one.due.popleft(), one.refold, past.registry, dropped_s))
+            one.refold.take(timed)
+            one.refold.fold.due.clear()
+    found += [_recomputed(entry, one.refold, past.registry, dropped_s) for one in processes for entry in one.due]
+    return sorted(found, key=lambda one: one.seq)
 
 
-def _recomputed(entry: AuditEntry, refold: Refold, dropped_s: float) -> Recomputed:
+def _processes(past: Past, made: Sequence[AuditEntry]) -> list[_Process]:
+    """Return those of the monitor's processes that decided anything."""
+    routes = Routes(past.registry)
+    of = {entry.seq: _route_name(entry, routes) for entry in made}
+    due = {own: deque(entry for entry in made if own.has(of[entry.seq])) for own in partitions(past.monitor.processes)}
+    return [_Process(Refold(past, routes.view, routes.ended, own), its) for own, its in due.items() if its]
+
+
+def _route_name(entry: AuditEntry, routes: Routes) -> str:
+    kind, _, name = entry.subject.partition(":")
+    return routes.rollouts[name].route if kind == "rollout" and name in routes.rollouts else name
+
+
+def _recomputed(entry: AuditEntry, refold: Refold, registry: RegistryStore, dropped_s: float) -> Recomputed:
     """Compare one decision, and let the fold go on from what it wrote."""
     log_time_s = _log_time_s(entry)
     if log_time_s > refold.fold.now_s:
         refold.tick(log_time_s)
+    if entry.action in _INCREASES and refold.fold.elsewhere:
+        learn_rollbacks(refold.fold, registry, before=entry.seq)
     if entry.action == ASK:
         return _recomputed_request(entry, refold, dropped_s)
     before, after = _rollout(entry.before), _rollout(entry.after)

@@ -11,7 +11,8 @@ from typing import Final
 
 from gateway.core.audit import AuditEntry
 from gateway.core.errors import MalformedRequest
-from gateway.core.records import Heartbeat, Offset, PredictionRecord
+from gateway.core.partitions import WHOLE, Partition
+from gateway.core.records import Elsewhere, Heartbeat, Offset, PredictionRecord
 from gateway.core.rollouts import Rollout, rollout_from_body
 from gateway.core.routes import stored_route
 from gateway.history import recalled
@@ -71,9 +72,16 @@ class Refold:
     Args:
         view: Returns a route (name, model) at a revision, for records that name one not learned yet.
         ended: Returns how a rollout ended.
+        own: Whose fold it is, of several processes.
     """
 
-    def __init__(self, past: Past, view: Callable[[str, str, int], RouteView], ended: Callable[[str], Rollout]) -> None:
+    def __init__(
+        self,
+        past: Past,
+        view: Callable[[str, str, int], RouteView],
+        ended: Callable[[str], Rollout],
+        own: Partition = WHOLE,
+    ) -> None:
         settings = past.monitor
         self.fold = Fold(
             past.detector,
@@ -86,12 +94,16 @@ class Refold:
         self._recall = partial(recalled, archive=past.archive, decode=past.decode)
         self._view = view
         self._ended = ended
+        self._own = own
 
     def take(self, timed: Timed) -> None:
         """Fold one record, after learning of what it speaks."""
         time_s, stream, offset, record = timed
         if isinstance(record, PredictionRecord):
-            self._prepare(record)
+            if self._own.has(record.route):
+                self._prepare(record)
+            else:
+                record = Elsewhere(record.prediction_id, record.time_s, record.route)
         self.fold.take(Merged(time_s, stream, offset, offset, record))
         self._look_up()
 

@@ -26,6 +26,8 @@ from gateway.monitor.gauges import Gauges
 from gateway.monitor.partitioning import repartition
 from gateway.monitor.run import Monitor
 from gateway.ports.stores import RegistryStore
+from gateway.replay.decisions import Finding, recompute_decisions
+from gateway.settings import Settings
 
 PLAN = Plan(steps=(Step(1_000, 3.0, 50), Step(5_000)))
 BAD = replace(SOUND, errors={"1": 0.05, "2": 0.4})
@@ -36,9 +38,10 @@ _forked = multiprocessing.get_context("fork")
 class House:
     """A log on disk with four routes, each with a rollout, and monitors that begin from their checkpoints."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, settings: Settings = SETTINGS) -> None:
         directory.mkdir()
-        self.directory = directory
+        self.directory, self.settings = directory, settings
+        self.log = SegmentReader(directory / "log")
         self.registry = SqliteRegistry(directory / "registry.db", clock=SystemClock())
         for name in WORLDS:
             make_registry(self.registry, plan=PLAN, name=name, rollout=f"r-{name}")
@@ -50,7 +53,7 @@ class House:
     def monitor(self, partition: Partition, readings: MemoryReadings | None = None) -> Monitor:
         """Return one of so many processes' monitors, from its checkpoint on."""
         return Monitor(
-            settings=SETTINGS,
+            settings=self.settings,
             log=SegmentReader(self.directory / "log", partition.has),
             registry=self.registry,
             checkpoints=self.checkpoints,
@@ -144,6 +147,27 @@ def test_routes_are_handed_over_exactly(tmp_path, alone, counts):
     }
     assert int(house.checkpoints.load(LAYOUT)[1]) == after
     assert all(house.checkpoints.load(one.consumer)[1] == b"" for one in partitions(before) if one not in partitions(after))
+
+
+@pytest.mark.parametrize("events_per_s", [1e9, 6_000.0])
+def test_what_several_processes_decided_is_found_again(tmp_path, alone, past_of, events_per_s):
+    """Each with its place in the log and, over its budget, with its share: all recompute. Folded as one process's they do not."""
+    written, decisions, _ = alone
+    monitor = replace(SETTINGS.monitor, processes=3, events_per_s_max=events_per_s)
+    house = House(tmp_path / "house", replace(SETTINGS, monitor=monitor))
+    house.write(written)
+    for one in partitions(3):  # one after the other, so that each has the whole log before it while others are at its end
+        house.run(one)
+    found = recompute_decisions(past_of(house))
+    house.settings = replace(SETTINGS, monitor=replace(monitor, processes=1))
+    as_one = recompute_decisions(past_of(house))
+
+    assert {(one.finding, one.differences) for one in found} == {(Finding.SAME, ())}
+    assert len({one.subject for one in found}) == len(decisions)
+    assert [one.seq for one in found] == sorted(one.seq for one in found)
+    assert {one.finding for one in as_one} != {Finding.SAME}
+    is_sampled = any('"passed_over": 0' not in made for each in house.decisions().values() for made in each)
+    assert is_sampled == (events_per_s < 1e9)
 
 
 def test_handing_over_what_cannot_be_read_goes_on_from_the_cursor(tmp_path, alone):
