@@ -19,6 +19,7 @@ from gateway.core.hindsight import Help, Worsening, would_help
 from gateway.core.plans import HoldOutcome, Inconclusive
 from gateway.core.rollouts import Event, Rollout, RolloutState
 from gateway.core.trouble import BURST_FAULTS, BURST_KEYS
+from gateway.core.troubles import LAG_S
 
 INCREASE_GAP_S: Final = 900.0  # one automatic increase a route in 15 minutes, so that an oscillating fault cannot make it flap
 NO_ARRIVALS: Final = ArrivalReading()
@@ -51,6 +52,7 @@ class Facts:
         last_increase_s: When the route's challenger last got more weight by itself, or None.
         is_fleet_failing: Whether so many routes were rolled back lately that nothing is raised by itself (see `FleetBreaker`).
         needs_approval: Whether the route wants a person's approval before a promotion.
+        lag_s: How far what was read of the log is behind the clock; beyond `LAG_S` nothing is raised by itself.
     """
 
     now_s: float
@@ -70,6 +72,7 @@ class Facts:
     stalled: str = ""
     hindsight: Sequence[Finding] = ()
     worsening: Worsening | None = None
+    lag_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +237,8 @@ def _not_yet(rollout: Rollout, facts: Facts) -> str | None:
         return "baked; the plan leaves promotion to a person"
     if event not in INCREASES:
         return None
+    if facts.lag_s > LAG_S:
+        return f"the monitor is {facts.lag_s:.0f} s behind; nothing is raised by itself until it has read what came since"
     if facts.is_fleet_failing:
         return "too many routes were rolled back lately; nothing is raised by itself until that is over"
     if facts.last_increase_s is not None and (rest_s := facts.last_increase_s + INCREASE_GAP_S - facts.now_s) > 0:

@@ -32,10 +32,11 @@ TRIES_MAX: Final = 5  # commits of others that may come between reading and comm
 _journal = logging.getLogger(__name__)
 
 
-def decide_due(fold: Fold, registry: RegistryStore, cursor: Cursor, *, retraining_gap_s: float) -> None:
+def decide_due(fold: Fold, registry: RegistryStore, cursor: Cursor, *, lag_s: float, retraining_gap_s: float) -> None:
     """Decide everything that is due, and act.
 
     Args:
+        lag_s: How far the fold is behind the clock.
         retraining_gap_s: For which a route that asked to be trained anew does not ask again.
 
     Raises:
@@ -44,7 +45,7 @@ def decide_due(fold: Fold, registry: RegistryStore, cursor: Cursor, *, retrainin
     for name in list(fold.due):
         for _ in range(TRIES_MAX):
             try:
-                _decide_rollout(fold, fold.routes[name], registry, cursor)
+                _decide_rollout(fold, fold.routes[name], registry, cursor, lag_s=lag_s)
                 _decide_reopened(fold, fold.routes[name], registry, cursor)
                 _decide_aftermath(fold, fold.routes[name], registry, cursor)
                 _decide_drift(fold, fold.routes[name], registry, cursor)
@@ -55,15 +56,15 @@ def decide_due(fold: Fold, registry: RegistryStore, cursor: Cursor, *, retrainin
         fold.due.pop(name, None)
 
 
-def _decide_rollout(fold: Fold, state: RouteState, registry: RegistryStore, cursor: Cursor) -> None:
+def _decide_rollout(fold: Fold, state: RouteState, registry: RegistryStore, cursor: Cursor, *, lag_s: float) -> None:
     watch = state.watch
     if watch is None or not is_due(state):
         return
     watch.learn(unchanged_rollout(registry, state.view, watch.rollout))
-    decision = judged(fold, state, watch, is_automation_on=registry.automation().is_on)
+    decision = judged(fold, state, watch, is_automation_on=registry.automation().is_on, lag_s=lag_s)
     if decision.event in INCREASES and fold.elsewhere:
         learn_rollbacks(fold, registry)
-        decision = judged(fold, state, watch, is_automation_on=registry.automation().is_on)
+        decision = judged(fold, state, watch, is_automation_on=registry.automation().is_on, lag_s=lag_s)
     state.decision = {
         "decision": type(decision).__name__,
         "reason": decision.reason,
@@ -75,9 +76,10 @@ def _decide_rollout(fold: Fold, state: RouteState, registry: RegistryStore, curs
         _take(fold, state, acted, decision.reason)
 
 
-def judged(fold: Fold, state: RouteState, watch: RolloutWatch, *, is_automation_on: bool) -> Decision:
+def judged(fold: Fold, state: RouteState, watch: RolloutWatch, *, is_automation_on: bool, lag_s: float = 0.0) -> Decision:
     """Return what happens to a route's rollout now; the monitor acts on it, a replay compares it or takes it further."""
-    return decide(watch.rollout, watch.findings(), _facts(fold, state, watch, is_automation_on=is_automation_on))
+    facts = _facts(fold, state, watch, is_automation_on=is_automation_on, lag_s=lag_s)
+    return decide(watch.rollout, watch.findings(), facts)
 
 
 def judged_again(fold: Fold, state: RouteState, watch: RolloutWatch, *, is_automation_on: bool) -> Rollback | Acquit | None:
@@ -125,7 +127,7 @@ def _decide_aftermath(fold: Fold, state: RouteState, registry: RegistryStore, cu
     watch.aftermath.is_judged = True
 
 
-def _facts(fold: Fold, state: RouteState, watch: RolloutWatch, *, is_automation_on: bool) -> Facts:
+def _facts(fold: Fold, state: RouteState, watch: RolloutWatch, *, is_automation_on: bool, lag_s: float = 0.0) -> Facts:
     return watch.facts(
         now_s=fold.now_s,
         frozen_by=state.frozen_by(fold.now_s),
@@ -133,6 +135,7 @@ def _facts(fold: Fold, state: RouteState, watch: RolloutWatch, *, is_automation_
         last_increase_s=state.last_increase_s,
         is_fleet_failing=fold.fleet.is_open(fold.route_count, fold.now_s),
         needs_approval=state.view.needs_approval,
+        lag_s=lag_s,
     )
 
 

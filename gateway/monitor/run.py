@@ -185,7 +185,7 @@ class Monitor:
     def _decide_due(self) -> None:
         try:
             gap_s = self._settings.retraining_gap_s
-            decide_due(self.fold, self._registry, self._merge.cursor(), retraining_gap_s=gap_s)
+            decide_due(self.fold, self._registry, self._merge.cursor(), lag_s=self._lag_s(), retraining_gap_s=gap_s)
         except PortFault:
             raise
         except BaseException:

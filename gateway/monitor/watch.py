@@ -284,6 +284,7 @@ class RolloutWatch:
         last_increase_s: float | None,
         is_fleet_failing: bool = False,
         needs_approval: bool = False,
+        lag_s: float = 0.0,
     ) -> Facts:
         """Return what else a decision rests on."""
         return Facts(
@@ -304,6 +305,7 @@ class RolloutWatch:
             stalled=self._clock.stalled(now_s),
             hindsight=tuple(self.hindsight.findings()) if self.hindsight is not None else (),
             worsening=self.worsening,
+            lag_s=lag_s,
         )
 
     def state(self) -> Json:

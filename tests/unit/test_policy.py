@@ -207,6 +207,9 @@ SCENARIOS = [
     Scenario("dwell over", Advance, facts=replace(FACTS, seen_s=300.0)),
     Scenario("increased lately", Hold, facts=replace(FACTS, last_increase_s=9_101.0), says="last automatic increase"),
     Scenario("increased long ago", Advance, facts=replace(FACTS, last_increase_s=9_100.0)),
+    Scenario("monitor far behind", Hold, facts=replace(FACTS, lag_s=30.1), says="30 s behind"),
+    Scenario("monitor hardly behind", Advance, facts=replace(FACTS, lag_s=30.0)),
+    Scenario("rollback by a monitor far behind", Rollback, VERSION, findings=BAD, facts=replace(FACTS, lag_s=9_999.0)),
     Scenario("rollback does not wait", Rollback, VERSION, findings=BAD, facts=replace(FACTS, last_increase_s=9_999.0)),
 ]
 

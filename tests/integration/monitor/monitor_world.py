@@ -87,6 +87,12 @@ def begin_rollout(registry: RegistryStore, challenger: str, *, plan: Plan, id: s
     return registry.rollout(id)
 
 
+class LogTime(SystemClock):
+    """The time at which the made-up log is written; for all else the machine's."""
+
+    now_s = staticmethod(lambda: START_S)
+
+
 @dataclass(frozen=True)
 class World:
     """How versions and callers behave.
@@ -192,7 +198,7 @@ def main(directory: Path, truth_wait_max: int = SETTINGS.monitor.truth_wait_max,
         metrics=MemoryBank(),
         detector=AdwinDetector,
         recall=partial(recalled, archive=archive, decode=decode),
-        clock=SystemClock(),
+        clock=LogTime(),
         stop=threading.Event(),
         partition=partition,
     )

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from monitor_world import SETTINGS, SOUND, START_S, World, main, make_registry, records, segment_writer
+from monitor_world import SETTINGS, SOUND, START_S, LogTime, World, main, make_registry, records, segment_writer
 
 from adapters.clock import SystemClock
 from adapters.detectors.river import AdwinDetector
@@ -61,7 +61,7 @@ class House:
             gauges=Gauges(MemoryBank()),
             detector=AdwinDetector,
             recall=lambda _ids: {},
-            clock=SystemClock(),
+            clock=LogTime(),
             partition=partition,
         )
 

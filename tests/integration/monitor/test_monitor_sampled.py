@@ -10,6 +10,7 @@ from monitor_world import ROUTE, SETTINGS, SOUND, START_S, commit, records
 from test_monitor import BAD_ERRORS, PLAN, Scene
 
 from gateway.core.changes import Automation
+from gateway.core.plans import Step
 from gateway.core.records import GroundTruthRecord, PredictionRecord, Record
 from gateway.core.rollouts import RolloutState
 from gateway.core.sampling import RECORD_EVENTS
@@ -86,6 +87,16 @@ def test_sampled_evidence_favours_no_side():
         assert one["mean_loss"] == pytest.approx(0.3, abs=4 * (0.21 / one["truths"]) ** 0.5)
     assert scene.monitor.fold.truth.uncounted[Uncounted.NOT_SAMPLED] > 1_000
     assert scene.monitor.fold.truth.uncounted[Uncounted.UNKNOWN] == 0
+
+
+@pytest.mark.parametrize(("share", "step"), [(1.0, 1), (0.1, 0)])
+def test_sampled_monitor_advances_on_nothing_that_it_did_not_look_at(share, step):
+    """Keys that were passed over are none of those a step asks for: what is enough for all is too little for a tenth of them."""
+    scene = Scene(replace(PLAN, steps=(Step(2_000, 2.0, 100), Step(5_000))), settings=_settings(share))
+    scene.write(records(scene.registry, replace(SOUND, errors={"1": 0.0, "2": 0.0}), 2_000))
+    shown = scene.run()["rollout"]
+    assert scene.registry.rollout("r1").step == step
+    assert step or "keys of the challenger" in shown["reason"] or "inconclusive" in shown["reason"]
 
 
 def test_sampled_monitor_begun_again_goes_on_exactly():

@@ -216,6 +216,25 @@ def test_monitor_that_is_behind_passes_no_phase_on_data_of_the_one_before():
     assert "no record of this phase yet" in shown["reason"]
 
 
+def test_monitor_that_is_behind_raises_nothing_before_it_has_caught_up(past_of):
+    """Read an hour late, what would advance waits for the log of the last half minute; what convicts does not wait."""
+    run = Run(replace(PLAN, shadow=None))
+    scene = run.scene
+    scene.clock.move(3_600.0)
+    scene.write(records(scene.registry, FINE, 1_500))
+    shown = scene.run()["rollout"]
+    assert scene.decisions() == []
+    assert "s behind; nothing is raised by itself" in shown["reason"]
+    scene.write(records(scene.registry, FINE, 1_500, seed=2, start_s=START_S + 3_595.0))
+    scene.run()
+    assert [entry.decision_id for entry in scene.decisions()] == ["r1:advance:1"]
+    scene.clock.move(3_600.0)
+    scene.write(records(scene.registry, replace(FINE, errors={"1": 0.0, "2": 1.0}), 400, seed=3, start_s=START_S + 3_700.0))
+    scene.run()
+    assert run.rollout.state is RolloutState.QUARANTINED
+    assert {(one.finding, one.differences) for one in recompute_decisions(past_of(scene))} == {(Finding.SAME, ())}
+
+
 def with_right_copies(written: Iterable[tuple[str, Record]], shadow: Shadow) -> Iterator[tuple[str, Record]]:
     """Yield what was written and, before the truth of each live answer, a copy's answer that it proves right."""
     live: dict[str, tuple[str, PredictionRecord]] = {}
