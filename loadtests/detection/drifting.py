@@ -161,3 +161,12 @@ def cost(features: int, seed: int) -> tuple[float, float]:
         watch.feed(values)
     cost_us = (time.process_time() - began_s) / (len(made) * BATCH_ROWS * features) * 1e6
     return cost_us, len(pickle.dumps(watch.state())) / features / 1_000
+
+
+def adwin_cost(seed: int) -> tuple[float, float]:
+    """Return the same of ADWIN alone, which takes each value as it comes and says nothing of training."""
+    values, detector = np.random.default_rng(seed).random(40_000).tolist(), AdwinDetector()
+    began_s = time.process_time()
+    for value in values:
+        detector.update([value])
+    return (time.process_time() - began_s) / len(values) * 1e6, len(pickle.dumps(detector.state())) / 1_000

@@ -180,11 +180,23 @@ def scored(trials: Sequence[Found], alarms_of: Callable[[Found], Sequence[int]])
     return Score(len(delays), len(trials) - len(delays), right, false, sum(one.rows for one in trials), tuple(delays))
 
 
-def best_dummy(trials: Sequence[Found]) -> tuple[int, Score]:
-    """Return the dummy that scores best of those that alarm every so many rows, and its score."""
+@dataclass(frozen=True)
+class Dummy:
+    """The best of those that alarm every so many rows, and in brackets the best where a drift counts once."""
+
+    rows: int
+    score: Score
+    once: float
+
+    def __str__(self) -> str:
+        return f"{self.score.f1:.2f} ({self.once:.2f}), every {self.rows:,}"
+
+
+def best_dummy(trials: Sequence[Found]) -> Dummy:
+    """Return what the best dummies score."""
     every = {rows: scored(trials, lambda one, rows=rows: range(int(one.phase * rows), one.rows, rows)) for rows in DUMMIES}
     best = max(every, key=lambda rows: every[rows].f1)
-    return best, every[best]
+    return Dummy(best, every[best], max(score.f1_once for score in every.values()))
 
 
 def stream_lines(asked: Asked) -> Iterator[Line]:
@@ -204,8 +216,7 @@ def stream_lines(asked: Asked) -> Iterator[Line]:
 
 
 def _line(what: str, trials: Sequence[Found]) -> Line:
-    score, (rows, dummy) = scored(trials, lambda one: one.alarms), best_dummy(trials)
-    return Line(what, "", _text(score), f"{dummy.f1:.2f} (every {rows:,})")
+    return Line(what, "", _text(scored(trials, lambda one: one.alarms)), str(best_dummy(trials)))
 
 
 def _text(score: Score) -> str:
@@ -215,16 +226,16 @@ def _text(score: Score) -> str:
 
 
 def _judged_lines(what: str, trials: Sequence[Found], target: float | None) -> Iterator[Line]:
-    score, (rows, dummy) = scored(trials, lambda one: one.alarms), best_dummy(trials)
+    score, dummy = scored(trials, lambda one: one.alarms), best_dummy(trials)
     adwin = scored(trials, lambda one: one.adwin)
     if target is None:
         yield _line(what, trials)
     else:
-        least = max(target, dummy.f1)
+        least = max(target, dummy.score.f1)
         is_sure = interval(score.found, len(trials))[0] > least / 2.0
         kept = judged(score.f1 > least, is_sure=is_sure)
-        yield Line(what, f"F1 > {target} and dummy's", _text(score), f"{dummy.f1:.2f} (every {rows:,})", kept)
+        yield Line(what, f"F1 > {target} and dummy's", _text(score), str(dummy), kept)
         told = f"{score.false_per_1000:.2f} ({score.false} in {score.rows:,} rows)"
         few = judged(score.false_per_1000 <= FALSE_MAX)
-        yield Line(f"{what}: false alarms", f"≤ {FALSE_MAX:g} in 1,000", told, f"{dummy.false_per_1000:.2f}", few)
+        yield Line(f"{what}: false alarms", f"≤ {FALSE_MAX:g} in 1,000", told, f"{dummy.score.false_per_1000:.2f}", few)
     yield Line(f"{what}: ADWIN on mistakes", "", _text(adwin))

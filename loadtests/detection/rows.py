@@ -54,7 +54,7 @@ ROWS: dict[int, Row] = {
             share_lines,
         ),
         Row(11, "False breaches of the stability index", "a bare bound of .1", drift_rows.breach_lines),
-        Row(12, "What drift detection costs", "none", drift_rows.cost_lines),
+        Row(12, "What drift detection costs", "ADWIN alone, one value after the other", drift_rows.cost_lines),
         Row(
             13,
             "Automatic increases of a route's challenger while faults come and go, a new rollout after each that ended",
