@@ -2,6 +2,9 @@
 
 `python -m loadtests.many` fills a data directory as registration would (each version with its reference profile), starts a
 gateway on it and prints. `--routes` gives every model a route; without, each is called by its name and its champion answers.
+
+Requests for one model share its runs, those for many models do not. So one model is also measured that never joins requests: what
+it loses is the price of a run for each request, and what many lose beyond that the price of being many.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from adapters.validation.process import ProcessValidator
 from gateway.client import PredictionClient
 from gateway.core.changes import Change, PutChampion, PutRoute, PutVersion, Write
 from gateway.core.metadata import metadata_from_body
-from gateway.core.models import Digest, Runtime, Version
+from gateway.core.models import Batching, Digest, Runtime, Version
 from gateway.core.routes import champion_route
 from gateway.core.tensors import Signature
 from gateway.demo.house import House, start_house
@@ -35,18 +38,20 @@ from loadtests import load, model
 from loadtests.processes import OTHER_CORE, cpu_s, pin_gateway, planes
 
 CONNECTIONS = 64
+ALONE = "alone"  # the model that never joins requests
 
 _SCRIPT = """
 wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"
 local requests, at = {{}}, 0
+local names = {{{names}}}
 function init(args)
-  for number = 0, {names} - 1 do
-    requests[number] = wrk.format("POST", "/v2/models/m" .. number .. "/infer", nil, '{body}')
+  for number, name in ipairs(names) do
+    requests[number] = wrk.format("POST", "/v2/models/" .. name .. "/infer", nil, '{body}')
   end
 end
 function request()
-  at = (at + 1) % {names}
+  at = at % #names + 1
   return requests[at]
 end
 function done(summary, latency, requests)
@@ -110,6 +115,8 @@ def fill(directory: Path, *, models: int, has_routes: bool) -> None:
         if has_routes:
             writes.append(PutRoute(champion_route(name, like.version)))
         registry.commit(Change("loadtest", "version.register", f"model:{name}", "", tuple(writes)))
+    made = replace(like, model=ALONE, digest=digest, batching=Batching(rows_max=1))
+    registry.commit(Change("loadtest", "version.register", f"model:{ALONE}", "", (PutVersion(made), PutChampion(ALONE, "1"))))
     registry.close()
 
 
@@ -140,25 +147,29 @@ def _first(house: House, began_s: float) -> float:
 def _print_rotation(console: Console, house: House, asked: argparse.Namespace) -> int:
     """Print throughput with one and with many names in turn, in neighbouring runs; return the number of errors."""
     pin_gateway(house.process.pid)
-    _closed(house, names=asked.rotation, seconds=2)  # loads what is called for the first time
-    taken: list[tuple[Turn, Turn]] = []
-    for _ in range(asked.rounds):
-        one, many = (_closed(house, names=names, seconds=asked.seconds) for names in (1, asked.rotation))
-        taken.append((one, many))
-    for at, what in enumerate(("one", f"{asked.rotation} in rotation")):
+    callings = [["m0"], [ALONE], [f"m{number}" for number in range(asked.rotation)]]
+    for names in callings:
+        _closed(house, names=names, seconds=1)  # loads what is called for the first time
+    taken = [[_closed(house, names=names, seconds=asked.seconds) for names in callings] for _ in range(asked.rounds)]
+    for at, what in enumerate(("one", "one that never joins requests", f"{asked.rotation} in rotation")):
         rate, cpu_us = (median(getattr(turns[at], field) for turns in taken) for field in ("requests_per_s", "cpu_us"))
-        console.print(f"{what}: {rate:,.0f} requests/s, {cpu_us:.0f} µs of the workers' CPU each")
-    ratios = [[getattr(many, field) / getattr(one, field) for one, many in taken] for field in ("requests_per_s", "cpu_us")]
+        share, cost = (
+            median(getattr(turns[at], field) / getattr(turns[0], field) for turns in taken)
+            for field in ("requests_per_s", "cpu_us")
+        )
+        console.print(
+            f"{what}: {rate:,.0f} requests/s, {cpu_us:.0f} µs of the workers' CPU each ({share:.0%} and {cost:.0%} of one's)"
+        )
     errors = sum(turn.errors for turns in taken for turn in turns)
-    console.print(f"in rotation {median(ratios[0]):.0%} of the throughput, {median(ratios[1]):.0%} of the CPU; {errors} errors")
+    console.print(f"{errors} errors")
     return errors
 
 
-def _closed(house: House, *, names: int, seconds: int) -> Turn:
-    """Load the gateway with callers that go through the first `names` models in turn."""
+def _closed(house: House, *, names: Sequence[str], seconds: int) -> Turn:
+    """Load the gateway with callers that go through some models in turn."""
     workers = [pid for name, pid in planes(house.process.pid).items() if name.startswith("w")]
     before_s = sum(map(cpu_s, workers))
-    script = _SCRIPT.format(names=names, body=load.body().decode())
+    script = _SCRIPT.format(names=", ".join(f'"{name}"' for name in names), body=load.body().decode())
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
         file.write(script)
         file.flush()

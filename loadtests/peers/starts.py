@@ -22,6 +22,7 @@ from loadtests.peers.subjects import Subject, first_answer, write_subject
 from loadtests.processes import OTHER_CORE, SERVER_CORE
 
 NAME = "start"
+WORKERS = 2  # of the gateway, beside its supervisor, control, monitor and archive
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ def _registered(scratch: Path, artifact: Path) -> Path:
 
 def _of_gateway(data: Path, expected: float) -> Start:
     start_s = time.monotonic()
-    house = start_house(data, workers=1)
+    house = start_house(data, workers=WORKERS)
     try:
         journal = data / "gateway.log"
         path = load.INFER.format(route="small")

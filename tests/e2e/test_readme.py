@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 ROOT = Path(__file__).parents[2]
+SCRIPT_S = 300  # some forty commands, each of which starts a Python; twenty seconds where nothing else runs
 README = (ROOT / "README.md").read_text()
 BY_HAND = README.partition("## Five minutes by hand")[2].partition("\n## ")[0]
 SCRIPT = "\n".join(re.findall(r"^```sh\n(.*?)^```$", BY_HAND, re.MULTILINE | re.DOTALL))
@@ -29,6 +30,7 @@ def directory(tmp_path) -> Path:
     return tmp_path
 
 
+@pytest.mark.timeout(SCRIPT_S + 60)
 def test_readme_works_as_pasted(directory):
     """Every shell block runs without an error, and what the text promises has happened."""
     port, admin_port = _free_ports()
@@ -68,7 +70,7 @@ def _run(script: str, directory: Path, environment: dict[str, str]) -> str:
             start_new_session=True,
         )
     try:
-        code = shell.wait(100)
+        code = shell.wait(SCRIPT_S)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(shell.pid, signal.SIGTERM)
