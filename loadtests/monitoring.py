@@ -23,7 +23,8 @@ from rich.table import Table
 
 from adapters.clock import SystemClock
 from adapters.detectors.river import AdwinDetector
-from adapters.logs.segments import SegmentReader, SegmentWriter
+from adapters.logs.reading import SegmentReader
+from adapters.logs.segments import SegmentWriter
 from adapters.memory import MemoryBank
 from adapters.readings_file import ReadingsFile
 from adapters.stores.checkpoints import SqliteCheckpoints

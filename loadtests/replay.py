@@ -26,7 +26,8 @@ from rich.table import Table
 from adapters.archives.duck import DuckArchive
 from adapters.clock import SystemClock
 from adapters.detectors.river import AdwinDetector
-from adapters.logs.segments import SegmentDirectory, SegmentReader, SegmentWriter
+from adapters.logs.reading import SegmentReader
+from adapters.logs.segments import SegmentDirectory, SegmentWriter
 from adapters.memory import MemoryBank, MemoryReadings
 from adapters.runtimes.onnx import OnnxRuntime
 from adapters.stores.artifacts import DirectoryArtifacts

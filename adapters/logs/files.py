@@ -20,6 +20,7 @@ from adapters.logs.codec import END_OF_APPEND
 from gateway.core.errors import LogFailed, LogFull
 from gateway.core.records import Offset
 
+APPEND_BYTES_MAX: Final = 256 * 2**20  # of one append: four times the largest body that serving accepts by default
 _READ_BYTES: Final = 2**20  # at once, when looking for the last complete append
 _NAME: Final = re.compile(r"(\d{20})\.jsonl")
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})

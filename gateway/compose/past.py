@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adapters.clock import SystemClock
-from adapters.logs.segments import SegmentDirectory, SegmentReader
+from adapters.logs.reading import SegmentReader
+from adapters.logs.segments import SegmentDirectory
 from adapters.stores.artifacts import DirectoryArtifacts
 from adapters.stores.checkpoints import SqliteCheckpoints
 from adapters.stores.registry import SqliteRegistry

@@ -17,7 +17,8 @@ from adapters.clock import SystemClock
 from adapters.heap import Heap
 from adapters.inflight import MappedInFlight
 from adapters.load_lock import FileLoadLock
-from adapters.logs.segments import SegmentDirectory, SegmentReader
+from adapters.logs.reading import SegmentReader
+from adapters.logs.segments import SegmentDirectory
 from adapters.metrics_file import MetricsDirectory, MetricsFile
 from adapters.readings_file import ReadingsFile, ReadingsFiles
 from adapters.stores.artifacts import DirectoryArtifacts

@@ -7,7 +7,8 @@ import os
 
 from adapters.clock import SystemClock
 from adapters.inflight import InFlightWatch
-from adapters.logs.segments import SegmentDirectory, SegmentReader
+from adapters.logs.reading import SegmentReader
+from adapters.logs.segments import SegmentDirectory
 from adapters.stores.checkpoints import SqliteCheckpoints
 from adapters.stores.registry import SqliteRegistry
 from gateway.compose.directory import DataDirectory

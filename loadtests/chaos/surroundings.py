@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from adapters.logs.segments import SegmentReader
+from adapters.logs.reading import SegmentReader
 from gateway.client import RequestFailed
 from gateway.core.records import Offset
 from loadtests.chaos.callers import ROUTE

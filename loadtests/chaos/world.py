@@ -15,7 +15,7 @@ from pathlib import Path
 
 import httpx
 
-from adapters.logs.segments import SegmentReader
+from adapters.logs.reading import SegmentReader
 from adapters.stores.checkpoints import SqliteCheckpoints
 from gateway.client import AdminClient
 from gateway.core.records import Kind, Offset, PredictionRecord

@@ -16,7 +16,8 @@ import numpy as np
 
 from adapters.clock import SystemClock
 from adapters.detectors.river import AdwinDetector
-from adapters.logs.segments import SegmentReader, SegmentWriter
+from adapters.logs.reading import SegmentReader
+from adapters.logs.segments import SegmentWriter
 from adapters.memory import MemoryBank, MemoryReadings
 from adapters.stores.memory import MemoryCheckpoints
 from adapters.stores.registry import SqliteRegistry

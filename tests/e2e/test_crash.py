@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from adapters.logs.segments import SegmentReader
+from adapters.logs.reading import SegmentReader
 from gateway.core.records import Kind, Offset, Outcome, PredictionRecord
 from gateway.demo.flights import Flights, load_flights
 from gateway.demo.training import INPUT, train_versions

@@ -12,7 +12,7 @@ import numpy as np
 import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
-from adapters.logs.segments import SegmentReader
+from adapters.logs.reading import SegmentReader
 from gateway.core.records import Offset, PredictionRecord
 
 ROW = np.zeros((1, 20), np.float32)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 
-from adapters.logs.segments import SegmentReader
+from adapters.logs.reading import SegmentReader
 from gateway.core.records import Offset, Outcome, PredictionRecord
 
 

@@ -20,7 +20,7 @@ from typer.testing import CliRunner, Result
 from adapters.archives.duck import DuckArchive
 from adapters.clock import SystemClock
 from adapters.detectors.river import AdwinDetector
-from adapters.logs.segments import SegmentReader
+from adapters.logs.reading import SegmentReader
 from adapters.metrics_file import MetricsDirectory
 from adapters.readings_file import ReadingsFile
 from adapters.stores.artifacts import DirectoryArtifacts

@@ -11,7 +11,8 @@ import pytest
 
 from adapters.clock import SystemClock
 from adapters.logs.memory import MemoryLog
-from adapters.logs.segments import SegmentReader, SegmentWriter
+from adapters.logs.reading import SegmentReader
+from adapters.logs.segments import SegmentWriter
 from gateway.core.errors import LogFailed, LogFull
 from gateway.core.records import Attempt, GroundTruthRecord, Heartbeat, Offset, Outcome, Record, StreamEnd
 from gateway.core.tensors import Datatype, Tensor

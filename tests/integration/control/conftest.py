@@ -14,7 +14,8 @@ import pytest
 
 from adapters.archives.duck import DuckArchive
 from adapters.clock import SystemClock
-from adapters.logs.segments import SegmentReader, SegmentWriter
+from adapters.logs.reading import SegmentReader
+from adapters.logs.segments import SegmentWriter
 from adapters.metrics_file import MetricsDirectory
 from adapters.readings_file import ReadingsFile
 from adapters.runtimes.chained import ChainedRuntime

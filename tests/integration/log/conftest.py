@@ -12,7 +12,8 @@ import pytest
 
 from adapters.archives.duck import DuckArchive
 from adapters.clock import SystemClock
-from adapters.logs.segments import SegmentDirectory, SegmentReader, SegmentWriter
+from adapters.logs.reading import SegmentReader
+from adapters.logs.segments import SegmentDirectory, SegmentWriter
 from gateway.core.records import PredictionRecord, Record
 from gateway.core.tensors import Datatype, Tensor
 from tests.records import prediction as recorded

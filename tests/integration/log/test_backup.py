@@ -8,7 +8,7 @@ from adapters import backups
 from adapters.archives.duck import DuckArchive
 from adapters.archives.manifest import load_manifest
 from adapters.backups import BackupDirectory
-from adapters.logs.segments import SegmentReader
+from adapters.logs.reading import SegmentReader
 from gateway.core.records import Offset
 from gateway.history import predictions
 from gateway.ports.archive import Filter

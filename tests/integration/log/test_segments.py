@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from adapters.clock import SystemClock
 from adapters.logs.codec import encode
-from adapters.logs.segments import SegmentDirectory, SegmentReader, SegmentWriter
+from adapters.logs.reading import SegmentReader
+from adapters.logs.segments import SegmentDirectory, SegmentWriter
 from gateway.core.errors import LogFailed, LogFull
 from gateway.core.records import GroundTruthRecord, Offset, Page, Record
 

@@ -14,7 +14,7 @@ from monitor_world import SETTINGS, SOUND, START_S, LogTime, World, main, make_r
 
 from adapters.clock import SystemClock
 from adapters.detectors.river import AdwinDetector
-from adapters.logs.segments import SegmentReader
+from adapters.logs.reading import SegmentReader
 from adapters.memory import MemoryBank, MemoryReadings
 from adapters.stores.checkpoints import SqliteCheckpoints
 from adapters.stores.registry import SqliteRegistry

@@ -12,7 +12,8 @@ from monitor_world import SETTINGS, SOUND, START_S, make_registry, records
 
 from adapters.clock import SystemClock
 from adapters.detectors.river import AdwinDetector
-from adapters.logs.segments import SegmentReader, SegmentWriter
+from adapters.logs.reading import SegmentReader
+from adapters.logs.segments import SegmentWriter
 from adapters.memory import ManualClock, MemoryBank, MemoryReadings
 from adapters.stores.memory import MemoryCheckpoints, MemoryRegistry
 from gateway.core.plans import Plan

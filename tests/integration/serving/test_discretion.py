@@ -5,7 +5,8 @@ from __future__ import annotations
 from onnx import helper
 
 from adapters.clock import SystemClock
-from adapters.logs.segments import SegmentReader, SegmentWriter
+from adapters.logs.reading import SegmentReader
+from adapters.logs.segments import SegmentWriter
 from adapters.stores.memory import MemoryRegistry
 from gateway.core.privacy import Privacy
 from gateway.core.records import Kind, Offset, PredictionRecord
