@@ -13,7 +13,7 @@ import pytest
 
 from adapters.clock import SystemClock
 from adapters.detectors.river import AdwinDetector
-from adapters.logs.segments import SegmentReader
+from adapters.logs.reading import SegmentReader
 from adapters.memory import MemoryBank, MemoryReadings
 from adapters.senders.opened import opened_sender
 from adapters.stores.memory import MemoryCheckpoints
