@@ -13,17 +13,16 @@ from collections import deque
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final, Protocol, cast
-from urllib.parse import unquote
 
 import httptools
 import orjson
 
+from gateway.web.deadline import Deadline
 from gateway.web.exchange import STATUS_LINES, Exchange, Handler, Target
 from gateway.web.groups import Groups
+from gateway.web.head import HEADER_BYTES_MAX, HEADERS_TOO_LARGE, Refusal, head_without_upgrade, refuse_by_head, target_of
 
-_HEADER_BYTES_MAX: Final = 64 * 1024  # of one request's line and headers; the parser itself has no bound
-_HEADERS_TOO_LARGE: Final = f"headers are over {_HEADER_BYTES_MAX:,} bytes"
-_FRAMING_BYTES_MAX: Final = _HEADER_BYTES_MAX  # of chunk sizes, extensions and trailers, beyond a byte for each of the body
+_FRAMING_BYTES_MAX: Final = HEADER_BYTES_MAX  # of chunk sizes, extensions and trailers, beyond a byte for each of the body
 _FRAMING_TOO_LARGE: Final = f"chunk extensions and trailers are over {_FRAMING_BYTES_MAX:,} bytes"
 _READ_HERE: Final = frozenset({b"expect", b"host", b"transfer-encoding"})
 _BODY_BYTES_PER_S_MIN: Final = (
@@ -54,14 +53,6 @@ class Owner(Protocol):
 
     def forget(self, connection: Connection) -> None:
         """Note that a connection is gone."""
-
-
-class _Refusal(Exception):
-    """A request that is refused while it is parsed."""
-
-    def __init__(self, status: HTTPStatus, message: str) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 class _Phase(enum.Enum):
@@ -106,9 +97,8 @@ class Connection(asyncio.Protocol):
         self._answering: Exchange | None = None
         self._pipeline: deque[Exchange] = deque()
         self._task: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._deadline = Deadline(loop, self._on_late)
         self._unread_timer: asyncio.TimerHandle | None = None
-        self._due_s: float | None = None
         self._body_due_s: float | None = None  # for the whole body; grows with what has come and while reading is paused
         self._paused_s = 0.0
 
@@ -123,13 +113,11 @@ class Connection(asyncio.Protocol):
         if len(self._server.connections) > self._limits.connections_max:
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, f"over {self._limits.connections_max:,} connections")
         else:
-            self._expect_within(self._limits.header_timeout_s)
+            self._deadline.expect_within(self._limits.header_timeout_s)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """End every exchange."""
-        self._due_s = None
-        if self._timer is not None:
-            self._timer.cancel()
+        self._deadline.close()
         for exchange in (self._answering, *self._pipeline):
             if exchange is not None:
                 exchange.cut()
@@ -148,10 +136,10 @@ class Connection(asyncio.Protocol):
                     self._parser.feed_data(data)
                     break
                 except httptools.HttpParserUpgrade as upgrade:
-                    data = self._head_without_upgrade() + data[upgrade.args[0] :]
+                    data = head_without_upgrade(self._parser, self._url, self._headers) + data[upgrade.args[0] :]
         except httptools.HttpParserError as error:
             cause = error.__context__
-            status = cause.status if isinstance(cause, _Refusal) else HTTPStatus.BAD_REQUEST
+            status = cause.status if isinstance(cause, Refusal) else HTTPStatus.BAD_REQUEST
             self._on_broken(f"invalid HTTP: {cause or error}", status)
             return
         if self._phase is not _IDLE:
@@ -193,7 +181,7 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         """Begin a request."""
         if len(self._pipeline) >= _PIPELINE_MAX:
-            raise _Refusal(HTTPStatus.BAD_REQUEST, "too many pipelined requests")
+            raise Refusal(HTTPStatus.BAD_REQUEST, "too many pipelined requests")
         self._phase = _HEADERS
         self._url = b""
         self._headers = []
@@ -218,13 +206,15 @@ class Connection(asyncio.Protocol):
         """Begin to answer, unless an earlier request is being answered."""
         if self._parser.should_upgrade():  # the parser skips the body, and `data_received` lets it parse the request again
             if self._parser.get_method() == b"CONNECT":
-                raise _Refusal(HTTPStatus.BAD_REQUEST, "no tunnel is offered here")
+                raise Refusal(HTTPStatus.BAD_REQUEST, "no tunnel is offered here")
             self._receiving = None
             return
         version = self._parser.get_http_version()
-        self._refuse_by_head(version)
+        head_bytes = self._header_bytes + self._piece_bytes  # or a part of the piece is body
+        if version != "1.1" or self._hosts != 1 or self._coding or head_bytes > HEADER_BYTES_MAX:  # few are worth a closer look
+            refuse_by_head(version, self._url, self._headers, hosts=self._hosts, coding=self._coding)
         if self._url != self._target_url:
-            self._target = _target(self._url)
+            self._target = target_of(self._url)
             self._target_url = self._url
         parser = self._parser
         exchange = Exchange(
@@ -257,7 +247,7 @@ class Connection(asyncio.Protocol):
         if self._receiving is None:  # it offers an upgrade, and is parsed again
             return
         self._receiving.complete()
-        self._due_s = None
+        self._deadline.due_s = None
         if self._answering is None:  # answered before it was complete
             self._rest()
 
@@ -308,7 +298,7 @@ class Connection(asyncio.Protocol):
             if exchange.is_received:
                 self._rest()
             else:
-                self._expect_within(_LINGER_S)
+                self._deadline.expect_within(_LINGER_S)
 
     def fail(self, exchange: Exchange) -> None:
         """Answer for an application that did not."""
@@ -347,27 +337,6 @@ class Connection(asyncio.Protocol):
         else:
             self._coding += value.strip().lower() + b","
 
-    def _refuse_by_head(self, version: str) -> None:
-        """Refuse a request whose line and headers are well formed and not answered all the same."""
-        if version not in ("1.1", "1.0"):
-            raise _Refusal(HTTPStatus.BAD_REQUEST, f"HTTP/{version} is not spoken here")
-        if self._hosts != 1 and (self._hosts or version == "1.1"):
-            raise _Refusal(HTTPStatus.BAD_REQUEST, "expected one Host header")
-        if self._coding and version == "1.0":
-            raise _Refusal(HTTPStatus.BAD_REQUEST, "HTTP/1.0 has no transfer coding")
-        if self._coding not in (b"", b"chunked,"):
-            raise _Refusal(HTTPStatus.NOT_IMPLEMENTED, "the only transfer coding read here is chunked")
-        is_long = self._header_bytes + self._piece_bytes > _HEADER_BYTES_MAX  # or a part of the piece is body
-        if is_long and len(self._url) + sum(len(name) + len(value) for name, value in self._headers) > _HEADER_BYTES_MAX:
-            raise _Refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, _HEADERS_TOO_LARGE)
-
-    def _head_without_upgrade(self) -> bytes:
-        """Return the head just parsed without its offer of another protocol, which a server may ignore (RFC 9110, 7.8)."""
-        method = self._parser.get_method()
-        version = self._parser.get_http_version().encode()
-        lines = [name + b": " + value for name, value in self._headers if name != b"upgrade"]
-        return b"\r\n".join([method + b" " + self._url + b" HTTP/" + version, *lines]) + b"\r\n\r\n"
-
     def _answer(self, exchange: Exchange) -> None:
         self._answering = exchange
         self._server.groups.add(self)
@@ -375,16 +344,16 @@ class Connection(asyncio.Protocol):
     def _rest(self) -> None:
         """Wait for the next request."""
         if self._phase is _IDLE:
-            self._expect_within(self._limits.keep_alive_s)
+            self._deadline.expect_within(self._limits.keep_alive_s)
 
     def _watch(self) -> None:
         """Expect the rest of a request that came in part."""
         if self._phase is _HEADERS:
             self._header_bytes += self._piece_bytes
-            if self._header_bytes > _HEADER_BYTES_MAX:
-                self._on_broken(_HEADERS_TOO_LARGE, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+            if self._header_bytes > HEADER_BYTES_MAX:
+                self._on_broken(HEADERS_TOO_LARGE, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
             elif self._header_bytes == self._piece_bytes:  # the first piece
-                self._expect_within(self._limits.header_timeout_s)
+                self._deadline.expect_within(self._limits.header_timeout_s)
             return
         self._wire_bytes += self._piece_bytes
         if self._wire_bytes - 2 * self._body_bytes > _FRAMING_BYTES_MAX:
@@ -397,29 +366,11 @@ class Connection(asyncio.Protocol):
         now_s, timeout_s = self.loop.time(), self._limits.body_timeout_s
         due_s = now_s + timeout_s if self._body_due_s is None else self._body_due_s
         self._body_due_s = due_s + taken_bytes / _BODY_BYTES_PER_S_MIN
-        self._expect_within(min(timeout_s, self._body_due_s - now_s))
-
-    def _expect_within(self, within_s: float) -> None:
-        """Call `_on_late` after so long, unless something else is expected by then, or nothing."""
-        due_s = self._due_s = self.loop.time() + within_s
-        if self._timer is not None:
-            if self._timer.when() <= due_s:
-                return
-            self._timer.cancel()
-        self._timer = self.loop.call_at(due_s, self._look)
-
-    def _look(self) -> None:
-        self._timer = None
-        if self._due_s is None:
-            return
-        if self.loop.time() < self._due_s:
-            self._timer = self.loop.call_at(self._due_s, self._look)
-        else:
-            self._on_late()
+        self._deadline.expect_within(min(timeout_s, self._body_due_s - now_s))
 
     def _on_late(self) -> None:
         if self._phase is not _IDLE and self._is_read_paused:  # the application is slow, not the client
-            self._expect_within(self._limits.body_timeout_s)
+            self._deadline.expect_within(self._limits.body_timeout_s)
         elif self._phase is _IDLE:
             self._close()
         elif self._phase is _BODY and self._answering is None:
@@ -430,7 +381,7 @@ class Connection(asyncio.Protocol):
 
     def _on_broken(self, reason: str, status: HTTPStatus = HTTPStatus.BAD_REQUEST) -> None:
         """Answer for a request that cannot be completed, after the earlier ones."""
-        self._due_s = None
+        self._deadline.due_s = None
         is_body = self._phase is _BODY
         if self._answering is None and is_body:
             self.abort()  # it has its answer
@@ -476,26 +427,7 @@ class Connection(asyncio.Protocol):
             self._unread_timer = None
 
     def _close(self) -> None:
-        self._due_s = None
+        self._deadline.due_s = None
         if self._transport is not None:
             self._transport.close()
             self._expect_reading()  # closing waits for what is not yet sent
-
-
-def _target(url: bytes) -> Target:
-    """Return what a request line names; the origin of an absolute one is dropped."""
-    if url.startswith(b"/"):
-        path, _, query = url.partition(b"?")
-    else:
-        parsed = httptools.parse_url(url)
-        path, query = parsed.path or b"/", parsed.query or b""
-    return Target(path, query, _unquoted(path))
-
-
-def _unquoted(path: bytes) -> str:
-    """Return a path as text; two that are not the same bytes never become the same text, as replacing would make them."""
-    try:
-        text = path.decode("ascii")
-        return unquote(text, errors="strict") if "%" in text else text
-    except UnicodeDecodeError:
-        raise _Refusal(HTTPStatus.BAD_REQUEST, "the path is not percent-encoded UTF-8") from None
