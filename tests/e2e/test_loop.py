@@ -17,7 +17,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway.compose.past import opened_past
 from gateway.core.partitions import partitions
+from gateway.replay.decisions import Finding, recompute_decisions
 
 FEATURES = 20
 RESTART_S = 120.0  # for two monitors to start anew on a busy machine, each with its imports
@@ -78,7 +80,10 @@ def test_failing_challenger_is_rolled_back_by_itself(start_gateway, until, write
 
 @pytest.mark.timeout(400)
 def test_two_monitors_decide_once_each_though_both_are_killed(start_gateway, until, write_linear_model, tmp_path):
-    """Two processes share two routes; one is killed right after its rollback, the other before its own: each rolls back once."""
+    """Two processes share two routes; one is killed right after its rollback, the other before its own: each rolls back once.
+
+    Both decisions are found again in the log, process by process.
+    """
     gateway = start_gateway("--monitors", "2")
     own = {route: one.process for one in partitions(2) for route in ("fares", "delays") if one.has(route)}
     assert own == {"fares": "monitor", "delays": "monitor-1"}
@@ -106,6 +111,10 @@ def test_two_monitors_decide_once_each_though_both_are_killed(start_gateway, unt
     for route, rollout in rollouts.items():
         _check_convicted(gateway, rollout, route)
     assert [one["strikes"] for one in gateway.admin.get("/quarantine").json()["quarantine"]] == [1, 1]
+    with opened_past(gateway.data_dir) as past:
+        assert past.monitor.processes == 2
+        found = recompute_decisions(past)
+    assert [(one.finding, one.differences) for one in found] == [(Finding.SAME, ())] * 2
 
 
 def test_sound_challenger_is_promoted_by_a_person(start_gateway, write_linear_model, tmp_path):
