@@ -1,4 +1,4 @@
-"""From a server's start to its first right answer, and the memory of all its processes then; one small model, on all cores."""
+"""From a server's start to its first right answer; CPU time and memory of its processes by then. A small model, all cores."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from loadtests.peers.bench import register
 from loadtests.peers.catalogue import Peer
 from loadtests.peers.running import NotRunning, answered, memory_bytes, running, tree
 from loadtests.peers.subjects import Subject, first_answer, write_subject
-from loadtests.processes import OTHER_CORE, SERVER_CORE
+from loadtests.processes import OTHER_CORE, SERVER_CORE, cpu_s
 
 NAME = "start"
 WORKERS = 2  # of the gateway, beside its supervisor, control, monitor and archive
@@ -27,9 +27,14 @@ WORKERS = 2  # of the gateway, beside its supervisor, control, monitor and archi
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """One start of a server."""
+    """One start of a server.
+
+    Attributes:
+        cpu_s: What its processes have computed by then, on whichever core; others on the machine hardly change it.
+    """
 
     seconds: float
+    cpu_s: float
     memory_bytes: int
     processes: int
 
@@ -73,7 +78,7 @@ def _of_gateway(data: Path, expected: float) -> Start:
         journal = data / "gateway.log"
         path = load.INFER.format(route="small")
         answered(house.process, house.address[1], path, load.body(), expected=expected, journal=journal)
-        return Start(time.monotonic() - start_s, memory_bytes(house.process.pid), len(tree(house.process.pid)))
+        return _start(time.monotonic() - start_s, house.process.pid)
     finally:
         house.stop()
 
@@ -84,16 +89,23 @@ def _of_peer(peer: Peer, python: Path | str, artifact: Path, expected: float, di
     directory.mkdir(exist_ok=True)
     cores = (SERVER_CORE, OTHER_CORE)
     with running(peer, python, Subject.SMALL, artifact, expected=expected, directory=directory, cores=cores) as server:
-        return Start(server.start_s, memory_bytes(server.root), len(tree(server.root)))
+        return _start(server.start_s, server.root)
+
+
+def _start(seconds: float, root: int) -> Start:
+    pids = tree(root)
+    return Start(seconds, sum(map(cpu_s, pids)), memory_bytes(root), len(pids))
 
 
 def _table(starts: Mapping[str, list[Start]], reasons: Mapping[str, str], rounds: int) -> Table:
     printed = Table(title=f"{NAME}: small model, all cores, medians of {rounds} rounds", title_justify="left")
-    for column in ("server", "start to first answer, s", "memory (PSS), MB", "processes"):
+    for column in ("server", "start to first answer, s", "CPU until then, s", "memory (PSS), MB", "processes"):
         printed.add_column(column, justify="left" if column == "server" else "right")
     for title, found in starts.items():
-        seconds, memory = median(start.seconds for start in found), median(start.memory_bytes for start in found)
-        printed.add_row(title, f"{seconds:.1f}", f"{memory / 2**20:,.0f}", str(found[-1].processes))
+        seconds, cpu, memory = (
+            median(getattr(start, field) for start in found) for field in ("seconds", "cpu_s", "memory_bytes")
+        )
+        printed.add_row(title, f"{seconds:.1f}", f"{cpu:.1f}", f"{memory / 2**20:,.0f}", str(found[-1].processes))
     for title in reasons:
         printed.add_row(title, "not measured")
     printed.caption = "\n".join(f"{title}: {reason}" for title, reason in reasons.items()) or None

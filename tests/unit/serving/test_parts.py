@@ -147,3 +147,18 @@ def test_turn_runs_all_that_wait_when_they_are_cheap():
         assert turn.is_idle
 
     asyncio.run(run())
+
+
+def test_turn_runs_one_version_again_while_its_budget_lasts():
+    """A version whose requests share no run has as many runs in a turn as fit, and the rest in the next."""
+    order: list[object] = []
+
+    async def run() -> None:
+        turn = Turn(asyncio.get_running_loop(), 100.0)
+        turn.add(Counted(12, 10.0, order))
+        await asyncio.sleep(0)
+        assert len(order) == 10
+        await asyncio.sleep(0)
+        assert (len(order), turn.is_idle) == (12, True)
+
+    asyncio.run(run())
