@@ -176,6 +176,7 @@ def _keep_running(children: list[Child], settings: Settings, signals: _Signals) 
 
 def _start(child: Child, settings: Settings) -> None:
     command = [*child.program, "plane", child.plane, "--settings", str(DataDirectory(settings.data_dir).settings)]
+    command += ["--supervisor", str(os.getpid())]
     inherited: tuple[int, ...] = ()
     if child.worker:
         command += ["--worker", child.worker]

@@ -40,15 +40,18 @@ def run_plane(argv: Sequence[str]) -> int:
     """Run one plane in this process until SIGTERM.
 
     Args:
-        argv: `NAME --settings FILE [--worker W] [--listener FD]`, as the supervisor passes them.
+        argv: `NAME --settings FILE --supervisor PID [--worker W] [--listener FD]`, as the supervisor passes them.
     """
     parser = argparse.ArgumentParser(prog="headgate plane")
     parser.add_argument("name", choices=[SERVING, CONTROL, MONITOR, ARCHIVE])
     parser.add_argument("--settings", type=Path, required=True)
+    parser.add_argument("--supervisor", type=int, required=True)
     parser.add_argument("--worker", default="")
     parser.add_argument("--listener", type=int, default=-1)
     asked = parser.parse_args(argv)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # a plane does not outlive its supervisor
+    if os.getppid() != asked.supervisor:
+        return 0  # it died before the line above, and nobody else will end this process
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor passes it on in order
     open_journal(asked.worker or asked.name)
     settings = settings_from_body(json.loads(asked.settings.read_text()))

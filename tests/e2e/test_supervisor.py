@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 
 from adapters.logs.reading import SegmentReader
+from gateway.compose.directory import DataDirectory
 from gateway.core.records import Offset, Outcome, PredictionRecord
 
 
@@ -67,6 +68,14 @@ def test_planes_end_with_their_supervisor(start_gateway, until):
     until(lambda: not any(_runs(pid) for pid in children.values()), within_s=30)
     again = start_gateway(data_dir=gateway.data_dir)
     assert len(again.children()) == 4
+
+
+def test_plane_that_its_supervisor_did_not_live_to_see_ends_at_once(start_gateway):
+    """Whose supervisor died before the plane could ask to be told of it does not stay for ever."""
+    gateway = start_gateway()
+    settings, supervisor = DataDirectory(gateway.data_dir).settings, gateway.process.pid  # which is not its parent
+    plane = ["plane", "archive", "--settings", str(settings), "--supervisor", str(supervisor)]
+    assert subprocess.run([sys.executable, "-m", "gateway", *plane], timeout=60, check=False).returncode == 0
 
 
 def test_second_wish_to_stop_changes_nothing(start_gateway, until):
