@@ -73,13 +73,13 @@ def test_backup_and_restore_survive_a_power_loss(tmp_path, monkeypatch):
     target, elsewhere = tmp_path / "backups" / "monday", tmp_path / "elsewhere"
     renamed = target / "backup.json"
     flushed: list[tuple[Path, bool]] = []  # and whether it was renamed by then
-    flush = backups._flush
+    flush = backups.flush
 
     def recorded(path: Path) -> None:
         flush(path)
         flushed.append((path, renamed.exists()))
 
-    monkeypatch.setattr(backups, "_flush", recorded)
+    monkeypatch.setattr(backups, "flush", recorded)
     backup = BackupDirectory(target)
     backup.begin()
     (target / "log" / "w0").mkdir(parents=True)
