@@ -106,7 +106,7 @@ def _telling(control: Control, channels: Mapping[str, tuple[Channel, Sender]], c
 async def _serve(control: Control, settings: Settings, listener: socket.socket, stop: threading.Event | None) -> None:
     serving = settings.serving
     limits = Limits(serving.header_timeout_s, settings.control.body_timeout_s, serving.keep_alive_s, CONNECTIONS_MAX)
-    server = HttpServer(asgi(Edge(control).application()), limits)
+    server = HttpServer(asgi(Edge(control).application()), limits, control.clock)
     await server.start(listener)
     await _stopped(stop)
     await server.drain(DRAIN_S)

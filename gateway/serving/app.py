@@ -22,7 +22,6 @@ from gateway.core.errors import (
 from gateway.metrics.metric import cell
 from gateway.metrics.process import UNEXPECTED_ERRORS
 from gateway.metrics.serving import REJECTED
-from gateway.ports.clock import Clock
 from gateway.ports.metrics import MetricsBank
 from gateway.serving.answers import Answer, decoded, encoded
 from gateway.serving.compression import compressed, decompressed, refuse_other_encoding
@@ -63,7 +62,6 @@ class ServingApp:
         router: Router,
         recorder: Recorder,
         metrics: MetricsBank,
-        clock: Clock,
         body_bytes_max: int,
         callers: Callers | None,
         rest: Handler,
@@ -79,7 +77,6 @@ class ServingApp:
         self._router = router
         self._recorder = recorder
         self._metrics = metrics
-        self._clock = clock
         self._body_bytes_max = body_bytes_max
         self._callers = callers
         self._targets: dict[bytes, Target] = {}
@@ -115,10 +112,11 @@ class ServingApp:
         bytes_max = _checked_length(headers, self._body_bytes_max)
         allowance = self._callers.admitted(headers.get(b"authorization")) if self._callers is not None else None
         body = await exchange.body(bytes_max)
-        received_s = self._clock.monotonic_s()
         if b"content-encoding" in headers:
             body = await decompressed(body, headers[b"content-encoding"], bytes_max)
-        call = Call(target.route, target.version, target.is_rows, headers, body, received_s, caller=exchange, allowance=allowance)
+        call = Call(
+            target.route, target.version, target.is_rows, headers, body, exchange.received_s, caller=exchange, allowance=allowance
+        )
         if b"inference-header-content-length" in headers:
             call.head_bytes = _head_bytes(headers[b"inference-header-content-length"], len(body), is_rows=target.is_rows)
         if self._inference.sheds_until_s:

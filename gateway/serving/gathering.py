@@ -18,7 +18,7 @@ _PROBE: Final = 32  # batches between two waits while waiting does not pay
 
 
 class Gathering:
-    """One pool's. Used by the pool's threads under their queue's lock, but for `ended`."""
+    """One pool's. Used by the pool's threads under their queue's lock."""
 
     def __init__(self, cost: Cost, *, rows_max: int) -> None:
         self._cost = cost
@@ -30,7 +30,7 @@ class Gathering:
         self._until_s = 0.0
 
     def ended(self, rows: int, *, waiting: int, now_s: float) -> None:
-        """Note that a batch ended while others waited: decide how many rows to wait for, and until when."""
+        """Note that a batch ended then while others waited: decide how many rows to wait for, and until when."""
         wanted = min(waiting + rows, self._rows_max)
         ahead = max(waiting, 1)
         self._wanted = 0

@@ -128,13 +128,12 @@ def assembled(worker: str, *, workers: Sequence[str], settings: Settings, ports:
         router=router,
         recorder=recorder,
         metrics=metrics,
-        clock=clock,
         body_bytes_max=serving.body_bytes_max,
         callers=callers,
         rest=description,
         refused=refusals.answer,
     )
-    server = HttpServer(app, _limits(serving))
+    server = HttpServer(app, _limits(serving), clock)
     grpc_server = None
     if serving.grpc_port >= 0:
         from gateway.serving.grpc.server import GrpcServer  # its packages come with an extra

@@ -42,6 +42,7 @@ from gateway.settings import ServingSettings
 _JOBS_MAX: Final = 64  # in a run, which is what the in-flight file names of one
 _OVERRUNS_MAX: Final = 3  # runs over the turn's budget, less those within it, after which a version leaves the loop
 _LAST_RUN_S: Final = 1.0  # between two notes of when a version last ran; statistics ask for no more
+_NONE_ENDED: Final = (0, 0.0)  # rows of the batch that ended last, and when, until a thread has looked what waits since then
 _RUN_SHARE: Final = 0.5  # of a job's time that its own run may take: a larger batch would leave too little for its wait
 
 _UNLOOKED_US: Final = 1_000.0  # of waiting rows below which nobody asks how long they take; no deadline is that short
@@ -89,6 +90,7 @@ class Pool:
         threads = warm.instance.concurrency if is_apart else min(warm.instance.concurrency, threads_max)
         self._pace = Pace(warm.cost, rows_at_once=self._rows_max if self.checker.is_batched else 1, threads=threads)
         self._gathering = Gathering(warm.cost, rows_max=self._rows_max if self.checker.is_batched and not is_apart else 1)
+        self._ended = _NONE_ENDED
         self._room = 0 if self._is_expensive else int(min(settings.queue_rows_max, warm.cost.rows_within(_UNLOOKED_US)))
         self._overruns = 0
         self._turn = turn
@@ -258,6 +260,9 @@ class Pool:
     def _take_for_thread(self, queue: deque[Job], is_part_enough: bool) -> list[Job] | Wait:
         """Remove from the threads' queue what one run may hold, or return how long to wait for more."""
         now_s, first, rows = self._clock.monotonic_s(), queue[0], self._rows_waiting(queue)
+        (ended_rows, ended_s), self._ended = self._ended, _NONE_ENDED
+        if ended_rows:
+            self._gathering.ended(ended_rows, waiting=self._rows_waiting(queue, ended_s), now_s=ended_s)
         if self.checker.is_batched and rows < self._rows_max:  # else a run is full
             wait = self._wait_for_more(first, rows, now_s) if is_part_enough else IDLE
             if wait.within_s > 0.0:
@@ -279,11 +284,12 @@ class Pool:
         wait = self._gathering.wait(rows, now_s)
         return Wait(min(wait.within_s, in_time_s), wait.rows)
 
-    def _rows_waiting(self, queue: deque[Job]) -> int:
-        """Return how many rows a queue holds; that they fill a run is all there is to know beyond."""
+    def _rows_waiting(self, queue: deque[Job], since_s: float = math.inf) -> int:
+        """Return how many rows a queue has held since then; that they fill a run is all there is to know beyond."""
         rows = 0
         for job in queue:
-            rows += job.rows
+            if job.queued_s <= since_s:
+                rows += job.rows
             if rows >= self._rows_max:
                 break
         return rows
@@ -325,9 +331,7 @@ class Pool:
             return execute(self._instance.predict, self.checker, batch, self._clock)
         finally:
             self._notes.leave(runs)
-            if batch[0].begun_s:  # in a thread
-                rows = rows_of(batch)
-                self._gathering.ended(rows, waiting=self._rows - rows, now_s=self._clock.monotonic_s())
+            self._ended = rows_of(batch), self._clock.monotonic_s()
 
     def _deliver(self, batch: Sequence[Job], result: list[Ran] | BaseException) -> None:
         if isinstance(result, BaseException):

@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol, cast
 import httptools
 import orjson
 
+from gateway.ports.clock import Clock
 from gateway.web.deadline import Deadline
 from gateway.web.exchange import STATUS_LINES, Exchange, Handler, Target
 from gateway.web.groups import Groups
@@ -47,6 +48,7 @@ class Owner(Protocol):
 
     handler: Handler
     limits: Limits
+    clock: Clock
     connections: set[Connection]
     groups: Groups
     is_draining: bool
@@ -75,6 +77,7 @@ class Connection(asyncio.Protocol):
         self.is_write_paused = False
         self._server = server
         self._limits = server.limits
+        self._monotonic_s = server.clock.monotonic_s
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
         self.peer: dict[str, Any] = {}
@@ -246,7 +249,7 @@ class Connection(asyncio.Protocol):
         self._phase = _IDLE
         if self._receiving is None:  # it offers an upgrade, and is parsed again
             return
-        self._receiving.complete()
+        self._receiving.complete(self._monotonic_s())
         self._deadline.due_s = None
         if self._answering is None:  # answered before it was complete
             self._rest()

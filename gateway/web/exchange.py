@@ -68,6 +68,7 @@ class Exchange:
         version: Of HTTP, `1.0` or `1.1`.
         headers: In the order sent, with lower-case names.
         is_received: Whether the whole request is in.
+        received_s: When its last byte came, on the clock's monotonic time; a handler may begin later.
         keep_alive: Whether the connection stays open after the answer.
         has_started: Whether an answer has begun.
         on_gone: What the handler wants called when the client leaves, once; returns whether that ended the exchange.
@@ -88,6 +89,7 @@ class Exchange:
         "keep_alive",
         "method",
         "on_gone",
+        "received_s",
         "target",
         "version",
     )
@@ -109,6 +111,7 @@ class Exchange:
         self.headers = headers
         self.keep_alive = keep_alive
         self.is_received = self.has_started = False
+        self.received_s = 0.0
         self._expects_continue = expects_continue
         self._parts: list[bytes] = []
         self._buffered = 0
@@ -218,9 +221,9 @@ class Exchange:
             self._wake()
         return self._buffered > _BODY_BUFFER_BYTES
 
-    def complete(self) -> None:
-        """Note that the whole request is in."""
-        self.is_received = True
+    def complete(self, received_s: float) -> None:
+        """Note that the whole request is in, and since when."""
+        self.is_received, self.received_s = True, received_s
         if self._waiter is not None:
             self._wake()
 

@@ -8,6 +8,7 @@ import select
 import socket
 from typing import Final
 
+from gateway.ports.clock import Clock
 from gateway.web.connection import Connection, Limits
 from gateway.web.exchange import Handler
 from gateway.web.groups import Groups
@@ -20,9 +21,10 @@ _DRAIN_GRACE_S: Final = 0.5  # of `drain_s`, in which idle connections may still
 class HttpServer:
     """The connections of one event loop."""
 
-    def __init__(self, handler: Handler, limits: Limits) -> None:
+    def __init__(self, handler: Handler, limits: Limits, clock: Clock) -> None:
         self.handler = handler
         self.limits = limits
+        self.clock = clock
         self.connections: set[Connection] = set()
         self.groups = Groups()
         self.is_draining = False  # then the plane is not ready, and every answer closes its connection

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
+import time
 from collections.abc import Awaitable, Callable
 
 import pytest
 
+from adapters.clock import SystemClock
+from gateway.web import Exchange, HttpServer, Limits
 from gateway.web.groups import Groups
 
 PASS, ALL = 5, 9  # turns of the loop until an answer, and until a group that others wait behind makes room
@@ -113,3 +118,42 @@ def test_groups_follow_one_another(in_loop) -> None:
         assert second < members.began["c"] <= second + ALL + 1
 
     in_loop(body)
+
+
+def test_request_that_waits_for_its_group_was_received_before() -> None:
+    """Latency and deadline count from a request's last byte, not from when its turn came."""
+    clock, sent, held = SystemClock(), threading.Event(), threading.Event()
+    waited_s: list[float] = []
+
+    async def handler(exchange: Exchange) -> None:
+        if exchange.target.path == b"/first":
+            held.set()
+            assert sent.wait(30)
+            for _ in range(PASS - 1):
+                time.sleep(0.05)  # noqa: ASYNC251 - a slow turn of the loop
+                await asyncio.sleep(0)
+        else:
+            waited_s.append(clock.monotonic_s() - exchange.received_s)
+        await exchange.answer(200, [], b"")
+
+    def ask(port: int) -> None:
+        with (
+            socket.create_connection(("127.0.0.1", port), 30) as first,
+            socket.create_connection(("127.0.0.1", port), 30) as second,
+        ):
+            first.sendall(b"GET /first HTTP/1.1\r\nHost: h\r\n\r\n")
+            assert held.wait(30)
+            second.sendall(b"GET /second HTTP/1.1\r\nHost: h\r\n\r\n")
+            sent.set()
+            assert first.recv(1000).startswith(b"HTTP/1.1 200")
+            assert second.recv(1000).startswith(b"HTTP/1.1 200")
+
+    async def main() -> None:
+        server = HttpServer(handler, Limits(30.0, 30.0, 30.0, 10), clock)
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            await server.start(listener)
+            await asyncio.to_thread(ask, listener.getsockname()[1])
+            await server.drain(1.0)
+
+    asyncio.run(main())
+    assert waited_s[0] >= 0.05

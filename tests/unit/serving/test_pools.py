@@ -256,6 +256,25 @@ def test_batch_waits_for_the_callers_just_answered(on_loop):
     on_loop(body, cost_us=5e6)
 
 
+def test_batch_waits_for_no_copies(on_loop):
+    """What waits for shadows is not among the rows that come back, and nobody waits for it."""
+
+    async def body(bench: Bench) -> None:
+        first = bench.submit(1.0, within_s=600.0)
+        await bench.until_ran(1)
+        copies = [bench.submit(value, within_s=600.0, is_copy=True) for value in (5.0, 6.0)]
+        waiting = bench.submit(2.0, within_s=600.0)
+        bench.instance.may_run.set()
+        await first
+        async with asyncio.timeout(30):  # half of what joining would save
+            await asyncio.gather(bench.submit(3.0, within_s=600.0), waiting)
+        assert bench.instance.ran[:2] == [[1.0], [2.0, 3.0]]
+        for copy in copies:
+            copy.cancel()
+
+    on_loop(body, cost_us=6e7)
+
+
 def test_batch_is_full_at_the_versions_own_bound(on_loop):
     """A version may join fewer rows than the setting allows; such a run fired because it was full."""
 
