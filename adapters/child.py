@@ -1,7 +1,9 @@
 """One order to a process of its own: on its standard input, answered by one line on its standard output.
 
 The process is started fresh, with no more environment than finding its code takes, and held to a deadline and to a bound on its
-answer. It is killed, with all that it started, before the caller goes on, whatever became of it.
+answer. It is killed, with all that it started in its own process group, before the caller goes on, whatever became of it.
+
+It is collected last of all: until then its number is nobody else's, so that what is killed by that number is ours.
 """
 
 from __future__ import annotations
@@ -63,6 +65,7 @@ def answer_of(module: str, order: bytes, *, timeout_s: float, bytes_max: int) ->
         return _read(child, order, bytes_max, is_late)
     finally:
         timer.cancel()
+        timer.join()  # it may be killing right now
         _kill(child)
         child.wait()
         for pipe in (child.stdin, child.stdout):
@@ -82,10 +85,17 @@ def _read(child: subprocess.Popen[bytes], order: bytes, bytes_max: int, is_late:
         raise NoAnswer(Why.TOO_LONG)
     if answer.endswith(b"\n"):
         return answer
-    status = child.wait()
+    status = _status(child)
     if is_late.is_set():
         raise NoAnswer(Why.LATE)
     raise _ended(status)
+
+
+def _status(child: subprocess.Popen[bytes]) -> int:
+    """Wait for the end of a child and return its status, or its signal as a negative number; it stays to be collected."""
+    ended = os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert ended is not None  # which it is only where one does not wait
+    return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
 
 
 def _ended(status: int) -> NoAnswer:
@@ -95,6 +105,6 @@ def _ended(status: int) -> NoAnswer:
 
 
 def _kill(child: subprocess.Popen[bytes]) -> None:
-    if child.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
+    """Kill a child's process group, which outlives the child where that left something behind."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
