@@ -11,8 +11,8 @@ from gateway.control.monitored import fleet, object_of
 from gateway.control.notifier import Condition
 from gateway.core.health import SILENT_MAX_S, Level
 from gateway.core.notices import Severity
+from gateway.core.troubles import LAG_S
 
-LAG_MAX_S: Final = 30.0  # of the monitor; a minute's worth of a bad version is what a rollback is to prevent
 _SEVERITIES: Final = {Level.WARNING: Severity.WARNING, Level.CRITICAL: Severity.CRITICAL}
 _ROLLOUT: Final = "rollout"  # a part of a route's health that the audit log tells of already
 
@@ -43,7 +43,7 @@ def _of_monitor(control: Control) -> Iterator[Condition]:
     if reason := fleet(control.readings.latest()).reason:
         what = f"nothing is raised by itself: {reason}; look for what they share"
         yield Condition("fleet:suspended", Severity.CRITICAL, "", what)
-    if lag_s > LAG_MAX_S:
+    if lag_s > LAG_S:
         yield Condition("monitor:lag", Severity.WARNING, "", f"the monitor is {lag_s:.0f} s behind the log")
     rate = object_of(monitor.get("sampling")).get("rate")
     if isinstance(rate, float) and rate < 1.0:

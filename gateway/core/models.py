@@ -134,7 +134,7 @@ class Version:
 
     Attributes:
         columns: The features in the order of the wide tensor's columns or of the named inputs; empty when not tabular.
-        profile: The reference profile as its JSON body (see `core/profiles.py`), or None when no reference was given.
+        profile: The reference profile as its JSON body (see `core/profile_bodies.py`), or None when no reference was given.
         cost_us_per_row: Measured at validation, one row a call, in µs; serving measures anew while it warms.
         runtime_version: Of the library that validated it, e.g. `1.31.1`.
         registered_at_s: Seconds since the epoch.

@@ -1,8 +1,8 @@
 """The monitor: read the log in its merged order, fold, judge, act, checkpoint, show.
 
 It reads the log and the registry, and the only thing it writes to others is a route change with its evidence. What it decides
-depends on the log's own times and order, never on when it looked; dying at any point and going on from the checkpoint changes
-nothing. Serving never waits for it.
+depends on the log's own times and order, not on when it looked, except that a monitor far behind raises no challenger (see
+`docs/decisions/0004`); dying at any point and going on from the checkpoint changes nothing. Serving never waits for it.
 """
 
 from __future__ import annotations

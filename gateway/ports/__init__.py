@@ -8,7 +8,8 @@
 - `readings`: detectors, and the monitor's picture of what they found; `metrics`: numbers that outlive their process.
 - `notices` and `traces`: what is sent elsewhere.
 
-The docstring of a method is its contract: order, durability, idempotence, blocking, errors. Every adapter of a port passes the
-same suite in `tests/conformance`. Unless a method says otherwise it blocks, and an event loop calls it in a thread.
+The docstring of a method is its contract: order, durability, idempotence, blocking, errors. The log, artifacts, the registry,
+checkpoints, metrics and readings have suites in `tests/conformance`, which every adapter passes. Unless a method says otherwise
+it blocks, and an event loop calls it in a thread.
 No driver's error crosses a port: an adapter raises a `PortFault` or a `ModelFault` from it.
 """
