@@ -39,7 +39,7 @@ from gateway.control.calls import (
 )
 from gateway.control.openapi import document
 from gateway.control.reads import Reads, asked_with, seen_as
-from gateway.control.status.site import Page, Site
+from gateway.control.status.site import LED_ON, Page, Site
 from gateway.control.surface import OPERATIONS
 from gateway.control.upload import Upload, receive_upload
 from gateway.core.access import Principal
@@ -67,8 +67,9 @@ class Threads:
 class Edge:
     """Requests in, responses out."""
 
-    def __init__(self, control: Control) -> None:
+    def __init__(self, control: Control, *, visit_secret: bytes) -> None:
         self._control = control
+        self._visit_secret = visit_secret
         self._threads = Threads()
         self._reads = Reads(control.settings.access_log)
         self._uploads = 0
@@ -84,7 +85,7 @@ class Edge:
             for path, operations in by_path.items()
         ]
         routes.append(Route("/openapi.json", self._show_document, methods=["GET"]))
-        pages = Site(self._control, limiter=self._threads.quick).pages()
+        pages = Site(self._control, visit_secret=self._visit_secret, limiter=self._threads.quick).pages()
         routes += [
             Route(path, functools.partial(self._show_page, page), methods=[method]) for (method, path), page in pages.items()
         ]
@@ -105,7 +106,7 @@ class Edge:
 
     async def _show_page(self, page: Page, request: Request) -> Response:
         response = await self._caught("showStatus", page, request)
-        if self._reads.are_pages_told and hasattr(request.state, "principal"):
+        if self._reads.are_pages_told and response.status_code != LED_ON:
             self._reads.note("showStatus", request, response.status_code)
         return response
 

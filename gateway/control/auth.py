@@ -25,7 +25,13 @@ _PAGE: Final = 1_000
 
 
 def principal_of(registry: RegistryStore, authorization: str | None) -> Principal:
-    """Return who holds the token of an `Authorization` header.
+    """Return who holds the token of an `Authorization` header; raises as `key_of`."""
+    key = key_of(registry, authorization)
+    return Principal(key.name, key.scopes)
+
+
+def key_of(registry: RegistryStore, authorization: str | None) -> Key:
+    """Return the key that the token of an `Authorization` header belongs to.
 
     Raises:
         NotAuthenticated: there is no bearer token, or no key has it.
@@ -41,7 +47,7 @@ def principal_of(registry: RegistryStore, authorization: str | None) -> Principa
         raise StoreFailed("the registry cannot be read") from error
     if key is None:
         raise NotAuthenticated("the token is not known", hint="it was revoked, or belongs to another gateway")
-    return Principal(key.name, key.scopes)
+    return key
 
 
 def all_keys(registry: RegistryStore) -> Iterator[Key]:
@@ -79,7 +85,7 @@ def ensure_admin_token(registry: RegistryStore, path: Path, *, clock: Clock) -> 
     key, token = new_key(ADMIN_KEY_NAME, frozenset({Scope.ADMIN}), clock=clock)
     drops = tuple(DropKey(old.id) for old in keys if old.name == ADMIN_KEY_NAME)
     registry.commit(Change(CONTROL.name, "key.create", f"key:{key.id}", "admin token at start", (*drops, PutKey(key))))
-    _write_private(path, token)
+    write_private(path, token)
 
 
 def _held(path: Path) -> str | None:
@@ -89,15 +95,19 @@ def _held(path: Path) -> str | None:
         return None
 
 
-def _write_private(path: Path, token: str) -> None:
-    """Replace a file atomically by one that only its owner reads."""
+def write_private(path: Path, secret: str) -> None:
+    """Replace a file atomically by one that only its owner reads.
+
+    Raises:
+        StoreFailed: it could not be written.
+    """
     draft = path.with_name(path.name + ".new")
     try:
         with contextlib.suppress(FileNotFoundError):
             draft.unlink()
         handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         with os.fdopen(handle, "w") as file:
-            file.write(token + "\n")
+            file.write(secret + "\n")
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)

@@ -14,7 +14,7 @@ from gateway.control.calls import Operation
 from gateway.core.access import Principal, Scope
 from gateway.settings import AccessLog
 
-ASKED_MAX: Final = 2_000  # characters of a query or a body: most questions in SQL whole
+ASKED_MAX: Final = 2_000  # characters of a path, a query or a body: most questions in SQL whole
 _journal = logging.getLogger(__name__)
 
 
@@ -32,7 +32,7 @@ class Reads:
 
     @property
     def are_pages_told(self) -> bool:
-        """Whether looking at the status page is noted."""
+        """Whether looking at the status page is noted, and trying to."""
         return self._told is AccessLog.ALL
 
     def note(self, name: str, request: Request, status: int) -> None:
@@ -41,7 +41,7 @@ class Reads:
         facts = {
             "action": name,
             "principal": getattr(request.state, "principal", ""),
-            "path": request.url.path,
+            "path": request.url.path[:ASKED_MAX],
             "query": request.url.query[:ASKED_MAX],
             "status": status,
         }

@@ -17,6 +17,7 @@ from gateway.control.auth import ensure_admin_token
 from gateway.control.calls import Control
 from gateway.control.conditions import conditions
 from gateway.control.notifier import Notifier, run_notifier
+from gateway.control.status.visits import SECRET_NAME, ensure_secret
 from gateway.core.access import ADMIN_KEY_NAME
 from gateway.core.notices import Channel
 from gateway.ports.archive import Archive
@@ -57,9 +58,10 @@ def run_control(
         channels: Who is told, by name; this process is the only one that tells.
 
     Raises:
-        StoreFailed: the registry or the admin token's file cannot be written.
+        StoreFailed: the registry, the admin token's file or the visits' secret cannot be written.
     """
     ensure_admin_token(registry, settings.data_dir / ADMIN_KEY_NAME, clock=clock)
+    visit_secret = ensure_secret(settings.data_dir / SECRET_NAME)
     control = Control(
         settings=settings.control,
         registry=registry,
@@ -75,7 +77,7 @@ def run_control(
         questions=threading.BoundedSemaphore(max(1, settings.control.questions_max)),
     )
     with _telling(control, channels, checkpoints), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(control, settings, listener, stop))
+        runner.run(_serve(control, visit_secret, settings, listener, stop))
     registry.close()
 
 
@@ -103,10 +105,12 @@ def _telling(control: Control, channels: Mapping[str, tuple[Channel, Sender]], c
         thread.join(DRAIN_S)  # what is being sent then is sent again after the next start
 
 
-async def _serve(control: Control, settings: Settings, listener: socket.socket, stop: threading.Event | None) -> None:
+async def _serve(
+    control: Control, visit_secret: bytes, settings: Settings, listener: socket.socket, stop: threading.Event | None
+) -> None:
     serving = settings.serving
     limits = Limits(serving.header_timeout_s, settings.control.body_timeout_s, serving.keep_alive_s, CONNECTIONS_MAX)
-    server = HttpServer(asgi(Edge(control).application()), limits, control.clock)
+    server = HttpServer(asgi(Edge(control, visit_secret=visit_secret).application()), limits, control.clock)
     await server.start(listener)
     await _stopped(stop)
     await server.drain(DRAIN_S)

@@ -79,11 +79,12 @@ def test_restore_refuses_what_is_no_whole_backup(tmp_path):
     data, backup, to = tmp_path / "data", tmp_path / "backup", tmp_path / "to"
     prepare_data(Settings(data_dir=data))
     (data / "log.secret").write_text("f" * 64)
-    (data / "admin.token").write_text("secret")
+    for name in ("admin.token", "visits.secret"):
+        (data / name).write_text("secret")
     assert headgate("backup", backup, "--data-dir", data).exit_code == 0
     listed = json.loads((backup / "backup.json").read_text())
     assert {"registry.db", "checkpoints.db", "log.secret"} <= set(listed["files"])
-    assert "admin.token" not in listed["files"]
+    assert not {"admin.token", "visits.secret"} & set(listed["files"])
 
     in_use = headgate("restore", backup, "--data-dir", data)
     assert (in_use.exit_code, "not empty" in in_use.stderr) == (1, True)

@@ -15,19 +15,20 @@ import anyio.to_thread
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.control.auth import principal_of
+from gateway.control.auth import key_of, principal_of
 from gateway.control.calls import Control, Parameter, ParameterKind, query_of
 from gateway.control.reads import seen_as
 from gateway.control.status.frame import asking, framed, refusing, route_path
 from gateway.control.status.one import one_route
 from gateway.control.status.overview import overview
 from gateway.control.status.visits import COOKIE, PATH, VISIT_S, Visits
-from gateway.core.access import Scope
+from gateway.core.access import Principal, Scope
 from gateway.core.errors import Denied, GatewayError, MalformedRequest
 from gateway.drawing.style import style_source
 from gateway.web import Receive, read_body, status_of
 
 FORM_BYTES_MAX: Final = 4_096  # a token and an address
+LED_ON: Final = 303  # to another page; nothing is shown by itself
 Page = Callable[[Request], Awaitable[Response]]
 _QUERY: Final = (
     Parameter("after", ParameterKind.TEXT, "Routes after this one.", ""),
@@ -39,10 +40,10 @@ _OURS: Final = re.compile(rf"{PATH}(/routes/[\w.~%-]{{1,600}})?", re.ASCII)
 class Site:
     """The pages by their paths."""
 
-    def __init__(self, control: Control, *, limiter: anyio.CapacityLimiter) -> None:
+    def __init__(self, control: Control, *, visit_secret: bytes, limiter: anyio.CapacityLimiter) -> None:
         self._control = control
         self._limiter = limiter
-        self._visits = Visits(control.registry, clock=control.clock)
+        self._visits = Visits(control.registry, secret=visit_secret, clock=control.clock)
 
     def pages(self) -> Mapping[tuple[str, str], Page]:
         """Return what answers each method and path."""
@@ -79,10 +80,10 @@ class Site:
         """Let in a token in the header, as everywhere, or a visit."""
         if (header := request.headers.get("authorization")) is not None:
             principal = principal_of(self._control.registry, header)
-            principal.require(Scope.READ)
         else:
             principal = self._visits.visitor(request.cookies.get(COOKIE, ""))
         seen_as(request, principal)
+        principal.require(Scope.READ)
 
     async def _enter(self, request: Request) -> Response:
         receive: Receive = request.receive
@@ -90,7 +91,8 @@ class Site:
         try:
             fields = _fields(await read_body(receive, bytes_max=FORM_BYTES_MAX))
             to = fields["to"] if _OURS.fullmatch(fields.get("to", "")) else PATH
-            cookie = await anyio.to_thread.run_sync(self._visits.open, fields.get("token", "").strip(), limiter=self._limiter)
+            token = fields.get("token", "").strip()
+            cookie = await anyio.to_thread.run_sync(self._opened, request, token, limiter=self._limiter)
         except Denied as error:
             return _page(asking(to=to, why=error.message), status_of(error))
         except GatewayError as error:
@@ -98,6 +100,14 @@ class Site:
         response = _led(to)
         response.set_cookie(COOKIE, cookie, max_age=int(VISIT_S), path=PATH, httponly=True, samesite="strict")
         return response
+
+    def _opened(self, request: Request, token: str) -> str:
+        """Return the cookie of a visit of whoever holds the token, if it may read."""
+        key = key_of(self._control.registry, f"Bearer {token}")
+        principal = Principal(key.name, key.scopes)
+        seen_as(request, principal)
+        principal.require(Scope.READ)
+        return self._visits.open(key)
 
     async def _leave(self, _: Request) -> Response:
         response = _led(PATH)
@@ -120,7 +130,7 @@ def _fields(body: bytes) -> dict[str, str]:
 
 
 def _led(to: str) -> Response:
-    return Response(status_code=303, headers={"location": to, "cache-control": "no-store"})
+    return Response(status_code=LED_ON, headers={"location": to, "cache-control": "no-store"})
 
 
 def _page(html: str, status: int = 200) -> Response:

@@ -223,6 +223,38 @@ def test_reads_stand_in_the_journal(start_control, caplog):
     assert json.loads(asked.asked) == {"sql": "SELECT 'é' FROM nowhere"}
 
 
+def test_refused_looks_at_the_status_page_stand_in_the_journal(start_control, caplog):
+    """A wrong token, one that may not read, a forged visit and none at all are noted; what leads on is not."""
+    caplog.set_level(logging.INFO, "gateway.control.reads")
+    control = start_control()
+    posts = control.client_with("ground_truth")
+    token = posts.headers["authorization"].removeprefix("Bearer ")
+    posts.get("/status")
+    for sent in (token, "hg_wrong", control.token):
+        control.client(None).post("/status/enter", data={"token": sent, "to": "/status"})
+    control.client(None).get("/status", headers={"cookie": "headgate_visit=a.1.b"})
+    control.client(None).get("/status/routes/delays")
+    control.client(None).post("/status/leave")
+    assert reads(caplog) == [
+        ("showStatus", "ground_truth", 403),
+        ("showStatus", "ground_truth", 403),
+        ("showStatus", "", 401),
+        ("showStatus", "", 401),
+        ("showStatus", "", 401),
+    ]
+    paths = [one.path for one in caplog.records if one.message == "read"]
+    assert paths == ["/status", "/status/enter", "/status/enter", "/status", "/status/routes/delays"]
+
+
+def test_notes_of_reads_are_bounded(start_control, caplog):
+    """However long a path and a query are, and whoever sends them, a note of them is short."""
+    caplog.set_level(logging.INFO, "gateway.control.reads")
+    control = start_control()
+    control.client(None).get(f"/api/v1/routes/{'é' * 5_000}?limit={'7' * 5_000}")
+    [noted] = [one for one in caplog.records if one.message == "read"]
+    assert (noted.status, len(noted.path), len(noted.query)) == (401, 2_000, 2_000)
+
+
 @pytest.mark.parametrize(("told", "actions"), [(AccessLog.PREDICTIONS, ["listPredictions"]), (AccessLog.NONE, [])])
 def test_access_log_can_be_narrowed(start_control, caplog, told, actions):
     """Only reads of logged predictions, or none, are noted where the setting says so."""

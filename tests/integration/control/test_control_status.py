@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hmac
 import os
 import re
+import stat
 from dataclasses import replace
 from html import escape, unescape
 from pathlib import Path
@@ -14,7 +16,8 @@ from adapters.clock import SystemClock
 from adapters.memory import ManualClock
 from adapters.readings_file import ReadingsFile
 from adapters.stores.memory import MemoryRegistry
-from gateway.control.status.visits import VISIT_S, Visits
+from gateway.control.auth import all_keys
+from gateway.control.status.visits import SECRET_NAME, VISIT_S, Visits, ensure_secret
 from gateway.core.access import Scope
 from gateway.core.changes import Change, PutChampion, PutRollout, PutRoute, PutVersion
 from gateway.core.errors import NotAuthenticated
@@ -176,13 +179,46 @@ def test_visit_ends_with_its_key(shown):
 
 def test_visit_outlasts_the_process_that_opened_it(shown):
     """Whoever looks need not enter anew because the control process began anew; another gateway's visit is none."""
-    cookie = Visits(shown.registry, clock=SystemClock()).open(shown.token)
-    assert Visits(shown.registry, clock=SystemClock()).visitor(cookie).scopes == {Scope.ADMIN}
+    secret = ensure_secret(shown.data / SECRET_NAME)
+    client, _ = _entered(shown, shown.token)
+    cookie = client.cookies["headgate_visit"]
+    assert Visits(shown.registry, secret=secret, clock=SystemClock()).visitor(cookie).scopes == {Scope.ADMIN}
     later = ManualClock(SystemClock().now_s() + VISIT_S)
     with pytest.raises(NotAuthenticated, match="over"):
-        Visits(shown.registry, clock=later).visitor(cookie)
-    with pytest.raises(NotAuthenticated):
-        Visits(MemoryRegistry(clock=later), clock=SystemClock()).visitor(cookie)
+        Visits(shown.registry, secret=secret, clock=later).visitor(cookie)
+    with pytest.raises(NotAuthenticated, match="revoked"):
+        Visits(MemoryRegistry(clock=later), secret=secret, clock=SystemClock()).visitor(cookie)
+
+
+def test_visit_cannot_be_forged_from_the_registry(shown):
+    """Whoever reads the registry or a back-up, with every key's id and digest, opens no visit with that."""
+    key = next(all_keys(shown.registry))
+    content = f"{key.id}.{int(SystemClock().now_s()) + 60}"
+    for known in (key.token_sha256.encode(), bytes.fromhex(key.token_sha256), key.id.encode(), b""):
+        forged = f"{content}.{hmac.digest(known, content.encode(), 'sha256').hex()}"
+        assert shown.client(None).get("/status", headers={"cookie": f"headgate_visit={forged}"}).status_code == 401
+
+
+def test_visit_is_never_longer_than_it_may_be(shown):
+    """An end beyond a visit's is refused even where it is signed."""
+    secret, (key, *_) = ensure_secret(shown.data / SECRET_NAME), all_keys(shown.registry)
+    for beyond_s, status in ((-60.0, 200), (60.0, 401)):
+        ahead = ManualClock(SystemClock().now_s() + beyond_s)
+        cookie = Visits(shown.registry, secret=secret, clock=ahead).open(key)
+        assert shown.client(None).get("/status", headers={"cookie": f"headgate_visit={cookie}"}).status_code == status
+
+
+@pytest.mark.parametrize("held", [None, b"", b"cut sh", b"\xff" * 70])
+def test_secret_of_visits_is_private_whole_and_kept(tmp_path, held):
+    """A missing or a damaged secret is replaced by one that only its owner reads, and that one stays."""
+    path = tmp_path / SECRET_NAME
+    if held is not None:
+        path.write_bytes(held)
+    secret = ensure_secret(path)
+    assert len(set(secret)) > 4
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert ensure_secret(path) == secret
+    assert ensure_secret(tmp_path / "other") != secret
 
 
 @pytest.mark.parametrize("name", ["façade 'ж' 東京 🛫 &=+,;@[]{}$`~^()!", "é" * 100, "a b", "x" * 200])
