@@ -19,7 +19,7 @@ from gateway.core.notices import Message, Severity
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-_TIMEOUT_S: Final = 10.0  # of the whole conversation, however slowly the server writes
+_TIMEOUT_S: Final = 10.0  # of connecting, of all replies after it, however slowly they come, and of all after STARTTLS
 _REPLIES_BYTES_MAX: Final = 65_536  # of one conversation; a talkative server takes 2 kB
 
 

@@ -17,6 +17,7 @@ from gateway.core.errors import DeliveryFailed, MalformedRequest
 from gateway.core.notices import Message, Severity
 
 _TIMEOUT_S: Final = 25.0  # of one message, the import of the library included, which takes a second
+_START_S: Final = 3.0  # more for its process, whose own bound begins once it runs: together within the port's 30 s
 _ADDRESS_SPACE_BYTES: Final = 2**30  # of the process; the library takes a third
 _TYPES: Final = {Severity.INFO: "info", Severity.WARNING: "warning", Severity.CRITICAL: "failure"}
 
@@ -51,7 +52,10 @@ class Other:
                 stderr=subprocess.DEVNULL,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
                 check=False,
+                timeout=_TIMEOUT_S + _START_S,
             )
+        except subprocess.TimeoutExpired as error:
+            raise DeliveryFailed("its process did not end in time") from error
         except OSError as error:
             raise DeliveryFailed(f"its process did not start: {error}") from error
         if ended.returncode:

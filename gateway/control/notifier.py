@@ -2,7 +2,7 @@
 
 The audit log is written in the transaction of the change that it tells of; the outbox is what was read of it and not delivered
 yet, saved together with how far it was read. So nothing is lost when this process dies, and what was sent just before may be sent
-again. Nobody waits for a channel: the monitor and the admin API go on whatever the channels do.
+again. Nobody waits for a channel: the monitor, the admin API and the other channels go on whatever it does.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import orjson
@@ -31,6 +32,7 @@ from gateway.core.notices import (
     notice_from_body,
     notice_of,
     retry_s,
+    teams_of,
 )
 from gateway.core.records import Offset
 from gateway.core.routes import Route
@@ -66,6 +68,14 @@ class _Waiting:
     channels: set[str]
 
 
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """How a condition that lasts was told, and the channels to tell of its end: whoever answers for its route by then."""
+
+    notice: Notice
+    told: frozenset[str]
+
+
 @dataclass(slots=True)
 class _Line:
     """How one channel does.
@@ -85,12 +95,13 @@ class _Line:
 @dataclass(slots=True)
 class _State:
     outbox: list[_Waiting] = field(default_factory=list)
-    open: dict[str, Notice] = field(default_factory=dict)  # conditions that last, by incident
+    open: dict[str, _Open] = field(default_factory=dict)  # conditions that last, by incident
     lines: dict[str, _Line] = field(default_factory=dict)
+    untold: Counter[Severity] = field(default_factory=Counter)  # since this process began
 
 
 class Notifier:
-    """The only deliverer of a gateway; `turn` is called by one thread, the rest by any."""
+    """The only deliverer of a gateway; `look` is called by one thread, `deliver` by one for each channel, the rest by any."""
 
     def __init__(
         self,
@@ -116,38 +127,42 @@ class Notifier:
         self._clock = clock
         self._state = _State()
         self._gone_s: dict[str, float] = {}  # when each open condition was last seen to have stopped
-        self._routes: Mapping[str, Route] = {}  # as this turn found them
-        self._lock = threading.Lock()  # of the state; never held while a channel is waited for
+        self._routes: Mapping[str, Route] = {}  # as the last look found them
+        self._lock = threading.Lock()  # of the state and its saving; never held while a channel is waited for
         self._seq = self._restored()  # of the last audit entry read
 
-    def turn(self) -> None:
-        """Take in what is new, deliver what is due, save.
+    def look(self) -> None:
+        """Take in what is new, give up what is too old, save: before any of it is delivered.
 
         Raises:
             PortFault: registry or checkpoints failed; nothing is lost.
         """
         self._routes = self._registry.table().routes
         with self._lock:
-            changed = self._take_entries() | self._take_conditions()
-        if changed:
-            self._save()
-        for name, message in self._due():
-            self._deliver(name, message)
-            self._save()
+            if self._take_entries() | self._take_conditions() | self._give_up_old():
+                self._save()
 
-    def has(self, name: str) -> bool:
-        """Return whether there is such a channel."""
-        return name in self._channels
+    def deliver(self, name: str) -> None:
+        """Send one channel all that is due, the worst first, and save after each message; blocks as long as the channel does.
+
+        Raises:
+            PortFault: checkpoints failed; nothing is lost.
+        """
+        while (message := self._due(name)) is not None:
+            error = self._error_of(name, message)
+            with self._lock:
+                self._note(name, message, error)
+                self._save()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every channel's."""
+        return tuple(self._channels)
 
     def test(self, name: str) -> str:
         """Send a test to one channel now; return why it failed, or nothing."""
-        channel, sender = self._channels[name]
-        notice = began("test", Severity.INFO, "", f"a test of channel {channel.name}: nothing happened", self._clock.now_s())
-        try:
-            sender.send(Message((notice,)))
-        except DeliveryFailed as error:
-            return error.message
-        return ""
+        what = f"a test of channel {name}: nothing happened"
+        return self._error_of(name, Message((began("test", Severity.INFO, "", what, self._clock.now_s()),)))
 
     def body(self) -> Json:
         """Return every channel and what waits for it; never an address, which may hold a secret."""
@@ -169,7 +184,11 @@ class Notifier:
                 for name, (channel, _) in self._channels.items()
             ]
             notices = [{**notice_body(one.notice), "channels": sorted(one.channels)} for one in self._state.outbox[-_PAGE:]]
-            return {"channels": channels, "waiting": notices, "open": [notice_body(one) for one in self._state.open.values()]}
+            return {
+                "channels": channels,
+                "waiting": notices,
+                "open": [notice_body(one.notice) for one in self._state.open.values()],
+            }
 
     def counts(self) -> Iterator[tuple[str, int, int, int]]:
         """Yield for each channel its name and how many notices wait, were delivered and were lost."""
@@ -178,11 +197,17 @@ class Notifier:
             found = [(name, waiting[name], self._line(name).delivered, self._line(name).lost) for name in self._channels]
         yield from found
 
+    def untold(self) -> Iterator[tuple[Severity, int]]:
+        """Yield how many notices of each severity no channel wanted, since this process began."""
+        with self._lock:
+            found = self._state.untold.copy()
+        yield from ((severity, found[severity]) for severity in Severity)
+
     def _take_entries(self) -> bool:
         entries = self._registry.audit(after=self._seq, limit=_PAGE)
         for entry in entries:
             if (notice := notice_of(entry)) is not None:
-                self._put(notice)
+                self._tell(notice, teams_of(entry, notice.route) or self._teams(notice.route))
         self._seq = entries[-1].seq if entries else self._seq
         return bool(entries)
 
@@ -191,12 +216,13 @@ class Notifier:
         lasting = {one.incident: one for one in (*self._conditions(), *self._dead())}
         fresh = [one for incident, one in lasting.items() if incident not in state.open]
         for one in fresh:
-            notice = state.open[one.incident] = began(one.incident, one.severity, one.route, one.what, now_s)
-            self._put(notice)
+            notice = began(one.incident, one.severity, one.route, one.what, now_s)
+            state.open[one.incident] = _Open(notice, self._tell(notice, self._teams(one.route)))
         self._gone_s = {one: self._gone_s.get(one, now_s) for one in state.open if one not in lasting}
         over = [incident for incident, since_s in self._gone_s.items() if now_s - since_s >= OVER_AFTER_S]
         for incident in over:
-            self._put(ended(state.open.pop(incident), now_s))
+            last = state.open.pop(incident)
+            self._put(ended(last.notice, now_s), last.told)
         return bool(fresh or over)
 
     def _dead(self) -> Iterator[Condition]:
@@ -207,55 +233,71 @@ class Notifier:
                 what = f"channel {name} takes no notices: {line.error}"
                 yield Condition(f"channel:{name}", Severity.CRITICAL, "", what)
 
-    def _put(self, notice: Notice) -> None:
-        route = self._routes.get(notice.route)
-        team = "" if route is None else route.team
-        wanted = {name for name, (channel, _) in self._channels.items() if channel.wants(notice, team)}
+    def _teams(self, route: str) -> frozenset[str]:
+        """Return who answers for a route now."""
+        found = self._routes.get(route)
+        return frozenset({"" if found is None else found.team})
+
+    def _tell(self, notice: Notice, teams: frozenset[str]) -> frozenset[str]:
+        """Put a notice into the outbox for the channels that want it; return them."""
+        wanted = {name for name, (channel, _) in self._channels.items() if any(channel.wants(notice, team) for team in teams)}
         wanted -= {notice.incident.removeprefix("channel:")} if notice.incident.startswith("channel:") else set()
         if not wanted:
+            self._state.untold[notice.severity] += 1
+            level = logging.INFO if notice.severity is Severity.INFO else logging.WARNING
+            extra = {"action": "tell nobody", "notice": notice.id, "reason": notice.title}
+            _journal.log(level, "No channel wants a notice", extra=extra)
+        self._put(notice, frozenset(wanted))
+        return frozenset(wanted)
+
+    def _put(self, notice: Notice, channels: frozenset[str]) -> None:
+        if not channels:
             return
-        self._state.outbox.append(_Waiting(notice, wanted))
+        self._state.outbox.append(_Waiting(notice, set(channels)))
         if len(self._state.outbox) > OUTBOX_MAX:
             self._give_up(self._state.outbox.pop(0))
 
-    def _due(self) -> list[tuple[str, Message]]:
-        """Return what each channel is to be sent now; what is too old for anybody to need it is given up."""
-        now_s, found = self._clock.now_s(), list[tuple[str, Message]]()
-        with self._lock:
-            for one in [one for one in self._state.outbox if now_s - one.notice.time_s > GIVE_UP_S]:
-                self._give_up(one)
-                self._state.outbox.remove(one)
-            for name, (channel, _) in self._channels.items():
-                if self._line(name).next_s > now_s:
-                    continue
-                mine = [one.notice for one in self._state.outbox if name in one.channels]
-                ready = [notice for notice in mine if not channel.is_quiet(notice, now_s)]
-                found += [(name, message) for message in messages(ready)]
-        return found
+    def _give_up_old(self) -> bool:
+        """Give up what is too old for anybody to need it."""
+        oldest_s = self._clock.now_s() - GIVE_UP_S
+        old = [one for one in self._state.outbox if one.notice.time_s < oldest_s]
+        for one in old:
+            self._give_up(one)
+            self._state.outbox.remove(one)
+        return bool(old)
 
-    def _deliver(self, name: str, message: Message) -> None:
-        line = self._line(name)
-        if line.next_s > self._clock.now_s():  # a message before it failed just now
-            return
-        error = ""
+    def _due(self, name: str) -> Message | None:
+        """Return what a channel is to be sent next, or None for nothing now."""
+        now_s, (channel, _) = self._clock.now_s(), self._channels[name]
+        with self._lock:
+            if self._line(name).next_s > now_s:
+                return None
+            mine = [one.notice for one in self._state.outbox if name in one.channels]
+        return next(iter(messages(notice for notice in mine if not channel.is_quiet(notice, now_s))), None)
+
+    def _error_of(self, name: str, message: Message) -> str:
+        """Send a message; return why it was not taken, or nothing."""
         try:
             self._channels[name][1].send(message)
-        except DeliveryFailed as failed:
-            error = failed.message
-        with self._lock:
-            line.error = error
-            if error:
-                line.failures += 1
-                line.next_s = self._clock.now_s() + retry_s(line.failures)
-                _journal.warning("A notice was not delivered", extra={"action": "retry", "channel": name, "reason": error})
-                return
-            line.failures, line.next_s = 0, 0.0
-            line.delivered += len(message.notices)
-            sent = {notice.id for notice in message.notices}
-            for one in self._state.outbox:
-                if one.notice.id in sent:
-                    one.channels.discard(name)
-            self._state.outbox = [one for one in self._state.outbox if one.channels]
+        except DeliveryFailed as error:
+            return error.message
+        return ""
+
+    def _note(self, name: str, message: Message, error: str) -> None:
+        line = self._line(name)
+        line.error = error
+        if error:
+            line.failures += 1
+            line.next_s = self._clock.now_s() + retry_s(line.failures)
+            _journal.warning("A notice was not delivered", extra={"action": "retry", "channel": name, "reason": error})
+            return
+        line.failures, line.next_s = 0, 0.0
+        line.delivered += len(message.notices)
+        sent = {notice.id for notice in message.notices}
+        for one in self._state.outbox:
+            if one.notice.id in sent:
+                one.channels.discard(name)
+        self._state.outbox = [one for one in self._state.outbox if one.channels]
 
     def _give_up(self, waiting: _Waiting) -> None:
         for name in waiting.channels & self._channels.keys():
@@ -267,12 +309,11 @@ class Notifier:
         return self._state.lines.setdefault(name, _Line())
 
     def _save(self) -> None:
-        with self._lock:
-            state = {
-                "outbox": [[notice_body(one.notice), sorted(one.channels)] for one in self._state.outbox],
-                "open": [notice_body(one) for one in self._state.open.values()],
-                "lines": {name: [line.delivered, line.lost] for name, line in self._state.lines.items()},
-            }
+        state = {
+            "outbox": [[notice_body(one.notice), sorted(one.channels)] for one in self._state.outbox],
+            "open": [[notice_body(one.notice), sorted(one.told)] for one in self._state.open.values()],
+            "lines": {name: [line.delivered, line.lost] for name, line in self._state.lines.items()},
+        }
         self._checkpoints.save(CONSUMER, {_AUDIT: Offset(self._seq)}, orjson.dumps(state))
 
     def _restored(self) -> int:
@@ -282,27 +323,40 @@ class Notifier:
             return next((entry.seq for entry in self._registry.audit(limit=1, newest_first=True)), 0)
         cursor, state = saved
         fields = Fields(orjson.loads(state), "notices")
-        for item in fields.items("outbox", OUTBOX_MAX + 1):
-            pair = Fields({"pair": item}, "notices").items("pair", 2)
-            if names := set(map(str, Fields({"names": pair[1]}, "notices").items("names", 1_000))) & self._channels.keys():
-                self._state.outbox.append(_Waiting(notice_from_body(pair[0]), names))
-        opened = [notice_from_body(one) for one in fields.items("open", OUTBOX_MAX)]
-        self._state.open = {notice.incident: notice for notice in opened}
+        self._state.outbox = [_Waiting(notice, set(names)) for notice, names in self._pairs(fields, "outbox") if names]
+        self._state.open = {notice.incident: _Open(notice, names) for notice, names in self._pairs(fields, "open")}
         for name, counts in fields.mapping("lines").items():
             if name in self._channels and isinstance(counts, list):
                 self._state.lines[name] = _Line(delivered=counts[0], lost=counts[1])
         return int(cursor.get(_AUDIT, 0))
 
+    def _pairs(self, fields: Fields, field: str) -> Iterator[tuple[Notice, frozenset[str]]]:
+        """Yield saved notices, and which of their channels there still are."""
+        for item in fields.items(field, OUTBOX_MAX + 1):
+            pair = Fields({"pair": item}, "notices").items("pair", 2)
+            names = frozenset(map(str, Fields({"names": pair[1]}, "notices").items("names", 1_000)))
+            yield notice_from_body(pair[0]), names & self._channels.keys()
+
 
 def run_notifier(notifier: Notifier, stop: threading.Event, failed: Callable[[], None]) -> None:
-    """Turn until `stop`; a turn that fails is tried again.
+    """Look, and deliver to each channel in a thread of its own, until `stop`; what fails is tried again.
 
     Args:
         failed: Counts a failure that the program has no name for.
     """
+    turns = [partial(notifier.deliver, name) for name in notifier.names]
+    threads = [threading.Thread(target=_repeat, args=(turn, stop, failed), name="notices", daemon=True) for turn in turns]
+    for thread in threads:
+        thread.start()
+    _repeat(notifier.look, stop, failed)
+    for thread in threads:
+        thread.join()
+
+
+def _repeat(turn: Callable[[], None], stop: threading.Event, failed: Callable[[], None]) -> None:
     while not stop.wait(POLL_S):
         try:
-            notifier.turn()
+            turn()
         except PortFault as error:
             _journal.warning("Notices could not be looked after", extra={"action": "retry", "reason": str(error)})
         except Exception:  # noqa: BLE001 - the queue's drain; counted and journalled

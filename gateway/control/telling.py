@@ -17,7 +17,7 @@ def test_channel(control: Control, call: Call) -> Answer:
     """Send a test to one channel; 502 with the reason when it is not taken."""
     name = call.path["channel"]
     for notifier in control.notifiers:
-        if notifier.has(name):
+        if name in notifier.names:
             error = notifier.test(name)
             return Answer({"channel": name, "is_delivered": not error, "error": error}, 502 if error else 200)
     raise UnknownSubject(f"there is no channel {name!r}", hint="channels are in the file that notices.file names")

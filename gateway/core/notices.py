@@ -163,11 +163,12 @@ class Message:
 
 
 def messages(notices: Iterable[Notice]) -> list[Message]:
-    """Return the messages of notices, in the order in which their incidents began; more than fit into one go into the next."""
+    """Return the messages of notices, the worst incident first, then as they began; more than fit into one go into the next."""
     by_incident: dict[str, list[Notice]] = {}
     for notice in notices:
         by_incident.setdefault(notice.incident, []).append(notice)
-    return [Message(tuple(part)) for of_one in by_incident.values() for part in _parts(of_one)]
+    worst_first = sorted(by_incident.values(), key=lambda of_one: -max(_RANK[notice.severity] for notice in of_one))
+    return [Message(tuple(part)) for of_one in worst_first for part in _parts(of_one)]
 
 
 def _parts(notices: Sequence[Notice]) -> Iterator[Sequence[Notice]]:
@@ -207,6 +208,12 @@ def notice_of(entry: AuditEntry) -> Notice | None:
         time_s=entry.time_s,
         details=details,
     )
+
+
+def teams_of(entry: AuditEntry, route: str) -> frozenset[str]:
+    """Return who answered for a route before and after a change; nobody where the change did not write the route."""
+    written = (body.get(f"route:{route}") for body in (entry.before, entry.after))
+    return frozenset(str(one.get("team", "")) for one in written if isinstance(one, dict))
 
 
 def began(incident: str, severity: Severity, route: str, what: str, now_s: float) -> Notice:

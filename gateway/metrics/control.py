@@ -66,3 +66,4 @@ NOTICES_DELIVERED: Final = Metric("gateway_notices_delivered_total", Type.COUNTE
 NOTICES_LOST: Final = Metric(
     "gateway_notices_lost_total", Type.COUNTER, "Notices given up: a day old, or too many waited.", ("channel",)
 )
+NOTICES_UNTOLD: Final = Metric("gateway_notices_untold_total", Type.COUNTER, "Notices that no channel wanted.", ("severity",))

@@ -20,6 +20,7 @@ from gateway.core.notices import (
     notice_from_body,
     notice_of,
     retry_s,
+    teams_of,
 )
 
 NIGHT_S, NOON_S = (datetime.fromisoformat(f"2026-03-01T{hour}:30+00:00").timestamp() for hour in (23, 12))
@@ -108,6 +109,32 @@ def test_notices_of_one_incident_become_one_message_with_the_worst_severity():
     assert [[one.id for one in message.notices] for message in found] == [["audit-7", "audit-8"], [other.id]]
     assert found[0].severity is Severity.CRITICAL
     assert (found[0].id, found[0].is_over) == ("audit-8", False)
+
+
+def test_worst_incident_goes_first_and_keeps_its_own_order():
+    """What must be looked at now does not wait behind what is only to know; within an incident nothing overtakes."""
+    known, lag = (
+        notice_of(entry(action="rollout.advance", subject="rollout:r0")),
+        began("lag", Severity.WARNING, "", "behind", 1.0),
+    )
+    hold, rollback = notice_of(entry(action="rollout.hold")), notice_of(entry(seq=8))
+    found = messages([known, lag, hold, rollback])
+    assert [message.notices for message in found] == [(hold, rollback), (lag,), (known,)]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "teams"),
+    [
+        ({"route:fraud": {"team": "risk"}}, {"route:fraud": {"team": "risk"}}, {"risk"}),
+        ({"route:fraud": {"team": "risk"}}, {"route:fraud": {"team": "growth"}}, {"risk", "growth"}),
+        ({"route:fraud": {"team": "risk"}}, {"route:fraud": None}, {"risk"}),
+        ({}, {"route:fraud": {"team": ""}}, {""}),
+        ({}, {"rollout:r1": {"route": "fraud"}, "route:churn": {"team": "growth"}}, set()),
+    ],
+)
+def test_teams_of_a_change_are_those_before_and_after_it(before, after, teams):
+    """The entry itself says who answered for its route, whatever became of the route since."""
+    assert teams_of(entry(before=before, after=after), "fraud") == teams
 
 
 def test_message_has_a_bound_and_the_rest_comes_in_the_next():

@@ -28,7 +28,7 @@ from adapters.stores.registry import SqliteRegistry
 from gateway.compose.parts import channels_of
 from gateway.control.notifier import DEAD_ATTEMPTS, OVER_AFTER_S, Condition, Notifier
 from gateway.core.access import MONITOR
-from gateway.core.changes import Automation, Change, DecisionId, PutRoute
+from gateway.core.changes import Automation, Change, DecisionId, DropRoute, PutRoute
 from gateway.core.errors import MalformedRequest
 from gateway.core.notices import GIVE_UP_S, Channel, Severity, retry_s
 from gateway.core.retraining import ASK
@@ -90,6 +90,13 @@ def receiver():
     running.close()
 
 
+def turn(notifier: Notifier) -> None:
+    """Look once, then deliver to each channel, one after the other."""
+    notifier.look()
+    for name in notifier.names:
+        notifier.deliver(name)
+
+
 class Tellable:
     """A registry with a notifier over it; `lasting` are the conditions."""
 
@@ -109,8 +116,17 @@ class Tellable:
             conditions=lambda: self.lasting,
             clock=self.clock,
         )
-        notifier.turn()
+        turn(notifier)
         return notifier
+
+    def put(self, route: str, team: str, action: str = "route.put") -> None:
+        """Write a route that a team answers for."""
+        write = PutRoute(replace(champion_route("m", "1"), name=route, team=team))
+        self.registry.commit(Change("ana", action, f"route:{route}", "worse", (write,), route=route))
+
+    def drop(self, route: str) -> None:
+        """Delete a route."""
+        self.registry.commit(Change("ana", "route.delete", f"route:{route}", "", (DropRoute(route),), route=route))
 
     def switch(self, reason: str = "a fire") -> None:
         """Make a change that is told."""
@@ -132,8 +148,8 @@ def test_change_reaches_a_webhook_once_signed_and_with_its_id(tellable, receiver
     tellable.switch("before anybody was told")
     notifier = tellable.notifier(Channel("hook", f"{receiver.url}/x?secret=s3cret&team=ops"))
     tellable.switch()
-    notifier.turn()
-    notifier.turn()
+    turn(notifier)
+    turn(notifier)
     ((body, headers),) = receiver.got
     assert "a fire" in body["notices"][0]["text"]
     assert headers["idempotency-key"] == body["id"] == "audit-2"
@@ -141,17 +157,96 @@ def test_change_reaches_a_webhook_once_signed_and_with_its_id(tellable, receiver
 
 
 def test_channel_of_a_team_is_told_of_the_routes_that_it_answers_for(tellable, receiver):
-    """A change of a team's route reaches its channel, and another's does not; what the route says now counts."""
+    """A change of a team's route reaches its channel, and another's does not."""
     everybody = Receiver()
     notifier = tellable.notifier(Channel("risk", receiver.url, teams=("risk",)), Channel("all", everybody.url))
     for name, team in (("fraud", "risk"), ("churn", "growth"), ("seats", "")):
-        put = PutRoute(replace(champion_route("m", "1"), name=name, team=team))
-        tellable.registry.commit(Change("ana", "route.put", f"route:{name}", "", (put,), route=name))
-        tellable.registry.commit(Change("ana", "route.rollback", f"route:{name}", "worse", (put,), route=name))
-    notifier.turn()
+        tellable.put(name, team)
+        tellable.put(name, team, "route.rollback")
+    turn(notifier)
     assert [body["notices"][0]["route"] for body, _ in receiver.got] == ["fraud"]
     assert {body["notices"][0]["route"] for body, _ in everybody.got} == {"fraud", "churn", "seats"}
     everybody.close()
+
+
+@pytest.mark.parametrize("becomes", ["deleted", "another team's"])
+def test_whoever_was_told_that_a_condition_began_is_told_that_it_is_over(tellable, receiver, becomes):
+    """A team's incident ends also when its route is gone or another's by then, and the deliverer another process."""
+    channels = (
+        Channel("risk", f"pagerduty://KEY?endpoint={receiver.url}", teams=("risk",)),
+        Channel("growth", f"pagerduty://OTHER?endpoint={receiver.url}", teams=("growth",)),
+    )
+    tellable.put("fraud", "risk")
+    notifier = tellable.notifier(*channels)
+    tellable.lasting = [Condition("health:fraud", Severity.CRITICAL, "fraud", "route fraud is critical")]
+    turn(notifier)
+    tellable.lasting = []
+    if becomes == "deleted":
+        tellable.drop("fraud")
+    else:
+        tellable.put("fraud", "growth")
+    successor = tellable.notifier(*channels)
+    tellable.clock.move(OVER_AFTER_S)
+    turn(successor)
+    events = [(body["routing_key"], body["event_action"], body["dedup_key"]) for body, _ in receiver.got]
+    assert events == [("KEY", "trigger", "health:fraud"), ("KEY", "resolve", "health:fraud")]
+    assert successor.body()["open"] == []
+
+
+def test_rollback_of_a_route_that_is_deleted_by_then_reaches_its_team(tellable, receiver):
+    """The entry says who answered for the route; what became of it before anybody looked does not matter."""
+    notifier = tellable.notifier(Channel("risk", receiver.url, teams=("risk",)))
+    tellable.put("fraud", "risk")
+    tellable.put("fraud", "risk", "route.rollback")
+    tellable.drop("fraud")
+    turn(notifier)
+    assert [body["notices"][0]["kind"] for body, _ in receiver.got] == ["route.rollback"]
+
+
+def test_notice_that_no_channel_wants_is_counted_and_journalled_once(start_control, tellable, receiver, until, caplog):
+    """Nobody is told of a route without a team here: a number by severity and one line say so, and its end adds nothing."""
+    notifier = tellable.notifier(Channel("risk", receiver.url, teams=("risk",)))
+    tellable.lasting = [Condition("health:seats", Severity.CRITICAL, "seats", "route seats is critical")]
+    turn(notifier)
+    turn(notifier)
+    tellable.lasting = []
+    turn(notifier)
+    tellable.clock.move(OVER_AFTER_S)
+    turn(notifier)
+    assert receiver.got == []
+    assert dict(notifier.untold()) == {Severity.INFO: 0, Severity.WARNING: 0, Severity.CRITICAL: 1}
+    assert [record.reason for record in caplog.records if record.levelname == "WARNING"] == ["route seats is critical"]
+    channel = Channel("critical", receiver.url, Severity.CRITICAL)
+    control = start_control(channels={"critical": (channel, opened_sender(channel))})
+    control.admin.put("/api/v1/automation", json={"is_on": False, "reason": "a fire"})
+    counted = 'gateway_notices_untold_total{process="control",severity="warning"} 1.0'
+    until(lambda: counted in control.admin.get("/metrics").text, within_s=30)
+
+
+def test_channel_that_hangs_holds_up_neither_another_nor_what_is_looked_at(start_control, receiver, until, monkeypatch):
+    """While one receiver says nothing, another gets what was there and what comes after it."""
+    monkeypatch.setattr(web, "_TIMEOUT_S", 120.0)  # longer than the test: the silent one hangs to its end
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(30)
+        hang = Channel("a", f"http://127.0.0.1:{silent.getsockname()[1]}/")
+        channels = [hang, Channel("b", receiver.url)]
+        control = start_control(channels={one.name: (one, opened_sender(one)) for one in channels})
+        control.admin.put("/api/v1/automation", json={"is_on": False, "reason": "a fire"})
+        connection, _ = silent.accept()
+        with connection:
+            until(lambda: len(receiver.got) == 1, within_s=30)
+            control.admin.put("/api/v1/automation", json={"is_on": True, "reason": "it is out"})
+            until(lambda: len(receiver.got) == 2, within_s=30)
+            hung = next(one for one in control.admin.get("/api/v1/notices").json()["channels"] if one["channel"] == "a")
+            assert (hung["waiting"], hung["failures"]) == (2, 0)
+
+
+def test_worst_incident_is_sent_first(tellable, receiver):
+    """A critical condition does not wait behind what began before it."""
+    notifier = tellable.notifier(Channel("hook", receiver.url))
+    tellable.lasting = [Condition("lag", Severity.WARNING, "", "behind"), Condition("silent", Severity.CRITICAL, "", "silent")]
+    turn(notifier)
+    assert [body["incident"] for body, _ in receiver.got] == ["silent", "lag"]
 
 
 def test_channel_that_refuses_is_tried_again_until_it_takes_and_holds_up_nobody(tellable, receiver):
@@ -160,12 +255,12 @@ def test_channel_that_refuses_is_tried_again_until_it_takes_and_holds_up_nobody(
     receiver.status = 503
     notifier = tellable.notifier(Channel("bad", receiver.url), Channel("good", second.url))
     tellable.switch()
-    notifier.turn()
-    notifier.turn()  # within the pause nothing is tried
+    turn(notifier)
+    turn(notifier)  # within the pause nothing is tried
     assert (len(receiver.got), len(second.got)) == (1, 1)
     tellable.clock.move(retry_s(1))
     receiver.status = 200
-    notifier.turn()
+    turn(notifier)
     assert [body["id"] for body, _ in receiver.got] == ["audit-1", "audit-1"]
     assert len(second.got) == 1
     assert notifier.body()["waiting"] == []
@@ -177,15 +272,15 @@ def test_what_waits_survives_the_death_of_the_deliverer(tellable, receiver):
     receiver.status = 500
     first = tellable.notifier(Channel("hook", receiver.url))
     tellable.switch("one")
-    first.turn()
+    turn(first)
     tellable.switch("two")
     receiver.status = 200
     successor = tellable.notifier(Channel("hook", receiver.url))
-    successor.turn()
+    turn(successor)
     delivered = receiver.got[1:]
     assert [notice["id"] for body, _ in delivered for notice in body["notices"]] == ["audit-1", "audit-2"]
     third = tellable.notifier(Channel("hook", receiver.url))
-    third.turn()
+    turn(third)
     assert len(receiver.got) == 1 + len(delivered)
     assert next(third.counts())[1:] == (0, 2, 0)
 
@@ -197,16 +292,16 @@ def test_dead_channel_is_told_on_another_and_its_return_too(tellable, receiver):
     notifier = tellable.notifier(Channel("dead", dead.url), Channel("alive", receiver.url, Severity.CRITICAL))
     tellable.switch()
     for attempt in range(DEAD_ATTEMPTS + 2):
-        notifier.turn()
+        turn(notifier)
         tellable.clock.move(retry_s(attempt + 1))
     assert [body["incident"] for body, _ in receiver.got] == ["channel:dead"]
     assert "500" in receiver.got[0][0]["title"]
     dead.status = 200
     tellable.clock.move(retry_s(99))
-    notifier.turn()
-    notifier.turn()
+    turn(notifier)
+    turn(notifier)
     tellable.clock.move(OVER_AFTER_S)
-    notifier.turn()
+    turn(notifier)
     assert [body["is_over"] for body, _ in receiver.got] == [False, True]
     dead.close()
 
@@ -215,16 +310,16 @@ def test_condition_triggers_and_resolves_one_incident_at_pagerduty(tellable, rec
     """Begin and end have one deduplication key; what comes back within a minute is the same condition."""
     notifier = tellable.notifier(Channel("duty", f"pagerduty://KEY?endpoint={receiver.url}/v2/enqueue"))
     tellable.lasting = [Condition("monitor:silent", Severity.CRITICAL, "", "the monitor is silent")]
-    notifier.turn()
+    turn(notifier)
     tellable.lasting = []
-    notifier.turn()
+    turn(notifier)
     tellable.clock.move(OVER_AFTER_S / 2)
     tellable.lasting = [Condition("monitor:silent", Severity.CRITICAL, "", "the monitor is silent")]
-    notifier.turn()
+    turn(notifier)
     tellable.lasting = []
-    notifier.turn()
+    turn(notifier)
     tellable.clock.move(OVER_AFTER_S)
-    notifier.turn()
+    turn(notifier)
     events = [body for body, _ in receiver.got]
     assert [(event["event_action"], event["dedup_key"]) for event in events] == [
         ("trigger", "monitor:silent"),
@@ -250,11 +345,11 @@ def test_training_pipeline_gets_one_event_with_the_evidence_and_where_the_data_l
     tellable.switch()
     ask(tellable.registry)
     ask(tellable.registry)
-    notifier.turn()
+    turn(notifier)
     receiver.status = 204
     tellable.clock.move(retry_s(1))
-    notifier.turn()
-    notifier.turn()
+    turn(notifier)
+    turn(notifier)
     (refused, _), (event, headers) = receiver.got
     assert refused == event
     assert headers["content-type"] == "application/cloudevents+json"
@@ -280,7 +375,7 @@ def test_receiver_of_the_manual_trains_once_however_often_it_is_told(tellable, u
             ask(tellable.registry)
 
             def is_taken() -> bool:
-                notifier.turn()
+                turn(notifier)
                 tellable.clock.move(retry_s(1))
                 return bool(next(notifier.counts())[2])
 
@@ -288,7 +383,7 @@ def test_receiver_of_the_manual_trains_once_however_often_it_is_told(tellable, u
             again = Tellable(tmp_path / "again")
             resender = again.notifier(channel)
             ask(again.registry)
-            resender.turn()
+            turn(resender)
             assert next(resender.counts())[2] == 1
         finally:
             pipeline.terminate()
@@ -300,7 +395,7 @@ def test_slack_gets_text_in_which_nothing_is_a_mention(tellable, receiver):
     """Names that look like Slack's own markup arrive as text."""
     notifier = tellable.notifier(Channel("chat", f"slack+{receiver.url}/services/T/B/x"))
     tellable.switch("<!channel> & more")
-    notifier.turn()
+    turn(notifier)
     ((body, _),) = receiver.got
     assert "&lt;!channel&gt; &amp; more" in body["text"]
 
@@ -331,7 +426,7 @@ def test_receiver_that_talks_without_end_is_left(tellable, monkeypatch, url, tal
     notifier = tellable.notifier(Channel("hook", url.format(port=port)))
     tellable.switch()
     began_s = time.monotonic()
-    notifier.turn()
+    turn(notifier)
     assert time.monotonic() - began_s < 30
     ((_, waiting, delivered, _),) = notifier.counts()
     assert (waiting, delivered) == ((0, 1) if is_taken else (1, 0))
@@ -358,7 +453,7 @@ def test_names_of_every_script_reach_every_kind_of_channel(tellable, receiver):
         }
         notifier = tellable.notifier(*(Channel(name, url) for name, url in urls.items()))
         tellable.lasting.append(Condition(f"health:{route}", Severity.WARNING, route, f"route {route} is unwell"))
-        notifier.turn()
+        turn(notifier)
     assert all(waiting == 0 and delivered == 1 for _, waiting, delivered, _ in notifier.counts()), notifier.body()
     (hook, headers), (event, _), (chat, _), (pager, _) = receiver.got
     assert unquote(headers["idempotency-key"]) == hook["id"]
@@ -383,7 +478,7 @@ def test_mail_arrives_with_subject_text_and_thread(tellable):
             Channel("mail", f"smtp://127.0.0.1:{port}?from=gate@example.test&to=a@example.test&to=b@example.test")
         )
         tellable.switch()
-        notifier.turn()
+        turn(notifier)
     ((recipients, content),) = mails
     assert recipients == ["a@example.test", "b@example.test"]
     assert "Subject: [warning] automation.off by ada" in content
@@ -395,9 +490,24 @@ def test_other_services_are_reached_through_the_library(tellable, receiver):
     """A scheme that is none of ours is apprise's."""
     notifier = tellable.notifier(Channel("other", receiver.url.replace("http://", "json://")))
     tellable.switch()
-    notifier.turn()
+    turn(notifier)
     ((body, _),) = receiver.got
     assert "automation.off" in body["title"]
+
+
+def test_process_of_another_service_that_does_not_begin_is_left(tellable, monkeypatch, tmp_path):
+    """The bound is also of what happens before the process can bound itself."""
+    stuck = tmp_path / "stuck"
+    stuck.write_text("#!/bin/sh\nexec sleep 60\n")
+    stuck.chmod(0o700)
+    notifier = tellable.notifier(Channel("other", "json://127.0.0.1:9"))
+    tellable.switch()
+    for name, value in (("_TIMEOUT_S", 0.1), ("_START_S", 0.1), ("sys.executable", str(stuck))):
+        monkeypatch.setattr(f"adapters.senders.other.{name}", value)
+    began_s = time.monotonic()
+    turn(notifier)
+    assert time.monotonic() - began_s < 30
+    assert "did not end" in str(notifier.body()["channels"])
 
 
 def test_notice_that_nobody_takes_for_a_day_is_given_up_and_counted(tellable, receiver):
@@ -405,9 +515,9 @@ def test_notice_that_nobody_takes_for_a_day_is_given_up_and_counted(tellable, re
     receiver.status = 500
     notifier = tellable.notifier(Channel("hook", receiver.url))
     tellable.switch()
-    notifier.turn()
+    turn(notifier)
     tellable.clock.move(GIVE_UP_S + 1)
-    notifier.turn()
+    turn(notifier)
     assert next(notifier.counts()) == ("hook", 0, 0, 1)
 
 
