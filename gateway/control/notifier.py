@@ -17,7 +17,7 @@ from typing import Final
 
 import orjson
 
-from gateway.core.errors import DeliveryFailed, PortFault
+from gateway.core.errors import DeliveryFailed, PortFault, Rejected
 from gateway.core.fields import Fields, Json
 from gateway.core.notices import (
     GIVE_UP_S,
@@ -322,13 +322,19 @@ class Notifier:
         if saved is None:
             return next((entry.seq for entry in self._registry.audit(limit=1, newest_first=True)), 0)
         cursor, state = saved
-        fields = Fields(orjson.loads(state), "notices")
+        try:
+            self._restore(Fields(orjson.loads(state), "notices"))
+        except (Rejected, ValueError, IndexError) as error:  # of another version of the program; what lasts is told again
+            self._state = _State()
+            _journal.error("The saved state of notices cannot be read", extra={"action": "begin anew", "reason": str(error)})
+        return int(cursor.get(_AUDIT, 0))
+
+    def _restore(self, fields: Fields) -> None:
         self._state.outbox = [_Waiting(notice, set(names)) for notice, names in self._pairs(fields, "outbox") if names]
         self._state.open = {notice.incident: _Open(notice, names) for notice, names in self._pairs(fields, "open")}
         for name, counts in fields.mapping("lines").items():
             if name in self._channels and isinstance(counts, list):
                 self._state.lines[name] = _Line(delivered=counts[0], lost=counts[1])
-        return int(cursor.get(_AUDIT, 0))
 
     def _pairs(self, fields: Fields, field: str) -> Iterator[tuple[Notice, frozenset[str]]]:
         """Yield saved notices, and which of their channels there still are."""

@@ -26,11 +26,12 @@ from adapters.senders.opened import opened_sender
 from adapters.stores.checkpoints import SqliteCheckpoints
 from adapters.stores.registry import SqliteRegistry
 from gateway.compose.parts import channels_of
-from gateway.control.notifier import DEAD_ATTEMPTS, OVER_AFTER_S, Condition, Notifier
+from gateway.control.notifier import CONSUMER, DEAD_ATTEMPTS, OVER_AFTER_S, Condition, Notifier
 from gateway.core.access import MONITOR
 from gateway.core.changes import Automation, Change, DecisionId, DropRoute, PutRoute
 from gateway.core.errors import MalformedRequest
 from gateway.core.notices import GIVE_UP_S, Channel, Severity, retry_s
+from gateway.core.records import Offset
 from gateway.core.retraining import ASK
 from gateway.core.routes import champion_route
 from gateway.core.trouble import FleetReading
@@ -283,6 +284,16 @@ def test_what_waits_survives_the_death_of_the_deliverer(tellable, receiver):
     turn(third)
     assert len(receiver.got) == 1 + len(delivered)
     assert next(third.counts())[1:] == (0, 2, 0)
+
+
+@pytest.mark.parametrize("state", [b'{"outbox":[],"open":[{"id":"1"}],"lines":{}}', b'{"outbox":[[]]', b"[]"])
+def test_state_that_cannot_be_read_stops_no_start(tellable, receiver, state):
+    """A successor that does not know the saved form says so, and tells what the audit log holds since then."""
+    tellable.switch("before")
+    tellable.checkpoints.save(CONSUMER, {"audit": Offset(1)}, state)
+    tellable.switch("after")
+    turn(tellable.notifier(Channel("hook", receiver.url)))
+    assert [notice["id"] for body, _ in receiver.got for notice in body["notices"]] == ["audit-2"]
 
 
 def test_dead_channel_is_told_on_another_and_its_return_too(tellable, receiver):
