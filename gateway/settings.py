@@ -52,6 +52,7 @@ LEAST = {  # of the times and costs that must not be as little as nothing
     "monitor.epoch_s": 1.0,  # no key counts twice within it
     "monitor.events_per_s_max": 1_000.0,  # below it hardly anything is looked at
     "monitor.false_alarm_events": 100.0,  # below it drift is a matter of chance
+    "monitor.drill_share": 0.0001,  # below it a drill takes an hour
     "monitor.retraining_gap_s": 1.0,  # at nothing each rollout in the same world asks again
     "pickled.load_timeout_s": 1.0,  # importing scikit-learn alone may take three
     "pickled.predict_timeout_s": 0.01,
@@ -192,6 +193,7 @@ class MonitorSettings:
     truth_wait_max: int = 1_000_000  # predictions held for late ground truth, the oldest dropped first
     false_alarm_events: float = 100_000.0  # mean distance between false drift alarms of one route
     drill_s: float = 3_600.0  # between two drills with made-up harm, A/A drills in between; 0 turns all drills off
+    drill_share: float = 0.005  # of the time that drills take at most; one with made-up harm then takes a minute
     retraining_gap_s: float = 86_400.0  # between two requests of one route to train its model anew; training takes hours
     niceness: int = 5  # answers come first; on a full core the monitor still gets a quarter of what serving gets
 

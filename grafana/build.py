@@ -12,6 +12,7 @@ from typing import Final
 import yaml
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
+from grafana import panels
 from grafana.boards import BOARDS
 from grafana.rules import rules as rules_file
 
@@ -23,9 +24,9 @@ HERE: Final = Path(__file__).parent
 def built() -> dict[str, str]:
     """Return each file's path, from this directory, and its text."""
     rules = yaml.safe_dump(rules_file(), sort_keys=False, width=1_000)
-    boards = {f"dashboards/{name}.json": made() for name, made in BOARDS.items()}
+    boards = {f"dashboards/{name}.json": panels.built(board).build() for name, board in BOARDS.items()}
     return {RULES: HEADER + rules} | {
-        path: json.dumps(board.build(), cls=JSONEncoder, indent=2, ensure_ascii=False) + "\n" for path, board in boards.items()
+        path: json.dumps(board, cls=JSONEncoder, indent=2, ensure_ascii=False) + "\n" for path, board in boards.items()
     }
 
 

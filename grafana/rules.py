@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-OBJECTIVE: Final = 0.999
-RATE_MIN: Final = 0.05  # requests a second over the long window: 180 an hour, of which one failure alone is no alert
+from grafana.bounds import ARCHIVE_LAG_S, BUSY_SHARE, FAILED_SHARE, LAG_S, RATE_MIN, TRUTH_LOG_E
+
 PAGE, TICKET = "page", "ticket"
 _BURNS: Final = (  # long window, short window, times the budget, severity
     ("1h", "5m", 14.4, PAGE),  # 2 % of the month's budget in an hour
@@ -71,7 +71,7 @@ ALERTS: Final = (
     ),
     Alert(
         "MonitorBehind",
-        "max by (instance) (gateway_monitor_lag_seconds) > 30",
+        f"max by (instance) (gateway_monitor_lag_seconds) > {LAG_S:g}",
         PAGE,
         "The monitor is {{ $value | humanizeDuration }} behind the log",
         "Automatic decisions come that much later. See the board Monitor of the monitor.",
@@ -149,7 +149,7 @@ ALERTS: Final = (
     ),
     Alert(
         "GroundTruthUneven",
-        "max by (route) (gateway_rollout_truth_log_e) > 6.91",  # ln(1,000), from which verdicts on the loss are void
+        f"max by (route) (gateway_rollout_truth_log_e) > {TRUTH_LOG_E:.2f}",
         TICKET,
         "Ground truth of {{ $labels.route }} does not come alike for both versions",
         "Verdicts on the loss are void. See where outcomes come from, and why one version's are late.",
@@ -167,7 +167,7 @@ ALERTS: Final = (
     Alert(
         "RefusesForLoad",
         'sum(rate(gateway_rejected_requests_total{reason=~"PoolSaturated|Overloaded|NotReady|DeadlineExceeded"}[5m])) > '
-        f"0.05 * sum(rate({_LIVE}[5m])) > {RATE_MIN}",
+        f"{BUSY_SHARE} * sum(rate({_LIVE}[5m])) > {RATE_MIN}",
         TICKET,
         "More than one request in twenty is refused because the gateway is busy",
         "Add workers or machines, or lower the load. The board Route shows which queue waits.",
@@ -176,7 +176,7 @@ ALERTS: Final = (
     ),
     Alert(
         "ArchiveBehind",
-        "max by (instance) (gateway_archive_lag_seconds) > 3600",
+        f"max by (instance) (gateway_archive_lag_seconds) > {ARCHIVE_LAG_S:.0f}",
         TICKET,
         "The archive is {{ $value | humanizeDuration }} behind",
         "The log is kept until the archive has it, and fills the disk. The journal of the process archive says why.",
@@ -224,7 +224,7 @@ def _ratios(window: str) -> Iterator[tuple[str, str]]:
 
 def _burns() -> Iterator[Alert]:
     for long, short, times, severity in _BURNS:
-        bound = f"{times} * {1 - OBJECTIVE:.3f}"
+        bound = f"{times} * {FAILED_SHARE}"
         yield Alert(
             "RouteBurnsBudget",
             f"route:gateway_failed:ratio_rate{long} > {bound} and route:gateway_failed:ratio_rate{short} > {bound} "

@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.table import Table
 
 from adapters.detectors.river import AdwinDetector
-from gateway.monitor.drills import SHARE
 from gateway.monitor.exercise import Drill, Ending, Exercise, Report
 from gateway.settings import MonitorSettings
 
@@ -44,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     console = Console()
     console.print(table)
-    console.print(f"in the monitor they take at most {SHARE:.1%} of the time")
+    console.print(f"in the monitor they take at most {MonitorSettings().drill_share:.1%} of the time")
     return int(not is_sound)
 
 

@@ -19,6 +19,7 @@ from gateway.core.split import SLOTS, Owners, assign_slots
 Revision = NewType("Revision", int)
 VARIANTS_MAX: Final = 20  # more versions at once than anyone compares; bounds label sets
 SHADOWS_MAX: Final = 5  # each shadow costs a full prediction
+DEADLINE_MS: Final = 5_000  # of a route that names none
 DEADLINE_MS_MAX: Final = 600_000
 DROPPED_MAX: Final = 1_000  # a worker that missed more lets what nobody calls go when it needs the room
 _CHAMPION_OWNS: Final[Owners] = ("champion",) * SLOTS  # 80 kB; one for all models without a route
@@ -87,7 +88,7 @@ class Route:
     shadows: tuple[Shadow, ...] = ()
     assignment: Assignment = Assignment()
     fallback: str = ""
-    deadline_ms: int = 5_000
+    deadline_ms: int = DEADLINE_MS
     drift_action: DriftAction = DriftAction.NOTIFY
     needs_approval: bool = False
     team: str = ""
@@ -192,7 +193,7 @@ def _read(name: str, body: object) -> Route:
         shadows=tuple(_shadow(item, at) for at, item in enumerate(fields.items("shadows", SHADOWS_MAX, ()))),
         assignment=_assignment(fields.value("assignment")),
         fallback=fields.text("fallback", "", length_max=200) or variants[0].name,
-        deadline_ms=fields.integer("deadline_ms", 1, DEADLINE_MS_MAX, 5_000),
+        deadline_ms=fields.integer("deadline_ms", 1, DEADLINE_MS_MAX, DEADLINE_MS),
         drift_action=fields.choice("drift_action", DriftAction, DriftAction.NOTIFY),
         needs_approval=fields.boolean("needs_approval", False),
         team=fields.text("team", "", length_max=NAME_LENGTH_MAX),

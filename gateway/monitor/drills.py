@@ -1,7 +1,8 @@
 """When drills run, and what has come of them: A/A drills one after the other, and now and then harm that must be found.
 
-A slice of a few requests at a time, so seldom that all drills together take at most `SHARE` of the time; the log is never kept
-waiting for longer than a slice. A drill that raises is dropped and counted as a failed turn; the next one begins a minute later.
+A slice of a few requests at a time, so seldom that all drills together take at most `monitor.drill_share` of the time; the log is
+never kept waiting for longer than a slice. A drill that raises is dropped and counted as a failed turn; the next one begins a
+minute later.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from gateway.ports.clock import Clock
 from gateway.ports.readings import Detector
 from gateway.settings import MonitorSettings
 
-SHARE: Final = 0.005  # of the time at most; a detection drill then takes a minute
 SLICE: Final = 10  # requests, about 2 ms: a tenth of what a page of the log takes
 SLICE_S: Final = 0.05  # at least between two slices, whatever the clock says that they cost
 REST_S: Final = 60.0  # after a drill that raised
@@ -59,7 +59,7 @@ class Drills:
             self._take(report)
         end_s = self._clock.monotonic_s()
         self._gauges.drilled(end_s - begin_s)
-        self._slice_at_s = end_s + max(SLICE_S, (end_s - begin_s) / SHARE)
+        self._slice_at_s = end_s + max(SLICE_S, (end_s - begin_s) / self._settings.drill_share)
 
     def body(self) -> Json:
         """Return what has come of drills since the monitor began, as the picture shows it."""

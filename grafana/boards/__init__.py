@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
-from grafana_foundation_sdk.builders.dashboard import Dashboard
-
 from grafana.boards import audit, drift, fairness, fleet, monitor, quality, rollout, route
+from grafana.panels import Board
 
-BOARDS: Final[Mapping[str, Callable[[], Dashboard]]] = {
-    "fleet": fleet.built,
-    "route": route.built,
-    "rollout": rollout.built,
-    "drift": drift.built,
-    "quality": quality.built,
-    "fairness": fairness.built,
-    "audit": audit.built,
-    "monitor": monitor.built,
+BOARDS: Final[Mapping[str, Board]] = {
+    "fleet": fleet.BOARD,
+    "route": route.BOARD,
+    "rollout": rollout.BOARD,
+    "drift": drift.BOARD,
+    "quality": quality.BOARD,
+    "fairness": fairness.BOARD,
+    "audit": audit.BOARD,
+    "monitor": monitor.BOARD,
 }

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from grafana.panels import RED, SPAN, YELLOW, Levels, quantile
+from grafana.panels import SPAN, quantile
 
 FAULT: Final = 'outcome!~"ok|abandoned"'  # an abandoned one says nothing of the version: its caller had left
-FAILED_LEVELS: Final[Levels] = ((0.001, YELLOW), (0.01, RED))  # the alerts' objective, and ten times it
 
 
 def answered(chosen: str, by: str) -> str:

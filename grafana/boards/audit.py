@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from grafana_foundation_sdk.builders.dashboard import Dashboard
-
-from grafana.panels import GREEN, OF_ROUTE, RED, YELLOW, Kind, Panel, Query, board, number
+from grafana import bounds
+from grafana.bounds import GREEN, RED
+from grafana.panels import OF_ROUTE, Board, Kind, Panel, Query, Unbounded, number
 
 _CHANGES: Final = f"gateway_route_change_timestamp_seconds{{{OF_ROUTE}}}"
 
@@ -16,6 +16,7 @@ _PANELS: Final = (
         "Entries of the audit log. Each change is one, by a person or by the gateway.",
         "short",
         "max(gateway_audit_entries_total)",
+        unbounded=Unbounded.AMOUNT,
     ),
     number(
         "Chain",
@@ -30,12 +31,14 @@ _PANELS: Final = (
         "Route changes by people in the last 24 hours, of the last 20 changes of each route.",
         "short",
         f'count((time() - {_CHANGES[:-1]}, by="person"}}) < 86400) or vector(0)',
+        unbounded=Unbounded.AMOUNT,
     ),
     number(
         "By the gateway, last day",
         "Route changes that the gateway made by itself in the last 24 hours, of the last 20 changes of each route.",
         "short",
         f'count((time() - {_CHANGES[:-1]}, by="monitor"}}) < 86400) or vector(0)',
+        unbounded=Unbounded.AMOUNT,
     ),
     number(
         "Automatic changes",
@@ -49,7 +52,7 @@ _PANELS: Final = (
         "Versions that the gateway rolled back by itself and that no rollout may use for a while.",
         "short",
         "max(gateway_quarantined_versions)",
-        levels=((1, YELLOW),),
+        levels=bounds.SELDOM,
     ),
     Panel(
         "When",
@@ -60,22 +63,22 @@ _PANELS: Final = (
         width=24,
         height=12,
         columns=(("audit_entry", "Audit entry"), ("route", "Route"), ("action", "What"), ("by", "By")),
+        unbounded=Unbounded.RECORD,
     ),
     Panel(
         "Entries over time",
         "How the audit log grows. A steep step is a script, or somebody in a hurry.",
         "short",
         (Query("max(gateway_audit_entries_total)", "entries"),),
+        unbounded=Unbounded.AMOUNT,
     ),
     Panel(
         "Revision of each route",
         "It grows by one with every change of the route.",
         "short",
         (Query(f"max by (route) (gateway_route_revision{{{OF_ROUTE}}})", "{{route}}"),),
+        unbounded=Unbounded.AMOUNT,
     ),
 )
 
-
-def built() -> Dashboard:
-    """Return the board."""
-    return board("headgate-audit", "Audit", "Who changed what, when, and whether the log of it holds together.", _PANELS)
+BOARD: Final = Board("headgate-audit", "Audit", "Who changed what, when, and whether the log of it holds together.", _PANELS)

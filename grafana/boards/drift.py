@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import Final
 
-from grafana_foundation_sdk.builders.dashboard import Dashboard
-
-from grafana.panels import GREEN, OF_ROUTE, RED, SPAN, YELLOW, Kind, Panel, Query, board
+from grafana import bounds
+from grafana.bounds import GREEN, YELLOW
+from grafana.panels import OF_ROUTE, SPAN, Board, Kind, Panel, Query
 
 _PANELS: Final = (
     Panel(
         "Largest drift of a feature",
-        "The highest population stability index of any feature, or of the answer, against the live version's training sample. "
-        "Below 0.1 is usual, above 0.25 is a different population.",
+        "The highest population stability index of any feature, or of the answer, against the live version's training "
+        "sample. Up to the first line is usual; above the second one it is a different population.",
         "none",
         (Query(f"max by (route) (gateway_drift_psi_max{{{OF_ROUTE}}})", "{{route}}"),),
-        levels=((0.1, YELLOW), (0.25, RED)),
+        levels=bounds.PSI,
     ),
     Panel(
         "The five features that moved most",
@@ -23,7 +23,7 @@ _PANELS: Final = (
         "All features stand in the route's readings, GET /api/v1/routes/{route}/drift.",
         "none",
         (Query(f"max by (route, feature) (gateway_drift_top_psi_ratio{{{OF_ROUTE}}})", "{{route}}: {{feature}}"),),
-        levels=((1, RED),),
+        levels=bounds.ANY,
     ),
     Panel(
         "Evidence of being unlike training",
@@ -32,7 +32,7 @@ _PANELS: Final = (
         "none",
         (Query(f"max by (route, part) (gateway_drift_evidence_ratio{{{OF_ROUTE}}})", "{{route}}: {{part}}"),),
         width=8,
-        levels=((1, RED),),
+        levels=bounds.ANY,
     ),
     Panel(
         "Features that drifted",
@@ -40,7 +40,7 @@ _PANELS: Final = (
         "short",
         (Query(f"max by (route) (gateway_drift_features_over_bound{{{OF_ROUTE}}})", "{{route}}"),),
         width=8,
-        levels=((1, YELLOW),),
+        levels=bounds.SELDOM,
     ),
     Panel(
         "Values that training never had",
@@ -49,7 +49,7 @@ _PANELS: Final = (
         "percentunit",
         (Query(f"max by (route, reason) (gateway_drift_apart_ratio{{{OF_ROUTE}}})", "{{route}}: {{reason}}"),),
         width=8,
-        levels=((0.05, YELLOW), (0.25, RED)),
+        levels=bounds.APART,
     ),
     Panel(
         "Incidents",
@@ -57,6 +57,7 @@ _PANELS: Final = (
         "short",
         (Query(f"sum by (route) (increase(gateway_drift_incidents_total{{{OF_ROUTE}}}[{SPAN}]))", "{{route}}"),),
         width=8,
+        levels=bounds.SELDOM,
     ),
     Panel(
         "Rollouts frozen",
@@ -73,6 +74,8 @@ _PANELS: Final = (
         "percentunit",
         (Query("min(gateway_monitor_sampled_ratio)", "least"),),
         width=8,
+        levels=bounds.WHOLE,
+        below=YELLOW,
     ),
     Panel(
         "Requests without the training sample's columns",
@@ -80,11 +83,8 @@ _PANELS: Final = (
         "reqps",
         (Query(f"sum by (route) (rate(gateway_drift_unreadable_records_total{{{OF_ROUTE}}}[{SPAN}]))", "{{route}}"),),
         width=8,
-        levels=((0.001, YELLOW),),
+        levels=((bounds.FLOWS, YELLOW),),
     ),
 )
 
-
-def built() -> Dashboard:
-    """Return the board."""
-    return board("headgate-drift", "Drift", "Whether what comes in still looks like training.", _PANELS)
+BOARD: Final = Board("headgate-drift", "Drift", "Whether what comes in still looks like training.", _PANELS)

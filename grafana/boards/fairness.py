@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from grafana_foundation_sdk.builders.dashboard import Dashboard
-
-from grafana.panels import GREEN, GREY, OF_ROUTE, RED, Kind, Panel, Query, board
+from grafana.bounds import GREEN, GREY, RED
+from grafana.panels import OF_ROUTE, Board, Kind, Panel, Query, Unbounded
 
 _SEGMENT: Final = "{{route}}: {{segment}}"
 _RAIL: Final = "{{route}}: {{guardrail}}"
@@ -34,16 +33,23 @@ _PANELS: Final = (
                 _SEGMENT + ", {{variant}}",
             ),
         ),
+        unbounded=Unbounded.COMPARED,
     ),
     Panel(
         "How much worse than the rest",
         "How much further above the rest a segment lies with the challenger than with the champion, and the interval of it that "
-        "holds however often one looks. Zero: the challenger changes as much for the segment as for the rest.",
+        "holds however often one looks. Zero: the challenger changes as much for the segment as for the rest; "
+        "the guardrail passes once all intervals end below its margin.",
         "percentunit",
         (
             Query(_by_segment("gateway_fairness_widening_ratio"), _SEGMENT),
             Query(_by_segment("gateway_fairness_widening_lower_ratio"), _SEGMENT + ", at least"),
             Query(_by_segment("gateway_fairness_widening_upper_ratio"), _SEGMENT + ", at most"),
+            Query(
+                f"max by (route, guardrail) (gateway_rollout_margin_ratio{{{OF_ROUTE}}} {_OF_FAIRNESS})",
+                _RAIL + ", margin",
+                is_bound=True,
+            ),
         ),
         is_signed=True,
     ),
@@ -53,6 +59,7 @@ _PANELS: Final = (
         "short",
         (Query(f"max by (route, guardrail, segment, variant) (gateway_fairness_keys{{{_CHOSEN}}})", _SEGMENT + ", {{variant}}"),),
         width=8,
+        unbounded=Unbounded.AMOUNT,
     ),
     Panel(
         "Evidence of unfairness",
@@ -64,6 +71,7 @@ _PANELS: Final = (
             Query(
                 f"max by (route, guardrail) (gateway_rollout_log_e_bound{{{OF_ROUTE}}} {_OF_FAIRNESS}) / {_LN_10}",
                 _RAIL + ", rolled back from here",
+                is_bound=True,
             ),
         ),
         width=8,
@@ -86,7 +94,4 @@ _PANELS: Final = (
     ),
 )
 
-
-def built() -> Dashboard:
-    """Return the board."""
-    return board("headgate-fairness", "Fairness", "Whether a new version treats a segment worse than the rest.", _PANELS)
+BOARD: Final = Board("headgate-fairness", "Fairness", "Whether a new version treats a segment worse than the rest.", _PANELS)

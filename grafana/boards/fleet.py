@@ -4,35 +4,41 @@ from __future__ import annotations
 
 from typing import Final
 
-from grafana_foundation_sdk.builders.dashboard import Dashboard
-
-from grafana.boards.answers import FAILED_LEVELS, answered, duration, failed_share
-from grafana.panels import GREEN, GREY, OF_ROUTE, RED, SPAN, YELLOW, Kind, Panel, Query, board, number, rate
+from grafana import bounds
+from grafana.boards.answers import answered, duration, failed_share
+from grafana.bounds import GREEN, GREY, RED, YELLOW
+from grafana.panels import OF_ROUTE, SPAN, Board, Kind, Panel, Query, Unbounded, number, rate
 
 _HEALTH: Final = ((0, "unknown", GREY), (1, "good", GREEN), (2, "warning", YELLOW), (3, "critical", RED))
+_REFUSED: Final = "gateway_rejected_requests_total"
 _PANELS: Final = (
     number(
-        "Predictions a second", "Answers to callers on all routes. Shadows are not among them.", "reqps", answered(OF_ROUTE, "")
+        "Predictions a second",
+        "Answers to callers on all routes. Shadows are not among them.",
+        "reqps",
+        answered(OF_ROUTE, ""),
+        unbounded=Unbounded.AMOUNT,
     ),
     number(
         "Failed",
         "The share of all answers that failed. The objective is one in a thousand.",
         "percentunit",
         failed_share(OF_ROUTE, ""),
-        levels=FAILED_LEVELS,
+        levels=bounds.FAILED,
     ),
     number(
         "Rollouts under way",
-        "Routes on which a challenger answers beside the champion now.",
+        "Routes on which a challenger stands beside the champion now: as a shadow, answering its share, or held.",
         "short",
-        'sum(gateway_rollout_state{state=~"CANARY|HELD"}) or vector(0)',
+        'sum(gateway_rollout_state{state!~"LIVE|ROLLED_BACK|QUARANTINED"}) or vector(0)',
+        unbounded=Unbounded.AMOUNT,
     ),
     number(
         "In quarantine",
         "Versions that the gateway rolled back by itself and that no rollout may use for a while.",
         "short",
         "max(gateway_quarantined_versions)",
-        levels=((1, YELLOW),),
+        levels=bounds.SELDOM,
     ),
     number(
         "Automatic changes",
@@ -46,7 +52,7 @@ _PANELS: Final = (
         "Workers that do not answer with the newest route table yet. More than a moment of it is trouble.",
         "short",
         "sum(gateway_worker_revisions_behind > bool 0)",
-        levels=((1, RED),),
+        levels=bounds.ANY,
     ),
     Panel(
         "Routes that are not well",
@@ -72,45 +78,60 @@ _PANELS: Final = (
         "Answers a second on the ten routes with the most.",
         "reqps",
         (Query(f"topk(10, {answered(OF_ROUTE, 'route')})", "{{route}}"),),
+        unbounded=Unbounded.AMOUNT,
     ),
     Panel(
         "Routes that fail most",
-        "The share of answers that failed, on the ten routes where it is highest. The lines are the objective and ten times it.",
+        "The share of answers that failed, on the ten routes where it is highest. The first line is the objective.",
         "percentunit",
         (Query(f"topk(10, {failed_share(OF_ROUTE, 'route')})", "{{route}}"),),
-        levels=FAILED_LEVELS,
+        levels=bounds.FAILED,
     ),
     Panel(
         "Slowest routes",
-        "The time within which 99 of 100 answers are given, on the ten routes where it is longest.",
+        "The time within which 99 of 100 answers are given, on the ten routes where it is longest. "
+        "The lines are half of the default deadline, and all of it.",
         "s",
         (Query(f"topk(10, {duration(0.99, OF_ROUTE, 'route')})", "{{route}}"),),
+        levels=bounds.DURATION,
     ),
     Panel(
         "Routes that drift most",
-        "How far the live inputs of each route lie from training: the highest stability index of any feature. "
-        "Below 0.1 is usual, above 0.25 is a different population.",
+        "How far the live inputs of each route lie from training: the highest stability index of any feature. Up to the "
+        "first line is usual; above the second one it is a different population.",
         "none",
         (Query(f"topk(10, max by (route) (gateway_drift_psi_max{{{OF_ROUTE}}}))", "{{route}}"),),
-        levels=((0.1, YELLOW), (0.25, RED)),
+        levels=bounds.PSI,
     ),
     Panel(
         "Requests refused",
-        "Answered with an error instead of a prediction, by reason: the request was wrong, or the gateway was too busy.",
-        "reqps",
-        (Query(f"{rate('gateway_rejected_requests_total', by='reason')} or vector(0)", "{{reason}}"),),
+        "Answered with an error instead of a prediction, by reason: the request was wrong, or the gateway was too busy. "
+        "As a share of all requests."
+        " From the line on, refusing for the load raises an alert.",
+        "percentunit",
+        (
+            Query(
+                f"({rate(_REFUSED, by='reason')} or vector(0)) / on () group_left () "
+                f"({answered('', '')} + ({rate(_REFUSED)} or vector(0)) > 0)",
+                "{{reason}}",
+            ),
+        ),
+        levels=((bounds.BUSY_SHARE, RED),),
     ),
     Panel(
         "Memory of warm versions",
-        "What the versions that each worker holds ready take. Versions are unloaded when the configured bound is reached.",
+        "What the versions that each worker holds ready take. Versions are unloaded when serving.model_memory_bytes_max is "
+        "reached; the line is its default.",
         "bytes",
         (Query("gateway_warm_bytes", "{{process}}"),),
+        levels=bounds.MEMORY,
     ),
     Panel(
         "Versions ready",
         "Versions that each worker can answer with at once.",
         "short",
         (Query("gateway_warm_versions", "{{process}}"),),
+        unbounded=Unbounded.AMOUNT,
     ),
     Panel(
         "Versions that would not load, or were rested",
@@ -120,10 +141,8 @@ _PANELS: Final = (
             Query(f"sum(increase(gateway_load_failures_total[{SPAN}])) or vector(0)", "would not load"),
             Query(f"sum(increase(gateway_version_rests_total[{SPAN}])) or vector(0)", "taken out of rotation"),
         ),
+        levels=bounds.SELDOM,
     ),
 )
 
-
-def built() -> Dashboard:
-    """Return the board."""
-    return board("headgate-fleet", "Fleet", "Every route at a glance.", _PANELS)
+BOARD: Final = Board("headgate-fleet", "Fleet", "Every route at a glance.", _PANELS)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from grafana_foundation_sdk.builders.dashboard import Dashboard
-
-from grafana.panels import GREEN, RED, SPAN, YELLOW, Kind, Levels, Panel, Query, board, number, rate
-
-_ANY: Final[Levels] = ((1, RED),)
+from grafana import bounds
+from grafana.bounds import GREEN, RED, YELLOW
+from grafana.panels import SPAN, Board, Kind, Panel, Query, Unbounded, number, rate
 
 
 def _in_an_hour(metric: str) -> str:
@@ -21,35 +19,35 @@ _PANELS: Final = (
         "How far the monitor is behind the newest records. Automatic decisions come that much later.",
         "s",
         "max(gateway_monitor_lag_seconds)",
-        levels=((5, YELLOW), (30, RED)),
+        levels=bounds.LAG,
     ),
     number(
         "Failed turns, last hour",
         "Turns of the monitor that failed and were tried again: the log or the registry was away.",
         "short",
         _in_an_hour("gateway_monitor_turn_failures_total"),
-        levels=_ANY,
+        levels=bounds.ANY,
     ),
     number(
         "Unexpected errors, last hour",
         "Errors that the program has no name for. Each is in the journal.",
         "short",
         _in_an_hour("gateway_unexpected_errors_total"),
-        levels=_ANY,
+        levels=bounds.ANY,
     ),
     number(
         "Records lost, last hour",
         "Answers without a record, because the log could not take it and the gateway was told to answer all the same.",
         "short",
         _in_an_hour("gateway_unlogged_records_total"),
-        levels=_ANY,
+        levels=bounds.ANY,
     ),
     number(
         "Numbers lost, last hour",
         "Updates of metrics that found no room. While this grows, the boards are not whole.",
         "short",
         _in_an_hour("gateway_metrics_overflow_total"),
-        levels=_ANY,
+        levels=bounds.ANY,
     ),
     number(
         "Registry",
@@ -74,7 +72,7 @@ _PANELS: Final = (
         "merged behind a watermark.",
         "s",
         (Query("max(gateway_monitor_lag_seconds)", "monitor"),),
-        levels=((5, YELLOW), (30, RED)),
+        levels=bounds.LAG,
     ),
     Panel(
         "Records a second",
@@ -84,6 +82,7 @@ _PANELS: Final = (
             Query(rate("gateway_log_records_total"), "written"),
             Query(rate("gateway_monitor_records_total"), "read by the monitor"),
         ),
+        unbounded=Unbounded.AMOUNT,
     ),
     Panel(
         "Time of a write to the log",
@@ -97,7 +96,7 @@ _PANELS: Final = (
             ),
         ),
         width=8,
-        levels=((0.01, YELLOW),),
+        levels=bounds.LOG_WRITE,
     ),
     Panel(
         "Writes that failed",
@@ -105,7 +104,7 @@ _PANELS: Final = (
         "wps",
         (Query(rate("gateway_log_write_failures_total", by="process"), "{{process}}"),),
         width=8,
-        levels=((0.001, RED),),
+        levels=((bounds.FLOWS, RED),),
     ),
     Panel(
         "Lag of the archive",
@@ -113,7 +112,7 @@ _PANELS: Final = (
         "s",
         (Query("max(gateway_archive_lag_seconds)", "archive"),),
         width=8,
-        levels=((3600, YELLOW),),
+        levels=bounds.ARCHIVE_LAG,
     ),
     Panel(
         "Records that are no evidence",
@@ -125,6 +124,7 @@ _PANELS: Final = (
             Query(f"sum(increase(gateway_monitor_positions_moved_total[{SPAN}]))", "streams taken up elsewhere after power loss"),
         ),
         width=8,
+        levels=bounds.SELDOM,
     ),
     Panel(
         "Share looked at",
@@ -132,14 +132,18 @@ _PANELS: Final = (
         "percentunit",
         (Query("min(gateway_monitor_sampled_ratio)", "least"),),
         width=8,
+        levels=bounds.WHOLE,
+        below=YELLOW,
     ),
     Panel(
         "Requests until a drill is found",
         "How many made-up requests the last drills took from the harm to its detection: a feature that moves by one standard "
-        "deviation, a challenger that fails in 40 % of its attempts instead of 10 %.",
+        "deviation, a challenger that fails in 40 % of its attempts instead of 10 %. "
+        "At the line a drill counts as missed.",
         "short",
         (Query("max by (drill) (gateway_monitor_drill_detection_requests)", "{{drill}}"),),
         width=8,
+        levels=bounds.DETECTION,
     ),
     Panel(
         "Drills",
@@ -148,13 +152,15 @@ _PANELS: Final = (
         "short",
         (Query(f"sum by (drill, ending) (increase(gateway_monitor_drills_total[{SPAN}])) or vector(0)", "{{drill}} {{ending}}"),),
         width=8,
+        unbounded=Unbounded.AMOUNT,
     ),
     Panel(
         "Time spent on drills",
-        "Of one core. It stays under half a percent.",
+        "Of one core. It stays under monitor.drill_share, whose default is the line.",
         "percentunit",
         (Query(rate("gateway_monitor_drill_seconds_total"), "drills"),),
         width=8,
+        levels=bounds.DRILL_SHARE,
     ),
     Panel(
         "Loop lag",
@@ -162,15 +168,16 @@ _PANELS: Final = (
         "s",
         (Query("max by (process) (gateway_loop_lag_seconds)", "{{process}}"),),
         width=8,
-        levels=((0.1, YELLOW),),
+        levels=bounds.LOOP_LAG,
     ),
     Panel(
         "Segments of the log",
         "Closed segments that are kept. They go once the archive and the monitor have passed them; steady growth says that "
-        "one has not.",
+        "one has not. At the line full ones are all that log.bytes_max lets a worker keep, by default.",
         "short",
         (Query("max(gateway_log_segments)", "kept"),),
         width=8,
+        levels=bounds.SEGMENTS,
     ),
     Panel(
         "Failed steps of the archive",
@@ -178,7 +185,7 @@ _PANELS: Final = (
         "short",
         (Query(f"sum(increase(gateway_archive_failures_total[{SPAN}])) or vector(0)", "failed"),),
         width=8,
-        levels=_ANY,
+        levels=bounds.ANY,
     ),
     Panel(
         "Routes that the monitor follows",
@@ -186,10 +193,8 @@ _PANELS: Final = (
         "short",
         (Query("max(gateway_monitor_routes)", "routes"),),
         width=8,
+        unbounded=Unbounded.AMOUNT,
     ),
 )
 
-
-def built() -> Dashboard:
-    """Return the board."""
-    return board("headgate-monitor", "Monitor of the monitor", "Whether what the other boards say can be relied on.", _PANELS)
+BOARD: Final = Board("headgate-monitor", "Monitor of the monitor", "Whether what the other boards say can be relied on.", _PANELS)

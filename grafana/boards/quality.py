@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from grafana_foundation_sdk.builders.dashboard import Dashboard
-
-from grafana.panels import CHOSEN, OF_ROUTE, RED, VERSION, YELLOW, Panel, Query, board, number, rate
+from grafana import bounds
+from grafana.bounds import GREY, YELLOW
+from grafana.panels import CHOSEN, OF_ROUTE, VERSION, Board, Panel, Query, Unbounded, number, rate
 
 _PLACE: Final = "route, variant, version"
 _NAME: Final = "{{route}} " + VERSION
 
+_LOSS: Final = f"gateway_quality_loss_ratio{{{CHOSEN}}}"
+_OF_ROUTE_LOSS: Final = f"gateway_quality_loss_ratio{{{OF_ROUTE}}}"
 _PANELS: Final = (
     Panel(
         "Loss against ground truth",
@@ -18,10 +20,18 @@ _PANELS: Final = (
         "answers. Estimated is what the answers themselves promise before their outcome is known; it is no evidence.",
         "percentunit",
         (
-            Query(f"max by ({_PLACE}) (gateway_quality_loss_ratio{{{CHOSEN}}})", _NAME),
+            Query(f"max by ({_PLACE}) ({_LOSS})", _NAME),
             Query(f"max by ({_PLACE}) (gateway_quality_estimated_loss_ratio{{{CHOSEN}}})", _NAME + ", estimated"),
         ),
-        width=24,
+        unbounded=Unbounded.COMPARED,
+    ),
+    Panel(
+        "Loss beyond the best version's",
+        "How much more each version loses than the best one on its route, by ground truth of the last hour. From the line on a "
+        "route's health is a warning, once enough outcomes are known.",
+        "percentunit",
+        (Query(f"max by ({_PLACE}) ({_LOSS}) - on (route) group_left () min by (route) ({_OF_ROUTE_LOSS})", _NAME),),
+        levels=bounds.LOSS_BEHIND,
     ),
     Panel(
         "Outcomes that became known",
@@ -29,12 +39,15 @@ _PANELS: Final = (
         "both.",
         "percentunit",
         (Query(f"max by ({_PLACE}) (gateway_quality_coverage_ratio{{{CHOSEN}}})", _NAME),),
+        unbounded=Unbounded.COMPARED,
     ),
     Panel(
         "Rows that the loss rests on",
-        "Rows with ground truth of the last hour. A loss of a few dozen rows moves by chance alone.",
+        "Rows with ground truth of the last hour. A loss of a few dozen rows moves by chance alone, and is not judged.",
         "short",
         (Query(f"max by ({_PLACE}) (gateway_quality_known_rows{{{CHOSEN}}})", _NAME),),
+        levels=bounds.KNOWN,
+        below=GREY,
     ),
     Panel(
         "How late outcomes come",
@@ -42,15 +55,16 @@ _PANELS: Final = (
         "s",
         (Query(f"max by ({_PLACE}) (gateway_quality_delay_seconds{{{CHOSEN}}})", _NAME),),
         width=8,
+        unbounded=Unbounded.COMPARED,
     ),
     Panel(
         "Whether outcomes come alike for both versions",
-        "How strongly the arrivals of ground truth differ between champion and challenger, in powers of ten. From 3 on, verdicts "
-        "on the loss are void: a version that slows its ground truth looks good.",
+        "How strongly the arrivals of ground truth differ between champion and challenger, in powers of ten. From the line on, "
+        "verdicts on the loss are void: a version that slows its ground truth looks good.",
         "none",
         (Query(f"max by (route) (gateway_rollout_truth_log_e{{{OF_ROUTE}}}) / 2.302585", "{{route}}"),),
         width=8,
-        levels=((3, RED),),
+        levels=bounds.TRUTH,
         is_signed=True,
     ),
     Panel(
@@ -59,6 +73,7 @@ _PANELS: Final = (
         "short",
         (Query(f"sum by ({_PLACE}) (gateway_quality_corrected_total{{{CHOSEN}}})", _NAME),),
         width=8,
+        unbounded=Unbounded.AMOUNT,
     ),
     Panel(
         "Outcomes posted a second",
@@ -66,6 +81,7 @@ _PANELS: Final = (
         "wps",
         (Query(rate("gateway_ground_truth_records_total"), "accepted"),),
         width=8,
+        unbounded=Unbounded.AMOUNT,
     ),
     Panel(
         "Outcomes that count for nothing",
@@ -73,30 +89,31 @@ _PANELS: Final = (
         "wps",
         (Query(rate("gateway_ground_truth_uncounted_total", by="reason"), "{{reason}}"),),
         width=8,
+        levels=((bounds.FLOWS, YELLOW),),
     ),
     Panel(
         "Rows that wait for their outcome",
-        "Answers that the monitor keeps in mind until their ground truth comes.",
+        "Answers that the monitor keeps in mind until their ground truth comes. At the second line, the default of "
+        "monitor.truth_wait_max, the oldest are given up.",
         "short",
         (Query("max(gateway_ground_truth_waiting_rows)", "waiting"),),
         width=8,
+        levels=bounds.WAITING,
     ),
     number(
         "Given up in the last hour",
         "Predictions whose outcome is not waited for any more, because others needed the room. Their outcomes count for nothing.",
         "short",
         "sum(increase(gateway_ground_truth_dropped_predictions_total[1h]))",
-        levels=((1, YELLOW),),
+        levels=bounds.SELDOM,
     ),
     number(
         "Posted in the last hour",
         "Records of ground truth accepted.",
         "short",
         "sum(increase(gateway_ground_truth_records_total[1h]))",
+        unbounded=Unbounded.AMOUNT,
     ),
 )
 
-
-def built() -> Dashboard:
-    """Return the board."""
-    return board("headgate-quality", "Quality", "How right the answers were, once their outcome became known.", _PANELS)
+BOARD: Final = Board("headgate-quality", "Quality", "How right the answers were, once their outcome became known.", _PANELS)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from typing import Final
 
-from grafana_foundation_sdk.builders.dashboard import Dashboard
-
-from grafana.boards.answers import FAILED_LEVELS, answered, failed_share
-from grafana.panels import BLUE, CHOSEN, GREEN, GREY, OF_ROUTE, RED, VERSION, YELLOW, Kind, Panel, Query, board
+from grafana import bounds
+from grafana.boards.answers import answered, failed_share
+from grafana.bounds import BLUE, GREEN, GREY, RED, YELLOW
+from grafana.panels import CHOSEN, OF_ROUTE, VERSION, Board, Kind, Panel, Query, Unbounded
 
 _LN_10: Final = "2.302585"
 _RAIL: Final = "{{route}}: {{guardrail}}"
 _STATES: Final = (
-    ("CANARY", 1, "both answer", BLUE),
-    ("HELD", 2, "held", YELLOW),
-    ("LIVE", 3, "promoted", GREEN),
-    ("ROLLED_BACK", 4, "rolled back", GREY),
-    ("QUARANTINED", 5, "rolled back by itself, in quarantine", RED),
+    ("SHADOW", 1, "the challenger sees copies", GREY),
+    ("CANARY", 2, "both answer", BLUE),
+    ("BAKING", 3, "the last step goes on", BLUE),
+    ("AWAITING_APPROVAL", 4, "waits for a person", YELLOW),
+    ("HELD", 5, "held", YELLOW),
+    ("LIVE", 6, "promoted", GREEN),
+    ("ROLLED_BACK", 7, "rolled back", GREY),
+    ("QUARANTINED", 8, "rolled back by itself, in quarantine", RED),
 )
 _VERDICTS: Final = (("INCONCLUSIVE", 1, "not known yet", GREY), ("PASS", 2, "passed", GREEN), ("FAIL", 3, "failed", RED))
 _ATTRIBUTIONS: Final = (
@@ -57,6 +60,7 @@ _PANELS: Final = (
         "percentunit",
         (Query(f"max by (route, variant, version) (gateway_route_weight_ratio{{{CHOSEN}}})", "{{route}} " + VERSION),),
         is_stacked=True,
+        unbounded=Unbounded.PARTS,
     ),
     Panel(
         "Actual split",
@@ -69,6 +73,7 @@ _PANELS: Final = (
             ),
         ),
         is_stacked=True,
+        unbounded=Unbounded.PARTS,
     ),
     Panel(
         "Evidence against the challenger",
@@ -80,6 +85,7 @@ _PANELS: Final = (
             Query(
                 f"max by (route, guardrail) (gateway_rollout_log_e_bound{{{OF_ROUTE}}}) / {_LN_10}",
                 _RAIL + ", rolled back from here",
+                is_bound=True,
             ),
         ),
         is_signed=True,
@@ -93,7 +99,7 @@ _PANELS: Final = (
             Query(f"max by (route, guardrail) (gateway_rollout_estimate_ratio{{{OF_ROUTE}}})", _RAIL),
             Query(f"max by (route, guardrail) (gateway_rollout_estimate_lower_ratio{{{OF_ROUTE}}})", _RAIL + ", at least"),
             Query(f"max by (route, guardrail) (gateway_rollout_estimate_upper_ratio{{{OF_ROUTE}}})", _RAIL + ", at most"),
-            Query(f"max by (route, guardrail) (gateway_rollout_margin_ratio{{{OF_ROUTE}}})", _RAIL + ", margin"),
+            Query(f"max by (route, guardrail) (gateway_rollout_margin_ratio{{{OF_ROUTE}}})", _RAIL + ", margin", is_bound=True),
         ),
         is_signed=True,
     ),
@@ -126,14 +132,15 @@ _PANELS: Final = (
             ),
         ),
         width=8,
+        unbounded=Unbounded.AMOUNT,
     ),
     Panel(
         "Share that failed, by version",
-        "What the evidence on service errors is made of. The lines are the objective and ten times it.",
+        "What the evidence on service errors is made of. The first line is the objective.",
         "percentunit",
         (Query(failed_share(CHOSEN, "route, variant, version"), "{{route}} " + VERSION),),
         width=8,
-        levels=FAILED_LEVELS,
+        levels=bounds.FAILED,
     ),
     Panel(
         "Changes that the gateway made by itself",
@@ -141,10 +148,9 @@ _PANELS: Final = (
         "short",
         (Query(f"sum by (route, event) (gateway_monitor_changes_total{{{OF_ROUTE}}})", "{{route}}: {{event}}"),),
         width=8,
+        unbounded=Unbounded.AMOUNT,
     ),
 )
 
-
-def built() -> Dashboard:
-    """Return the board."""
-    return board("headgate-rollout", "Rollout", "A new version beside the one in charge: how far, how sure, and why.", _PANELS)
+_ABOUT: Final = "A new version beside the one in charge: how far, how sure, and why."
+BOARD: Final = Board("headgate-rollout", "Rollout", _ABOUT, _PANELS)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from grafana_foundation_sdk.builders.dashboard import Dashboard
-
-from grafana.boards.answers import FAILED_LEVELS, answered, duration, failed_share
-from grafana.panels import CHOSEN, OF_ROUTE, SPAN, VERSION, YELLOW, Panel, Query, board, quantile, rate
+from grafana import bounds
+from grafana.boards.answers import answered, duration, failed_share
+from grafana.bounds import YELLOW
+from grafana.panels import CHOSEN, OF_ROUTE, SPAN, VERSION, Board, Panel, Query, Unbounded, quantile, rate
 
 _BY: Final = "variant, version"
 _OF_MODEL: Final = f"and on (model) gateway_route_info{{{OF_ROUTE}}}"  # a run belongs to a model, which may have several routes
@@ -21,28 +21,33 @@ _PANELS: Final = (
         "Answers to callers, by the version that really gave them. Shadows are not among them.",
         "reqps",
         (Query(answered(CHOSEN, _BY), VERSION),),
+        unbounded=Unbounded.AMOUNT,
     ),
     Panel(
         "Share that failed",
         "Of each version's answers: raised, answered with something invalid, ran out of time, or took its worker down. "
-        "The lines are the objective and ten times it.",
+        "The first line is the objective.",
         "percentunit",
         (Query(failed_share(CHOSEN, _BY), VERSION),),
-        levels=FAILED_LEVELS,
+        levels=bounds.FAILED,
     ),
     Panel(
         "Duration of most requests",
-        "The median, from the last byte of the request to its record in the log, by version.",
+        "The median, from the last byte of the request to its record in the log, by version. "
+        "The lines are half of the default deadline, and all of it.",
         "s",
         (Query(duration(0.5, CHOSEN, _BY), VERSION),),
         width=8,
+        levels=bounds.DURATION,
     ),
     Panel(
         "Duration of the slowest hundredth",
-        "The 99th percentile, from the last byte of the request to its record in the log, by version.",
+        "The 99th percentile, from the last byte of the request to its record in the log, by version. "
+        "The lines are half of the default deadline, and all of it.",
         "s",
         (Query(duration(0.99, CHOSEN, _BY), VERSION),),
         width=8,
+        levels=bounds.DURATION,
     ),
     Panel(
         "Answers by how they ended",
@@ -51,6 +56,7 @@ _PANELS: Final = (
         (Query(rate("gateway_predictions_total", CHOSEN, by="outcome, kind"), "{{outcome}} ({{kind}})"),),
         width=8,
         is_stacked=True,
+        unbounded=Unbounded.AMOUNT,
     ),
     Panel(
         "Answered by the fallback",
@@ -58,7 +64,7 @@ _PANELS: Final = (
         "reqps",
         (Query(f"sum by (route) (rate(gateway_failovers_total{{{CHOSEN}}}[{SPAN}])) or vector(0)", "{{route}}"),),
         width=8,
-        levels=((0.001, YELLOW),),
+        levels=((bounds.FLOWS, YELLOW),),
     ),
     Panel(
         "What the live version answers",
@@ -68,17 +74,21 @@ _PANELS: Final = (
         (Query(f"max by (route, answer) (gateway_drift_answers_ratio{{{OF_ROUTE}}})", "{{route}}: {{answer}}"),),
         width=8,
         is_stacked=True,
+        unbounded=Unbounded.PARTS,
     ),
     Panel(
         "Wait before a run",
-        "The 99th percentile of the time that a request waits for its version: in the queue, and for its batch.",
+        "The 99th percentile of the time that a request waits for its version: in the queue, and for its batch. "
+        "From the line on, requests with the default deadline are refused.",
         "s",
         (Query(f"{quantile(0.99, 'gateway_queue_wait_seconds', _VERSIONS, by=_RUN_BY)} {_OF_MODEL}", _RUN),),
         width=8,
+        levels=bounds.WAIT,
     ),
     Panel(
         "Time of a run",
-        "The mean time that a version takes for one batch. This is the model itself; the rest of the duration is the gateway.",
+        "The mean time that a version takes for one batch. This is the model itself; the rest of the duration is the "
+        "gateway. The lines are half of the default deadline, and all of it.",
         "s",
         (
             Query(
@@ -88,6 +98,7 @@ _PANELS: Final = (
             ),
         ),
         width=8,
+        levels=bounds.DURATION,
     ),
     Panel(
         "Rows a run",
@@ -101,13 +112,16 @@ _PANELS: Final = (
             ),
         ),
         width=8,
+        unbounded=Unbounded.AMOUNT,
     ),
     Panel(
         "Memory of each version",
-        "What loading and warming it took, on the worker where that was most.",
+        "What loading and warming it took, on the worker where that was most. The line is what all versions of a worker may "
+        "take together, by default.",
         "bytes",
         (Query(f"max by ({_RUN_BY}) (gateway_model_memory_bytes{{{_VERSIONS}}}) {_OF_MODEL}", _RUN),),
         width=8,
+        levels=bounds.MEMORY,
     ),
     Panel(
         "Copies for shadows that were not run",
@@ -115,10 +129,8 @@ _PANELS: Final = (
         "reqps",
         (Query(f"sum by (route, variant) (rate(gateway_shadow_dropped_total{{{OF_ROUTE}}}[{SPAN}]))", "{{route}} {{variant}}"),),
         width=8,
+        levels=((bounds.FLOWS, YELLOW),),
     ),
 )
 
-
-def built() -> Dashboard:
-    """Return the board."""
-    return board("headgate-route", "Route", "One route: how much, how well, how fast, and what happens inside.", _PANELS)
+BOARD: Final = Board("headgate-route", "Route", "One route: how much, how well, how fast, and what happens inside.", _PANELS)

@@ -8,7 +8,7 @@ from adapters.detectors.river import AdwinDetector
 from adapters.memory import ManualClock, MemoryBank
 from gateway.metrics.monitor import MONITOR_DRILL_DETECTION, MONITOR_DRILLS
 from gateway.monitor import exercise
-from gateway.monitor.drills import REST_S, SHARE, Drills
+from gateway.monitor.drills import REST_S, Drills
 from gateway.monitor.exercise import Drill, Ending, Exercise
 from gateway.monitor.gauges import Gauges
 from gateway.ports.readings import Reading
@@ -57,9 +57,9 @@ def shown(bank: MemoryBank, name: str, **labels: str) -> float:
     return next((one.value for one in bank.samples() if one.name == name and dict(one.labels) == labels), 0.0)
 
 
-def drills(clock: ManualClock, bank: MemoryBank, *, detector=AdwinDetector, drill_s: float = 3_600.0) -> Drills:
+def drills(clock: ManualClock, bank: MemoryBank, *, detector=AdwinDetector, **settings: float) -> Drills:
     """Return drills that have not begun."""
-    return Drills(detector, settings=MonitorSettings(drill_s=drill_s), gauges=Gauges(bank), clock=clock)
+    return Drills(detector, settings=MonitorSettings(**settings), gauges=Gauges(bank), clock=clock)
 
 
 @pytest.mark.parametrize(("drill", "requests_max"), [(Drill.DRIFT, 128), (Drill.HARM, 300)])
@@ -117,16 +117,17 @@ def test_drills_can_be_off():
     assert running.body()["is_on"] is False
 
 
-def test_drills_take_their_share_of_the_time():
+@pytest.mark.parametrize("share", [MonitorSettings().drill_share, 0.25])
+def test_drills_take_their_share_of_the_time(share):
     """After each slice there is a rest in proportion to what it took."""
     clock = WorkingClock(BEGIN_S)
-    running = drills(clock, MemoryBank())
+    running = drills(clock, MemoryBank(), drill_share=share)
     running.turn()
     ended_s = clock.now_s()
     first = running._running._count
     while running._running._count == first:
         running.turn()
-    assert clock.now_s() - ended_s >= 0.1 / SHARE
+    assert 0.1 / share <= clock.now_s() - ended_s < 0.1 / share + 1.0
 
 
 def test_drill_that_raises_is_dropped_and_tried_later():
