@@ -18,7 +18,10 @@ class RunNotes:
 
     def enter(self, batch: Sequence[Job]) -> list[int]:
         """Note that a batch runs; return its runs, one for each place."""
-        return [self._enter(place, jobs) for place, jobs in _by_place(batch).items() if place != UNNOTED]
+        if len(batch) > 1:
+            return [self._enter(place, jobs) for place, jobs in _by_place(batch).items() if place != UNNOTED]
+        place = batch[0].place
+        return [self._enter(place, batch)] if place != UNNOTED else []
 
     def leave(self, runs: Sequence[int]) -> None:
         """Note that it is over."""

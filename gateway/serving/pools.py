@@ -173,7 +173,7 @@ class Pool:
             rows=self._rows,
             rows_full=self._rows_max if self.checker.is_batched else 1,
             take=self._take_for_thread,
-            execute=self._execute,
+            execute=self._execute_in_thread,
             deliver=self._deliver,
         )
 
@@ -296,10 +296,12 @@ class Pool:
 
     def _take(self, queue: deque[Job], budget_us: float, drop: Callable[[Job], None]) -> list[Job]:
         """Remove from a queue what one run may hold: living jobs with rows of equal shapes, in order, within the bounds."""
+        now_s = self._clock.monotonic_s()
+        if len(queue) == 1:
+            return self._take_only(queue, now_s, drop)
         batch: list[Job] = []
         others: list[Job] = []
-        fired = _FREE
-        now_s, left = self._clock.monotonic_s(), self._rows_at_once(budget_us)
+        fired, left = _FREE, self._rows_at_once(budget_us)
         while queue:
             job = queue[0]
             if job.future.done() or now_s > job.deadline_s:
@@ -321,6 +323,15 @@ class Pool:
             batch[0].fired = fired if left > 0 else _FULL
         return batch
 
+    def _take_only(self, queue: deque[Job], now_s: float, drop: Callable[[Job], None]) -> list[Job]:
+        """Remove the only job, as `_take` would: what might be joined with it need not be worked out, and versions are many."""
+        job = queue.popleft()
+        if job.future.done() or now_s > job.deadline_s:
+            drop(job)
+            return []
+        job.fired = _FREE if 0 < job.rows < self._rows_max and self.checker.is_batched and not job.is_alone else _FULL
+        return [job]
+
     def _rows_at_once(self, budget_us: float) -> float:
         """Return how many rows may be joined; the first job runs whatever it has."""
         return min(self._rows_max, self._cost.rows_within(budget_us)) if self.checker.is_batched else 0
@@ -331,6 +342,11 @@ class Pool:
             return execute(self._instance.predict, self.checker, batch, self._clock)
         finally:
             self._notes.leave(runs)
+
+    def _execute_in_thread(self, batch: Sequence[Job]) -> list[Ran]:
+        try:
+            return self._execute(batch)
+        finally:
             self._ended = rows_of(batch), self._clock.monotonic_s()
 
     def _deliver(self, batch: Sequence[Job], result: list[Ran] | BaseException) -> None:

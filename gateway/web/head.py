@@ -6,6 +6,7 @@ What HTTP/1.1 offers and this server does not speak is refused or, where it may 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Final
 from urllib.parse import unquote
@@ -16,6 +17,8 @@ from gateway.web.exchange import Target
 
 HEADER_BYTES_MAX: Final = 64 * 1024  # of one request's line and headers; the parser itself has no bound
 HEADERS_TOO_LARGE: Final = f"headers are over {HEADER_BYTES_MAX:,} bytes"
+_KEPT_MAX: Final = 1_024  # targets, of callers who name one model after the other
+_KEPT_BYTES_MAX: Final = 512  # of one that is kept
 Fields = Sequence[tuple[bytes, bytes]]
 
 
@@ -62,12 +65,19 @@ def target_of(url: bytes) -> Target:
     Raises:
         Refusal: its path is no text.
     """
+    return _kept_target(url) if len(url) <= _KEPT_BYTES_MAX else _target(url)
+
+
+def _target(url: bytes) -> Target:
     if url.startswith(b"/"):
         path, _, query = url.partition(b"?")
     else:
         parsed = httptools.parse_url(url)
         path, query = parsed.path or b"/", parsed.query or b""
     return Target(path, query, _unquoted(path))
+
+
+_kept_target = lru_cache(_KEPT_MAX)(_target)
 
 
 def _unquoted(path: bytes) -> str:

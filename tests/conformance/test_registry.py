@@ -106,6 +106,15 @@ def test_registry_keeps_versions_in_the_order_of_registration(registry):
     assert registry.version("delays", "10") == version("10")
 
 
+def test_registry_reads_numbers_that_json_proper_does_not_hold(registry):
+    """A version whose lineage has an infinite number, which Python writes as JSON, is read back as it was."""
+    made = version(lineage={"best_loss": float("inf"), "seeds": 2**53 + 1})
+    registry.commit(change(PutVersion(made), PutChampion("delays", "1")))
+
+    assert registry.version("delays", "1") == made
+    assert registry.table().versions["delays", "1"] == made
+
+
 def test_registry_finds_the_chains_that_a_version_is_a_member_of(registry):
     """A member's followers are the chains that run it before their own artifact, unless they are retired."""
     scaler, chain = version("1", "scaler"), version("2", runtime=Runtime.CHAINED)

@@ -132,6 +132,8 @@ def test_job_past_its_deadline_does_not_run_on_the_loop(on_loop):
         with pytest.raises(DeadlineExceeded):
             await late
         assert (await fine).outcome is Outcome.OK
+        with pytest.raises(DeadlineExceeded):
+            await bench.submit(3.0, within_s=-0.001)  # and nothing waits beside it
         assert bench.instance.ran == [[2.0]]
 
     on_loop(body, cost_us=1.0)
