@@ -14,18 +14,19 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
 from grafana import panels
 from grafana.boards import BOARDS
-from grafana.rules import rules as rules_file
+from grafana.managed import managed
+from grafana.rules import rules
 
-RULES: Final = "rules/headgate.yml"
 HEADER: Final = "# Built by `python -m grafana.build` from grafana/rules.py; what each alert is for stands there.\n"
+ALERTS: Final = {"rules/headgate.yml": rules, "provisioning/alerting/headgate.yml": managed}
 HERE: Final = Path(__file__).parent
 
 
 def built() -> dict[str, str]:
     """Return each file's path, from this directory, and its text."""
-    rules = yaml.safe_dump(rules_file(), sort_keys=False, width=1_000)
+    alerts = {path: HEADER + yaml.safe_dump(made(), sort_keys=False, width=1_000) for path, made in ALERTS.items()}
     boards = {f"dashboards/{name}.json": panels.built(board).build() for name, board in BOARDS.items()}
-    return {RULES: HEADER + rules} | {
+    return alerts | {
         path: json.dumps(board, cls=JSONEncoder, indent=2, ensure_ascii=False) + "\n" for path, board in boards.items()
     }
 

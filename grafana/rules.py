@@ -1,4 +1,4 @@
-"""The alert rules, and the ratios that they are made of.
+"""The alert rules, and the ratios that they are made of; `managed.py` has them for a Grafana whose Prometheus does not.
 
 The objective is that 999 of 1,000 answers of a route succeed over thirty days. What is left is a budget, and an alert says how
 fast it is being spent: over a long window, so that a moment does not alarm, and over a short one, so that the alert ends soon
@@ -14,6 +14,7 @@ from typing import Final
 from grafana.bounds import ARCHIVE_LAG_S, BUSY_SHARE, FAILED_SHARE, LAG_S, RATE_MIN, TRUTH_LOG_E
 
 PAGE, TICKET = "page", "ticket"
+EVALUATED: Final = "headgate:rules:evaluated"  # recorded beside the alerts: whoever has it need not evaluate them
 _BURNS: Final = (  # long window, short window, times the budget, severity
     ("1h", "5m", 14.4, PAGE),  # 2 % of the month's budget in an hour
     ("6h", "30m", 6.0, PAGE),  # 5 % in six hours
@@ -41,6 +42,10 @@ class Alert:
     waits: str = "0s"
     stays: str = "5m"
     labels: dict[str, str] = field(default_factory=dict)
+
+    def annotations(self) -> dict[str, str]:
+        """Return what is told with it."""
+        return {"summary": self.summary, "description": self.action}
 
 
 ALERTS: Final = (
@@ -201,14 +206,20 @@ ALERTS: Final = (
 
 def rules() -> dict[str, object]:
     """Return the rule file."""
-    recorded = [{"record": name, "expr": expression} for window in _windows() for name, expression in _ratios(window)]
-    return {
-        "groups": [
-            {"name": "headgate-ratios", "rules": recorded},
-            {"name": "headgate-budget", "rules": [_rule(alert) for alert in _burns()]},
-            {"name": "headgate", "rules": [_rule(alert) for alert in ALERTS]},
-        ]
-    }
+    recorded = {**ratios(), EVALUATED: "vector(1)"}
+    recording = {"name": "headgate-recorded", "rules": [{"record": name, "expr": asked} for name, asked in recorded.items()]}
+    alerting = [{"name": name, "rules": [_rule(alert) for alert in alerts]} for name, alerts in groups().items()]
+    return {"groups": [recording, *alerting]}
+
+
+def groups() -> dict[str, tuple[Alert, ...]]:
+    """Return all alerts by the group that they are evaluated in."""
+    return {"headgate-budget": tuple(_burns()), "headgate": ALERTS}
+
+
+def ratios() -> dict[str, str]:
+    """Return the expressions that the budget's alerts are made of, by the names under which they are recorded."""
+    return dict(ratio for window in _windows() for ratio in _ratios(window))
 
 
 def _windows() -> tuple[str, ...]:
@@ -244,5 +255,5 @@ def _rule(alert: Alert) -> dict[str, object]:
         **({"for": alert.waits} if alert.waits != "0s" else {}),
         "keep_firing_for": alert.stays,
         "labels": {"severity": alert.severity, **alert.labels},
-        "annotations": {"summary": alert.summary, "description": alert.action},
+        "annotations": alert.annotations(),
     }

@@ -55,6 +55,7 @@ def alone(name: str, series: str, values: list[float], over_min: int = BAD_MIN +
 
 
 FAILING = (predictions("ok", 240, 300), predictions("failed", 60, 0))
+OWN, GRAFANAS = "", "grafana"
 CASES = (
     Case("RouteBurnsBudget", FAILING, BAD_MIN + 25, window="1h"),
     Case("RouteBurnsBudget", FAILING, BAD_MIN + 50, window="6h"),
@@ -101,6 +102,22 @@ CASES = (
 )
 
 
+def grafanas() -> list[dict[str, object]]:
+    """Return Grafana's rules as Prometheus would have them: their condition is that the expression has an answer."""
+    groups = yaml.safe_load((GRAFANA / "provisioning" / "alerting" / "headgate.yml").read_text())["groups"]
+    return [
+        {
+            "alert": rule["title"],
+            "expr": rule["data"][0]["model"]["expr"],
+            "for": rule["for"],
+            "keep_firing_for": rule["keepFiringFor"],
+            "labels": {**rule["labels"], "told_by": "grafana"},
+        }
+        for group in groups
+        for rule in group["rules"]
+    ]
+
+
 def test_every_alert_has_a_case():
     """No alert goes untried."""
     groups = yaml.safe_load((GRAFANA / "rules" / "headgate.yml").read_text())["groups"]
@@ -113,24 +130,57 @@ def test_every_alert_has_a_case():
 
 def test_alerts_fire_and_resolve(tmp_path):
     """Each alert fires while its trouble lasts, and is over a while after it; a few failures on a quiet route are none."""
-    quiet = Case("RouteBurnsBudget", (predictions("failed", 2, 2),), 0)  # all of two a minute fail
-    tests = [promtool_case(case, [(case.firing_min, 1), (case.over_min, 0)]) for case in CASES]
-    tests.append(promtool_case(quiet, [(FIRING_MIN, 0), (END_MIN - 1, 0)]))
-    path = tmp_path / "alerts.yml"
-    path.write_text(
-        yaml.safe_dump({"rule_files": [str(GRAFANA / "rules" / "*.yml")], "evaluation_interval": "2m", "tests": tests})
-    )
+    quiet = Case("RouteBurnsBudget", (predictions("failed", 2, 2),), 0, window="1h")  # all of two a minute fail
+    tests = [promtool_case(case, OWN, [(case.firing_min, 1), (case.over_min, 0)]) for case in CASES]
+    tests.append(promtool_case(quiet, OWN, [(FIRING_MIN, 0), (END_MIN - 1, 0)]))
+
+    try_rules(tmp_path, [str(GRAFANA / "rules" / "*.yml")], tests)
+
+
+def test_alerts_of_grafana_fire_where_prometheus_has_none(tmp_path):
+    """Without rules in Prometheus each of Grafana's alerts fires and resolves as its own would, with all troubles at once."""
+    write_grafanas(tmp_path)
+
+    try_rules(tmp_path, ["grafana.yml"], [together(GRAFANAS, is_told=True)])
+
+
+def test_alerts_of_grafana_are_silent_beside_prometheus(tmp_path):
+    """Where Prometheus evaluates its own rules, each trouble is told once: none of Grafana's alerts fires."""
+    write_grafanas(tmp_path)
+
+    try_rules(tmp_path, [str(GRAFANA / "rules" / "*.yml"), "grafana.yml"], [together(GRAFANAS, is_told=False)])
+
+
+def together(told_by: str, *, is_told: bool) -> dict[str, object]:
+    """Return all cases as one test."""
+    cases = [promtool_case(case, told_by, [(case.firing_min, int(is_told)), (case.over_min, 0)]) for case in CASES]
+    series = {one["series"]: one for case in cases for one in case["input_series"]}
+    asked = [one for case in cases for one in case["promql_expr_test"]]
+    return {"name": "all", "interval": "1m", "input_series": list(series.values()), "promql_expr_test": asked}
+
+
+def write_grafanas(directory: Path) -> None:
+    """Write Grafana's rules where promtool finds them."""
+    rules = {"groups": [{"name": "grafana", "rules": grafanas()}]}
+    (directory / "grafana.yml").write_text(yaml.safe_dump(rules))
+
+
+def try_rules(directory: Path, files: list[str], tests: list[dict[str, object]]) -> None:
+    """Let promtool evaluate the files, Grafana's last, and check the tests."""
+    order = [group["name"] for group in yaml.safe_load((GRAFANA / "rules" / "headgate.yml").read_text())["groups"]]
+    body = {"rule_files": files, "evaluation_interval": "2m", "group_eval_order": [*order, "grafana"], "tests": tests}
+    path = directory / "alerts.yml"
+    path.write_text(yaml.safe_dump(body))
 
     done = subprocess.run(["promtool", "test", "rules", str(path)], capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
 
 
-def promtool_case(case: Case, counts: Iterable[tuple[int, int]]) -> dict[str, object]:
-    """Return promtool's form: how many alerts of that name fire at which minutes."""
-    firing = f'count(ALERTS{{alertname="{case.name}", alertstate="firing", window="{case.window}"}})'
-    if not case.window:
-        firing = f'count(ALERTS{{alertname="{case.name}", alertstate="firing"}})'
+def promtool_case(case: Case, told_by: str, counts: Iterable[tuple[int, int]]) -> dict[str, object]:
+    """Return promtool's form: how many alerts of that name, told by one or the other, fire at which minutes."""
+    name = f"{case.name} {case.window}".strip() if told_by is GRAFANAS else case.name
+    firing = f'count(ALERTS{{alertname="{name}", alertstate="firing", window="{case.window}", told_by="{told_by}"}})'
     return {
         "name": f"{case.name} {case.window}".strip(),
         "interval": "1m",

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from gateway.core.attribution import Attribution
 from gateway.core.guardrails import Verdict
@@ -19,12 +20,25 @@ from grafana.panels import Panel, Query, Unbounded
 
 GRAFANA = Path(__file__).parents[2] / "grafana"
 RULES = GRAFANA / "rules" / "headgate.yml"
+MANAGED = GRAFANA / "provisioning" / "alerting" / "headgate.yml"
+MANAGED_FIELDS = {  # of a rule, that Grafana's provisioning reads and these have
+    "uid",
+    "title",
+    "condition",
+    "data",
+    "noDataState",
+    "execErrState",
+    "for",
+    "keepFiringFor",
+    "annotations",
+    "labels",
+}
 BOARDS = sorted((GRAFANA / "dashboards").glob("*.json"))
 
 
 def test_boards_are_built_from_their_source():
     """Building boards and rules anew gives the files that are checked in, and no others are there."""
-    assert {str(path.relative_to(GRAFANA)): path.read_text() for path in (*BOARDS, RULES)} == built()
+    assert {str(path.relative_to(GRAFANA)): path.read_text() for path in (*BOARDS, RULES, MANAGED)} == built()
 
 
 @pytest.mark.parametrize("path", BOARDS, ids=lambda path: path.stem)
@@ -95,12 +109,64 @@ def test_boards_name_only_metrics_that_there_are(path):
     assert {re.sub("_(bucket|sum|count)$", "", name) for name in named} <= {metric.name for metric in METRICS}
 
 
-def test_rules_name_only_metrics_that_there_are():
-    """Each metric in a rule is one that the gateway defines, or one that another rule records."""
-    named = set(re.findall(r"(?<![\w:])gateway_[a-z0-9_]+", RULES.read_text()))
+@pytest.mark.parametrize("path", [RULES, MANAGED], ids=lambda path: path.parent.name)
+def test_rules_name_only_metrics_that_there_are(path):
+    """Each metric in a rule is one that the gateway defines, or one that another rule records; of those Grafana's need none."""
+    named = set(re.findall(r"(?<![\w:])gateway_[a-z0-9_]+", path.read_text()))
 
     assert named
     assert named <= {metric.name for metric in METRICS}
+    assert path is RULES or "route:gateway" not in path.read_text()
+
+
+def provisioned(what: str) -> dict[str, object]:
+    """Return one of Grafana's provisioning files."""
+    [path] = (GRAFANA / "provisioning" / what).glob("*.yml")
+    return yaml.safe_load(path.read_text())
+
+
+def test_grafana_has_every_alert():
+    """Each alert of Prometheus has one in Grafana that waits, stays and is labelled alike, and tells the same."""
+    own = [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"] if "alert" in rule]
+    grafanas = [rule for group in provisioned("alerting")["groups"] for rule in group["rules"]]
+
+    assert [rule["title"].split()[0] for rule in grafanas] == [rule["alert"] for rule in own]
+    for rule, one in zip(grafanas, own, strict=True):
+        timing = {"for": one.get("for", "0s"), "keepFiringFor": one["keep_firing_for"]}
+        assert {name: rule[name] for name in timing} == timing
+        assert rule["labels"] == one["labels"]
+        told = str(rule["annotations"]).replace(".Values.A.Value", "$value").replace(".Labels.", "$labels.")
+        assert told == str(one["annotations"])
+
+
+def test_grafana_can_read_its_alerts():
+    """Grafana's rules have the fields that its provisioning knows, names of their own, a data source that is provisioned, and the
+    boards' folder; nothing in them is taken for a variable of its environment.
+    """
+    groups = provisioned("alerting")["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    sources = {source["uid"]: source["type"] for source in provisioned("datasources")["datasources"]}
+
+    assert {group["folder"] for group in groups} == {provider["folder"] for provider in provisioned("dashboards")["providers"]}
+    assert len({rule["title"] for rule in rules}) == len({rule["uid"] for rule in rules}) == len(rules)
+    for rule in rules:
+        assert set(rule) == MANAGED_FIELDS
+        assert re.fullmatch("[a-z0-9-]{1,40}", rule["uid"])
+        asked, holds = rule["data"]
+        assert sources[asked["datasourceUid"]] == "prometheus"
+        assert (asked["refId"], asked["model"]["instant"]) == ("A", True)
+        assert (holds["datasourceUid"], holds["model"]["type"], holds["refId"]) == ("__expr__", "math", rule["condition"])
+        assert holds["model"]["expression"] == f"is_number(${asked['refId']})"
+        assert all(query["relativeTimeRange"]["from"] > query["relativeTimeRange"]["to"] for query in rule["data"])
+        assert "$" not in str({name: value for name, value in rule.items() if name != "data"})
+
+
+def test_grafana_alone_says_that_prometheus_is_away():
+    """When Prometheus does not answer, one alert fires, not all; what no series speaks of is no trouble."""
+    rules = [rule for group in provisioned("alerting")["groups"] for rule in group["rules"]]
+
+    assert [rule["title"] for rule in rules if rule["execErrState"] != "OK"] == ["GatewayDown"]
+    assert {rule["noDataState"] for rule in rules} == {"OK"}
 
 
 @pytest.mark.parametrize("path", BOARDS, ids=lambda path: path.stem)
