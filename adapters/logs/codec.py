@@ -260,38 +260,37 @@ def _from_raw(datatype: Datatype, raw: bytes) -> Array:
 
 
 def _read_prediction(body: Mapping[str, Any]) -> PredictionRecord:
-    return PredictionRecord(
-        prediction_id=body["prediction_id"],
-        time_s=body["time"],
-        kind=_KINDS[body["kind"]],
-        model=body["model"],
-        route=body["route"],
-        revision=body["revision"],
-        assigned=body["assigned"],
-        variant=body["variant"],
-        version=body["version"],
-        digest=body["digest"],
-        attempts=tuple(
-            [
-                Attempt(tried["variant"], tried["version"], _OUTCOMES[tried["outcome"]], tried["duration_us"])
-                for tried in body["attempts"]
-            ]
-        ),
-        assignment_key=body["assignment_key"],
-        is_keyed=body["is_keyed"],
-        inputs=tuple([tensor_from_body(tensor) for tensor in body["inputs"]]),
-        outputs=tuple([tensor_from_body(tensor) for tensor in body["outputs"]]),
-        batch_rows=body["batch_rows"],
-        batch_position=body["batch_position"],
-        runtime_version=body["runtime_version"],
-        outcome=_OUTCOMES[body["outcome"]],
-        latency_us=body["latency_us"],
-        shadow_of=body["shadow_of"],
-        trace_id=body["trace_id"],
-        resting=tuple(body["resting"]),
-        dropped=tuple(body.get("dropped", ())),  # these two came into the format later
-        hashed=tuple(body.get("hashed", ())),
+    return PredictionRecord(  # by position: keywords take half as long again
+        body["prediction_id"],
+        body["time"],
+        _KINDS[body["kind"]],
+        body["model"],
+        body["route"],
+        body["revision"],
+        body["assigned"],
+        body["variant"],
+        body["version"],
+        body["digest"],
+        tuple(map(_read_attempt, body["attempts"])),
+        body["assignment_key"],
+        body["is_keyed"],
+        tuple(map(tensor_from_body, body["inputs"])),
+        tuple(map(tensor_from_body, body["outputs"])),
+        body["batch_rows"],
+        body["batch_position"],
+        body["runtime_version"],
+        _OUTCOMES[body["outcome"]],
+        body["latency_us"],
+        body["shadow_of"],
+        body["trace_id"],
+        tuple(body["resting"]),
+        tuple(body.get("dropped", ())),  # these two came into the format later
+        tuple(body.get("hashed", ())),
     )
+
+
+def _read_attempt(body: Mapping[str, Any]) -> Attempt:
+    return Attempt(body["variant"], body["version"], _OUTCOMES[body["outcome"]], body["duration_us"])
 
 
 def _read_ground_truth(body: Mapping[str, Any]) -> GroundTruthRecord:

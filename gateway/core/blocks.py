@@ -54,7 +54,7 @@ class Blocks:
         Returns:
             Shape (signals, rows released): none while the correlations are unknown, then all that waited, then as many as came.
         """
-        self._learn(values)
+        self.learn(values)
         if not self.is_known:
             self._rows += values.shape[1]
             self._held.append(values)
@@ -70,6 +70,18 @@ class Blocks:
         for at in averaged.tolist():
             means[at] = self._averaged(at, values[at], int(lengths[at]))
         return means
+
+    def learn(self, values: FloatArray) -> None:
+        """Take rows as `push` does, for the correlations alone: none are kept or released."""
+        joined: FloatArray = np.concatenate((self._past, values), axis=1)
+        now, is_whole = joined[:, FAR:], bool(np.isfinite(joined).all())
+        near, near_count = _squares(now - joined[:, FAR - 1 : -1], is_whole=is_whole)
+        far, far_count = _squares(now - joined[:, :-FAR], is_whole=is_whole)
+        self._count = self._count + far_count
+        weight = self._weight(far_count)
+        self._near = _mixed(self._near, near, near_count, weight if is_whole else self._weight(near_count))
+        self._far = _mixed(self._far, far, far_count, weight)
+        self._past = joined[:, -FAR:].astype(np.float32)
 
     @property
     def is_known(self) -> bool:
@@ -92,21 +104,10 @@ class Blocks:
         assert state["_past"].shape == self._past.shape, "the state of other signals"
         vars(self).update(state)
 
-    def _learn(self, values: FloatArray) -> None:
-        joined: FloatArray = np.concatenate((self._past, values), axis=1)
-        now, is_whole = joined[:, FAR:], bool(np.isfinite(joined).all())
-        near, near_count = _squares(now - joined[:, FAR - 1 : -1], is_whole=is_whole)
-        far, far_count = _squares(now - joined[:, :-FAR], is_whole=is_whole)
-        self._count = self._count + far_count
-        self._near = self._mixed(self._near, near, near_count)
-        self._far = self._mixed(self._far, far, far_count)
-        self._past = joined[:, -FAR:].astype(np.float32)
-
-    def _mixed(self, mean: FloatArray, total: FloatArray, count: FloatArray) -> FloatArray:
-        """Return means that take in `count` more squares; while few are known each weighs alike."""
-        weight = np.maximum(1.0 - (1.0 - MEMORY) ** count, count / np.maximum(self._count, 1.0)).clip(max=1.0)
-        mixed: FloatArray = np.where(count > 0, mean + weight * (total / np.maximum(count, 1.0) - mean), mean)
-        return mixed
+    def _weight(self, count: FloatArray) -> FloatArray:
+        """Return what `count` more squares weigh; while few are known each weighs alike."""
+        weight: FloatArray = np.maximum(1.0 - (1.0 - MEMORY) ** count, count / np.maximum(self._count, 1.0))
+        return np.minimum(weight, 1.0)
 
     def _averaged(self, at: int, values: FloatArray, length: int) -> FloatArray:
         """Return one signal's means, each in the row that fills its block; a block keeps the length it began with."""
@@ -130,6 +131,12 @@ class Blocks:
     def _fill(self, at: int, values: FloatArray) -> None:
         self._sum[at] += np.add.reduce(values)
         self._filled[at] += len(values)
+
+
+def _mixed(mean: FloatArray, total: FloatArray, count: FloatArray, weight: FloatArray) -> FloatArray:
+    """Return means of squares that take in `count` more."""
+    mixed: FloatArray = np.where(count > 0, mean + weight * (total / np.maximum(count, 1.0) - mean), mean)
+    return mixed
 
 
 def _squares(gaps: FloatArray, *, is_whole: bool) -> tuple[FloatArray, FloatArray]:

@@ -7,7 +7,9 @@ Only more is a departure. What moved it this cannot say: without a concurrent va
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Final
 
 import numpy as np
@@ -18,6 +20,7 @@ from gateway.core.fields import Json
 
 LEARN_OUTCOMES: Final = 2_000  # the first; their mean is then known to a fifteenth at a rate of .1
 RETURN_OUTCOMES: Final = 10_000  # without another departure, and the outcomes are as they were
+NO_ROOM: Final = -1  # every outcome is betted on at once
 CHUNK: Final = 64  # outcomes after which their correlation is looked at again, which one by one would cost fifty times as much
 _Bets = tuple[list[float], list[float]]
 
@@ -42,10 +45,11 @@ class Departure:
 
 
 class OutcomeWatch:
-    """One outcome of one version: the same e-detector as for many signals, one number at a time in two microseconds.
+    """One outcome of one version: the same e-detector as for many signals, one number at a time in a microsecond.
+
+    Outcomes that cannot be an alarm, however they fell, wait for each other and are betted on together.
 
     Attributes:
-        is_departed: Whether it is worse now than at first.
         departure: The last alarm's, or None.
     """
 
@@ -66,7 +70,9 @@ class OutcomeWatch:
         self._seen, self._seen_total = 0, 0.0  # since there are bets
         self._walks = [0.0] * len(SHIFTS)  # each bet's logarithm, never under 0: where it last was 0, its growth began
         self._begins = [(0.0, 0, 0.0)] * len(SHIFTS)  # (when, seen, their total) there
-        self.is_departed = False
+        self._waiting: list[tuple[float, float]] = []  # outcomes not betted on yet, at most `CHUNK`, and their times
+        self._room = NO_ROOM  # how many more that a bet may grow with can wait
+        self._is_departed = False
         self.departure: Departure | None = None
 
     def observe(self, value: float, at_s: float = 0.0) -> str:
@@ -78,22 +84,26 @@ class OutcomeWatch:
         assert 0.0 <= value <= 1.0, "an outcome lies in [0, 1]"
         self._chunk.append(value)
         if len(self._chunk) == CHUNK:
-            self._blocks.push(np.asarray([self._chunk]))
-            self._next_length = int(block_lengths(self._blocks.correlations)[0])
-            self._chunk = []
+            self._settle()
+            self._learn_correlation()
         if not self._stakes:
             self._learn(value, at_s)
             return ""
-        self._since += 1
-        if self._since >= RETURN_OUTCOMES:
-            self.is_departed = False
-        self._seen += 1
-        self._seen_total += value
-        return self._alarm() if self._bet(value, at_s) else ""
+        self._waiting.append((value, at_s))
+        if value > self._high:
+            self._room -= 1
+        return self._settle() if self._room < 0 else ""
+
+    @property
+    def is_departed(self) -> bool:
+        """Whether it is worse now than at first."""
+        self._settle()
+        return self._is_departed
 
     @property
     def log_e(self) -> float:
         """Of the average e-detector now; -inf before the first bet and after a departure."""
+        self._settle()
         average = sum(self._sums) / len(self._sums)
         return math.log(average) if average > 0.0 else -math.inf
 
@@ -108,6 +118,7 @@ class OutcomeWatch:
 
     def state(self) -> dict[str, Any]:
         """Return everything needed to go on exactly."""
+        self._settle()
         return {**vars(self), "_blocks": self._blocks.state()}
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -133,24 +144,73 @@ class OutcomeWatch:
         self._bets = {mean: self._bets_on(mean) for mean in (0.0, 1.0)}
         self._begins = [(at_s, 0, 0.0)] * len(SHIFTS)
 
-    def _bet(self, value: float, at_s: float) -> bool:
-        """Bet on a block's mean when one is full, and return whether the average reached its bound."""
+    def _learn_correlation(self) -> None:
+        self._blocks.learn(np.asarray([self._chunk]))
+        self._next_length = int(block_lengths(self._blocks.correlations)[0])
+        self._chunk = []
+        self._room = self._room_left()
+
+    def _settle(self) -> str:
+        """Bet on what waits, and return why the last of it is an alarm; empty when it is none."""
+        if not self._waiting:
+            return ""
+        waiting, self._waiting = self._waiting, []
+        self._since += len(waiting)
+        if self._since >= RETURN_OUTCOMES:
+            self._is_departed = False
+        if self._next_length == 1 and not self._filled:
+            self._bet(waiting, [value for value, _ in waiting])
+        else:
+            for outcome in waiting:
+                self._fill_block(outcome)
+        why = self._alarm() if max(self._sums) >= self._sum_min and self.log_e >= self.bound else ""
+        self._room = self._room_left()
+        return why
+
+    def _fill_block(self, outcome: tuple[float, float]) -> None:
+        """Bet on a block's mean when it is full."""
+        value, _ = outcome
         if self._filled == 0:
             self._length = self._next_length
         self._total += value
         self._filled += 1
         if self._filled < self._length:
-            return False
+            self._seen += 1
+            self._seen_total += value
+            return
         mean, self._filled, self._total = self._total / self._filled, 0, 0.0
-        factors, logs = self._bets.get(mean) or self._bets_on(mean)
-        self._sums = [(1.0 + e) * factor for e, factor in zip(self._sums, factors, strict=True)]
-        begin = (at_s, self._seen, self._seen_total)
-        for at, log in enumerate(logs):
-            walked = self._walks[at] + log
-            if walked <= 0.0:
-                walked, self._begins[at] = 0.0, begin
-            self._walks[at] = walked
-        return max(self._sums) >= self._sum_min and self.log_e >= self.bound
+        self._bet([outcome], [mean])
+
+    def _bet(self, outcomes: Sequence[tuple[float, float]], means: Sequence[float]) -> None:
+        """Bet on what each outcome, with its time, makes: its own value, or the mean of the block that it fills."""
+        totals = list(accumulate([value for value, _ in outcomes], initial=self._seen_total))
+        bets = [self._bets.get(mean) or self._bets_on(mean) for mean in means]
+        for at in range(len(SHIFTS)):
+            e, walked, begun = self._sums[at], self._walks[at], 0
+            for seen, (factors, logs) in enumerate(bets, 1):
+                e = (1.0 + e) * factors[at]
+                walked += logs[at]
+                if walked <= 0.0:
+                    walked, begun = 0.0, seen
+            self._sums[at], self._walks[at] = e, walked
+            if begun:
+                self._begins[at] = (outcomes[begun - 1][1], self._seen + begun, totals[begun])
+        self._seen += len(outcomes)
+        self._seen_total = totals[-1]
+
+    def _room_left(self) -> int:
+        """Return how many outcomes above the mean that is explained may wait, with any number of others up to `CHUNK`.
+
+        A sum e becomes (1 + e)·f, where f is at most that of a 1 for those and at most 1 for the others: after n outcomes, k of
+        them above, it is under (1 + e + n)·f₁ᵏ.
+        """
+        if not self._stakes or self._next_length > 1 or self._filled:
+            return NO_ROOM
+        room = CHUNK
+        for e, log in zip(self._sums, self._bets[1.0][1], strict=True):
+            left = math.log(self._sum_min / (1.0 + e + CHUNK))
+            room = min(room, math.floor(left / max(log, 1e-9)))
+        return room
 
     def _bets_on(self, mean: float) -> _Bets:
         """Return what a mean multiplies each bet by, and the logarithms of that."""
@@ -158,8 +218,8 @@ class OutcomeWatch:
         return factors, [math.log(factor) for factor in factors]
 
     def _alarm(self) -> str:
-        log_e, was_departed = self.log_e, self.is_departed
-        self.is_departed, self._since = True, 0
+        log_e, was_departed = self.log_e, self._is_departed
+        self._is_departed, self._since = True, 0
         self._sums = [0.0] * len(SHIFTS)
         rate = self._sum / self._count
         since_s, seen, total = self._begins[max(range(len(SHIFTS)), key=self._walks.__getitem__)]

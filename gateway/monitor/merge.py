@@ -14,7 +14,7 @@ import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from gateway.core.errors import LogFailed
 from gateway.core.records import Cursor, Offset, Page, Record, StreamEnd
@@ -40,9 +40,8 @@ class Position:
     is_closed: bool = True
 
 
-@dataclass(slots=True)
-class Merged:
-    """A record in its place. Never changed; not frozen, because every record of the log is one, and freezing triples its cost.
+class Merged(NamedTuple):
+    """A record in its place. A tuple, because every record of the log is one, and those of two streams compare by their places.
 
     Attributes:
         time_s: The record's time, or its stream's latest before it if a clock stepped back.
@@ -82,10 +81,10 @@ class Merge:
 
     def __init__(self, positions: Mapping[str, Position] | None = None) -> None:
         self._streams = {name: _Stream(position, position) for name, position in (positions or {}).items()}
-        self._heads: list[tuple[float, str, Offset]] = []
+        self._heads: list[Merged] = []
         self._newest_s = -math.inf
         self._bound = _NOTHING
-        self._last = (-math.inf, "", Offset(0))
+        self._last: tuple[object, ...] = (-math.inf, "", Offset(0))
         self.late_count = 0
         self.moved_count = 0
 
@@ -156,13 +155,13 @@ class Merge:
         ends = [*(offset for offset, _ in fresh[1:]), page.next]
         time_s, had_none = stream.read.time_s, not stream.pending
         for (offset, record), after in zip(fresh, ends, strict=True) if fresh else ():
-            time_s = max(record.time_s, time_s)
+            time_s = max(time_s, record.time_s)
             stream.pending.append(Merged(time_s, name, offset, after, record))
         if fresh:
             stream.read = Position(page.next, time_s, isinstance(fresh[-1][1], StreamEnd))
             self._newest_s = max(self._newest_s, time_s)
             if had_none:
-                heapq.heappush(self._heads, _key(stream.pending[0]))
+                heapq.heappush(self._heads, stream.pending[0])
         stream.read = replace(stream.read, next=max(stream.read.next, page.next))
         stream.is_at_end = not fresh
         stream.was_read = True
@@ -177,21 +176,21 @@ class Merge:
         """Return the next record in order, or None while an older one may still arrive."""
         if not self._heads or self._heads[0][:2] > self._bound:
             return None
-        return self._streams[self._heads[0][1]].pending[0]
+        return self._heads[0]
 
     def pop(self) -> Merged:
         """Return the record that `peek` showed and move past it."""
-        name = self._heads[0][1]
-        stream = self._streams[name]
-        merged = stream.pending.popleft()
+        merged = self._heads[0]
+        stream = self._streams[merged.stream]
+        stream.pending.popleft()
         stream.last = merged
-        key = _key(merged)
-        if key < self._last:
+        place = merged[:3]
+        if place < self._last:
             self.late_count += 1
         else:
-            self._last = key
+            self._last = place
         if stream.pending:
-            heapq.heapreplace(self._heads, _key(stream.pending[0]))
+            heapq.heapreplace(self._heads, stream.pending[0])
         else:
             heapq.heappop(self._heads)
         return merged
@@ -208,10 +207,6 @@ class Merge:
         if stream.read.is_closed and stream.is_at_end:
             return (math.inf, name)
         return (stream.read.time_s, name)
-
-
-def _key(merged: Merged) -> tuple[float, str, Offset]:
-    return merged.time_s, merged.stream, merged.offset
 
 
 def refill(merge: Merge, log: PredictionLogReader, limit: int) -> int:

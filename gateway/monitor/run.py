@@ -211,7 +211,8 @@ class Monitor:
             view = view_at(self._registry, record.route, record.model, record.revision)
             learn_route(fold, view, self._registry.rollout)
             learn_versions(fold, self._registry, record.model, view.compared)
-        learn_versions(fold, self._registry, record.model, (record.version,))
+        if (record.model, record.version) not in fold.versions:
+            learn_versions(fold, self._registry, record.model, (record.version,))
 
     def _restored(self) -> Merge:
         saved = self._checkpoints.load(self._partition.consumer)

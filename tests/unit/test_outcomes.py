@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -70,6 +71,31 @@ def test_outcomes_restored_go_on_exactly() -> None:
         found += [cut + at for at in alarms(second, values[cut:])]
         assert found == expected
         assert second.body() == whole.body()
+
+
+def losses(rate: float, count: int, seed: int) -> list[float]:
+    """Return losses of a regression: each of some size."""
+    return np.random.default_rng(seed).beta(1.0, 1.0 / rate - 1.0, count).tolist()
+
+
+@pytest.mark.parametrize(
+    ("made", "before", "after"), [(outcomes, 0.0, 0.02), (outcomes, 0.1, 0.3), (losses, 0.05, 0.2), (losses, 0.4, 0.7)]
+)
+def test_outcomes_that_wait_for_each_other_are_betted_on_as_if_alone(
+    made: Callable[[float, int, int], list[float]], before: float, after: float
+) -> None:
+    """Whether somebody looks after every outcome or only at the end: the same alarms with the same numbers, to the bit."""
+    values = [*made(before, 4_000, 13), *made(after, 3_000, 14), *np.repeat(made(before or 0.1, 60, 15), 50).tolist()]
+    together, alone = OutcomeWatch(alarm_rows=1e5), OutcomeWatch(alarm_rows=1e5)
+    found = 0
+    for at, value in enumerate(values):
+        why = together.observe(value, float(at))
+        assert why == alone.observe(value, float(at))
+        assert together.departure == alone.departure
+        found += bool(why)
+        alone.body()
+    assert found
+    assert pickle.dumps(together.state()) == pickle.dumps(alone.state())
 
 
 def test_departure_says_since_when_and_how_much() -> None:
