@@ -1,9 +1,10 @@
 """One order to a process of its own: on its standard input, answered by one line on its standard output.
 
-The process is started fresh, with no more environment than finding its code takes, and held to a deadline and to a bound on its
-answer. It is killed, with all that it started in its own process group, before the caller goes on, whatever became of it.
+The process is started fresh, with no more environment than finding its code takes and what the caller names, and held to a
+deadline and to a bound on its answer. It is killed, with all that it started in its own process group, before the caller goes on,
+whatever became of it. What left that group is out of reach; it is not waited for, whatever it holds open.
 
-It is collected last of all: until then its number is nobody else's, so that what is killed by that number is ours.
+The process is collected last of all: until then its number is nobody else's, so that what is killed by that number is ours.
 """
 
 from __future__ import annotations
@@ -11,10 +12,16 @@ from __future__ import annotations
 import contextlib
 import enum
 import os
+import selectors
 import signal
 import subprocess
 import sys
-import threading
+import time
+from collections.abc import Mapping
+from typing import Final
+
+_CHUNK_BYTES: Final = 65_536  # what a pipe holds
+_END_POLL_S: Final = 0.01  # of a process that has closed its output; its end is a matter of milliseconds
 
 
 class Why(enum.Enum):
@@ -36,66 +43,87 @@ class NoAnswer(Exception):
         self.signal = signal
 
 
-def answer_of(module: str, order: bytes, *, timeout_s: float, bytes_max: int) -> bytes:
+def answer_of(
+    module: str, order: bytes, *, timeout_s: float, bytes_max: int, environment: Mapping[str, str] | None = None
+) -> bytes:
     """Return what our module answers to an order.
+
+    Args:
+        environment: Variables that it gets beside those that every process here has.
 
     Raises:
         NoAnswer: it did not start, was late, answered more than the bound, or ended without an answer.
     """
+    until_s = time.monotonic() + timeout_s
+    path = os.pathsep.join(path for path in sys.path if path)
     try:
         child = subprocess.Popen(  # noqa: S603  # our own interpreter and module
             [sys.executable, "-m", module],
+            bufsize=0,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "LC_ALL": "C.UTF-8"},
+            env={**(environment or {}), "PYTHONPATH": path, "LC_ALL": "C.UTF-8"},
             start_new_session=True,
         )
     except OSError as error:
         raise NoAnswer(Why.NOT_STARTED, str(error)) from error
-    is_late = threading.Event()
-
-    def end() -> None:
-        is_late.set()
-        _kill(child)
-
-    timer = threading.Timer(timeout_s, end)
-    timer.start()
     try:
-        return _read(child, order, bytes_max, is_late)
+        answer = _exchanged(child, order, bytes_max=bytes_max, until_s=until_s)
+        if len(answer) > bytes_max:
+            raise NoAnswer(Why.TOO_LONG)
+        if answer.endswith(b"\n"):
+            return answer
+        raise _ended(_status(child, until_s))
     finally:
-        timer.cancel()
-        timer.join()  # it may be killing right now
         _kill(child)
         child.wait()
         for pipe in (child.stdin, child.stdout):
             if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
+                pipe.close()
 
 
-def _read(child: subprocess.Popen[bytes], order: bytes, bytes_max: int, is_late: threading.Event) -> bytes:
+def _exchanged(child: subprocess.Popen[bytes], order: bytes, *, bytes_max: int, until_s: float) -> bytes:
+    """Hand the order over and return what is answered, to its end, to the deadline or to the first bytes too many."""
     assert child.stdin is not None
     assert child.stdout is not None
-    with contextlib.suppress(BrokenPipeError):  # it died first; its exit status says how
-        child.stdin.write(order)
-        child.stdin.close()
-    answer = child.stdout.read(bytes_max + 1)
-    if len(answer) > bytes_max:
-        raise NoAnswer(Why.TOO_LONG)
-    if answer.endswith(b"\n"):
-        return answer
-    status = _status(child)
-    if is_late.is_set():
-        raise NoAnswer(Why.LATE)
-    raise _ended(status)
+    left, answer = memoryview(order), bytearray()
+    os.set_blocking(child.stdin.fileno(), False)
+    with selectors.DefaultSelector() as ready:
+        ready.register(child.stdin, selectors.EVENT_WRITE)
+        ready.register(child.stdout, selectors.EVENT_READ)
+        while len(answer) <= bytes_max and (left_s := until_s - time.monotonic()) > 0.0:
+            for key, _ in ready.select(left_s):
+                if key.fileobj is child.stdout:
+                    chunk = os.read(key.fd, _CHUNK_BYTES)
+                    if not chunk:
+                        return bytes(answer)
+                    answer += chunk
+                elif not (left := left[_written(key.fd, left) :]):
+                    ready.unregister(child.stdin)
+                    child.stdin.close()
+    return bytes(answer)
 
 
-def _status(child: subprocess.Popen[bytes]) -> int:
-    """Wait for the end of a child and return its status, or its signal as a negative number; it stays to be collected."""
-    ended = os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    assert ended is not None  # which it is only where one does not wait
-    return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+def _written(descriptor: int, content: memoryview) -> int:
+    """Write what fits and return how much that was; all of it where nobody reads any more: how the process ended says why."""
+    try:
+        return os.write(descriptor, content)
+    except BrokenPipeError:
+        return len(content)
+
+
+def _status(child: subprocess.Popen[bytes], until_s: float) -> int:
+    """Wait for the end of a child and return its status, or its signal as a negative number; it stays to be collected.
+
+    Raises:
+        NoAnswer: it has not ended by the deadline.
+    """
+    while time.monotonic() < until_s:
+        if ended := os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG):
+            return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+        time.sleep(_END_POLL_S)
+    raise NoAnswer(Why.LATE)
 
 
 def _ended(status: int) -> NoAnswer:

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import smtplib
 import socket
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from email.message import EmailMessage
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Final
 
+from adapters.senders.names import looked_up
 from gateway.core.errors import DeliveryFailed
 from gateway.core.notices import Message, Severity
 
 if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
+    from _typeshed import ReadableBuffer, WriteableBuffer
 
-_TIMEOUT_S: Final = 10.0  # of connecting, of all replies after it, however slowly they come, and of all after STARTTLS
+_TIMEOUT_S: Final = 20.0  # of one e-mail, from looking the server's name up to its last reply; some greet after five seconds
 _REPLIES_BYTES_MAX: Final = 65_536  # of one conversation; a talkative server takes 2 kB
+_NAMELESS: Final = "[127.0.0.1]"  # how a machine without a whole name greets
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,33 +60,86 @@ class Mail:
             mail["Importance"] = "high"
         mail.set_content(message.text)
         try:
-            with self._connected() as smtp:
+            with contextlib.closing(_Conversation(self._server, until_s=time.monotonic() + _TIMEOUT_S)) as smtp:
+                smtp.begin()
                 smtp.send_message(mail)
+                with contextlib.suppress(OSError, smtplib.SMTPException):  # it is taken, however they part
+                    smtp.quit()
         except (OSError, smtplib.SMTPException) as error:
             raise DeliveryFailed(f"{type(error).__name__}: {error}") from error
 
-    def _connected(self) -> smtplib.SMTP:
-        server = self._server
-        if server.is_encrypted:
-            smtp: smtplib.SMTP = _EncryptedSmtp(
-                server.host, server.port, timeout=_TIMEOUT_S, context=ssl.create_default_context()
-            )
-        else:
-            smtp = _PlainSmtp(server.host, server.port, timeout=_TIMEOUT_S)
-            smtp.ehlo()
-            if smtp.has_extn("starttls"):
-                smtp.starttls(context=ssl.create_default_context())
-        if server.user:
-            smtp.login(server.user, server.password)
-        return smtp
+
+class _Conversation(smtplib.SMTP):
+    """A conversation with an end: the library bounds each wait, and neither their number nor a reply's lines."""
+
+    def __init__(self, server: MailServer, *, until_s: float) -> None:
+        """Connect.
+
+        Args:
+            until_s: Of the monotonic clock; then it is over, whatever was said.
+
+        Raises:
+            OSError, SMTPException: there is no server, or it does not greet.
+        """
+        self._server = server
+        self._until_s = until_s
+        here = socket.gethostname()  # the library would ask the resolver for more
+        super().__init__(server.host, server.port, local_hostname=here if "." in here else _NAMELESS)
+
+    def begin(self) -> None:
+        """Encrypt where the server offers it, and say who we are where it asks."""
+        self.ehlo()
+        if self.has_extn("starttls"):
+            self.starttls(context=ssl.create_default_context())
+        if self._server.user:
+            self.login(self._server.user, self._server.password)
+
+    def send(self, s: ReadableBuffer | str) -> None:
+        """Send a command or a mail."""
+        if self.sock is not None:
+            self.sock.settimeout(self._left_s())
+        super().send(s)
+
+    def getreply(self) -> tuple[int, bytes]:
+        """Read one reply."""
+        if self.file is None:
+            assert self.sock is not None, "it is connected"
+            self.file = io.BufferedReader(_Replies(self.sock, self._left_s))
+        return super().getreply()
+
+    def _get_socket(self, host: str, port: int, _timeout: float) -> socket.socket:
+        """Connect to the first of the server's addresses that answers; the library calls it."""
+        try:
+            found = looked_up(host, port, socket.AF_UNSPEC, socket.SOCK_STREAM).result(self._left_s())
+        except TimeoutError:
+            raise TimeoutError(f"nobody says where {host} is") from None
+        refused: OSError = OSError(f"{host} has no address")
+        for place in found:
+            try:
+                return self._encrypted(socket.create_connection(place[4][:2], self._left_s()))
+            except OSError as error:
+                refused = error
+        raise refused
+
+    def _encrypted(self, sock: socket.socket) -> socket.socket:
+        """Return the socket, encrypted if its server is so from the first byte on."""
+        if not self._server.is_encrypted:
+            return sock
+        sock.settimeout(self._left_s())
+        return ssl.create_default_context().wrap_socket(sock, server_hostname=self._server.host)
+
+    def _left_s(self) -> float:
+        if (left_s := self._until_s - time.monotonic()) > 0.0:
+            return left_s
+        raise TimeoutError("the server takes too long")
 
 
 class _Replies(io.RawIOBase):
     """What a server says, up to a time and a number of bytes."""
 
-    def __init__(self, sock: socket.socket, *, until_s: float) -> None:
+    def __init__(self, sock: socket.socket, left_s: Callable[[], float]) -> None:
         self._sock = sock
-        self._until_s = until_s
+        self._left_s = left_s
         self._left_bytes = _REPLIES_BYTES_MAX
 
     def readable(self) -> bool:
@@ -96,28 +152,13 @@ class _Replies(io.RawIOBase):
         Raises:
             TimeoutError: time or bytes are used up.
         """
-        left_s = self._until_s - time.monotonic()
-        if left_s <= 0.0 or self._left_bytes <= 0:
+        if self._left_bytes <= 0:
             raise TimeoutError("the server talks without end")
-        self._sock.settimeout(left_s)  # of all that is sent from here on, too
+        self._sock.settimeout(self._left_s())
         count = self._sock.recv_into(buffer, min(memoryview(buffer).nbytes, self._left_bytes))
+        self._sock.settimeout(self._left_s())  # of what comes before the next reply: a handshake
         self._left_bytes -= count
         return count
-
-
-class _PlainSmtp(smtplib.SMTP):
-    """A conversation with an end: the library bounds each wait, and neither their number nor a reply's lines."""
-
-    def getreply(self) -> tuple[int, bytes]:
-        """Read one reply."""
-        if self.file is None:
-            assert self.sock is not None, "it is connected"
-            self.file = io.BufferedReader(_Replies(self.sock, until_s=time.monotonic() + _TIMEOUT_S))
-        return super().getreply()
-
-
-class _EncryptedSmtp(_PlainSmtp, smtplib.SMTP_SSL):
-    """The same, encrypted from the first byte on."""
 
 
 def _message_id(id: str) -> str:

@@ -8,19 +8,20 @@ import hmac
 import string
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote
 
 import httpx
 import orjson
 
+from adapters.senders.names import Addresses, looked_up
 from gateway.core.errors import DeliveryFailed
 from gateway.core.fields import Json
 from gateway.core.notices import Message, Notice, Severity, notice_body
 
 PAGERDUTY_URL: Final = "https://events.pagerduty.com/v2/enqueue"
 SOURCE: Final = "/headgate"  # of events, where the channel names none
-_TIMEOUT_S: Final = 10.0  # of the whole exchange, however slowly the other side writes
+_TIMEOUT_S: Final = 10.0  # of one message, from looking the name up on, however slowly the other side writes
 _PAGERDUTY_SEVERITIES: Final = {Severity.INFO: "info", Severity.WARNING: "warning", Severity.CRITICAL: "critical"}
 _SUMMARY_LENGTH_MAX: Final = 1_024  # PagerDuty's own bound
 _SLACK_LENGTH_MAX: Final = 3_000  # of a text that Slack shows whole
@@ -120,7 +121,8 @@ def _post(url: str, content: bytes, headers: Mapping[str, str]) -> None:
         DeliveryFailed: it was not answered with 2xx in time.
     """
     try:
-        status = asyncio.run(_status(url, content, {"content-type": "application/json", **headers}))
+        with asyncio.Runner(loop_factory=_Loop) as runner:
+            status = runner.run(_status(url, content, {"content-type": "application/json", **headers}))
     except TimeoutError as error:
         raise DeliveryFailed(f"it did not answer within {_TIMEOUT_S:g} s") from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -137,3 +139,13 @@ async def _status(url: str, content: bytes, headers: Mapping[str, str]) -> int:
         client.stream("POST", url, content=content, headers=headers, timeout=_TIMEOUT_S) as answer,
     ):
         return answer.status_code
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """A loop that can be left while the resolver hangs; the library's own waits for it as it ends."""
+
+    async def getaddrinfo(
+        self, host: Any, port: Any, *, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
+    ) -> Addresses:
+        """Look a name up."""
+        return await asyncio.wrap_future(looked_up(host, port, family, type, proto, flags), loop=self)

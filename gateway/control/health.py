@@ -67,7 +67,7 @@ def health_of(readings: Json | None, route: Route, rollout: Rollout | None, now_
     time_s = object_of((readings or {}).get("monitor")).get("time_s")
     return health(
         RouteFacts(
-            silent_s=max(0.0, now_s - time_s) if isinstance(time_s, int | float) and time_s else None,
+            age_s=max(0.0, now_s - time_s) if isinstance(time_s, int | float) and time_s else None,
             deadline_ms=route.deadline_ms,
             versions=tuple(_versions(seen, route)),
             drift=_drift(seen),

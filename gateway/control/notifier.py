@@ -175,6 +175,8 @@ class Notifier:
                     "severity": channel.severity.value,
                     "routes": list(channel.routes),
                     "teams": list(channel.teams),
+                    "kinds": list(channel.kinds),
+                    "quiet": [f"{one:%H:%M}" for one in channel.quiet or ()],
                     "waiting": waiting[name],
                     "delivered": self._line(name).delivered,
                     "lost": self._line(name).lost,

@@ -87,11 +87,12 @@ def _telling(control: Control, channels: Mapping[str, tuple[Channel, Sender]], c
     if not channels:
         yield
         return
+    began_s = control.clock.monotonic_s()
     notifier = Notifier(
         channels,
         registry=control.registry,
         checkpoints=checkpoints,
-        conditions=lambda: conditions(control),
+        conditions=lambda: conditions(control, listened_s=control.clock.monotonic_s() - began_s),
         clock=control.clock,
     )
     control.notifiers.append(notifier)

@@ -13,8 +13,9 @@ from typing import Final
 
 from gateway.core.fields import Json
 from gateway.core.rollouts import RolloutState
+from gateway.core.troubles import LAG_S, SILENT_S
 
-SILENT_MAX_S: Final = 60.0  # the monitor shows a picture every second or two; older than a minute it speaks of another time
+AGE_MAX_S: Final = SILENT_S + LAG_S  # of what is judged: so old it may be before anybody complains of the monitor
 PREDICTIONS_MIN: Final = 30  # of a version, in the hour; of fewer, one failure would be a large share
 FAULTS_MIN: Final = 3  # two failures are chance
 ERRORS_WARNING: Final = 0.001  # the objective of the alerts
@@ -87,13 +88,13 @@ class RouteFacts:
     """What is known of a route.
 
     Attributes:
-        silent_s: How long the monitor has said nothing; None when it never did.
+        age_s: How long ago the newest record was that the monitor speaks of; None when it never spoke.
         deadline_ms: How long callers wait.
         drift: None when the live version has no training sample, or nothing was compared with it yet.
         rollout: None when there never was one.
     """
 
-    silent_s: float | None
+    age_s: float | None
     deadline_ms: float
     versions: tuple[VersionFacts, ...] = ()
     drift: DriftFacts | None = None
@@ -137,9 +138,9 @@ def worst(levels: Iterable[Level]) -> Level:
 def health(facts: RouteFacts) -> Health:
     """Return a route's health, part by part."""
     rollout = Part("rollout", *_rollout(facts.rollout))
-    if facts.silent_s is None or facts.silent_s > SILENT_MAX_S:
-        silent = "the monitor has said nothing" + (f" for {facts.silent_s:.0f} s" if facts.silent_s is not None else "")
-        return Health((*(Part(name, Level.UNKNOWN, silent) for name in ("errors", "latency", "drift", "quality")), rollout))
+    if facts.age_s is None or facts.age_s > AGE_MAX_S:
+        why = "the monitor has said nothing" + (f" of the last {facts.age_s:.0f} s" if facts.age_s is not None else "")
+        return Health((*(Part(name, Level.UNKNOWN, why) for name in ("errors", "latency", "drift", "quality")), rollout))
     return Health(
         (
             Part("errors", *_errors(facts.versions)),

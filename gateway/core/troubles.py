@@ -9,7 +9,7 @@ from typing import Final
 
 from gateway.core.fields import Json
 
-SILENT_S: Final = 30.0  # without a picture; one comes each second, and a large checkpoint may hold it back for some
+SILENT_S: Final = 30.0  # since it published anything; that is each second, and a large checkpoint may hold it back for some
 LAG_S: Final = 30.0  # as the alert MonitorBehind; half a second is usual
 
 

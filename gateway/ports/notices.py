@@ -8,7 +8,7 @@ from gateway.core.notices import Message
 
 
 class Sender(Protocol):
-    """Delivers notices to one channel. Blocks for at most 30 s, and as long as the system looks a name up."""
+    """Delivers notices to one channel. Blocks for at most 30 s, whatever hangs."""
 
     def send(self, message: Message) -> None:
         """Deliver a message; the same id may come twice.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -23,9 +26,9 @@ def ask(tmp_path, monkeypatch):
     """Ask a module with this source."""
     monkeypatch.syspath_prepend(tmp_path)
 
-    def asked(source: str, *, timeout_s: float = 60.0) -> bytes:
+    def asked(source: str, order: bytes = b"order", *, timeout_s: float = 60.0, **more: dict[str, str]) -> bytes:
         (tmp_path / "asked.py").write_text(source)
-        return answer_of("asked", b"order", timeout_s=timeout_s, bytes_max=100)
+        return answer_of("asked", order, timeout_s=timeout_s, bytes_max=100, **more)
 
     return asked
 
@@ -66,6 +69,27 @@ def test_child_that_ended_is_killed_with_what_it_left_behind(ask, tmp_path, unti
     assert time.monotonic() - began_s < LINGERS_S / 2
     left = int((tmp_path / "left").read_text())
     until(lambda: not is_running(left))
+
+
+def test_child_is_not_waited_for_beyond_its_deadline_whatever_holds_its_pipes(ask, tmp_path):
+    """What left the child's group with both pipes keeps nobody, also with an order that no pipe holds whole."""
+    left = PARENT.replace('"])', '"], start_new_session=True)')
+    began_s = time.monotonic()
+    try:
+        with pytest.raises(NoAnswer) as raised:
+            ask(left, b"x" * 2**20, timeout_s=LATE_S)
+        assert raised.value.why is Why.LATE
+        assert time.monotonic() - began_s < LINGERS_S / 2
+    finally:
+        os.kill(int((tmp_path / "left").read_text()), signal.SIGKILL)
+
+
+def test_child_gets_what_the_caller_names_of_the_environment_and_no_more(ask, monkeypatch):
+    """A secret of this process is not its child's."""
+    monkeypatch.setenv("SECRET", "s3cret")
+    answer = ask("import os; print(sorted(os.environ))", environment={"HTTPS_PROXY": "x"})
+    assert set(ast.literal_eval(answer.decode())) <= {"HTTPS_PROXY", "PYTHONPATH", "LC_ALL", "LC_CTYPE"}
+    assert b"HTTPS_PROXY" in answer
 
 
 def test_child_that_failed_leaves_nothing_behind(ask, tmp_path, until):

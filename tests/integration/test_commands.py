@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import time as time_of
 from pathlib import Path
 
 import httpx
@@ -23,6 +24,7 @@ from adapters.detectors.river import AdwinDetector
 from adapters.logs.reading import SegmentReader
 from adapters.metrics_file import MetricsDirectory
 from adapters.readings_file import ReadingsFile
+from adapters.senders.opened import opened_sender
 from adapters.stores.artifacts import DirectoryArtifacts
 from adapters.stores.checkpoints import SqliteCheckpoints
 from adapters.stores.registry import SqliteRegistry
@@ -32,12 +34,21 @@ from gateway.commands.app import app
 from gateway.control.run import run_control
 from gateway.core.changes import Change, Quarantine
 from gateway.core.models import Column
+from gateway.core.notices import Channel
 from gateway.core.outcomes import OutcomeWatch
 from gateway.core.profiles import build_profile
 from gateway.monitor.columns import Budget, ColumnsWatch
 from gateway.settings import Settings
 
 Run = Callable[..., Result]
+RISK = Channel(  # whom nothing here is told
+    "risk",
+    "https://127.0.0.1:9/?secret=s3cret",
+    routes=("fraud-*", "aml"),
+    teams=("risk",),
+    kinds=("x",),
+    quiet=(time_of(22), time_of(6, 30)),
+)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +71,7 @@ def data_dir(tmp_path_factory) -> Iterator[Path]:
             "snapshots": MetricsDirectory(directory / "run" / "metrics"),
             "workers": (),
             "checkpoints": SqliteCheckpoints(directory / "checkpoints.db"),
-            "channels": {},
+            "channels": {"risk": (RISK, opened_sender(RISK))},
             "clock": clock,
             "stop": stop,
         },
@@ -375,6 +386,18 @@ def test_automation_is_shown_and_switched(run):
     assert "off" in run("automation", "show").stdout
     assert run("automation", "on").exit_code == 0
     assert parsed(run("automation", "show", "--json"))["is_on"] is True
+
+
+def test_notices_say_who_is_told_of_what(run):
+    """A channel is listed with its routes, teams, kinds and quiet hours, for people and for programs, and without its secret."""
+    for words in ((), ("--json",)):
+        listed = run("notices", "list", *words)
+        assert listed.exit_code == 0, listed.output
+        assert [one for one in ("risk", "https", "fraud-*", "aml", "22:00", "06:30", "warning") if one not in listed.stdout] == []
+        assert "s3cret" not in listed.stdout
+    [channel] = parsed(run("notices", "list", "--json"))["channels"]
+    told = {name: channel[name] for name in ("routes", "teams", "kinds", "quiet")}
+    assert told == {"routes": ["fraud-*", "aml"], "teams": ["risk"], "kinds": ["x"], "quiet": ["22:00", "06:30"]}
 
 
 def test_quarantine_is_listed_and_released(run, models, data_dir):

@@ -12,7 +12,7 @@ from gateway.core.health import DriftFacts, Level, RolloutFacts, RouteFacts, Ver
 from gateway.core.rollouts import RolloutState
 
 SOUND = VersionFacts("1", predictions=10_000, error_rate=0.0, latency_ms=2.0, truths=500, mean_loss=0.1)
-WELL = RouteFacts(silent_s=1.0, deadline_ms=1_000, versions=(SOUND,), drift=DriftFacts(2_000, 20))
+WELL = RouteFacts(age_s=1.0, deadline_ms=1_000, versions=(SOUND,), drift=DriftFacts(2_000, 20))
 
 
 def part(facts: RouteFacts, name: str):
@@ -32,7 +32,7 @@ def test_health_of_a_sound_route_is_good():
 def test_health_is_not_averaged():
     """A challenger that always fails makes the route critical, though it is a hundredth of the traffic."""
     bad = VersionFacts("2", predictions=100, error_rate=1.0)
-    facts = RouteFacts(silent_s=1.0, deadline_ms=1_000, versions=(SOUND, bad), drift=WELL.drift)
+    facts = RouteFacts(age_s=1.0, deadline_ms=1_000, versions=(SOUND, bad), drift=WELL.drift)
 
     assert health(facts).level is Level.CRITICAL
     assert part(facts, "errors").evidence == "version 2: 100 of 100 predictions failed in the last hour"
@@ -42,13 +42,13 @@ def test_health_is_not_averaged():
 @pytest.mark.parametrize(
     ("facts", "name"),
     [
-        (RouteFacts(silent_s=1.0, deadline_ms=1_000), "errors"),
-        (RouteFacts(silent_s=1.0, deadline_ms=1_000, versions=(VersionFacts("1", predictions=5, error_rate=0.0),)), "errors"),
-        (RouteFacts(silent_s=1.0, deadline_ms=1_000, versions=(SOUND,)), "drift"),
-        (RouteFacts(silent_s=1.0, deadline_ms=1_000, drift=DriftFacts(0, 20)), "drift"),
-        (RouteFacts(silent_s=1.0, deadline_ms=1_000, versions=(VersionFacts("1", truths=10, mean_loss=0.1),)), "quality"),
-        (RouteFacts(silent_s=90.0, deadline_ms=1_000, versions=(SOUND,), drift=WELL.drift), "errors"),
-        (RouteFacts(silent_s=None, deadline_ms=1_000, versions=(SOUND,), drift=WELL.drift), "drift"),
+        (RouteFacts(age_s=1.0, deadline_ms=1_000), "errors"),
+        (RouteFacts(age_s=1.0, deadline_ms=1_000, versions=(VersionFacts("1", predictions=5, error_rate=0.0),)), "errors"),
+        (RouteFacts(age_s=1.0, deadline_ms=1_000, versions=(SOUND,)), "drift"),
+        (RouteFacts(age_s=1.0, deadline_ms=1_000, drift=DriftFacts(0, 20)), "drift"),
+        (RouteFacts(age_s=1.0, deadline_ms=1_000, versions=(VersionFacts("1", truths=10, mean_loss=0.1),)), "quality"),
+        (RouteFacts(age_s=90.0, deadline_ms=1_000, versions=(SOUND,), drift=WELL.drift), "errors"),
+        (RouteFacts(age_s=None, deadline_ms=1_000, versions=(SOUND,), drift=WELL.drift), "drift"),
     ],
 )
 def test_health_that_is_not_known_is_unknown(facts, name):
@@ -61,12 +61,12 @@ def test_health_takes_no_chance_for_a_fault():
     """Two failures among many are chance; a rate above the objective is a warning, ten times it critical."""
     for error_rate, level in ((2 / 1_000, Level.GOOD), (5 / 1_000, Level.WARNING), (10 / 1_000, Level.CRITICAL)):
         version = VersionFacts("1", predictions=1_000, error_rate=error_rate)
-        assert part(RouteFacts(silent_s=0.0, deadline_ms=1_000, versions=(version,)), "errors").level is level
+        assert part(RouteFacts(age_s=0.0, deadline_ms=1_000, versions=(version,)), "errors").level is level
 
 
 def test_health_names_the_features_that_drifted():
     """Drift is a warning that says how many features and which."""
-    found = part(RouteFacts(silent_s=0.0, deadline_ms=1_000, drift=DriftFacts(2_000, 20, ("age", "fare"))), "drift")
+    found = part(RouteFacts(age_s=0.0, deadline_ms=1_000, drift=DriftFacts(2_000, 20, ("age", "fare"))), "drift")
 
     assert (found.level, found.evidence) == (Level.WARNING, "2 of 20 features drifted: age, fare")
 
@@ -75,8 +75,8 @@ def test_health_compares_losses_of_versions():
     """A version whose answers are clearly worse than another's of the same hour is a warning; few outcomes say nothing."""
     worse = VersionFacts("2", truths=500, mean_loss=0.3)
     few = VersionFacts("2", truths=10, mean_loss=0.9)
-    assert part(RouteFacts(silent_s=0.0, deadline_ms=1_000, versions=(SOUND, worse)), "quality").level is Level.WARNING
-    assert part(RouteFacts(silent_s=0.0, deadline_ms=1_000, versions=(SOUND, few)), "quality").level is Level.GOOD
+    assert part(RouteFacts(age_s=0.0, deadline_ms=1_000, versions=(SOUND, worse)), "quality").level is Level.WARNING
+    assert part(RouteFacts(age_s=0.0, deadline_ms=1_000, versions=(SOUND, few)), "quality").level is Level.GOOD
 
 
 @pytest.mark.parametrize(

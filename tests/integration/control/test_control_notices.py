@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import hmac
@@ -20,12 +21,14 @@ from urllib.parse import unquote
 import pytest
 from aiosmtpd.controller import Controller
 
-from adapters.memory import ManualClock
-from adapters.senders import mail, other, web
+from adapters.memory import ManualClock, MemoryReadings
+from adapters.senders import mail, names, other, web
 from adapters.senders.opened import opened_sender
 from adapters.stores.checkpoints import SqliteCheckpoints
 from adapters.stores.registry import SqliteRegistry
 from gateway.compose.parts import channels_of
+from gateway.control.calls import Control
+from gateway.control.conditions import conditions
 from gateway.control.notifier import CONSUMER, DEAD_ATTEMPTS, OVER_AFTER_S, Condition, Notifier
 from gateway.core.access import MONITOR
 from gateway.core.changes import Automation, Change, DecisionId, DropRoute, PutRoute
@@ -35,7 +38,8 @@ from gateway.core.records import Offset
 from gateway.core.retraining import ASK
 from gateway.core.routes import champion_route
 from gateway.core.trouble import FleetReading
-from gateway.settings import NoticesSettings, Settings
+from gateway.core.troubles import LAG_S, SILENT_S
+from gateway.settings import ControlSettings, NoticesSettings, Settings
 from tests.integration.talker import Talker
 
 
@@ -430,9 +434,8 @@ OK = b"HTTP/1.1 200 OK\r\n"
 )
 def test_receiver_that_talks_without_end_is_left(tellable, monkeypatch, url, talker, is_taken):
     """However much or slowly a receiver answers, the deliverer goes on, and reads no more than it needs."""
-    for kind in (web, mail):
-        monkeypatch.setattr(kind, "_TIMEOUT_S", 0.5)
-    monkeypatch.setattr(other, "_TIMEOUT_S", 4.0)
+    for kind, timeout_s in ((web, 0.5), (mail, 0.5), (other, 4.0)):
+        monkeypatch.setattr(kind, "_TIMEOUT_S", timeout_s)
     port = talker.start()
     notifier = tellable.notifier(Channel("hook", url.format(port=port)))
     tellable.switch()
@@ -442,6 +445,96 @@ def test_receiver_that_talks_without_end_is_left(tellable, monkeypatch, url, tal
     ((_, waiting, delivered, _),) = notifier.counts()
     assert (waiting, delivered) == ((0, 1) if is_taken else (1, 0))
     talker.close()
+
+
+class Resolver:
+    """The system's resolver, which hangs at names under `.test` until `released`, and then says that they are here."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.released = threading.Event()
+        self.is_slow = False
+        self._real = socket.getaddrinfo
+        monkeypatch.setattr(names.socket, "getaddrinfo", self)
+
+    def __call__(self, host, *rest, **more):
+        """Look a name up."""
+        if not str(host).endswith((".test", ".test'")):
+            return self._real(host, *rest, **more)
+        self.released.wait(MOST_OF_IT_S if self.is_slow else 60)
+        return self._real("127.0.0.1", *rest, **more)
+
+    @staticmethod
+    def asked() -> int:
+        """Return how many questions wait for their answer."""
+        return sum(thread.name == "lookup" for thread in threading.enumerate())
+
+
+def test_name_that_is_not_looked_up_in_time_is_left_and_asked_for_once(tellable, receiver, until, monkeypatch):
+    """However often a message is tried while the resolver hangs, each name has one thread; with its answer all are delivered."""
+    for kind in (web, mail):
+        monkeypatch.setattr(kind, "_TIMEOUT_S", 0.3)
+    resolver = Resolver(monkeypatch)
+    mails: list[object] = []
+
+    class Handler:
+        async def handle_DATA(self, server, session, envelope):  # noqa: N802 - the library's name
+            mails.append(envelope)
+            return "250 OK"
+
+    with mail_server(Handler()) as port:
+        hook = Channel("hook", receiver.url.replace("127.0.0.1", "hook.test"))
+        notifier = tellable.notifier(hook, Channel("mail", MAIL.format(port=port).replace("127.0.0.1", "mail.test")))
+        tellable.switch()
+        for _ in range(DEAD_ATTEMPTS - 1):
+            turn(notifier)
+            tellable.clock.move(retry_s(99))
+        assert resolver.asked() == 2
+        assert [one[1:3] for one in notifier.counts()] == [(1, 0), (1, 0)]
+        resolver.released.set()
+        until(lambda: not resolver.asked(), within_s=60)
+        for kind in (web, mail):
+            monkeypatch.setattr(kind, "_TIMEOUT_S", 60.0)
+        turn(notifier)
+    assert [one[1:3] for one in notifier.counts()] == [(0, 1), (0, 1)]
+    assert (len(receiver.got), len(mails)) == (1, 1)
+
+
+MOST_OF_IT_S = 0.7  # of one second
+
+
+def test_bound_of_an_email_is_of_all_its_steps(tellable, monkeypatch):
+    """A name and a greeting that each take most of the time that there is are too much together."""
+    monkeypatch.setattr(mail, "_TIMEOUT_S", 1.0)
+    Resolver(monkeypatch).is_slow = True
+
+    class Handler:
+        async def handle_EHLO(self, server, session, envelope, hostname, responses):  # noqa: N802 - the library's name
+            session.host_name = hostname
+            await asyncio.sleep(MOST_OF_IT_S)
+            return responses
+
+    with mail_server(Handler()) as port:
+        notifier = tellable.notifier(Channel("mail", MAIL.format(port=port).replace("127.0.0.1", "mail.test")))
+        tellable.switch()
+        turn(notifier)
+    assert next(notifier.counts())[1:3] == (1, 0)
+
+
+def test_email_that_was_taken_is_delivered_however_they_part(tellable):
+    """A server that hangs up at the farewell is not sent the same again."""
+
+    class Handler:
+        async def handle_DATA(self, server, session, envelope):  # noqa: N802 - the library's name
+            return "250 OK"
+
+        async def handle_QUIT(self, server, session, envelope):  # noqa: N802 - the library's name
+            server.transport.abort()
+
+    with mail_server(Handler()) as port:
+        notifier = tellable.notifier(Channel("mail", MAIL.format(port=port)))
+        tellable.switch()
+        turn(notifier)
+    assert next(notifier.counts())[1:3] == (0, 1)
 
 
 def test_names_of_every_script_reach_every_kind_of_channel(tellable, receiver):
@@ -506,6 +599,17 @@ def test_other_services_are_reached_through_the_library(tellable, receiver):
     assert "automation.off" in body["title"]
 
 
+def test_other_services_are_reached_through_the_proxy_of_the_environment(tellable, receiver, monkeypatch):
+    """The process of another service gets the environment's proxy, and none of its secrets."""
+    monkeypatch.setenv("http_proxy", receiver.url)
+    monkeypatch.setenv("no_proxy", "")
+    notifier = tellable.notifier(Channel("other", "json://nowhere.test"))
+    tellable.switch()
+    turn(notifier)
+    assert next(notifier.counts())[1:3] == (0, 1)
+    assert receiver.got[0][1]["host"] == "nowhere.test"
+
+
 def test_process_of_another_service_that_does_not_begin_is_left(tellable, monkeypatch, tmp_path):
     """The bound is also of what happens before the process can bound itself."""
     stuck = tmp_path / "stuck"
@@ -513,12 +617,12 @@ def test_process_of_another_service_that_does_not_begin_is_left(tellable, monkey
     stuck.chmod(0o700)
     notifier = tellable.notifier(Channel("other", "json://127.0.0.1:9"))
     tellable.switch()
-    for name, value in (("_TIMEOUT_S", 0.1), ("_START_S", 0.1), ("sys.executable", str(stuck))):
-        monkeypatch.setattr(f"adapters.senders.other.{name}", value)
+    monkeypatch.setattr(other, "_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(sys, "executable", str(stuck))
     began_s = time.monotonic()
     turn(notifier)
     assert time.monotonic() - began_s < 30
-    assert "did not end" in str(notifier.body()["channels"])
+    assert "did not answer within" in str(notifier.body()["channels"])
 
 
 def test_notice_that_nobody_takes_for_a_day_is_given_up_and_counted(tellable, receiver):
@@ -552,6 +656,31 @@ def test_admin_api_shows_channels_without_addresses_and_tests_them(start_control
     shown = control.admin.get("/api/v1/notices").text
     assert '"channel":"hook"' in shown.replace(" ", "")
     assert "s3cret" not in shown
+
+
+def test_monitor_that_is_not_well_is_told_and_its_silence_once_it_was_listened_for(tellable):
+    """A gateway that has just begun pages nobody for the picture of last night; one whose monitor never shows anything does."""
+    readings = MemoryReadings()
+    unused = ("artifacts", "validator", "archive", "log", "snapshots", "validations", "questions")
+    nobody: dict[str, object] = dict.fromkeys(unused)
+    clock = tellable.clock
+    control = Control(
+        settings=ControlSettings(), registry=tellable.registry, readings=readings, workers=(), clock=clock, **nobody
+    )
+
+    def told(listened_s: float = 3_600.0) -> dict[str, Severity]:
+        return {one.incident: one.severity for one in conditions(control, listened_s=listened_s)}
+
+    silent = {"monitor:silent": Severity.CRITICAL}
+    assert (told(SILENT_S), told(SILENT_S + 1.0)) == ({}, silent)
+    well = {"published_at_s": clock.now_s(), "lag_s": 0.5}
+    readings.publish({"monitor": well, "routes": {}})
+    assert told() == {}
+    unwell = {**well, "lag_s": LAG_S + 1.0, "sampling": {"rate": 0.5}, "drills": {"harm": {"last": {"ending": "missed"}}}}
+    readings.publish({"monitor": unwell, "routes": {}})
+    assert told(0.0) == dict.fromkeys(("monitor:behind", "monitor:sampled", "monitor:missed_drill"), Severity.WARNING)
+    clock.move(SILENT_S + 1.0)
+    assert (told(0.0), told()) == ({}, silent)
 
 
 def test_fleet_that_was_rolled_back_is_told_shown_and_measured(start_control, receiver, until):
