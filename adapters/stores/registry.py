@@ -101,9 +101,15 @@ class SqliteRegistry:
     def table(self) -> RouteTable:
         """Return the last table again unless its revision moved."""
         with self._database.reading() as transaction:
-            reading = read_table(transaction, self._table)
+            reading = read_table(transaction, self._table, self._named)
         self._table = reading  # the other of two threads may be older; then the next call reads again
         return reading.table
+
+    def _named(self, pair: tuple[str, str]) -> Version:
+        try:
+            return self.version(*pair)
+        except UnknownVersion as gone:  # it was there when the table was read
+            raise StoreFailed(f"version {pair[1]!r} of {pair[0]!r} left the registry") from gone
 
     def rollout(self, id: str) -> Rollout:
         """Read one row."""

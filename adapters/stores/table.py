@@ -1,12 +1,13 @@
 """Reads the route table, parsing only what changed since the last time: at a thousand routes the whole of it would take
-100 ms of every worker with every commit."""
+100 ms of every worker with every commit. Versions are read when somebody asks for one: with their reference profiles a thousand
+of them take half a second and 65 MB of each process, of which few ever need many."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from adapters.stores.rows import route_of, version_of
+from adapters.stores.rows import route_of
 from adapters.stores.sqlite import Transaction
 from gateway.core.models import Version
 from gateway.core.routes import Revision, Route, RouteTable
@@ -14,16 +15,68 @@ from gateway.core.routes import Revision, Route, RouteTable
 Pair = tuple[str, str]  # (model, version)
 
 
+Read = Callable[[Pair], Version]
+
+
+class Versions(Mapping[Pair, Version]):
+    """The versions of one table, each read when it is asked for first.
+
+    Versions never change but for their state, which moves the table: one that is read late is as it was, or of the next table.
+
+    Attributes:
+        changed: The table revision that wrote each.
+    """
+
+    def __init__(self, changed: Mapping[Pair, int], read: Read, known: Mapping[Pair, Version]) -> None:
+        """Take what was read of a table before, as far as it did not change."""
+        self.changed = changed
+        self._read = read
+        self._known = dict(known)
+
+    def __getitem__(self, pair: Pair) -> Version:
+        """Return a version.
+
+        Raises:
+            StoreFailed: it cannot be read.
+        """
+        if (known := self._known.get(pair)) is not None:
+            return known
+        if pair not in self.changed:
+            raise KeyError(pair)
+        version = self._known[pair] = self._read(pair)
+        return version
+
+    def __iter__(self) -> Iterator[Pair]:
+        """Yield every pair."""
+        return iter(self.changed)
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self.changed)
+
+    def __contains__(self, pair: object) -> bool:
+        """Return whether there is such a version, without reading it."""
+        return pair in self.changed
+
+    def unchanged(self, changed: Mapping[Pair, int]) -> dict[Pair, Version]:
+        """Return what was read already and stands as it was."""
+        return {pair: version for pair, version in self._known.copy().items() if changed.get(pair) == self.changed[pair]}
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A route table, and the table revision that wrote each of its versions."""
+    """A route table and its versions."""
 
     table: RouteTable = field(default_factory=RouteTable)
-    changed: Mapping[Pair, int] = field(default_factory=dict)
+    versions: Versions | None = None
 
 
-def read_table(transaction: Transaction, before: Reading) -> Reading:
-    """Return the table of this moment; what did not change is taken over from `before`."""
+def read_table(transaction: Transaction, before: Reading, read: Read) -> Reading:
+    """Return the table of this moment; what did not change is taken over from `before`.
+
+    Args:
+        read: Reads a version, at any time later.
+    """
     found = transaction.row("SELECT revision FROM registry")
     revision = Revision(found[0] if found else 0)
     if revision == before.table.revision:
@@ -35,9 +88,10 @@ def read_table(transaction: Transaction, before: Reading) -> Reading:
         {(route.model, version) for route in routes.values() for version in route.needs()} | set(champions.items()) | set(holds)
     )
     changed = _changed(transaction, needed)
-    versions = {pair: _version(transaction, pair, at, before) for pair, at in changed.items()}
+    known = {} if before.versions is None else before.versions.unchanged(changed)
+    versions = Versions(changed, read, known)
     dropped = _holds(transaction, is_held=False)
-    return Reading(RouteTable(revision, routes, champions, versions, holds, dropped), changed)
+    return Reading(RouteTable(revision, routes, champions, versions, holds, dropped), versions)
 
 
 def _holds(transaction: Transaction, *, is_held: bool) -> dict[Pair, Revision]:
@@ -66,11 +120,3 @@ def _changed(transaction: Transaction, needed: set[Pair]) -> dict[Pair, int]:
         pair: transaction.row("SELECT changed FROM versions WHERE model = ? AND version = ?", *pair) for pair in sorted(needed)
     }
     return {pair: row[0] for pair, row in found.items() if row is not None}
-
-
-def _version(transaction: Transaction, pair: Pair, at: int, before: Reading) -> Version:
-    if before.changed.get(pair) == at:
-        return before.table.versions[pair]
-    row = transaction.row("SELECT body FROM versions WHERE model = ? AND version = ?", *pair)
-    assert row is not None, "the row was seen in this transaction"
-    return version_of(row[0])

@@ -12,9 +12,11 @@ from adapters.stores.registry import SqliteRegistry
 from adapters.stores.schema import REGISTRY
 from adapters.stores.sqlite import FIRST, Database
 from gateway.core.audit import first_broken
-from gateway.core.changes import Automation, Change, PutRoute
+from gateway.core.changes import Automation, Change, PutChampion, PutHold, PutRoute, PutVersion
 from gateway.core.errors import StoreFailed
+from gateway.core.models import Digest, Runtime, Version
 from gateway.core.routes import Route, Variant, with_weights
+from gateway.core.tensors import Signature
 
 ONE = ((*FIRST, "CREATE TABLE things (name TEXT)", "INSERT INTO things VALUES ('old')"),)
 TWO = (*ONE, ("ALTER TABLE things ADD COLUMN size INTEGER NOT NULL DEFAULT 7", "INSERT INTO things VALUES ('new', 8)"))
@@ -22,6 +24,10 @@ TWO = (*ONE, ("ALTER TABLE things ADD COLUMN size INTEGER NOT NULL DEFAULT 7", "
 
 def opened(path: Path) -> SqliteRegistry:
     return SqliteRegistry(path, clock=ManualClock())
+
+
+def version(name: str) -> Version:
+    return Version("m", name, Digest("a" * 64), 10, Runtime.ONNX, "1.31", Signature((), ()))
 
 
 def turn(registry: SqliteRegistry, count: int) -> None:
@@ -91,6 +97,27 @@ def test_registry_row_that_cannot_be_read_is_the_stores_fault(tmp_path):
         connection.close()
         with pytest.raises(StoreFailed, match="route"):
             registry.table()
+    registry.close()
+
+
+def test_registry_version_is_read_when_it_is_asked_for(tmp_path):
+    """A table names versions that nobody has read yet; one that is damaged says so to who asks for it, and to nobody else."""
+    registry = opened(tmp_path / "r.db")
+    for name in ("1", "2"):
+        registry.commit(Change("p", "version.register", "model:m", "", (PutVersion(version(name)), PutHold("m", name))))
+    with sqlite3.connect(tmp_path / "r.db") as connection:
+        connection.execute("UPDATE versions SET body = '{' WHERE version = '2'")
+    connection.close()
+    versions = registry.table().versions
+    assert set(versions) == {("m", "1"), ("m", "2")}
+    assert versions["m", "1"] == version("1")
+    with pytest.raises(StoreFailed, match="version"):
+        versions.get(("m", "2"))
+    with sqlite3.connect(tmp_path / "r.db") as connection:
+        connection.execute("UPDATE versions SET body = '{'")
+    connection.close()
+    registry.commit(Change("p", "champion.put", "model:m", "", (PutChampion("m", "1"),)))
+    assert registry.table().versions["m", "1"] == version("1")  # taken over: it did not change
     registry.close()
 
 
