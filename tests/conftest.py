@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,6 +43,37 @@ def linear_model(path: Path, *, scale: float = 1.0, features: int = FEATURES, se
         [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", features])],
         [helper.make_tensor_value_info("probability", TensorProto.FLOAT, ["n", 1])],
         [numpy_helper.from_array(weights, "w")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return path
+
+
+def fragile_model(path: Path, *, offsets: Sequence[float] = (0.0,), seed: int = 7) -> Path:
+    """Write a model with the linear model's signature that raises when the first feature is above 0.8.
+
+    It looks up what it adds to the sum: there is a second offset only if it is given; with a NaN the answer is invalid instead.
+    """
+    weights = np.random.default_rng(seed).normal(size=(FEATURES, 1)).astype(np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Slice", ["features", "zero", "one", "one"], ["first"]),
+            helper.make_node("Greater", ["first", "bound"], ["is_above"]),
+            helper.make_node("Cast", ["is_above"], ["index"], to=TensorProto.INT64),
+            helper.make_node("Gather", ["offsets", "index"], ["offset"], axis=0),
+            helper.make_node("MatMul", ["features", "w"], ["product"]),
+            helper.make_node("Add", ["product", "offset"], ["z"]),
+            helper.make_node("Sigmoid", ["z"], ["probability"]),
+        ],
+        "fragile",
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", FEATURES])],
+        [helper.make_tensor_value_info("probability", TensorProto.FLOAT, ["n", 1])],
+        [
+            numpy_helper.from_array(weights, "w"),
+            numpy_helper.from_array(np.array(offsets, np.float32), "offsets"),
+            numpy_helper.from_array(np.array([0.8], np.float32), "bound"),
+            numpy_helper.from_array(np.array([0], np.int64), "zero"),
+            numpy_helper.from_array(np.array([1], np.int64), "one"),
+        ],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
     return path
@@ -184,6 +215,12 @@ def until() -> Callable[..., object]:
 def write_linear_model() -> Callable[..., Path]:
     """Return the writer of the small model that most tests use."""
     return linear_model
+
+
+@pytest.fixture(scope="session")
+def write_fragile_model() -> Callable[..., Path]:
+    """Return the writer of a model that fails on some rows."""
+    return fragile_model
 
 
 @pytest.fixture(scope="session")

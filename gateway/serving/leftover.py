@@ -8,7 +8,10 @@ from typing import Final
 
 from gateway.core.records import Attempt, Kind, Outcome, PredictionRecord
 from gateway.core.split import hashed_id
+from gateway.metrics.metric import cell
+from gateway.metrics.serving import PREDICTIONS
 from gateway.ports.inflight import InFlight, Interrupted, Place
+from gateway.ports.metrics import MetricsBank
 from gateway.serving.recorder import Recorder
 from gateway.serving.routing import Router
 from gateway.serving.table import PINNED
@@ -16,8 +19,10 @@ from gateway.serving.table import PINNED
 _TABLE_S: Final = 5.0  # for the table, which tells a shadow's run from a live one; then every run counts as live
 
 
-async def record_left_behind(in_flight: InFlight, router: Router, recorder: Recorder, worker: str) -> None:
-    """Record what the worker before this one was running when it died, blamed on the version that ran.
+async def record_left_behind(
+    in_flight: InFlight, router: Router, recorder: Recorder, worker: str, *, metrics: MetricsBank
+) -> None:
+    """Record, and count, what the worker before this one was running when it died, blamed on the version that ran.
 
     All of it shares one assignment key: requests that died together are one event, not so many failing callers.
     """
@@ -27,7 +32,10 @@ async def record_left_behind(in_flight: InFlight, router: Router, recorder: Reco
         async with asyncio.timeout(_TABLE_S):
             await router.has_read.wait()
     for left in left_behind:
-        recorder.add_unwaited(_record_of(left, _kind_of(left.place, router), recorder.time_s(), death))
+        record = _record_of(left, _kind_of(left.place, router), recorder.time_s(), death)
+        recorder.add_unwaited(record)
+        ended = (record.kind.value, record.outcome.value)
+        cell(metrics, PREDICTIONS, record.route, record.variant, record.version, *ended).add(1.0)
 
 
 def _kind_of(place: Place, router: Router) -> Kind:

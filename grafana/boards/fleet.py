@@ -11,6 +11,7 @@ from grafana.panels import OF_ROUTE, SPAN, Board, Kind, Panel, Query, Unbounded,
 
 _HEALTH: Final = ((0, "unknown", GREY), (1, "good", GREEN), (2, "warning", YELLOW), (3, "critical", RED))
 _REFUSED: Final = "gateway_rejected_requests_total"
+_NONE: Final = 'label_replace(vector(0), "reason", "none", "", "")'
 _PANELS: Final = (
     number(
         "Predictions a second",
@@ -111,7 +112,7 @@ _PANELS: Final = (
         "percentunit",
         (
             Query(
-                f"({rate(_REFUSED, by='reason')} or vector(0)) / on () group_left () "
+                f"({rate(_REFUSED, by='reason')} or on () {_NONE}) / on () group_left () "
                 f"({answered('', '')} + ({rate(_REFUSED)} or vector(0)) > 0)",
                 "{{reason}}",
             ),

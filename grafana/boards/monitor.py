@@ -150,7 +150,7 @@ _PANELS: Final = (
         "How drills on made-up traffic ended. An A/A drill must be quiet, the others detected; a false alarm now and then is "
         "within the budget.",
         "short",
-        (Query(f"sum by (drill, ending) (increase(gateway_monitor_drills_total[{SPAN}])) or vector(0)", "{{drill}} {{ending}}"),),
+        (Query(f"sum by (drill, ending) (increase(gateway_monitor_drills_total[{SPAN}]))", "{{drill}} {{ending}}"),),
         width=8,
         unbounded=Unbounded.AMOUNT,
     ),

@@ -62,7 +62,12 @@ _PANELS: Final = (
         "Answered by the fallback",
         "Answers that a variant gave because the one chosen for the caller could not. Callers did not notice.",
         "reqps",
-        (Query(f"sum by (route) (rate(gateway_failovers_total{{{CHOSEN}}}[{SPAN}])) or vector(0)", "{{route}}"),),
+        (
+            Query(
+                f"sum by (route) (rate(gateway_failovers_total{{{CHOSEN}}}[{SPAN}])) or 0 * {answered(CHOSEN, 'route')}",
+                "{{route}}",
+            ),
+        ),
         width=8,
         levels=((bounds.FLOWS, YELLOW),),
     ),

@@ -8,13 +8,10 @@ import json
 import os
 import signal
 import time
-from pathlib import Path
 
 import httpx
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.compose.past import opened_past
@@ -65,11 +62,11 @@ def test_wrong_challenger_is_rolled_back_by_itself(start_gateway, until, write_l
     _check_convicted(gateway, rollout["id"])
 
 
-def test_failing_challenger_is_rolled_back_by_itself(start_gateway, until, write_linear_model, tmp_path):
+def test_failing_challenger_is_rolled_back_by_itself(start_gateway, until, write_linear_model, write_fragile_model, tmp_path):
     """A challenger that raises on some rows is rolled back, and every caller got the champion's answer instead."""
     gateway = start_gateway("--workers", "2")
     gateway.register("delays", write_linear_model(tmp_path / "1.onnx"))
-    gateway.register("delays", _fragile_model(tmp_path / "2.onnx"))
+    gateway.register("delays", write_fragile_model(tmp_path / "2.onnx"))
     _route_to_champion(gateway)
     rollout = _begin(gateway, "2")
 
@@ -79,7 +76,9 @@ def test_failing_challenger_is_rolled_back_by_itself(start_gateway, until, write
 
 
 @pytest.mark.timeout(400)
-def test_two_monitors_decide_once_each_though_both_are_killed(start_gateway, until, write_linear_model, tmp_path):
+def test_two_monitors_decide_once_each_though_both_are_killed(
+    start_gateway, until, write_linear_model, write_fragile_model, tmp_path
+):
     """Two processes share two routes; one is killed right after its rollback, the other before its own: each rolls back once.
 
     Both decisions are found again in the log, process by process.
@@ -90,7 +89,7 @@ def test_two_monitors_decide_once_each_though_both_are_killed(start_gateway, unt
     gateway.register("delays", write_linear_model(tmp_path / "1.onnx"))
     rollouts = {}
     for version, route in enumerate(own, start=2):
-        gateway.register("delays", _fragile_model(tmp_path / f"{version}.onnx", seed=version))
+        gateway.register("delays", write_fragile_model(tmp_path / f"{version}.onnx", seed=version))
         _route_to_champion(gateway, route)
         rollouts[route] = _begin(gateway, str(version), route)["id"]
     caller = Caller(gateway)
@@ -187,31 +186,3 @@ def _changes(gateway) -> dict[tuple[str, str, str], float]:
     families = text_string_to_metric_families(httpx.get(f"{gateway.admin_url}/metrics").text)
     samples = [one for family in families for one in family.samples if one.name == "gateway_monitor_changes_total"]
     return {(one.labels["process"], one.labels["route"], one.labels["event"]): one.value for one in samples}
-
-
-def _fragile_model(path: Path, seed: int = 7) -> Path:
-    """Write a model with the linear model's signature that raises when the first feature is above 0.8."""
-    weights = np.random.default_rng(seed).normal(size=(FEATURES, 1)).astype(np.float32)
-    graph = helper.make_graph(
-        [
-            helper.make_node("Slice", ["features", "zero", "one", "one"], ["first"]),
-            helper.make_node("Greater", ["first", "bound"], ["is_above"]),
-            helper.make_node("Cast", ["is_above"], ["index"], to=TensorProto.INT64),
-            helper.make_node("Gather", ["table", "index"], ["offset"], axis=0),
-            helper.make_node("MatMul", ["features", "w"], ["product"]),
-            helper.make_node("Add", ["product", "offset"], ["z"]),
-            helper.make_node("Sigmoid", ["z"], ["probability"]),
-        ],
-        "fragile",
-        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", FEATURES])],
-        [helper.make_tensor_value_info("probability", TensorProto.FLOAT, ["n", 1])],
-        [
-            numpy_helper.from_array(weights, "w"),
-            numpy_helper.from_array(np.array([0.0], np.float32), "table"),
-            numpy_helper.from_array(np.array([0.8], np.float32), "bound"),
-            numpy_helper.from_array(np.array([0], np.int64), "zero"),
-            numpy_helper.from_array(np.array([1], np.int64), "one"),
-        ],
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
-    return path

@@ -103,7 +103,7 @@ def test_idle_worker_writes_heartbeats_and_a_stopped_one_its_end(make_worker, un
 
 
 def test_what_died_with_the_worker_before_is_recorded(make_worker, models, until, tmp_path):
-    """Runs that a dead worker left behind become records that blame the version, of the kind they were."""
+    """Runs that a dead worker left behind become records that blame the version, of the kind they were, and are counted so."""
     ids = [f"01234567-89ab-7def-8123-4567{at:08x}" for at in range(3)]
     place = Place(model="m", route="r", revision=3, variant="a", version="1", digest="d", runtime_version="1")
     dead = MappedInFlight(tmp_path / "in-flight")
@@ -120,3 +120,9 @@ def test_what_died_with_the_worker_before_is_recorded(make_worker, models, until
     assert [records[id].kind for id in ids] == [Kind.LIVE, Kind.SHADOW, Kind.PINNED]
     assert {record.outcome for record in records.values()} == {Outcome.HUNG}
     assert {(record.version, record.revision) for record in records.values()} == {("1", 3)}
+    counts = [(dict(one.labels), one.value) for one in worker.metrics.samples() if one.name == "gateway_predictions_total"]
+    assert sorted((labels["variant"], labels["kind"], labels["outcome"], count) for labels, count in counts) == [
+        ("a", "live", "hung", 1.0),
+        ("pinned", "pinned", "hung", 1.0),
+        ("s", "shadow", "hung", 1.0),
+    ]
