@@ -8,6 +8,7 @@ again. Nobody waits for a channel: the monitor, the admin API and the other chan
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -82,11 +83,11 @@ class _Line:
 
     Attributes:
         failures: One after the other.
-        next_s: Before it, nothing is tried.
+        next_s: Before it, nothing is tried; of the monotonic clock, since the other may be set back.
     """
 
     failures: int = 0
-    next_s: float = 0.0
+    next_s: float = -math.inf
     error: str = ""
     delivered: int = 0
     lost: int = 0
@@ -126,7 +127,7 @@ class Notifier:
         self._conditions = conditions
         self._clock = clock
         self._state = _State()
-        self._gone_s: dict[str, float] = {}  # when each open condition was last seen to have stopped
+        self._gone_s: dict[str, float] = {}  # when each open condition was first seen to have stopped, by the monotonic clock
         self._routes: Mapping[str, Route] = {}  # as the last look found them
         self._lock = threading.Lock()  # of the state and its saving; never held while a channel is waited for
         self._seq = self._restored()  # of the last audit entry read
@@ -214,14 +215,14 @@ class Notifier:
         return bool(entries)
 
     def _take_conditions(self) -> bool:
-        now_s, state = self._clock.now_s(), self._state
+        now_s, state, turn_s = self._clock.now_s(), self._state, self._clock.monotonic_s()
         lasting = {one.incident: one for one in (*self._conditions(), *self._dead())}
         fresh = [one for incident, one in lasting.items() if incident not in state.open]
         for one in fresh:
             notice = began(one.incident, one.severity, one.route, one.what, now_s)
             state.open[one.incident] = _Open(notice, self._tell(notice, self._teams(one.route)))
-        self._gone_s = {one: self._gone_s.get(one, now_s) for one in state.open if one not in lasting}
-        over = [incident for incident, since_s in self._gone_s.items() if now_s - since_s >= OVER_AFTER_S]
+        self._gone_s = {one: self._gone_s.get(one, turn_s) for one in state.open if one not in lasting}
+        over = [incident for incident, since_s in self._gone_s.items() if turn_s - since_s >= OVER_AFTER_S]
         for incident in over:
             last = state.open.pop(incident)
             self._put(ended(last.notice, now_s), last.told)
@@ -272,7 +273,7 @@ class Notifier:
         """Return what a channel is to be sent next, or None for nothing now."""
         now_s, (channel, _) = self._clock.now_s(), self._channels[name]
         with self._lock:
-            if self._line(name).next_s > now_s:
+            if self._line(name).next_s > self._clock.monotonic_s():
                 return None
             mine = [one.notice for one in self._state.outbox if name in one.channels]
         return next(iter(messages(notice for notice in mine if not channel.is_quiet(notice, now_s))), None)
@@ -290,10 +291,10 @@ class Notifier:
         line.error = error
         if error:
             line.failures += 1
-            line.next_s = self._clock.now_s() + retry_s(line.failures)
+            line.next_s = self._clock.monotonic_s() + retry_s(line.failures)
             _journal.warning("A notice was not delivered", extra={"action": "retry", "channel": name, "reason": error})
             return
-        line.failures, line.next_s = 0, 0.0
+        line.failures, line.next_s = 0, -math.inf
         line.delivered += len(message.notices)
         sent = {notice.id for notice in message.notices}
         for one in self._state.outbox:
@@ -322,7 +323,7 @@ class Notifier:
         """Return the last audit entry read; a gateway that begins to tell begins with what happens from now on."""
         saved = self._checkpoints.load(CONSUMER)
         if saved is None:
-            return next((entry.seq for entry in self._registry.audit(limit=1, newest_first=True)), 0)
+            return self._begun()
         cursor, state = saved
         try:
             self._restore(Fields(orjson.loads(state), "notices"))
@@ -330,6 +331,12 @@ class Notifier:
             self._state = _State()
             _journal.error("The saved state of notices cannot be read", extra={"action": "begin anew", "reason": str(error)})
         return int(cursor.get(_AUDIT, 0))
+
+    def _begun(self) -> int:
+        """Return the last audit entry, and save that it was: whatever becomes of this process, what comes after it is told."""
+        self._seq = next((entry.seq for entry in self._registry.audit(limit=1, newest_first=True)), 0)
+        self._save()
+        return self._seq
 
     def _restore(self, fields: Fields) -> None:
         self._state.outbox = [_Waiting(notice, set(names)) for notice, names in self._pairs(fields, "outbox") if names]

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from dataclasses import replace
 from email import message_from_string
 from email.policy import default
@@ -272,6 +273,24 @@ def test_channel_that_refuses_is_tried_again_until_it_takes_and_holds_up_nobody(
     second.close()
 
 
+def test_clock_that_is_set_back_delays_neither_a_retry_nor_the_end_of_a_condition(tellable, receiver):
+    """What is measured is time that passes, not what the clock on the wall says."""
+    receiver.status = 503
+    notifier = tellable.notifier(Channel("hook", receiver.url))
+    tellable.lasting = [Condition("lag", Severity.WARNING, "", "behind")]
+    turn(notifier)
+    tellable.clock.step(-3_600.0)
+    tellable.clock.move(retry_s(1))
+    receiver.status = 200
+    turn(notifier)
+    tellable.lasting = []
+    turn(notifier)
+    tellable.clock.step(-3_600.0)
+    tellable.clock.move(OVER_AFTER_S)
+    turn(notifier)
+    assert [body["is_over"] for body, _ in receiver.got] == [False, False, True]
+
+
 def test_what_waits_survives_the_death_of_the_deliverer(tellable, receiver):
     """A successor goes on from the checkpoint: nothing is lost, and what was delivered is not told again."""
     receiver.status = 500
@@ -288,6 +307,42 @@ def test_what_waits_survives_the_death_of_the_deliverer(tellable, receiver):
     turn(third)
     assert len(receiver.got) == 1 + len(delivered)
     assert next(third.counts())[1:] == (0, 2, 0)
+
+
+def test_change_that_nobody_lived_to_look_at_is_told_by_the_successor(tellable, receiver):
+    """Whoever was begun to be told loses nothing when the deliverer dies before its first look at a change."""
+    channel = Channel("hook", receiver.url)
+    tellable.switch("before anybody was told")
+    tellable.notifier(channel)
+    tellable.switch()
+    turn(tellable.notifier(channel))
+    assert [notice["id"] for body, _ in receiver.got for notice in body["notices"]] == ["audit-2"]
+
+
+def test_power_loss_while_the_state_is_saved_loses_no_notice(tellable, receiver, monkeypatch, tmp_path):
+    """Wherever the saving breaks off, a successor starts, and every notice reaches the channel, some of them again."""
+    channel = Channel("hook", receiver.url)
+    receiver.status = 500
+    notifier = tellable.notifier(channel)
+    begun_bytes = (tmp_path / "checkpoints.db-wal").stat().st_size  # flushed, as the database promises
+    for reason in ("one", "two"):
+        tellable.switch(reason)
+        turn(notifier)
+        tellable.clock.move(retry_s(99))
+    database, saving = ((tmp_path / f"checkpoints.db{end}").read_bytes() for end in ("", "-wal"))
+    receiver.status = 200
+    assert len(saving) > begun_bytes
+    for cut in range(begun_bytes, len(saving), (len(saving) - begun_bytes) // 15):
+        after = tmp_path / f"after-{cut}"
+        after.mkdir()
+        (after / "checkpoints.db").write_bytes(database)
+        (after / "checkpoints.db-wal").write_bytes(saving[:cut])
+        del receiver.got[:]
+        with closing(SqliteCheckpoints(after / "checkpoints.db")) as checkpoints, monkeypatch.context() as patched:
+            patched.setattr(tellable, "checkpoints", checkpoints)
+            tellable.notifier(channel)
+        told = {notice["id"] for body, _ in receiver.got for notice in body["notices"]}
+        assert told >= {"audit-1", "audit-2"}, (cut, told)
 
 
 @pytest.mark.parametrize("state", [b'{"outbox":[],"open":[{"id":"1"}],"lines":{}}', b'{"outbox":[[]]', b"[]"])
