@@ -61,11 +61,12 @@ class Blocks:
             if not self.is_known:
                 return values[:, :0]
             values, self._held = np.concatenate(self._held, axis=1), []
-        lengths = block_lengths(self.correlations)
+        correlations = self.correlations
+        if correlations.max() <= CORRELATION_MAX and not self._filled.any():
+            return values
+        lengths = block_lengths(correlations)
         lengths = np.maximum(lengths, lengths[self._like])
         averaged = np.flatnonzero((lengths > 1) | (self._filled > 0))
-        if not averaged.size:
-            return values
         means = values.copy()
         for at in averaged.tolist():
             means[at] = self._averaged(at, values[at], int(lengths[at]))

@@ -138,18 +138,19 @@ class Departures:
     def _advance(self, values: FloatArray) -> tuple[int, Departure | None]:
         """Take rows up to a departure and return how many, and it."""
         factors = self._factors(values)
-        begins = factors  # what a sum that begins with the row has become after it
+        rows = factors  # the sums after each row; a row's factors become them
         if not np.isfinite(values).all():
             is_said = np.isfinite(factors)
-            begins = np.where(is_said, factors, 0.0)
+            rows = np.where(is_said, factors, 0.0)  # what a sum that begins with the row has become after it
             factors = np.where(is_said, factors, 1.0)
-        rows, before = np.empty_like(factors), self._sums
-        for factor, begun, after in zip(factors, begins, rows, strict=True):
-            np.multiply(before, factor, after)
-            np.add(after, begun, after)
+        before, grown = self._sums, np.empty_like(self._sums)
+        multiply, add = np.multiply, np.add
+        for factor, after in zip(factors, rows, strict=True):
+            multiply(before, factor, grown)
+            add(grown, after, after)
             before = after
         averages = np.add.reduce(self._weights * rows, axis=1)
-        reached = np.flatnonzero(averages >= math.exp(self.bound))
+        reached = (averages >= math.exp(self.bound)).nonzero()[0]
         if not reached.size:
             self._sums = before.copy()
             return len(rows), None
@@ -161,7 +162,7 @@ class Departures:
         """Return 1 + λ(x − m) of every bet, shape (rows, bets); NaN where a signal says nothing."""
         rows = np.ascontiguousarray(values.T)
         factors = np.empty((len(rows), len(self._rests)))
-        up, down = np.split(factors, [self._up.size], axis=1)
+        up, down = factors[:, : self._up.size], factors[:, self._up.size :]
         np.multiply(rows[:, None, :], self._up, up.reshape(len(rows), *self._up.shape))
         np.multiply(rows[:, None, self._both], self._down, down.reshape(len(rows), *self._down.shape))
         factors += self._rests

@@ -135,7 +135,8 @@ def _row(target: Target, outputs: Sequence[Tensor], row: int) -> _Row | None:
             break
     if tensor is None or tensor.data.ndim not in (1, 2) or not 0 <= row < tensor.data.shape[0]:
         return None
-    kind, numbers = tensor.data.dtype.kind, (tensor.data[row] if tensor.data.ndim == 2 else tensor.data[row : row + 1]).tolist()
+    data = tensor.data
+    kind, numbers = data.dtype.kind, [data.item(row)] if data.size == data.shape[0] else data[row].tolist()
     if not numbers or (kind == "f" and not all(map(math.isfinite, numbers))):
         return None
     return _Row(kind, numbers)

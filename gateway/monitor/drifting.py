@@ -29,8 +29,8 @@ from gateway.monitor.rows import ANSWER, Features, answer_column, feature_values
 from gateway.ports.readings import Detector
 
 BATCH_ROWS: Final = 32  # a shift by σ is found after some forty rows, so a batch may not be many more
-BATCH_ROWS_MAX: Final = 128  # …unless they come faster than anybody acts: what a batch costs beside its rows is then shared…
-BATCH_SHORT_S: Final = 0.05  # …by more of them. Of the log's time
+BATCH_SHORT_S: Final = 0.05  # …unless they come faster than anybody acts: what a batch costs beside its rows is then shared by
+BATCH_ROWS_MAX: Final = 256  # more of them, 5,000 a second. Of the log's time
 BATCH_S: Final = 1.0  # of the log's time; a quiet route is not kept waiting for 32 rows
 INPUTS_SHARE: Final = 0.3  # of the false-alarm budget…
 SUMMARIES_SHARE: Final = 0.1
@@ -111,7 +111,10 @@ class DriftWatch:
                 self.unreadable += 1
             else:
                 batch.summaries.append(summaries)
-        return self._fold(time_s) if _is_full(batch.rows, time_s - batch.since_s) else None
+        span_s = time_s - batch.since_s
+        if (batch.rows < BATCH_ROWS or span_s < BATCH_SHORT_S) and batch.rows < BATCH_ROWS_MAX and span_s < BATCH_S:
+            return None
+        return self._fold(time_s)
 
     def observe_outcome(self, name: str, value: float, time_s: float, *, answered_s: float) -> int | None:
         """Take an error (1, or 0 for none) or a loss in [0, 1], and return what `observe` does.
@@ -236,8 +239,3 @@ class DriftWatch:
             self.incidents = with_alarm(self.incidents, Alarm(one.subjects, one.attribution, time_s, one.why))
             self.incident_count += self.incidents[-1].alarms == 1 and self.incidents[-1].why == one.why
         return self.incident_count - before if moved else None
-
-
-def _is_full(rows: int, span_s: float) -> bool:
-    """Return whether a batch ends with its last record."""
-    return rows >= BATCH_ROWS_MAX or span_s >= BATCH_S or (rows >= BATCH_ROWS and span_s >= BATCH_SHORT_S)

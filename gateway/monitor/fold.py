@@ -98,21 +98,21 @@ class Fold:
     def take(self, merged: Merged) -> None:
         """Fold one record."""
         second = int(self.now_s)
-        self.now_s = max(self.now_s, merged.time_s)
+        self.now_s = now_s = max(self.now_s, merged.time_s)
         self.records += 1
         if self.ahead:
             self.ahead = [one for one in self.ahead if merged.offset < one[0].get(merged.stream, 0)]
         match merged.record:
-            case PredictionRecord():
-                if not self.ahead or not self._is_ahead(merged.record.route):
-                    self._predict(merged.record)
+            case PredictionRecord() as record:
+                if not self.ahead or not self._is_ahead(record.route):
+                    self._predict(record)
             case GroundTruthRecord():
                 self._learn(merged.record)
             case Elsewhere(prediction_id, _, route):
                 self.left += 1
                 self.elsewhere[route] = None
                 self.truth.leave(prediction_id)
-        if int(self.now_s) != second:
+        if int(now_s) != second:
             self.sought = self.truth.sought(self.now_s)
             for name, state in self.routes.items():
                 if self._is_ahead(name):
@@ -173,12 +173,12 @@ class Fold:
             return
         view = state.views.get(record.revision, state.view)
         is_watched = self.sampling.takes(record.shadow_of or record.prediction_id)
-        if is_watched:
-            self._pair(state, view, record)
+        watch = state.watch
+        if is_watched and watch is not None:
+            self._pair(state, watch, view, record)
         if record.kind is not Kind.LIVE:
             return
         self.unplaced += not view.is_known
-        watch = state.watch
         if watch is not None and watch.aftermath is not None:
             watch.observe_after(record)
         rollout = self._evidence_of(state, view, record) if watch is not None and watch.rollout.is_open else ""
@@ -193,12 +193,11 @@ class Fold:
         else:
             self.sampling.passed_over += 1
         if is_watched:
-            self._observe_drift(state, record)
+            self._observe_drift(state, record, version)
 
-    def _pair(self, state: RouteState, view: RouteView, record: PredictionRecord) -> None:
+    def _pair(self, state: RouteState, watch: RolloutWatch, view: RouteView, record: PredictionRecord) -> None:
         """Let a live answer wait for its copy, or join the two, while a rollout that asks for it is open or cools down."""
-        watch = state.watch
-        if watch is None or not watch.hears_pairs or not is_due(state):
+        if not watch.hears_pairs or not is_due(state):
             return
         is_its = view.rollout.id == watch.rollout.id if view.rollout is not None else not watch.rollout.is_open
         if is_its and watch.observe_pairable(record, self.now_s):
@@ -295,23 +294,26 @@ class Fold:
         if watch.observe_truth(prediction_id, joined.row, joined.value, self.now_s):
             self.due[joined.waiting.place.route] = None
 
-    def _observe_drift(self, state: RouteState, record: PredictionRecord) -> None:
+    def _observe_drift(self, state: RouteState, record: PredictionRecord, answering: Version | None) -> None:
         """Feed the live version's own answers and faults to its drift watch."""
         live = state.view.live_version if state.view.revision else record.version  # revision 0: whatever the champion is
-        version = self.versions.get((record.model, live))
+        version = answering if live == record.version else self.versions.get((record.model, live))
         if version is None:
             return
-        if state.drift is None or state.drift.version != live:
-            state.drift, state.drifted = self.drift_watch(version), 0
+        drift = state.drift
+        if drift is None or drift.version != live:
+            drift = state.drift = self.drift_watch(version)
+            state.drifted = 0
         for attempt in record.attempts:
-            if attempt.version == live and attempt.outcome is not Outcome.ABANDONED:
-                is_fault = attempt.outcome is not Outcome.OK and attempt.outcome in FAULTS
-                found = state.drift.observe_outcome(ERRORS, float(is_fault), self.now_s, answered_s=record.time_s)
+            outcome = attempt.outcome
+            if attempt.version == live and outcome is not Outcome.ABANDONED:
+                error = 1.0 if outcome is not Outcome.OK and outcome in FAULTS else 0.0
+                found = drift.observe_outcome(ERRORS, error, self.now_s, answered_s=record.time_s)
                 if found is not None:
-                    _worsen(state, ERRORS, state.drift)
+                    _worsen(state, ERRORS, drift)
                     self._raise_drift(state, record.route, found)
-        if record.version == live and record.outcome is Outcome.OK:
-            found = state.drift.observe(record, self.now_s)
+        if record.outcome is Outcome.OK and record.version == live:
+            found = drift.observe(record, self.now_s)
             if found is not None:
                 self._raise_drift(state, record.route, found)
 

@@ -46,6 +46,7 @@ class RouteState:
     incident_count: int = 0
     changes: dict[str, int] = field(default_factory=dict)
     retraining: Retraining = field(default_factory=Retraining)
+    _last: tuple[tuple[str, str, str], VersionTally] | None = None  # the tally asked for last, with its key
 
     def learn(self, view: RouteView) -> None:
         """Take a revision of the route; the newest becomes its view."""
@@ -59,10 +60,13 @@ class RouteState:
     def tally(self, variant: str, version: str, kind: Kind) -> VersionTally:
         """Return the tally of a version, making room for a new one."""
         key = (variant, version, kind._value_)  # as `value`, ten times as fast
+        if self._last is not None and self._last[0] == key:
+            return self._last[1]
         found = self.tallies.pop(key, None) or VersionTally()
         self.tallies[key] = found
         if len(self.tallies) > VERSIONS_MAX:
             del self.tallies[next(iter(self.tallies))]
+        self._last = (key, found)
         return found
 
     def count(self, record: PredictionRecord) -> None:

@@ -294,6 +294,8 @@ class TruthJoin:
             self._settled_rows -= rows
 
     def _join_early(self, prediction_id: str) -> list[Joined]:
+        if not self._early and not self._missed:
+            return []
         early = self._early.pop(prediction_id, None) or self._missed.pop(prediction_id, None)
         if early is None:
             return []
