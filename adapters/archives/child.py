@@ -49,7 +49,7 @@ def answer_to(order: Mapping[str, Any]) -> Mapping[str, object]:
         statements = database.extract_statements(order["sql"])
         if len(statements) != 1 or statements[0].type is not duckdb.StatementType.SELECT:
             return _refused("expected one statement that selects", order)
-        return _answered(database.execute(statements[0]), rows_max=order["rows_max"], bytes_max=order["bytes_max"])
+        return _answered(database.execute(statements[0]), order)
     except (duckdb.OutOfMemoryException, MemoryError):
         return _refused(f"the question needs more than its {order['memory_bytes'] / 2**20:,.0f} MiB of memory", order)
     except duckdb.IOException as error:
@@ -95,16 +95,18 @@ def _listed(paths: Sequence[str]) -> str:
     return "[" + ", ".join("'" + path.replace("'", "''") + "'" for path in paths) + "]"
 
 
-def _answered(found: duckdb.DuckDBPyConnection, *, rows_max: int, bytes_max: int) -> Mapping[str, object]:
-    """Return as many rows as the bounds let through, and whether there were more."""
+def _answered(found: duckdb.DuckDBPyConnection, order: Mapping[str, Any]) -> Mapping[str, object]:
+    """Return as many rows as the bounds let through, and whether there were more; a refusal where not even one fits."""
     columns, types = zip(*((column[0], str(column[1])) for column in found.description or ()), strict=True)
     rows: list[Sequence[object]] = []
-    left = bytes_max
+    left = order["bytes_max"]
     is_cut = False
     for row in _rows(found):
         plain = [_plain(value) for value in row]
         left -= len(json.dumps(plain))
-        if left < 0 or len(rows) == rows_max:
+        if left < 0 and not rows:
+            return _refused(f"a row of the answer is larger than its {order['bytes_max'] / 2**20:,.0f} MiB", order)
+        if left < 0 or len(rows) == order["rows_max"]:
             is_cut = True
             break
         rows.append(plain)

@@ -83,11 +83,13 @@ class _Line:
 
     Attributes:
         failures: One after the other.
+        tried: How often in vain, by the incidents that wait.
         next_s: Before it, nothing is tried; of the monotonic clock, since the other may be set back.
     """
 
     failures: int = 0
     next_s: float = -math.inf
+    tried: Counter[str] = field(default_factory=Counter)
     error: str = ""
     delivered: int = 0
     lost: int = 0
@@ -270,13 +272,19 @@ class Notifier:
         return bool(old)
 
     def _due(self, name: str) -> Message | None:
-        """Return what a channel is to be sent next, or None for nothing now."""
+        """Return what a channel is to be sent next, or None for nothing now.
+
+        What was tried least comes first, so that a message that is refused again and again keeps back no other.
+        """
         now_s, (channel, _) = self._clock.now_s(), self._channels[name]
         with self._lock:
-            if self._line(name).next_s > self._clock.monotonic_s():
+            line = self._line(name)
+            if line.next_s > self._clock.monotonic_s():
                 return None
             mine = [one.notice for one in self._state.outbox if name in one.channels]
-        return next(iter(messages(notice for notice in mine if not channel.is_quiet(notice, now_s))), None)
+            line.tried = Counter({incident: line.tried[incident] for incident in {notice.incident for notice in mine}})
+            due = messages(notice for notice in mine if not channel.is_quiet(notice, now_s))
+            return min(due, key=lambda message: line.tried[message.incident], default=None)
 
     def _error_of(self, name: str, message: Message) -> str:
         """Send a message; return why it was not taken, or nothing."""
@@ -291,6 +299,7 @@ class Notifier:
         line.error = error
         if error:
             line.failures += 1
+            line.tried[message.incident] += 1
             line.next_s = self._clock.monotonic_s() + retry_s(line.failures)
             _journal.warning("A notice was not delivered", extra={"action": "retry", "channel": name, "reason": error})
             return

@@ -45,12 +45,13 @@ from tests.integration.talker import Talker
 
 
 class Receiver:
-    """A real HTTP server that keeps what it is posted and answers with `status`."""
+    """A real HTTP server that keeps what it is posted and answers with `status`, or 422 to the incident that it `refuses`."""
 
     def __init__(self) -> None:
         self.got: list[tuple[dict, dict]] = []
         self.raw: list[bytes] = []
         self.status = 200
+        self.refuses = ""
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -58,7 +59,8 @@ class Receiver:
                 content = self.rfile.read(int(self.headers["content-length"]))
                 receiver.raw.append(content)
                 receiver.got.append((json.loads(content), {name.lower(): value for name, value in self.headers.items()}))
-                self.send_response(receiver.status)
+                is_refused = receiver.got[-1][0].get("incident") == receiver.refuses
+                self.send_response(422 if is_refused else receiver.status)
                 self.send_header("content-length", "0")
                 self.end_headers()
 
@@ -289,6 +291,20 @@ def test_clock_that_is_set_back_delays_neither_a_retry_nor_the_end_of_a_conditio
     tellable.clock.move(OVER_AFTER_S)
     turn(notifier)
     assert [body["is_over"] for body, _ in receiver.got] == [False, False, True]
+
+
+def test_message_that_is_always_refused_keeps_back_no_other(tellable):
+    """A receiver that cannot take one incident, the worst, gets the others after the pause that follows a failure."""
+    choosy = Receiver()
+    choosy.refuses = "poison"
+    notifier = tellable.notifier(Channel("hook", choosy.url))
+    tellable.lasting = [Condition("poison", Severity.CRITICAL, "", "worst"), Condition("lag", Severity.WARNING, "", "behind")]
+    turn(notifier)
+    tellable.clock.move(retry_s(1))
+    turn(notifier)
+    assert [body["incident"] for body, _ in choosy.got] == ["poison", "lag", "poison"]
+    assert next(notifier.counts())[1:] == (1, 1, 0)
+    choosy.close()
 
 
 def test_what_waits_survives_the_death_of_the_deliverer(tellable, receiver):

@@ -122,6 +122,12 @@ def test_answer_is_cut_at_its_bounds(asked):
     assert (len(by_bytes.rows), by_bytes.is_cut) == (3, True)
 
 
+def test_row_that_is_larger_than_an_answer_may_be_is_refused(asked):
+    """An answer without any row says why, and does not look like one that was cut."""
+    with pytest.raises(NotValid, match="larger than its 1 MiB"):
+        asked("SELECT repeat('x', 2000000)", bytes_max=2**20)
+
+
 def test_answer_holds_what_json_can(asked):
     """Values that JSON has no form for are text: times, decimals, NaN, bytes and integers beyond 64 bits."""
     found = asked(
