@@ -279,7 +279,7 @@ def _said(value: float, unit: str) -> str:
         case "bytes":
             return f"{value / 2**30:g} GiB"
         case "s":
-            return f"{value:g} s"
+            return f"{value:,g} s"
         case "reqps" | "wps":
             return f"{value:g} a second"
         case _:

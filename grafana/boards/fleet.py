@@ -135,6 +135,21 @@ _PANELS: Final = (
         unbounded=Unbounded.AMOUNT,
     ),
     Panel(
+        "Versions unloaded for room",
+        "Versions that were warm and gave their memory to others; the next call of one waits until it is loaded again. Now and "
+        "then is usual with many versions; all the time, there is too little memory.",
+        "short",
+        (Query(f"sum(increase(gateway_evictions_total[{SPAN}]))", "unloaded"),),
+        unbounded=Unbounded.AMOUNT,
+    ),
+    Panel(
+        "Inputs refused because processes died of them",
+        "Inputs that are refused for serving.poison_s, because processes died of them. Zero is usual.",
+        "short",
+        (Query("max(gateway_poisonous_inputs)", "inputs"),),
+        levels=bounds.SELDOM,
+    ),
+    Panel(
         "Versions that would not load, or were rested",
         "Loads that failed, and versions that a worker took out of rotation because they failed too often. Zero is usual.",
         "short",

@@ -8,6 +8,8 @@ from grafana import bounds
 from grafana.bounds import GREEN, RED, YELLOW
 from grafana.panels import SPAN, Board, Kind, Panel, Query, Unbounded, number, rate
 
+_NO_CHANNEL: Final = 'label_replace(vector(0), "channel", "no channel", "", "")'
+
 
 def _in_an_hour(metric: str) -> str:
     return f"sum(increase({metric}[1h])) or vector(0)"
@@ -186,6 +188,26 @@ _PANELS: Final = (
         (Query(f"sum(increase(gateway_archive_failures_total[{SPAN}])) or vector(0)", "failed"),),
         width=8,
         levels=bounds.ANY,
+    ),
+    Panel(
+        "Notices that wait",
+        "What people were to be told, and a channel has not taken yet. Seconds are usual; what goes on waiting says that the "
+        "channel is dead, which the others are told.",
+        "short",
+        (Query(f"sum by (channel) (gateway_notices_waiting) or on () {_NO_CHANNEL}", "{{channel}}"),),
+        width=8,
+        levels=bounds.SELDOM,
+    ),
+    Panel(
+        "Notices that nobody got, last hour",
+        "Given up after a day, or because too many waited; and those above info that no channel wants.",
+        "short",
+        (
+            Query(_in_an_hour("gateway_notices_lost_total"), "given up"),
+            Query(_in_an_hour('gateway_notices_untold_total{severity!="info"}'), "wanted by no channel"),
+        ),
+        width=8,
+        levels=bounds.SELDOM,
     ),
     Panel(
         "Routes that the monitor follows",

@@ -39,6 +39,7 @@ _PANELS: Final = (
         "both.",
         "percentunit",
         (Query(f"max by ({_PLACE}) (gateway_quality_coverage_ratio{{{CHOSEN}}})", _NAME),),
+        width=8,
         unbounded=Unbounded.COMPARED,
     ),
     Panel(
@@ -46,8 +47,19 @@ _PANELS: Final = (
         "Rows with ground truth of the last hour. A loss of a few dozen rows moves by chance alone, and is not judged.",
         "short",
         (Query(f"max by ({_PLACE}) (gateway_quality_known_rows{{{CHOSEN}}})", _NAME),),
+        width=8,
         levels=bounds.KNOWN,
         below=GREY,
+    ),
+    Panel(
+        "How far the estimates were off",
+        "The estimated loss less the one that came true, a row, over all answers whose outcome became known. Far from zero, the "
+        "answers promise more or less than they keep, and the estimate above says little.",
+        "percentunit",
+        (Query(f"max by ({_PLACE}) (gateway_quality_estimate_bias_ratio{{{CHOSEN}}})", _NAME),),
+        width=8,
+        unbounded=Unbounded.COMPARED,
+        is_signed=True,
     ),
     Panel(
         "How late outcomes come",

@@ -122,6 +122,17 @@ _PANELS: Final = (
         meanings=_meanings(_ATTRIBUTIONS),
     ),
     Panel(
+        "Whether rollouts go on by themselves",
+        "Nothing is raised by itself for a while after several routes were rolled back within minutes: they share a cause. "
+        "Rolling back goes on.",
+        "none",
+        (Query("max(gateway_increases_suspended)", "all routes"),),
+        Kind.STATES,
+        width=24,
+        height=4,
+        meanings=((0, "they do", GREEN), (1, "suspended", YELLOW)),
+    ),
+    Panel(
         "Callers that the estimate rests on",
         "Assignment keys counted for each variant. A caller counts once, however often it calls.",
         "short",

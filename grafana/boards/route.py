@@ -9,7 +9,8 @@ from grafana.boards.answers import answered, duration, failed_share
 from grafana.bounds import YELLOW
 from grafana.panels import CHOSEN, OF_ROUTE, SPAN, VERSION, Board, Panel, Query, Unbounded, quantile, rate
 
-_BY: Final = "variant, version"
+_BY: Final = "route, variant, version"
+_NAME: Final = "{{route}} " + VERSION
 _OF_MODEL: Final = f"and on (model) gateway_route_info{{{OF_ROUTE}}}"  # a run belongs to a model, which may have several routes
 _RUN_BY: Final = "model, version"
 _RUN: Final = "{{model}} version {{version}}"
@@ -20,7 +21,7 @@ _PANELS: Final = (
         "Predictions a second",
         "Answers to callers, by the version that really gave them. Shadows are not among them.",
         "reqps",
-        (Query(answered(CHOSEN, _BY), VERSION),),
+        (Query(answered(CHOSEN, _BY), _NAME),),
         unbounded=Unbounded.AMOUNT,
     ),
     Panel(
@@ -28,7 +29,7 @@ _PANELS: Final = (
         "Of each version's answers: raised, answered with something invalid, ran out of time, or took its worker down. "
         "The first line is the objective.",
         "percentunit",
-        (Query(failed_share(CHOSEN, _BY), VERSION),),
+        (Query(failed_share(CHOSEN, _BY), _NAME),),
         levels=bounds.FAILED,
     ),
     Panel(
@@ -36,7 +37,7 @@ _PANELS: Final = (
         "The median, from the last byte of the request to its record in the log, by version. "
         "The lines are half of the default deadline, and all of it.",
         "s",
-        (Query(duration(0.5, CHOSEN, _BY), VERSION),),
+        (Query(duration(0.5, CHOSEN, _BY), _NAME),),
         width=8,
         levels=bounds.DURATION,
     ),
@@ -45,7 +46,7 @@ _PANELS: Final = (
         "The 99th percentile, from the last byte of the request to its record in the log, by version. "
         "The lines are half of the default deadline, and all of it.",
         "s",
-        (Query(duration(0.99, CHOSEN, _BY), VERSION),),
+        (Query(duration(0.99, CHOSEN, _BY), _NAME),),
         width=8,
         levels=bounds.DURATION,
     ),
@@ -53,7 +54,7 @@ _PANELS: Final = (
         "Answers by how they ended",
         "All answers of the route, those of shadows apart: ok, or how they failed.",
         "reqps",
-        (Query(rate("gateway_predictions_total", CHOSEN, by="outcome, kind"), "{{outcome}} ({{kind}})"),),
+        (Query(rate("gateway_predictions_total", CHOSEN, by="route, outcome, kind"), "{{route}}: {{outcome}} ({{kind}})"),),
         width=8,
         is_stacked=True,
         unbounded=Unbounded.AMOUNT,

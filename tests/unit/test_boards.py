@@ -33,6 +33,7 @@ MANAGED_FIELDS = {  # of a rule, that Grafana's provisioning reads and these hav
     "annotations",
     "labels",
 }
+SHIPPED = ("timeseries", "stat", "state-timeline", "table")
 BOARDS = sorted((GRAFANA / "dashboards").glob("*.json"))
 
 
@@ -43,7 +44,7 @@ def test_boards_are_built_from_their_source():
 
 @pytest.mark.parametrize("path", BOARDS, ids=lambda path: path.stem)
 def test_boards_explain_themselves(path):
-    """Each panel has a title, a description that is a sentence, a unit and at least one named series."""
+    """Each panel has a title, a description that is a sentence, a unit and at least one named series; all come with Grafana."""
     board = json.loads(path.read_text())
     assert board["panels"]
     for panel in board["panels"]:
@@ -51,6 +52,7 @@ def test_boards_explain_themselves(path):
         assert panel["description"].endswith("."), panel["title"]
         assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
         assert panel["targets"], panel["title"]
+        assert panel["type"] in SHIPPED, panel["title"]
         assert all(target["legendFormat"] for target in panel["targets"]), panel["title"]
 
 
