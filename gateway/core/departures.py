@@ -23,6 +23,7 @@ SHIFTS: Final = (0.15, 0.4, 1.0)  # standard deviations that are betted on; what
 STAKE_MAX: Final = 0.9  # of what a bet can lose at once
 DEVIATION_MIN: Final = 0.01  # of a signal that hardly ever moves; bounds the factors, and with them 128 of them multiplied
 CHUNK_ROWS: Final = 128  # multiplied at a time: factors lie in [0.1, 101], and 101¹²⁸ is a float
+STRIDE_MIN: Final = 8  # rows a step; fewer cost as much
 REFERENCE_ALPHA: Final = 0.01  # chance that any signal's true mean lies outside its range because of the sample
 
 
@@ -97,6 +98,7 @@ class Departures:
         self._weights = np.concatenate((np.tile(each, len(SHIFTS)), np.tile(each[self._both], len(SHIFTS))))
         self._owners = np.concatenate((np.tile(np.arange(self._signals), len(SHIFTS)), np.tile(self._both, len(SHIFTS))))
         self._sums = np.zeros(len(self._weights))
+        self._stride = CHUNK_ROWS  # rows that the next step looks at; what it finds does not depend on it
 
     def push(self, values: FloatArray) -> Departure | None:
         """Take rows and return the last departure among them.
@@ -106,8 +108,10 @@ class Departures:
         """
         departure, at = None, 0
         while at < values.shape[1]:
-            taken, found = self._advance(values[:, at : at + CHUNK_ROWS])
+            taken, found = self._advance(values[:, at : at + self._stride])
             departure, at = found or departure, at + taken
+            # Far from the reference a departure comes every few rows, and what was worked out beyond it is lost.
+            self._stride = min(max(2 * taken, STRIDE_MIN), CHUNK_ROWS)
         return departure
 
     @property

@@ -1,9 +1,9 @@
 """What a monitor over its budget looks at: a share of what comes, chosen by hash, the same one whenever the log is read.
 
-The share of a second of the log follows from how much came in the one before, never from how fast the monitor is or how far
-behind. What is compared row by row is chosen by prediction id. Evidence is over assignment keys, so there the key is chosen: with
-all its predictions or none, whatever its variant does; a caller who asks again after a failure would otherwise be seen more often
-on the side that fails. Pure.
+The share of a second of the log follows from how much came in the one before, and falls within it as soon as more than the budget
+came; never from how fast the monitor is or how far behind. What is compared row by row is chosen by prediction id. Evidence is
+over assignment keys, so there the key is chosen: with all its predictions or none, whatever its variant does; a caller who asks
+again after a failure would otherwise be seen more often on the side that fails. Pure.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Sampling:
 
     Attributes:
         events_per_s_max: The budget, in feature-events.
-        rate: In (0, 1], for the log's running second.
-        second, events: That second, and what came in it so far.
+        rate: In (0, 1], now.
+        second, events: The log's running second, and what came in it so far.
         least, least_s: The least rate of late, and when there was one below 1 last.
         passed_over: Predictions that were chosen neither by id nor by key, ever.
     """
@@ -45,6 +45,9 @@ class Sampling:
             self.rate, self.second, self.events = min(1.0, self.events_per_s_max / max(per_s, 1.0)), second, 0.0
             self._remember(time_s)
         self.events += events
+        if self.events > self.events_per_s_max:  # of a burst after a quiet second not all is looked at either
+            self.rate = min(self.rate, self.events_per_s_max / self.events)
+            self._remember(time_s)
 
     def takes(self, name: str) -> bool:
         """Return whether a prediction id, or a key, is in the share now."""

@@ -25,7 +25,16 @@ from gateway.core.records import PredictionRecord
 from gateway.core.summaries import summarised
 from gateway.core.tensors import Array, FloatArray
 from gateway.monitor.columns import WINDOW_ROWS, Budget, ColumnsWatch, FeatureReading, LearnedWatch, Moved
-from gateway.monitor.rows import ANSWER, Features, answer_column, feature_values, hidden_names, joined_columns
+from gateway.monitor.rows import (
+    ANSWER,
+    RECORD_ROWS_MAX,
+    Features,
+    answer_column,
+    feature_values,
+    hidden_names,
+    joined_columns,
+    thinned,
+)
 from gateway.ports.readings import Detector
 
 BATCH_ROWS: Final = 32  # a shift by σ is found after some forty rows, so a batch may not be many more
@@ -91,26 +100,27 @@ class DriftWatch:
         if (record.dropped or record.hashed or hidden) and (hidden := hidden_names(record)) != self._hidden:
             self._leave_out(hidden, [tensor.name for tensor in record.inputs])
         answer = answer_column(self._known, record.outputs)
-        rows = len(answer[1]) if answer else 1
         batch = self._batch
         if not batch.rows:
             batch.since_s = time_s
-        batch.rows += rows
-        if answer is not None:
-            self._answer_column = answer[0]
-            batch.answers.append(answer[1])
+        if answer is None:
+            batch.rows += 1
+        else:
+            self._answer_column, answers = answer[0], _few(answer[1])
+            batch.rows += len(answers)
+            batch.answers.append(answers)
         if self._columns:
             values = feature_values(self._all_columns, record.inputs, hidden=hidden)
             if values is None:
                 self.unreadable += 1
             else:
-                batch.features.append(values)
+                batch.features.append([_few(column) for column in values] if isinstance(values, list) else _few(values))
         if self._summary_columns:
             summaries = summarised(self._summaries, (*record.inputs, *record.outputs))
             if summaries is None:
                 self.unreadable += 1
             else:
-                batch.summaries.append(summaries)
+                batch.summaries.append([_few(values) for values in summaries])
         span_s = time_s - batch.since_s
         if (batch.rows < BATCH_ROWS or span_s < BATCH_SHORT_S) and batch.rows < BATCH_ROWS_MAX and span_s < BATCH_S:
             return None
@@ -239,3 +249,8 @@ class DriftWatch:
             self.incidents = with_alarm(self.incidents, Alarm(one.subjects, one.attribution, time_s, one.why))
             self.incident_count += self.incidents[-1].alarms == 1 and self.incidents[-1].why == one.why
         return self.incident_count - before if moved else None
+
+
+def _few(values: Array) -> Array:
+    """Return the rows of a record that are looked at."""
+    return values if len(values) <= RECORD_ROWS_MAX else values[thinned(len(values))]

@@ -23,7 +23,7 @@ from gateway.core.trouble import FleetBreaker
 from gateway.monitor.drifting import DriftWatch
 from gateway.monitor.measured import Known
 from gateway.monitor.merge import Merged
-from gateway.monitor.rows import row_count
+from gateway.monitor.rows import RECORD_ROWS_MAX, row_count
 from gateway.monitor.sides import SIDES
 from gateway.monitor.state import RouteState, is_due
 from gateway.monitor.truth import Joined, TruthJoin, unpacked
@@ -165,7 +165,7 @@ class Fold:
         state = self.routes[record.route]
         version = self.versions.get((record.model, record.version))
         columns = 0 if version is None else len(version.columns) + len(version.summaries)
-        self.sampling.count(RECORD_EVENTS + row_count(record) * (columns + 1), self.now_s)
+        self.sampling.count(RECORD_EVENTS + min(row_count(record), RECORD_ROWS_MAX) * (columns + 1), self.now_s)
         state.count(record)
         if state.watch is not None and is_due(state) and state.watch.observe_beside(record, self.now_s):
             self.due[record.route] = None

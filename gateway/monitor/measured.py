@@ -21,7 +21,7 @@ from gateway.core.profile_bodies import profile_from_body
 from gateway.core.profiles import FeatureMap, FeatureProfile
 from gateway.core.records import FAULTS, Attempt, Outcome, PredictionRecord
 from gateway.core.tensors import Tensor
-from gateway.monitor.rows import Features, answer_column, answer_tensor, feature_values, hidden_names, joined_columns
+from gateway.monitor.rows import Features, answer_column, answer_tensor, feature_values, hidden_names, joined_columns, thinned
 
 LENGTH_MAX: Final = 200  # characters of a segment's name
 VersionOf = Callable[[str], Version | None]  # of the rollout's model, by name; None for one that is not registered any more
@@ -267,18 +267,18 @@ class _Limits:
 
 
 def _disagreement(pair: Pair, options: Options, champion: Version | None, challenger: Version | None) -> Contribution | None:
-    """Return the share of the request's rows that the two answer differently."""
+    """Return the share of the request's rows that the two answer differently, of a wide one in the rows that are looked at."""
     if champion is None or challenger is None:
         return None
-    differing = 0
-    for row in range(pair.rows):
+    differing, rows = 0, range(pair.rows)[thinned(pair.rows)]
+    for row in rows:
         one = decided(champion.target, (pair.champion,), row)
         other = decided(challenger.target, (pair.challenger,), row)
         if one is None or other is None:
             return None
         is_near = isinstance(one, float) and isinstance(other, float) and abs(one - other) <= options.tolerance
         differing += one != other and not is_near
-    return Contribution(differing / pair.rows) if pair.rows else None
+    return Contribution(differing / len(rows)) if rows else None
 
 
 def _shadow_loss(pair: Pair, row: int, truth: Truth, champion: Version | None, challenger: Version | None) -> Contribution | None:

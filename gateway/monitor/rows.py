@@ -11,6 +11,7 @@ from gateway.core.models import Column, ColumnKind, Target, Version
 from gateway.core.records import PredictionRecord
 from gateway.core.tensors import Array, Tensor
 
+RECORD_ROWS_MAX: Final = 1_000  # of one record looked at for drift: a request may have millions, and all routes would wait for it
 ANSWER: Final = "answer"  # the column made of a version's output
 _NUMBERS: Final = Column(ANSWER)
 _CLASSES: Final = Column(ANSWER, ColumnKind.CATEGORICAL)
@@ -20,6 +21,11 @@ Features = Array | list[Array]  # of some rows: wide, of shape (rows, columns), 
 def row_count(record: PredictionRecord) -> int:
     """Return the rows of a request: the first dimension of its first input, 1 when that has none."""
     return record.inputs[0].data.shape[0] if record.inputs and record.inputs[0].data.ndim else 1
+
+
+def thinned(rows: int) -> slice:
+    """Return which rows of a record are looked at: all, or the first of every so many where it has over `RECORD_ROWS_MAX`."""
+    return slice(None, None, max(1, -(-rows // RECORD_ROWS_MAX)))
 
 
 def hidden_names(record: PredictionRecord) -> tuple[str, ...]:

@@ -37,6 +37,18 @@ def test_sampling_within_the_budget_takes_everything():
     assert late.rate == 1.0
 
 
+def test_sampling_bounds_a_burst_after_a_quiet_second():
+    """Within the second in which more than the budget comes the share falls, and what was passed over is known as such."""
+    sampling, taken = Sampling(events_per_s_max=1_000.0), 0
+    for number in range(20_000):
+        sampling.count(10.0, 1.5)
+        taken += sampling.takes(IDS[number % len(IDS)])
+
+    assert taken * 10.0 < 1_000.0 * 7.5  # the budget, and 1/x of it from there on: 1 + log 200
+    assert sampling.rate == pytest.approx(0.005)
+    assert sum(sampling.has_taken(id) for id in IDS) == pytest.approx(0.005 * len(IDS), abs=15)
+
+
 def test_sampling_knows_what_it_may_have_passed_over():
     """What was taken at the least rate of late was taken at every other; after two hours nothing is in doubt any more."""
     sampling = _after_a_busy_second(10.0)

@@ -137,6 +137,29 @@ def test_drift_watch_restored_goes_on_exactly():
         assert parted.incidents == whole.incidents != ()
 
 
+@pytest.mark.parametrize("is_wide", [True, False])
+def test_drift_watch_looks_at_some_rows_of_a_wide_record(is_wide):
+    """Of 30,500 rows every 31st is looked at, whatever their form: what is found is what these rows alone give."""
+    columns = (Column("size"), Column("weight"))
+    random = np.random.default_rng(1)
+    profile = profile_body(build_profile(columns, {column.name: random.normal(size=2_000) for column in columns}))
+    version = replace(_version(), columns=columns, profile=profile)
+
+    def record(values: np.ndarray, answers: np.ndarray) -> PredictionRecord:
+        named = tuple(Tensor(column.name, Datatype.FP32, values[:, [at]]) for at, column in enumerate(columns))
+        inputs = (Tensor("both", Datatype.FP32, values),) if is_wide else named
+        return prediction(inputs=inputs, outputs=(Tensor("y", Datatype.FP32, answers),))
+
+    values, answers = random.normal(size=(30_500, 2)).astype(np.float32), random.random((30_500, 1)).astype(np.float32)
+    whole, few = _watch(version), _watch(version)
+    whole.observe(record(values, answers), 1.0)
+    few.observe(record(values[::31], answers[::31]), 1.0)
+
+    assert whole.readings()[0].rows == len(values[::31]) == 984
+    assert whole.bodies() == few.bodies()
+    assert whole.against_training() == few.against_training()
+
+
 def test_drift_watch_bounds_its_window():
     """The stability index speaks of the last rows only."""
     watch = _fed(_watch(), _records(6_000))
