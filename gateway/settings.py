@@ -190,7 +190,7 @@ class MonitorSettings:
     publish_s: float = 1.0  # readings for people
     epoch_s: float = 600.0  # a key's outcomes count once per epoch; see docs/decisions
     events_per_s_max: float = 400_000.0  # feature-events; 9,700 predictions of 20 features. Above it a share is looked at
-    truth_wait_max: int = 1_000_000  # predictions held for late ground truth, the oldest dropped first
+    truth_wait_max: int = 1_000_000  # rows held for late ground truth, the oldest first dropped; the archive joins those
     false_alarm_events: float = 100_000.0  # mean distance between false drift alarms of one route
     drill_s: float = 3_600.0  # between two drills with made-up harm, A/A drills in between; 0 turns all drills off
     drill_share: float = 0.005  # of the time that drills take at most; one with made-up harm then takes a minute

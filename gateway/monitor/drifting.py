@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar, cast
 
 import numpy as np
 
@@ -48,6 +48,7 @@ OUTCOME_SHARE: Final = 0.05  # …of errors and of losses each; what is left is 
 PSI_SHARE: Final = 0.2
 ANSWERS_SHOWN: Final = 9  # a scrape of a thousand routes has room for ten series of each
 OUTCOMES: Final = ("errors", "loss")
+_Rows = TypeVar("_Rows", bound=Array)
 
 
 def budget_of(alarm_rows: float, share: float, features: int) -> Budget:
@@ -251,6 +252,6 @@ class DriftWatch:
         return self.incident_count - before if moved else None
 
 
-def _few(values: Array) -> Array:
+def _few(values: _Rows) -> _Rows:
     """Return the rows of a record that are looked at."""
-    return values if len(values) <= RECORD_ROWS_MAX else values[thinned(len(values))]
+    return values if len(values) <= RECORD_ROWS_MAX else cast("_Rows", values[thinned(len(values))])
