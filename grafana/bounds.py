@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
+from gateway.archive.keeper import FREE_SHARE
 from gateway.core.arrivals import ARRIVAL_ALPHA
 from gateway.core.drift import PSI_BOUND
 from gateway.core.health import DEADLINE_WARNING, ERRORS_CRITICAL, ERRORS_WARNING, LOSS_MARGIN, TRUTHS_MIN
@@ -39,6 +40,8 @@ APART: Final[Levels] = ((0.05, YELLOW), (0.25, RED))  # one value in twenty move
 WHOLE: Final[Levels] = ((1, GREEN),)  # a share of one, below which something is left out
 LAG: Final[Levels] = ((10 * 0.5, YELLOW), (LAG_S, RED))  # half a second is usual
 LOG_WRITE: Final[Levels] = ((0.01, YELLOW),)  # seconds; even with an fsync to each, 99 of 100 writes are quicker
+ROOM_BYTES: Final = FREE_SHARE * _SET.log.free_bytes_min  # below it the log gives back all that may go
+ROOM: Final[Levels] = ((_SET.log.free_bytes_min, YELLOW), (ROOM_BYTES, GREEN))
 LOOP_LAG: Final[Levels] = ((0.1, YELLOW),)  # seconds; a person notices
 ARCHIVE_LAG: Final[Levels] = ((ARCHIVE_LAG_S, YELLOW),)
 SEGMENTS: Final[Levels] = ((_SET.log.bytes_max // _SET.log.segment_bytes_max, RED),)  # full ones that a worker's log has room for

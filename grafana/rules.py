@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from grafana.bounds import ARCHIVE_LAG_S, BUSY_SHARE, FAILED_SHARE, LAG_S, RATE_MIN, TRUTH_LOG_E
+from grafana.bounds import ARCHIVE_LAG_S, BUSY_SHARE, FAILED_SHARE, LAG_S, RATE_MIN, ROOM_BYTES, TRUTH_LOG_E
 
 PAGE, TICKET = "page", "ticket"
 EVALUATED: Final = "headgate:rules:evaluated"  # recorded beside the alerts: whoever has it need not evaluate them
@@ -186,6 +186,14 @@ ALERTS: Final = (
         "The archive is {{ $value | humanizeDuration }} behind",
         "The log is kept until the archive has it, and fills the disk. The journal of the process archive says why.",
         waits="15m",
+    ),
+    Alert(
+        "DiskFills",
+        f"min by (instance) (gateway_log_free_bytes) < {ROOM_BYTES}",
+        TICKET,
+        "{{ $value | humanize1024 }}B are left on the disk of the gateway's data",
+        "The log gives back all that it can, and it is not enough. On a full disk predictions go as log.when_full says.",
+        waits="10m",
     ),
     Alert(
         "MetricsOverflow",

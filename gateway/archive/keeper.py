@@ -21,6 +21,7 @@ from gateway.metrics.archive import (
     ARCHIVE_LAG,
     ARCHIVE_MERGED_FILES,
     ARCHIVE_RECORDS,
+    LOG_FREE,
     LOG_SEGMENTS,
     LOG_SEGMENTS_REMOVED,
 )
@@ -85,6 +86,7 @@ class Keeper:
         oldest_s = min((segment.closed_at_s for segment in waiting), default=None)
         cell(self.metrics, ARCHIVE_LAG).set(0.0 if oldest_s is None else max(0.0, self.clock.now_s() - oldest_s))
         cell(self.metrics, LOG_SEGMENTS).set(len(kept))
+        self._look()
 
     def _streams(self) -> Sequence[str]:
         try:
@@ -142,6 +144,12 @@ class Keeper:
                 due.append(segment)
             surplus -= segment.next - segment.first
         return due
+
+    def _look(self) -> None:
+        try:
+            cell(self.metrics, LOG_FREE).set(self.segments.free_bytes())
+        except PortFault as fault:
+            self._failed(fault)
 
     def _drop(self) -> None:
         now_s = self.clock.monotonic_s()

@@ -20,6 +20,7 @@ ARCHIVE_MERGED_FILES: Final = Metric(
     "gateway_archive_merged_files_total", Type.COUNTER, "Small Parquet files joined into larger ones."
 )
 LOG_SEGMENTS: Final = Metric("gateway_log_segments", Type.GAUGE, "Closed segments of the prediction log still kept.")
+LOG_FREE: Final = Metric("gateway_log_free_bytes", Type.GAUGE, "Room left on the file system of the prediction log.")
 LOG_SEGMENTS_REMOVED: Final = Metric(
     "gateway_log_segments_removed_total", Type.COUNTER, "Segments removed after archive and monitor had passed them."
 )

@@ -74,6 +74,7 @@ _PANELS: Final = (
         "merged behind a watermark.",
         "s",
         (Query("max(gateway_monitor_lag_seconds)", "monitor"),),
+        width=16,
         levels=bounds.LAG,
     ),
     Panel(
@@ -84,6 +85,7 @@ _PANELS: Final = (
             Query(rate("gateway_log_records_total"), "written"),
             Query(rate("gateway_monitor_records_total"), "read by the monitor"),
         ),
+        width=8,
         unbounded=Unbounded.AMOUNT,
     ),
     Panel(
@@ -182,6 +184,16 @@ _PANELS: Final = (
         levels=bounds.SEGMENTS,
     ),
     Panel(
+        "Room for the log",
+        "What is left on the disk of the data directory. Below the upper line the log gives back all that archive and monitor "
+        "have passed; below the lower one, the default of log.free_bytes_min, predictions are refused or lose their records.",
+        "bytes",
+        (Query("min(gateway_log_free_bytes)", "free"),),
+        width=8,
+        levels=bounds.ROOM,
+        below=RED,
+    ),
+    Panel(
         "Failed steps of the archive",
         "They are tried again.",
         "short",
@@ -214,7 +226,8 @@ _PANELS: Final = (
         "Routes of which it has seen records.",
         "short",
         (Query("max(gateway_monitor_routes)", "routes"),),
-        width=8,
+        width=24,
+        height=5,
         unbounded=Unbounded.AMOUNT,
     ),
 )

@@ -182,7 +182,7 @@ def test_boards_have_the_common_variables(path):
 
 @pytest.mark.parametrize("path", BOARDS, ids=lambda path: path.stem)
 def test_boards_lay_panels_beside_each_other(path):
-    """No two panels of a board overlap, and none leaves the grid."""
+    """No two panels of a board overlap, none leaves the grid, and there are gaps in the last row alone."""
     taken: set[tuple[int, int]] = set()
     for panel in json.loads(path.read_text())["panels"]:
         place = panel["gridPos"]
@@ -190,3 +190,5 @@ def test_boards_lay_panels_beside_each_other(path):
         assert not taken & cells, panel["title"]
         assert place["x"] + place["w"] <= 24
         taken |= cells
+    last = max(panel["gridPos"]["y"] for panel in json.loads(path.read_text())["panels"])
+    assert {(x, y) for x in range(24) for y in range(last)} <= taken

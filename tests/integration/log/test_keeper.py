@@ -56,6 +56,7 @@ def test_keeper_archives_closed_segments(house, prediction, kept):
     assert counted["gateway_archive_records_total"] == 20
     assert counted["gateway_archive_lag_seconds"] == 0
     assert counted["gateway_log_segments"] == 2
+    assert counted["gateway_log_free_bytes"] > 0
 
 
 def test_keeper_removes_only_what_the_monitor_has_passed(house, prediction, kept):
