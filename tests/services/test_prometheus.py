@@ -287,4 +287,4 @@ def check_rules(prometheus: Prometheus) -> None:
 
 def without_bounds(expression: str) -> str:
     """Return an expression without its comparisons with numbers; of a number times something, the product is left."""
-    return re.sub(r" (==|>|<) (bool )?[\d.]+( \* [\d.]+)?(?=[ )]|$)", "", expression)
+    return re.sub(r" (==|>|<) (bool )?[\d.]+(e[+\d]+)?( \* [\d.]+)?(?=[ )]|$)", "", expression)
