@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import smtplib
 import socket
 import ssl
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _TIMEOUT_S: Final = 20.0  # of one e-mail, from looking the server's name up to its last reply; some greet after five seconds
 _REPLIES_BYTES_MAX: Final = 65_536  # of one conversation; a talkative server takes 2 kB
+_journal = logging.getLogger(__name__)
 _NAMELESS: Final = "[127.0.0.1]"  # how a machine without a whole name greets
 
 
@@ -62,11 +64,14 @@ class Mail:
         try:
             with contextlib.closing(_Conversation(self._server, until_s=time.monotonic() + _TIMEOUT_S)) as smtp:
                 smtp.begin()
-                smtp.send_message(mail)
+                refused = smtp.send_message(mail)
                 with contextlib.suppress(OSError, smtplib.SMTPException):  # it is taken, however they part
                     smtp.quit()
         except (OSError, smtplib.SMTPException) as error:
             raise DeliveryFailed(f"{type(error).__name__}: {error}") from error
+        for recipient, (status, _) in refused.items():  # the others have it: sending it again would be to them
+            extra = {"action": "go on", "notice": message.id, "recipient": recipient, "status": status}
+            _journal.warning("A mail server refused one recipient of a notice", extra=extra)
 
 
 class _Conversation(smtplib.SMTP):
@@ -87,11 +92,19 @@ class _Conversation(smtplib.SMTP):
         super().__init__(server.host, server.port, local_hostname=here if "." in here else _NAMELESS)
 
     def begin(self) -> None:
-        """Encrypt where the server offers it, and say who we are where it asks."""
+        """Encrypt where the server offers it, and say who we are where it asks.
+
+        Raises:
+            SMTPNotSupportedError: a password would be sent in the clear.
+        """
         self.ehlo()
-        if self.has_extn("starttls"):
+        is_encrypted = self._server.is_encrypted
+        if not is_encrypted and self.has_extn("starttls"):
             self.starttls(context=ssl.create_default_context())
+            is_encrypted = True
         if self._server.user:
+            if not is_encrypted:
+                raise smtplib.SMTPNotSupportedError("the server offers no STARTTLS, and a password is not sent in the clear")
             self.login(self._server.user, self._server.password)
 
     def send(self, s: ReadableBuffer | str) -> None:

@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import json
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -17,10 +18,12 @@ from dataclasses import replace
 from email import message_from_string
 from email.policy import default
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import AuthResult
 
 from adapters.memory import ManualClock, MemoryReadings
 from adapters.senders import mail, names, other, web
@@ -42,6 +45,8 @@ from gateway.core.trouble import FleetReading
 from gateway.core.troubles import LAG_S, SILENT_S
 from gateway.settings import ControlSettings, NoticesSettings, Settings
 from tests.integration.talker import Talker
+
+CERTIFICATES = Path(__file__).parents[1] / "serving" / "over_grpc" / "certificates"
 
 
 class Receiver:
@@ -78,11 +83,11 @@ class Receiver:
 
 
 @contextlib.contextmanager
-def mail_server(handler):
+def mail_server(handler, **more):
     """Run a real SMTP server; yield its port."""
     with socket.create_server(("127.0.0.1", 0)) as taken:  # the library cannot be given port 0
         port = taken.getsockname()[1]
-    server = Controller(handler, hostname="127.0.0.1", port=port)
+    server = Controller(handler, hostname="127.0.0.1", port=port, ready_timeout=60, **more)
     server.start()
     try:
         yield port
@@ -659,6 +664,79 @@ def test_mail_arrives_with_subject_text_and_thread(tellable):
     assert "Subject: [warning] automation.off by ada" in content
     assert "a fire" in content
     assert "Message-ID: <audit-1@headgate>" in content
+
+
+@pytest.mark.parametrize("is_trusted", [True, False])
+@pytest.mark.parametrize(("scheme", "by"), [("smtps", "ssl_context"), ("smtp", "tls_context")])
+def test_mail_is_encrypted_and_its_password_shown_to_a_trusted_server_alone(tellable, monkeypatch, scheme, by, is_trusted):
+    """From the first byte or by STARTTLS, a server whose certificate is trusted gets password and e-mail, another neither."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATES / "first.pem"))
+    presented = CERTIFICATES / ("first" if is_trusted else "second")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(presented.with_suffix(".pem"), presented.with_suffix(".key"))
+    shown: list[tuple[bytes, bytes]] = []
+    mails: list[object] = []
+
+    def authenticator(server, session, envelope, mechanism, shown_here):
+        shown.append((shown_here.login, shown_here.password))
+        return AuthResult(success=True)
+
+    class Handler:
+        async def handle_DATA(self, server, session, envelope):  # noqa: N802 - the library's name
+            mails.append(server.transport.get_extra_info("cipher"))
+            return "250 OK"
+
+    more = {by: context, "auth_require_tls": by == "tls_context"}  # the library knows of its own STARTTLS alone
+    with mail_server(Handler(), authenticator=authenticator, **more) as port:
+        url = f"{scheme}://gate:p%40ss@localhost:{port}?from=gate@example.test&to=a@example.test"
+        notifier = tellable.notifier(Channel("mail", url))
+        tellable.switch()
+        turn(notifier)
+    assert shown == ([(b"gate", b"p@ss")] if is_trusted else [])
+    assert [bool(cipher) for cipher in mails] == ([True] if is_trusted else [])
+    assert next(notifier.counts())[1:3] == ((0, 1) if is_trusted else (1, 0))
+    assert is_trusted or "CERTIFICATE_VERIFY_FAILED" in notifier.body()["channels"][0]["error"]
+
+
+def test_recipient_that_is_refused_is_named_and_the_others_are_sent_it_once(tellable, caplog):
+    """One address that no longer exists makes nobody else get the same e-mail again, and stands in the journal."""
+    mails: list[list[str]] = []
+
+    class Handler:
+        async def handle_RCPT(self, server, session, envelope, address, options):  # noqa: N802 - the library's name
+            if address.startswith("gone@"):
+                return "550 no such user"
+            envelope.rcpt_tos.append(address)
+            return "250 OK"
+
+        async def handle_DATA(self, server, session, envelope):  # noqa: N802 - the library's name
+            mails.append(envelope.rcpt_tos)
+            return "250 OK"
+
+    with mail_server(Handler()) as port:
+        notifier = tellable.notifier(Channel("mail", f"{MAIL.format(port=port)}&to=gone@example.test"))
+        tellable.switch()
+        turn(notifier)
+    assert mails == [["ops@example.test"]]
+    assert next(notifier.counts())[1:3] == (0, 1)
+    assert [(record.recipient, record.status) for record in caplog.records] == [("gone@example.test", 550)]
+
+
+def test_password_of_a_mail_server_is_not_sent_in_the_clear(tellable):
+    """A server that offers no STARTTLS, or from whose offers somebody on the way struck it, is not shown the password."""
+    said: list[bytes] = []
+
+    class Handler:
+        async def handle_AUTH(self, server, session, envelope, words):  # noqa: N802 - the library's name
+            said.extend(words)
+
+    with mail_server(Handler(), auth_require_tls=False) as port:
+        url = f"smtp://gate:s3cret@127.0.0.1:{port}?from=gate@example.test&to=a@example.test"
+        notifier = tellable.notifier(Channel("mail", url))
+        tellable.switch()
+        turn(notifier)
+    assert said == []
+    assert "STARTTLS" in notifier.body()["channels"][0]["error"]
 
 
 def test_other_services_are_reached_through_the_library(tellable, receiver):
