@@ -29,6 +29,7 @@ from gateway.client import AdminClient
 from loadtests import load, model
 from loadtests.gateway import ROUTE, Measured, measured_gateway
 from loadtests.many import pss_mib
+from loadtests.open_loop import Paced, opened
 from loadtests.processes import OTHER_CORE
 
 RATE = 3_000.0  # requests a second; the generator sends twice that on time from a core of its own
@@ -69,9 +70,9 @@ def _print_loads(
 ) -> None:
     """Print the live version's latency alone and with each load, in neighbouring runs."""
 
-    def opened(during: Callable[[], float] | None) -> tuple[load.Burst, float]:
+    def beside(during: Callable[[], float] | None) -> tuple[Paced, float]:
         running = generator.submit(
-            load.opened, gateway.house.url, route=ROUTE, requests_per_s=asked.rate, seconds=SECONDS, connections=64
+            opened, gateway.house.url, route=ROUTE, requests_per_s=asked.rate, seconds=SECONDS, connections=64
         )
         took_s = 0.0
         if during is not None:
@@ -79,11 +80,11 @@ def _print_loads(
             took_s = during()
         return running.result(), took_s
 
-    opened(None)
+    beside(None)
     for name, artifact in large.items():
         ratios = []
         for turn in range(asked.rounds):
-            (alone, _), (loaded, took_s) = opened(None), opened(_registers(admin, f"{name}-{turn}", artifact))
+            (alone, _), (loaded, took_s) = beside(None), beside(_registers(admin, f"{name}-{turn}", artifact))
             ratios.append(loaded.p99_us / alone.p99_us)
             console.print(
                 f"{name}: p50 {alone.p50_us / 1e3:.2f} → {loaded.p50_us / 1e3:.2f} ms, p99 {alone.p99_us / 1e3:.2f} → "

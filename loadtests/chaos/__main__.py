@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from loadtests.chaos import churn, clients, deaths, surroundings
+from loadtests.chaos import churn, clients, deaths, instances, surroundings
 from loadtests.chaos.world import Report
 
 Scenario = Callable[[Path], Report]
@@ -28,6 +28,7 @@ def scenarios(minutes: float, rate: float) -> Mapping[str, Scenario]:
         "challenger-segfaults": deaths.challenger_segfaults,
         "seized": deaths.model_seizes,
         "stuck": deaths.model_sticks,
+        "instance": instances.instance_dies_and_hangs,
         "stopped": deaths.stopped_at_full_load,
         "stopped-twice": partial(deaths.stopped_at_full_load, signals=2, times=1),
         "slow": clients.slow,

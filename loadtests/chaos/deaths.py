@@ -65,7 +65,7 @@ def model_segfaults(directory: Path, *, workers: int = 2, times: int = 3) -> Rep
         for turn in range(times):
             time.sleep(STEADY_S)
             harm_s = time.monotonic()
-            poison = _poison(gateway, infer(SEGFAULT, version="2"))
+            poison = ask_once(gateway, infer(SEGFAULT, version="2"))
             report.claim(Loss.UNANSWERED.value in poison, f"the caller of the row saw {poison}")
             time.sleep(STEADY_S)
             report.note_recovery(traffic.seen, harm_s, f"segfault {turn + 1}")
@@ -117,7 +117,7 @@ def model_seizes(directory: Path) -> Report:
     with world(directory, workers=2, is_harmed=True, environment=settings) as gateway, gateway.traffic() as traffic:
         time.sleep(STEADY_S)
         harm_s = time.monotonic()
-        poison = _poison(gateway, infer(SEIZE, version="2"))
+        poison = ask_once(gateway, infer(SEIZE, version="2"))
         report.facts.append(f"the row's own caller after {time.monotonic() - harm_s:.1f} s: {poison}")
         time.sleep(STEADY_S)
         report.note_recovery(traffic.seen, harm_s, f"the watchdog's patience was {HANG_S:.0f} s")
@@ -147,7 +147,7 @@ def model_sticks(directory: Path) -> Report:
             time.sleep(STEADY_S)
             report.claim(set(beside.seen.statuses()) == {200}, "the version was not well before")
             before, harm_s = len(beside.seen.answers), time.monotonic()
-            poison = _poison(gateway, infer(STICK, route="stuck"))
+            poison = ask_once(gateway, infer(STICK, route="stuck"))
             report.facts.append(f"the row's own caller, whose deadline is 0.5 s: {poison}")
             time.sleep(2 * HANG_S + 4 * STEADY_S)
             report.note_recovery(beside.seen, harm_s, f"a run may take {HANG_S:.0f} s, and the watchdog's patience is as long")
@@ -191,7 +191,7 @@ def stopped_at_full_load(directory: Path, *, workers: int = 2, callers: int = 64
     return report
 
 
-def _poison(gateway: World, request: bytes) -> str:
+def ask_once(gateway: World, request: bytes) -> str:
     """Send one request on a connection of its own and return how it ended, in words."""
 
     async def ask() -> str:
