@@ -232,7 +232,17 @@ def counted(prometheus: Prometheus) -> dict[str, Counter[Label]]:
 
 def check_answers(prometheus: Prometheus, traffic: Traffic, until) -> None:
     """Check that every expression of every board comes to have an answer, for "All" and for every value chosen by its name."""
-    gateway = traffic.gateway
+    wait_for_answers(prometheus, traffic, ALL, until)
+    found = variables(prometheus)
+    assert found["route"] == {"delays", "fares", "rides", "tolls", "ferries"}
+    assert found["version"] == {"1", "2", "3"}
+    assert found["variant"] == {"champion", "challenger", "candidate", "only", "pinned"}
+    assert found["gateway"] == {traffic.gateway.admin_url.removeprefix("http://")}
+    wait_for_answers(prometheus, traffic, {name: f"({'|'.join(sorted(found[name]))})" for name in ALL}, until)
+
+
+def wait_for_answers(prometheus: Prometheus, traffic: Traffic, values: Mapping[str, str], until) -> None:
+    """Send until every expression had an answer with these values of the variables, and the gateway rolled a route back."""
     unanswered = list(all_asked())
     assert len(unanswered) > len(BOARDS)
 
@@ -240,21 +250,14 @@ def check_answers(prometheus: Prometheus, traffic: Traffic, until) -> None:
         traffic.send("delays", 60, shift=3.0)  # which drifts
         traffic.send("fares", 30)
         traffic.send_what_fails(2)
-        unanswered[:] = [one for one in unanswered if not one.has_answer(prometheus, ALL)]
-        rollouts = gateway.admin.get("/routes/fares/rollouts").json()["rollouts"]
+        unanswered[:] = [one for one in unanswered if not one.has_answer(prometheus, values)]
+        rollouts = traffic.gateway.admin.get("/routes/fares/rollouts").json()["rollouts"]
         return not unanswered and rollouts[0]["state"] == "QUARANTINED"
 
     try:
         until(all_answered, within_s=120)
     except AssertionError:
         raise AssertionError(f"without data, or the labels that name it: {unanswered}") from None
-    found = variables(prometheus)
-    assert found["route"] == {"delays", "fares", "rides", "tolls", "ferries"}
-    assert found["version"] == {"1", "2", "3"}
-    assert found["variant"] == {"champion", "challenger", "candidate", "only", "pinned"}
-    assert found["gateway"] == {gateway.admin_url.removeprefix("http://")}
-    chosen = {name: f"({'|'.join(sorted(found[name]))})" for name in ALL}  # as Grafana writes several
-    assert [one for one in all_asked() if not one.has_answer(prometheus, chosen)] == []
 
 
 def check_rollback(prometheus: Prometheus, gateway) -> None:
