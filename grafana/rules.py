@@ -166,7 +166,7 @@ ALERTS: Final = (
         "max by (instance) (gateway_automation_on) == 0",
         TICKET,
         "Automatic changes are off",
-        "Nothing rolls back by itself. `headgate automation on` when the reason is gone.",
+        "Nothing rolls back by itself. `headgate automation on --reason …` when the cause is gone.",
         waits="1h",
     ),
     Alert(

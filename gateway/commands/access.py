@@ -68,14 +68,14 @@ def show_automation(gateway: Gateway, as_json: JsonOption = False) -> None:
 @automation.command("on", epilog=examples("headgate automation on --reason 'the incident is over'"))
 @reaches
 def turn_on(gateway: Gateway, reason: ReasonOption = "", as_json: JsonOption = False) -> None:
-    """Let the gateway advance and roll back by itself."""
+    """Let the gateway advance and roll back by itself. Needs a reason."""
     _turn(gateway, is_on=True, reason=reason, as_json=as_json)
 
 
 @automation.command("off", epilog=examples("headgate automation off --reason 'ground truth is delayed today'"))
 @reaches
 def turn_off(gateway: Gateway, reason: ReasonOption = "", as_json: JsonOption = False) -> None:
-    """Stop all automatic changes. Rollback by a person, and each worker's own fail-over, go on working."""
+    """Stop all automatic changes. Rollback by a person, and each worker's own fail-over, go on working. Needs a reason."""
     _turn(gateway, is_on=False, reason=reason, as_json=as_json)
 
 

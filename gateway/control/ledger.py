@@ -129,9 +129,9 @@ def show_automation(control: Control, _: Call) -> Answer:
 
 
 def put_automation(control: Control, call: Call) -> Answer:
-    """Allow or stop all automatic changes."""
+    """Allow or stop all automatic changes; either needs a reason."""
     fields = call.fields("body")
-    is_on, reason = fields.boolean("is_on"), fields.text("reason", "")
+    is_on, reason = fields.boolean("is_on"), fields.reason()
     fields.done()
     action = "automation.on" if is_on else "automation.off"
     control.registry.commit(Change(call.principal.name, action, "automation", reason, (Automation(is_on),)))

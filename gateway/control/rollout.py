@@ -55,10 +55,10 @@ def start(control: Control, call: Call) -> Answer:
 
     salt = new_salt()
     rollout, split = begun(route)
-    refuse_overspent(route.name, plan, control.registry.rollouts(route.name, limit=ROLLOUTS_MAX), now_s)
     check_versions(control, at_step(split, rollout, 0), table, answering={rollout.champion})
     compared = (control.registry.version(split.model, version) for version in (rollout.champion, challenger))
-    refuse_unmeasurable(plan.guardrails, *compared)
+    refuse_unmeasurable(plan.guardrails, *compared, shadows=split.shadows)
+    refuse_overspent(route.name, plan, control.registry.rollouts(route.name, limit=ROLLOUTS_MAX), now_s)
     with prepared(control, [(split.model, challenger)] if challenger not in route.needs() else []), control.last_look:
         now = control.registry.table()  # preparing took its time
         check_versions(control, at_step(split, rollout, 0), now, answering={rollout.champion})
@@ -206,8 +206,6 @@ def _rollout(control: Control, call: Call) -> Rollout:
 
 def _reason(call: Call, *, is_required: bool) -> str:
     fields = call.fields("body")
-    reason = fields.text("reason", None if is_required else "")
+    reason = fields.reason() if is_required else fields.text("reason", "")
     fields.done()
-    if is_required and not reason.strip():
-        raise fields.wrong("reason", "why, in a sentence; it stands in the audit log")
     return reason

@@ -167,7 +167,7 @@ def _operations() -> dict[str, Schema]:
     return {
         "Quarantine": _object(("digest", "until_s"), is_open=True, digest=_TEXT, until_s=_NUMBER),
         "Quarantines": _listing("quarantine", reference("Quarantine")),
-        "AutomationBody": _object(("is_on",), is_on=_BOOLEAN, reason=_TEXT),
+        "AutomationBody": _object(("is_on", "reason"), is_on=_BOOLEAN, reason=_TEXT),
         "Notices": _object(("channels", "waiting", "open"), channels=objects, waiting=objects, open=objects),
         "ChannelTest": _object(("channel", "is_delivered"), channel=_TEXT, is_delivered=_BOOLEAN, error=_TEXT),
         "Automation": _object(("is_on",), is_on=_BOOLEAN, fleet=_ANYTHING),

@@ -313,7 +313,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         "PUT",
         f"{API}/automation",
         "putAutomation",
-        "Allow or stop all automatic changes.",
+        "Allow or stop all automatic changes; needs a reason.",
         Scope.OPERATE,
         ledger.put_automation,
         takes=Takes.JSON,

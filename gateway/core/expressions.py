@@ -27,6 +27,7 @@ FEATURE: Final = "feature."
 Value = float | str | None
 Values = Callable[[str], Value]  # by name; features as `feature.NAME`; None where there is no value
 _Node = Callable[[Values], Value]
+_Kind = type[float] | type[str] | None  # None: known with the record only
 _TOKENS: Final = re.compile(
     r"""\s*(?:(?P<number>\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?)
     |(?P<quoted>feature\."[^"]*")|(?P<text>"[^"]*")
@@ -43,6 +44,15 @@ _ORDERS: Final[Mapping[str, Callable[[float, float], bool]]] = {
 _SUMS: Final[Mapping[str, Callable[[float, float], float]]] = {"+": operator.add, "-": operator.sub}
 _FUNCTIONS: Final[Mapping[str, Callable[..., float]]] = {"abs": abs, "min": min, "max": max}
 _WORDS: Final = frozenset({"and", "or", "not"})
+_NUMBERS: Final = frozenset({"error", "latency_ms", "loss", "rows"})  # names that never stand for text
+
+
+@dataclass(frozen=True, slots=True)
+class _Term:
+    """A part of an expression, and what it comes to as far as that is known."""
+
+    node: _Node
+    kind: _Kind = float
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +84,13 @@ def compiled(source: str, where: str) -> Expression:
         where: Its path in the plan, for messages.
 
     Raises:
-        MalformedRequest: it is too long, nested too deeply, has a name that nobody knows, or is no expression.
+        MalformedRequest: it is too long, nested too deeply, has a name that nobody knows, or text where only a number has a
+            meaning, or is no expression.
     """
     if len(source) > EXPRESSION_LENGTH_MAX:
         raise MalformedRequest(f"{where}: expected at most {EXPRESSION_LENGTH_MAX} characters")
     parser = _Parser(source, where)
-    root = parser.whole()
+    root = parser.whole().node
     return Expression(frozenset(parser.names), root)
 
 
@@ -93,7 +104,7 @@ class _Parser:
         self._depth = 0
         self.names: set[str] = set()
 
-    def whole(self) -> _Node:
+    def whole(self) -> _Term:
         root = self._either()
         if self._at < len(self._tokens):
             raise self._wrong(f"{self._next()!r} is not expected here")
@@ -123,55 +134,67 @@ class _Parser:
             return self._tokens[self._at - 1][1]
         return ""
 
-    def _either(self) -> _Node:
-        node = self._both()
+    def _either(self) -> _Term:
+        term = self._both()
         while self._took("or"):
-            node = _logical(node, self._both(), is_and=False)
-        return node
+            term = _Term(_logical(self._number(term), self._number(self._both()), is_and=False))
+        return term
 
-    def _both(self) -> _Node:
-        node = self._negated()
+    def _both(self) -> _Term:
+        term = self._negated()
         while self._took("and"):
-            node = _logical(node, self._negated(), is_and=True)
-        return node
+            term = _Term(_logical(self._number(term), self._number(self._negated()), is_and=True))
+        return term
 
-    def _negated(self) -> _Node:
+    def _negated(self) -> _Term:
         if not self._took("not"):
             return self._compared()
         with self:
-            return _negation(self._negated())
+            return _Term(_negation(self._number(self._negated())))
 
-    def _compared(self) -> _Node:
+    def _compared(self) -> _Term:
         left = self._sum()
         if sign := self._took("<=", ">=", "==", "!=", "<", ">"):
-            return _comparison(sign, left, self._sum())
+            right = self._sum()
+            if sign not in ("==", "!="):
+                return _Term(_comparison(sign, self._number(left), self._number(right)))
+            if {left.kind, right.kind} == {float, str}:
+                raise self._wrong("it compares text with a number, which are never the same")
+            return _Term(_comparison(sign, left.node, right.node))
         return left
 
-    def _sum(self) -> _Node:
-        node = self._product()
+    def _sum(self) -> _Term:
+        term = self._product()
         while sign := self._took("+", "-"):
-            node = _arithmetic(_SUMS[sign], node, self._product())
-        return node
+            term = _Term(_arithmetic(_SUMS[sign], self._number(term), self._number(self._product())))
+        return term
 
-    def _product(self) -> _Node:
-        node = self._signed()
+    def _product(self) -> _Term:
+        term = self._signed()
         while sign := self._took("*", "/"):
-            node = _arithmetic(operator.mul if sign == "*" else _quotient, node, self._signed())
-        return node
+            work = operator.mul if sign == "*" else _quotient
+            term = _Term(_arithmetic(work, self._number(term), self._number(self._signed())))
+        return term
 
-    def _signed(self) -> _Node:
+    def _signed(self) -> _Term:
         if not self._took("-"):
             return self._single()
         with self:
-            return _arithmetic(operator.sub, lambda _: 0.0, self._signed())
+            return _Term(_arithmetic(operator.sub, lambda _: 0.0, self._number(self._signed())))
 
-    def _single(self) -> _Node:
+    def _number(self, term: _Term) -> _Node:
+        """Return what a term evaluates to where only a number has a meaning."""
+        if term.kind is str:
+            raise self._wrong("text stands where a number is needed; text can only be compared, by == or !=")
+        return term.node
+
+    def _single(self) -> _Term:
         kind, text = self._kind(), self._next()
         if self._took("("):
             with self:
-                node = self._either()
+                term = self._either()
             self._close()
-            return node
+            return term
         if kind == "name" and text in _FUNCTIONS:
             return self._function()
         if kind not in ("number", "text", "name", "quoted") or text in _WORDS:
@@ -180,32 +203,34 @@ class _Parser:
         match kind:
             case "number":
                 number = float(text)
-                return lambda _: number
+                if not math.isfinite(number):
+                    raise self._wrong(f"{text} is too large a number")
+                return _Term(lambda _: number)
             case "text":
                 quoted = text[1:-1]
-                return lambda _: quoted
+                return _Term(lambda _: quoted, str)
             case _:
                 return self._name(text)
 
-    def _function(self) -> _Node:
+    def _function(self) -> _Term:
         name = self._took(*_FUNCTIONS)
         if not self._took("("):
             raise self._wrong(f"{name} is a function; expected {name}(…)")
         with self:
-            arguments = [self._either()]
+            arguments = [self._number(self._either())]
             while self._took(","):
-                arguments.append(self._either())
+                arguments.append(self._number(self._either()))
         self._close()
         if (name == "abs") != (len(arguments) == 1):
             raise self._wrong(f"{name} takes {'one value' if name == 'abs' else 'two values or more'}")
-        return _call(_FUNCTIONS[name], arguments)
+        return _Term(_call(_FUNCTIONS[name], arguments))
 
-    def _name(self, text: str) -> _Node:
+    def _name(self, text: str) -> _Term:
         name = text.replace('"', "") if text.startswith(FEATURE) else text
         if not name.startswith(FEATURE) and name not in NAMES:
             raise self._wrong(f"unknown name {name!r}; known are {', '.join(sorted(NAMES))} and {FEATURE}NAME")
         self.names.add(name)
-        return lambda values: _finite(values(name))
+        return _Term(lambda values: _finite(values(name)), float if name in _NUMBERS else None)
 
     def _close(self) -> None:
         if not self._took(")"):

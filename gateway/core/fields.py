@@ -46,6 +46,13 @@ class Fields:
             raise self.wrong(name, f"a string of at most {length_max} characters")
         return value
 
+    def reason(self) -> str:
+        """Return why somebody does what the body asks for, which may not be blank."""
+        reason = self.text("reason", "")
+        if not reason.strip():
+            raise self.wrong("reason", "why, in a sentence; it stands in the audit log")
+        return reason
+
     def name(self, name: str, default: str | None = None) -> str:
         """Return a name that is safe in a URL path, a file name and a label."""
         return checked_name(self.text(name, default, length_max=NAME_LENGTH_MAX), f"{self._where}.{name}")

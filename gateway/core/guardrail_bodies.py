@@ -12,12 +12,13 @@ from typing import Final
 
 from gateway.core.errors import MalformedRequest
 from gateway.core.evidence import Direction
-from gateway.core.evidence.segments import SEGMENTS_MAX
+from gateway.core.evidence.segments import SEGMENTS_MAX, segment_name
 from gateway.core.expressions import EXPRESSION_LENGTH_MAX, compiled
 from gateway.core.fields import Fields, Json
 from gateway.core.guardrails import DEFAULT_GUARDRAILS, EvidenceClass, Guardrail, Measure, Of, Options
 
 ERRORS_SHARE: Final = 0.5  # of alpha, for service errors where the plan says nothing: the harm that is likeliest and hurts first
+SHARE_MIN: Final = 1e-6  # of alpha: with less nothing is ever found
 NUMBER_MAX: Final = 1e12
 SAMPLES_MIN: Final = 50  # keys of the challenger
 
@@ -72,8 +73,14 @@ def guardrails_from_bodies(bodies: Sequence[object], where: str) -> tuple[Guardr
     if taken := [name for name in names if names.count(name) > 1]:
         raise MalformedRequest(f"{where}: two are called {taken[0]!r}")
     rails = _shared(rails)
+    empty = min(rails, key=lambda rail: rail.alpha_share, default=None)
+    if empty is not None and empty.alpha_share < SHARE_MIN:
+        raise MalformedRequest(
+            f"{where}: the alpha_share of the others leave nothing for {empty.name!r}, which could then never find anything",
+            hint="state less for the others, or leave alpha_share out everywhere and it is filled in",
+        )
     total = sum(rail.alpha_share for rail in rails)
-    if rails and (not math.isclose(total, 1.0, abs_tol=1e-6) or min(rail.alpha_share for rail in rails) <= 0.0):
+    if rails and not math.isclose(total, 1.0, abs_tol=1e-6):
         raise MalformedRequest(
             f"{where}: their alpha_share sum to {total:g}, expected 1", hint="leave alpha_share out and it is filled in"
         )
@@ -111,7 +118,7 @@ def guardrail_from_body(body: object, where: str) -> Guardrail:
     rail = Guardrail(
         name=fields.name("name", default.name),
         measure=measure,
-        alpha_share=fields.number("alpha_share", 1e-6, 1.0, 0.0),
+        alpha_share=fields.number("alpha_share", SHARE_MIN, 1.0, 0.0),
         margin=fields.number("margin", 0.0, span, default.margin * span),
         harm=fields.number("harm", 0.0, span, default.harm * span),
         samples_min=fields.integer("samples_min", 1, 1_000_000_000, default.samples_min),
@@ -176,10 +183,14 @@ def _options(fields: Fields, measure: Measure, where: str) -> Options:
             return Options() if is_placed else _range(fields, where)
         case Measure.EXPRESSION:
             source = fields.text("expression", length_max=EXPRESSION_LENGTH_MAX)
-            compiled(source, f"{where}.expression")
+            if not compiled(source, f"{where}.expression").names:
+                raise MalformedRequest(
+                    f"{where}.expression: it is the same for every record; expected a name in it, such as answer"
+                )
             return replace(_range(fields, where), expression=source)
         case Measure.FAIRNESS:
-            segments = tuple(str(item) for item in fields.items("segments", SEGMENTS_MAX, ()))
+            named = (_segment(item, f"{where}.segments") for item in fields.items("segments", SEGMENTS_MAX, ()))
+            segments = tuple(named)
             if len(set(segments)) != len(segments) or len(segments) == 1:
                 raise MalformedRequest(f"{where}.segments: expected none, or at least two different ones")
             of = fields.choice("of", Of, Of.ERRORS)
@@ -190,6 +201,15 @@ def _options(fields: Fields, measure: Measure, where: str) -> Options:
             return Options(tolerance=fields.number("tolerance", 0.0, NUMBER_MAX, Options().tolerance))
         case Measure.ERRORS | Measure.LOSS | Measure.SHADOW_LOSS | Measure.CALIBRATION:
             return Options()
+
+
+def _segment(item: object, where: str) -> str:
+    """Return a segment's name as the monitor writes it: text, or a number."""
+    if isinstance(item, str):
+        return item
+    if isinstance(item, bool) or not isinstance(item, int | float) or abs(item) > NUMBER_MAX:
+        raise MalformedRequest(f"{where}: expected text or numbers, as the column has them")
+    return segment_name(float(item))
 
 
 def _direction(fields: Fields, measure: Measure, options: Options, default: Direction) -> Direction:

@@ -1,27 +1,43 @@
 """Whether guardrails can say anything of two versions at all: what would say nothing for ever is refused before a rollout begins.
 
-What may come later, such as ground truth, a shadow or traffic, is not asked here. Pure.
+What may come later, such as ground truth or traffic, is not asked here; a shadow only by those that an advance needs. Pure.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from gateway.core.errors import MalformedRequest
 from gateway.core.expressions import FEATURE, compiled
 from gateway.core.guardrails import DEFAULT_GUARDRAILS, Guardrail, Measure, Of
 from gateway.core.models import Task, Version
+from gateway.core.routes import Shadow
+
+OF_COPIES: Final = frozenset({Measure.DISAGREEMENT, Measure.SHADOW_LOSS})
 
 
-def refuse_unmeasurable(rails: Sequence[Guardrail], champion: Version, challenger: Version) -> None:
+def refuse_unmeasurable(
+    rails: Sequence[Guardrail], champion: Version, challenger: Version, *, shadows: Sequence[Shadow] = ()
+) -> None:
     """Refuse guardrails that the versions give nothing to measure by; the default ones fit every version.
+
+    Args:
+        shadows: Of the route as the rollout begins. One that is required and compares copies waits for ever without them.
 
     Raises:
         MalformedRequest: a column, a reference or the meaning of the answer is missing; it names the guardrail and the version.
     """
     if tuple(rails) == DEFAULT_GUARDRAILS:
         return
+    has_copies = any(shadow.version in (champion.version, challenger.version) for shadow in shadows)
     for rail in rails:
+        if rail.is_required and rail.measure in OF_COPIES and not has_copies:
+            raise MalformedRequest(
+                f"plan.guardrails: {rail.name}: it is required and compares a shadow's answers, and neither the plan nor the "
+                "route has a shadow of these versions",
+                hint="a shadow phase in the plan makes one",
+            )
         for version in (champion, challenger):
             for missing in _missing(rail, version, is_champion=version is champion):
                 raise MalformedRequest(f"plan.guardrails: {rail.name}: version {version.version} of {version.model} {missing}")

@@ -23,7 +23,7 @@ from gateway.monitor.views import RouteView, version_or_none
 from gateway.monitor.watch import RolloutWatch
 from gateway.ports.stores import RegistryStore
 
-FORMAT: Final = 18
+FORMAT: Final = 19
 _UNREADABLE: Final = (
     pickle.UnpicklingError,
     AttributeError,

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from gateway.core.evidence.segments import segment_name
 from gateway.core.expressions import FEATURE, Expression, Value, compiled
 from gateway.core.guardrails import Guardrail, Measure, Of, Options, error_value, own_attempt
 from gateway.core.losses import Truth, confidence, decided, loss
@@ -365,7 +366,7 @@ def _segment(record: PredictionRecord, column: str, version_of: VersionOf) -> st
         case str() as name:
             return name[:LENGTH_MAX]
         case float() as number if math.isfinite(number):
-            return f"{number:g}"
+            return segment_name(number)
         case _:
             return None
 

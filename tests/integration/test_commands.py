@@ -381,10 +381,12 @@ def test_unknown_scope_is_wrong_usage(run):
 
 
 def test_automation_is_shown_and_switched(run):
-    """The switch is off after `off` and on after `on`."""
+    """The switch is off after `off` and on after `on`, each with its reason."""
     assert parsed(run("automation", "off", "--reason", "delayed truth", "--json")) == {"is_on": False}
     assert "off" in run("automation", "show").stdout
-    assert run("automation", "on").exit_code == 0
+    assert run("automation", "on").exit_code == 1
+    assert parsed(run("automation", "show", "--json"))["is_on"] is False
+    assert run("automation", "on", "--reason", "truth is back").exit_code == 0
     assert parsed(run("automation", "show", "--json"))["is_on"] is True
 
 

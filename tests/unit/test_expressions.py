@@ -46,8 +46,9 @@ def test_expression_means_what_arithmetic_says(source: str, expected: float) -> 
 
 @pytest.mark.parametrize(
     "source",
-    ["feature.missing + 1", "feature.other > 0", "1 / (rows - 1)", '"AA" + 1', "feature.carrier", 'feature.carrier < "B"',
-     "feature.missing == feature.missing", "1e300 * 1e300", "not feature.other", 'abs("x")', "error and feature.other"],
+    ["feature.missing + 1", "feature.other > 0", "1 / (rows - 1)", "feature.carrier + 1", "feature.carrier",
+     "feature.missing == feature.missing", "1e300 * 1e300", "not feature.other", "abs(feature.carrier)",
+     "error and feature.other"],
 )  # fmt: skip
 def test_expression_without_a_value_says_nothing(source: str) -> None:
     """A missing value, a division by zero, an overflow or text where a number is needed makes it say nothing."""
@@ -77,6 +78,15 @@ def test_expression_without_a_value_says_nothing(source: str) -> None:
         ("and", "'and' is not expected"),
         ("(" * (DEPTH_MAX + 1) + "1" + ")" * (DEPTH_MAX + 1), "deep"),
         ("-" * (DEPTH_MAX + 1) + "1", "deep"),
+        ('"AA" + 1', "text stands where a number is needed"),
+        ('feature.carrier < "B"', "text stands where a number is needed"),
+        ('"a" < rows', "text stands where a number is needed"),
+        ('-"a" == answer', "text stands where a number is needed"),
+        ('abs("x")', "text stands where a number is needed"),
+        ('error and ("x")', "text stands where a number is needed"),
+        ('rows == "a"', "compares text with a number"),
+        ('(rows + 1) != "a"', "compares text with a number"),
+        ("1e999*rows", "1e999 is too large"),
         ("1" * (EXPRESSION_LENGTH_MAX + 1), "at most"),
     ],
 )

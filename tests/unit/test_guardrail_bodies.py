@@ -62,6 +62,11 @@ def test_shares_of_alpha_are_filled_in(bodies: list[object], shares: list[float]
         ({"measure": "fairness"}, "g[0].column"),
         (least(Measure.FAIRNESS, segments=["a"]), "at least two"),
         (least(Measure.FAIRNESS, segments=["a"] * 9), "at most 8"),
+        (least(Measure.FAIRNESS, segments=[{}, []]), "g[0].segments: expected text or numbers"),
+        (least(Measure.FAIRNESS, segments=[None, True]), "g[0].segments: expected text or numbers"),
+        (least(Measure.FAIRNESS, segments=[1, 1.0]), "at least two different"),
+        (least(Measure.FAIRNESS, segments=["7", 7]), "at least two different"),
+        (least(Measure.EXPRESSION, expression="1"), "the same for every record"),
         (least(Measure.OUTPUTS, low=0), "g[0].high"),
         (least(Measure.INVALID_OUTPUTS, low=2, high=1), "low below high"),
         (least(Measure.EXPRESSION, expression="os.system"), "g[0].expression: unknown name"),
@@ -78,6 +83,15 @@ def test_guardrail_that_does_not_fit_is_refused(body: Json, named: str) -> None:
     with pytest.raises(MalformedRequest) as refused:
         guardrails_from_bodies([body], "g")
     assert named in str(refused.value)
+
+
+@pytest.mark.parametrize("shares", [[1.0, None], [0.7, 0.4, None], [1.0 - 1e-9, None]])
+def test_guardrail_that_is_left_without_alpha_is_named(shares: list[float | None]) -> None:
+    """What the others leave is said to be nothing, not that a sum of 1 should be 1."""
+    measures = (Measure.LOSS, Measure.LATENCY, Measure.OUTPUTS)
+    bodies = [least(measure, alpha_share=share) for measure, share in zip(measures, shares, strict=False)]
+    with pytest.raises(MalformedRequest, match=f"leave nothing for '{measures[len(shares) - 1].value}'"):
+        guardrails_from_bodies(bodies, "g")
 
 
 def test_two_guardrails_have_names_of_their_own() -> None:

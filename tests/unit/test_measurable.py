@@ -12,6 +12,7 @@ from gateway.core.guardrail_bodies import guardrails_from_bodies
 from gateway.core.guardrails import DEFAULT_GUARDRAILS
 from gateway.core.measurable import refuse_unmeasurable
 from gateway.core.models import Column, Digest, Runtime, Target, Task, Version
+from gateway.core.routes import Shadow
 from gateway.core.tensors import Signature
 
 CHAMPION = Version(
@@ -66,6 +67,17 @@ def test_guardrail_that_could_say_nothing_is_refused(body: Json, champion: Versi
     with pytest.raises(MalformedRequest) as refused:
         check(body, champion, challenger)
     assert named in str(refused.value)
+
+
+@pytest.mark.parametrize("measure", ["disagreement", "shadow_loss"])
+def test_required_comparison_of_copies_needs_a_shadow(measure: str) -> None:
+    """Without a shadow of either version it would keep the rollout where it is for ever; one that is not required may wait."""
+    [required] = rails = guardrails_from_bodies([{"measure": measure, "is_required": True}], "g")
+    with pytest.raises(MalformedRequest, match="neither the plan nor the route has a shadow"):
+        refuse_unmeasurable(rails, CHAMPION, CHALLENGER, shadows=[Shadow("other", "3", 1.0)])
+    for version in ("1", "2"):
+        refuse_unmeasurable(rails, CHAMPION, CHALLENGER, shadows=[Shadow("copy", version, 0.1)])
+    refuse_unmeasurable([replace(required, is_required=False)], CHAMPION, CHALLENGER)
 
 
 def test_default_guardrails_fit_every_version() -> None:

@@ -12,12 +12,16 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+
 from gateway.core.evidence.bets import MeanInterval, floats, log_mean, log_weight
 from gateway.core.evidence.plan import COUNT_MAX, Direction, EvidencePlan, Outcome, Side
 from gateway.core.evidence.splits import effect_of
 from gateway.core.fields import Fields, Json
 
 SEGMENTS_MAX: Final = 8  # they share the guardrail's alpha
+_WHOLE_MAX: Final = 2.0**53  # above it neighbours are more than 1 apart
+_NARROW_MAX: Final = float(np.finfo(np.float32).max)
 LIMIT: Final = 2.0  # of a difference of two differences
 
 
@@ -40,6 +44,20 @@ class SegmentReading:
     widening: float | None
     lower: float
     upper: float
+
+
+def segment_name(number: float) -> str:
+    """Return the name of a number's segment: a whole number as such, another as the shortest text that reads back as the same.
+
+    A number that FP32 can hold is written as FP32's shortest, so that .1 is one segment whatever the column's datatype.
+
+    Args:
+        number: Finite.
+    """
+    if number.is_integer() and abs(number) < _WHOLE_MAX:
+        return str(int(number))
+    narrow = np.float32(number) if abs(number) < _NARROW_MAX else None
+    return repr(number) if narrow is None or float(narrow) != number else str(narrow)
 
 
 class SegmentsEpoch:

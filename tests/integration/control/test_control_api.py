@@ -129,7 +129,18 @@ def test_limit_outside_its_bounds_is_refused(shared_control, query):
     assert shared_control.admin.get(f"/api/v1/audit?{query}").status_code == 400
 
 
-@pytest.mark.parametrize("body", [b"{", b"[]", b"3", b'{"is_on": "yes"}', b'{"is_on": true, "more": 1}', b"\xff", b"[" * 100_000])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{",
+        b"[]",
+        b"3",
+        b'{"is_on": "yes", "reason": "x"}',
+        b'{"is_on": true, "reason": "x", "more": 1}',
+        b"\xff",
+        b"[" * 100_000,
+    ],
+)
 def test_malformed_body_is_refused(shared_control, body):
     """A body that is not the documented object is a 400 that says why."""
     answer = shared_control.admin.put("/api/v1/automation", content=body)
@@ -331,10 +342,21 @@ def test_automation_switch_is_kept_and_audited(control):
     assert (entry["action"], entry["reason"], entry["principal"]) == ("automation.off", "freeze for the holidays", "admin.token")
 
 
+@pytest.mark.parametrize("is_on", [True, False])
+@pytest.mark.parametrize("given", [{}, {"reason": ""}, {"reason": " \n"}, {"reason": None}])
+def test_automation_switch_needs_a_reason(shared_control, is_on, given):
+    """Neither direction is taken without a word of why, and nothing enters the audit log."""
+    before = shared_control.admin.get("/api/v1/audit", params={"order": "newest", "limit": 1}).json()
+    answer = shared_control.admin.put("/api/v1/automation", json={"is_on": is_on, **given})
+    assert answer.status_code == 400
+    assert "body.reason" in answer.json()["error"]
+    assert shared_control.admin.get("/api/v1/audit", params={"order": "newest", "limit": 1}).json() == before
+
+
 def test_audit_pages_join_to_a_whole_chain(control):
     """Pages in either order hold every entry once, and the chain verifies."""
     for number in range(5):
-        control.admin.put("/api/v1/automation", json={"is_on": bool(number % 2)})
+        control.admin.put("/api/v1/automation", json={"is_on": bool(number % 2), "reason": "a test"})
     oldest, after = [], "0"
     while after is not None:
         page = control.admin.get("/api/v1/audit", params={"limit": "2", "after": after}).json()
@@ -353,7 +375,7 @@ def test_audit_pages_join_to_a_whole_chain(control):
 def test_audit_log_that_was_shortened_or_rewritten_is_found(control):
     """An entry that a worker noted in the prediction log must still be there with its hash, however whole the chain looks."""
     for number in range(3):
-        control.admin.put("/api/v1/automation", json={"is_on": bool(number % 2)})
+        control.admin.put("/api/v1/automation", json={"is_on": bool(number % 2), "reason": "a test"})
     entries = control.admin.get("/api/v1/audit", params={"limit": 100}).json()["entries"]
     noted = [Anchor(1.0, entry["seq"], entry["hash"]) for entry in entries]
     control.write_log(*noted)

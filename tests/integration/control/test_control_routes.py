@@ -386,7 +386,7 @@ def test_rollout_on_a_route_that_asks_for_approval(control):
 
 
 def test_rollout_beyond_the_yearly_budget_is_refused(control):
-    """A route that has spent its chance of false rollbacks says when it frees; a plan that needs less may start."""
+    """A route that spent its chance of false rollbacks says when it frees, to a plan that could start otherwise; a lesser may."""
     plan = {"false_rollbacks_per_year": 0.1, "rollouts_per_year": 2}
     for _ in range(2):
         _move(control, _start(control, plan=plan), "rollback", "next")
@@ -394,6 +394,9 @@ def test_rollout_beyond_the_yearly_budget_is_refused(control):
     assert refused.status_code == 409
     assert "reserved 0.1 of 0.1 false rollbacks a year" in refused.json()["error"]
     assert "frees on 20" in refused.json()["error"]
+    unmeasurable = {**plan, "guardrails": [{"measure": "fairness", "column": "nobody"}]}
+    for body, status in (({"challenger": "99", "plan": plan}, 404), ({"challenger": "2", "plan": unmeasurable}, 400)):
+        assert control.admin.post("/api/v1/routes/delays/rollouts", json=body).status_code == status
     assert _route(control)["rollout"] == ""
     id = _start(control, plan={"false_rollbacks_per_year": 0.2, "rollouts_per_year": 2})
     assert control.admin.get(f"/api/v1/routes/delays/rollouts/{id}").json()["budget"]["reserved"] == pytest.approx(0.2)

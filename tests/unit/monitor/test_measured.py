@@ -190,6 +190,18 @@ def test_fairness_compares_what_the_challenger_changes_by_segment() -> None:
     assert found.reading.subject in ("AA", "BB")
 
 
+def test_fairness_by_number_keeps_segments_apart_that_differ_late() -> None:
+    """Segments of seven digits and of fractions are each its own, and a plan names them by their numbers."""
+    for one, other in ((1_234_567, 1_234_571), (0.1, 0.100001)):
+        watch = watch_of({"measure": "fairness", "column": "delay", "of": "positives", "segments": [one, other]})
+        found = watch.findings()[0]
+        for at in range(600):
+            is_challenger, delay = at % 4 >= 2, (one, other)[at % 2]
+            late = 0.9 if is_challenger and delay == other else 0.1
+            found = seen(watch, answered(at, is_challenger=is_challenger, answer=[late], delay=delay))
+        assert (found.verdict, found.reading.subject in (str(one), str(other))) == (Verdict.FAIL, True)
+
+
 def test_expression_is_read_from_the_record_and_shown_in_its_units() -> None:
     """Names, features and units are the analyst's; text that equals none of the names is compared as text."""
     watch = watch_of({"measure": "expression", "expression": 'latency_ms * (feature.carrier == "AA")', "low": 0, "high": 100})
