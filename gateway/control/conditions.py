@@ -9,6 +9,8 @@ from gateway.control.calls import Control
 from gateway.control.health import unwell
 from gateway.control.monitored import fleet
 from gateway.control.notifier import Condition
+from gateway.core.errors import PortFault
+from gateway.core.fields import Json
 from gateway.core.health import Level
 from gateway.core.notices import Severity
 from gateway.core.troubles import SILENT_S, Trouble, complaints
@@ -26,15 +28,23 @@ def conditions(control: Control, *, listened_s: float) -> Iterator[Condition]:
     Raises:
         StoreFailed: the registry cannot be read.
     """
-    for route, part in unwell(control):
+    picture = _picture(control)
+    yield from _of_monitor(control, picture, listened_s)
+    for route, part in unwell(control) if picture is not None else ():
         if part.name != _ROLLOUT:
             what = f"{part.name} of route {route}: {part.evidence}"
             yield Condition(f"health:{route}:{part.name}", _SEVERITIES[part.level], route, what)
-    yield from _of_monitor(control, listened_s)
 
 
-def _of_monitor(control: Control, listened_s: float) -> Iterator[Condition]:
-    picture = control.readings.latest()
+def _picture(control: Control) -> Json | None:
+    """Return the monitor's last picture; one that cannot be read, as power loss may leave it, is as good as none."""
+    try:
+        return control.readings.latest()
+    except PortFault:
+        return None
+
+
+def _of_monitor(control: Control, picture: Json | None, listened_s: float) -> Iterator[Condition]:
     found = {one.trouble: one.reason for one in complaints(picture, now_s=control.clock.now_s())}
     if (silent := found.pop(Trouble.SILENT, "")) and listened_s > SILENT_S:
         yield Condition("monitor:silent", Severity.CRITICAL, "", silent)
