@@ -185,6 +185,7 @@ def test_boards_have_data_for_every_expression(traffic, start_prometheus, until)
     assert unanswered <= owed
     check_answers(prometheus, traffic, until)
     check_rollback(prometheus, traffic.gateway)
+    check_links(traffic.gateway)
     check_rules(prometheus)
     agrees(prometheus, traffic, until, but_for=unanswered)
 
@@ -267,6 +268,18 @@ def check_rollback(prometheus: Prometheus, gateway) -> None:
     [entry] = gateway.admin.get("/audit", params={"order": "oldest", "after": after}).json()["entries"][:1]
     assert (entry["action"], entry["principal"]) == ("rollout.rollback", "monitor")
     assert float(changes[0]["value"][1]) == pytest.approx(entry["time_s"])
+
+
+def check_links(gateway) -> None:
+    """Check that what the boards lead to is there, for whoever has a token: the status page, and each route's."""
+    urls = set(re.findall(r'"url": "(http://[^"]+)"', " ".join(path.read_text() for path in BOARDS)))
+    assert len(urls) > 1
+    for url in urls:
+        filled = url.replace("${gateway:raw}", gateway.admin_url.removeprefix("http://"))
+        address = re.sub(r"\$\{__(field\.labels\.route|data\.fields\.Route):percentencode\}", "fares", filled)
+        page = gateway.admin.get(address)
+        assert (page.status_code, page.headers["Content-Type"]) == (200, "text/html; charset=utf-8"), address
+        assert "fares" in page.text
 
 
 def check_rules(prometheus: Prometheus) -> None:
