@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import hmac
 import string
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -21,7 +22,9 @@ from gateway.core.notices import Message, Notice, Severity, notice_body
 
 PAGERDUTY_URL: Final = "https://events.pagerduty.com/v2/enqueue"
 SOURCE: Final = "/headgate"  # of events, where the channel names none
-_TIMEOUT_S: Final = 10.0  # of one message, from looking the name up on, however slowly the other side writes
+_TIMEOUT_S: Final = 10.0  # of one exchange, from looking the name up on, however slowly the other side writes
+_EVENTS_TIMEOUT_S: Final = 25.0  # of all the exchanges of one message; within the port's 30 s
+_TAKEN_MAX: Final = 1_000  # events; beyond it some come twice
 _PAGERDUTY_SEVERITIES: Final = {Severity.INFO: "info", Severity.WARNING: "warning", Severity.CRITICAL: "critical"}
 _SUMMARY_LENGTH_MAX: Final = 1_024  # PagerDuty's own bound
 _SLACK_LENGTH_MAX: Final = 3_000  # of a text that Slack shows whole
@@ -48,13 +51,20 @@ class CloudEvents:
         self._url = url
         self._source = source
         self._secret = secret.encode()
+        self._taken: set[str] = set()  # of messages that were not taken whole; the next attempt goes on after them
 
     def send(self, message: Message) -> None:
         """Post the notices in order; one that is refused keeps back those after it."""
+        until_s = time.monotonic() + _EVENTS_TIMEOUT_S
         for notice in message.notices:
-            content = orjson.dumps(self._event(notice))
-            headers = {"content-type": "application/cloudevents+json", **_signed(content, self._secret)}
-            _post(self._url, content, headers)
+            if notice.id not in self._taken:
+                content = orjson.dumps(self._event(notice))
+                headers = {"content-type": "application/cloudevents+json", **_signed(content, self._secret)}
+                _post(self._url, content, headers, timeout_s=min(_TIMEOUT_S, until_s - time.monotonic()))
+                self._taken.add(notice.id)
+        self._taken.difference_update(notice.id for notice in message.notices)
+        if len(self._taken) > _TAKEN_MAX:  # of messages that were given up
+            self._taken.clear()
 
     def _event(self, notice: Notice) -> Json:
         data = {name: value for name, value in notice_body(notice).items() if name != "details"}
@@ -114,7 +124,7 @@ def _signed(content: bytes, secret: bytes) -> dict[str, str]:
     return {"headgate-signature": "sha256=" + hmac.new(secret, content, hashlib.sha256).hexdigest()}
 
 
-def _post(url: str, content: bytes, headers: Mapping[str, str]) -> None:
+def _post(url: str, content: bytes, headers: Mapping[str, str], *, timeout_s: float | None = None) -> None:
     """Post, following nothing: a redirect would take the notice and its secrets elsewhere.
 
     Raises:
@@ -122,21 +132,25 @@ def _post(url: str, content: bytes, headers: Mapping[str, str]) -> None:
     """
     try:
         with asyncio.Runner(loop_factory=_Loop) as runner:
-            status = runner.run(_status(url, content, {"content-type": "application/json", **headers}))
+            status = runner.run(
+                _status(
+                    url, content, {"content-type": "application/json", **headers}, _TIMEOUT_S if timeout_s is None else timeout_s
+                )
+            )
     except TimeoutError as error:
-        raise DeliveryFailed(f"it did not answer within {_TIMEOUT_S:g} s") from error
+        raise DeliveryFailed("it did not answer in time") from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise DeliveryFailed(f"{type(error).__name__}: {error}") from error
     if not 200 <= status < 300:
         raise DeliveryFailed(f"it answered {status}")
 
 
-async def _status(url: str, content: bytes, headers: Mapping[str, str]) -> int:
+async def _status(url: str, content: bytes, headers: Mapping[str, str], timeout_s: float) -> int:
     """Return the status of the answer, whose body is not read: it could be without end."""
     async with (
-        asyncio.timeout(_TIMEOUT_S),
+        asyncio.timeout(timeout_s),
         httpx.AsyncClient() as client,
-        client.stream("POST", url, content=content, headers=headers, timeout=_TIMEOUT_S) as answer,
+        client.stream("POST", url, content=content, headers=headers, timeout=None) as answer,  # it is bounded as a whole
     ):
         return answer.status_code
 

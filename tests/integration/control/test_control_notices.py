@@ -58,7 +58,8 @@ class Receiver:
         self.got: list[tuple[dict, dict]] = []
         self.raw: list[bytes] = []
         self.status = 200
-        self.refuses = ""
+        self.refuses = self.refuses_id = ""
+        self.takes_s = 0.0
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -66,7 +67,10 @@ class Receiver:
                 content = self.rfile.read(int(self.headers["content-length"]))
                 receiver.raw.append(content)
                 receiver.got.append((json.loads(content), {name.lower(): value for name, value in self.headers.items()}))
-                is_refused = receiver.got[-1][0].get("incident") == receiver.refuses
+                body = receiver.got[-1][0]
+                is_refused = body.get("incident") == receiver.refuses
+                is_refused |= bool(receiver.refuses_id) and body["id"].endswith(receiver.refuses_id)
+                time.sleep(receiver.takes_s)
                 self.send_response(422 if is_refused else receiver.status)
                 self.send_header("content-length", "0")
                 self.end_headers()
@@ -453,6 +457,35 @@ def test_training_pipeline_gets_one_event_with_the_evidence_and_where_the_data_l
     assert (data["attribution"], data["finding"]["loss"], data["audit_entry"]) == ("WORLD", 0.4, 2)
     assert data["since"] == "2023-11-14T22:13:20.000Z"
     assert f"--since {data['since']} --until {data['until']}" in data["export"]
+
+
+def test_events_of_one_message_have_one_bound_and_none_that_was_taken_comes_again(tellable, receiver, monkeypatch):
+    """A receiver that takes its time for each gets what fits at one attempt, and the rest at the next."""
+    notifier = tellable.notifier(Channel("training", f"cloudevents+{receiver.url}"))
+    receiver.status = 503
+    tellable.lasting = [Condition("lag", Severity.WARNING, "", "behind")]
+    turn(notifier)
+    tellable.lasting = []
+    turn(notifier)
+    tellable.clock.move(OVER_AFTER_S)
+    turn(notifier)
+    assert next(notifier.counts())[1:3] == (2, 0)
+    monkeypatch.setattr(web, "_EVENTS_TIMEOUT_S", 1.0)
+    receiver.status, receiver.takes_s = 204, 0.7
+    tellable.clock.move(retry_s(99))
+    turn(notifier)
+    assert next(notifier.counts())[1:3] == (2, 0)
+    del receiver.got[:]
+    receiver.takes_s, receiver.refuses_id = 0.0, "-over"
+    monkeypatch.setattr(web, "_EVENTS_TIMEOUT_S", 60.0)
+    for _ in range(2):
+        tellable.clock.move(retry_s(99))
+        turn(notifier)
+    assert len([event for event, _ in receiver.got if not event["id"].endswith("-over")]) <= 1
+    receiver.refuses_id = ""
+    tellable.clock.move(retry_s(99))
+    turn(notifier)
+    assert next(notifier.counts())[1:3] == (0, 2)
 
 
 def test_receiver_of_the_manual_trains_once_however_often_it_is_told(tellable, until, tmp_path):
