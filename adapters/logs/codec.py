@@ -295,12 +295,7 @@ def _read_attempt(body: Mapping[str, Any]) -> Attempt:
 
 def _read_ground_truth(body: Mapping[str, Any]) -> GroundTruthRecord:
     return GroundTruthRecord(
-        prediction_id=body["prediction_id"],
-        time_s=body["time"],
-        row=body["row"],
-        value=body["value"],
-        observed_at_s=body["observed_at"],
-        principal=body["principal"],
+        body["prediction_id"], body["time"], body["row"], body["value"], body["observed_at"], body["principal"]
     )
 
 

@@ -7,6 +7,7 @@ and until enough is known its rows wait: a correlated signal taken for an indepe
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any, Final
 
 import numpy as np
@@ -75,7 +76,7 @@ class Blocks:
     def learn(self, values: FloatArray) -> None:
         """Take rows as `push` does, for the correlations alone: none are kept or released."""
         joined: FloatArray = np.concatenate((self._past, values), axis=1)
-        now, is_whole = joined[:, FAR:], bool(np.isfinite(joined).all())
+        now, is_whole = joined[:, FAR:], math.isfinite(np.add.reduce(joined, axis=None))
         near, near_count = _squares(now - joined[:, FAR - 1 : -1], is_whole=is_whole)
         far, far_count = _squares(now - joined[:, :-FAR], is_whole=is_whole)
         self._count = self._count + far_count
@@ -136,6 +137,8 @@ class Blocks:
 
 def _mixed(mean: FloatArray, total: FloatArray, count: FloatArray, weight: FloatArray) -> FloatArray:
     """Return means of squares that take in `count` more."""
+    if count.all():
+        return mean + weight * (total / count - mean)
     mixed: FloatArray = np.where(count > 0, mean + weight * (total / np.maximum(count, 1.0) - mean), mean)
     return mixed
 

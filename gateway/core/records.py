@@ -101,9 +101,9 @@ class PredictionRecord:
     hashed: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class GroundTruthRecord:
-    """The true outcome of one row of a prediction, as it became known.
+    """The true outcome of one row of a prediction, as it became known. Never changed; see `PredictionRecord`.
 
     Attributes:
         row: Index of the row in the prediction's request.

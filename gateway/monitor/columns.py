@@ -135,9 +135,11 @@ class ColumnsWatch:
         self._slot: tuple[int, IntArray] = (0, self._counts.copy())
         self.rows = 0
         self.is_breached = np.zeros(len(self.names), np.bool_)
+        self._readings: list[FeatureReading] | None = None  # until more rows come: a picture and a scrape show the same
 
     def feed(self, columns: Sequence[Array]) -> list[Moved]:
         """Take one array of shape (rows,) for each feature, and return what it raised alarms of."""
+        self._readings = None
         u, cells = self._map.rows(columns)
         means = self._blocks.push(self._signals.values(u, cells))
         moved = []
@@ -170,6 +172,11 @@ class ColumnsWatch:
 
     def readings(self) -> list[FeatureReading]:
         """Return every feature as it stands."""
+        if self._readings is None:
+            self._readings = self._read()
+        return self._readings
+
+    def _read(self) -> list[FeatureReading]:
         psi, bounds = self.psi()
         shares = self.departed_shares if self.is_departed else self._by_feature(self._departures.shares())
         correlations, places = self._blocks.correlations, len(self.names)
@@ -219,6 +226,7 @@ class ColumnsWatch:
         self.rows = sum(rows for rows, _ in slots)
         self._counts = sum((counts for _, counts in slots), np.zeros(len(self._rates), np.int64))
         self.is_breached = state["is_breached"]
+        self._readings = None
 
     def _by_feature(self, shares: FloatArray) -> FloatArray:
         summed: FloatArray = np.bincount(self._signals.owners, shares, minlength=len(self.names)).astype(np.float64)

@@ -22,6 +22,8 @@ class Keeping:
 
     def keep(self, record: PredictionRecord) -> None:
         """Remember what guardrails need of a prediction."""
+        if not self._keeping:
+            return
         kept = {name: found for name, kept_of in self._keeping if (found := kept_of(record)) is not None}
         if kept:
             self._kept[record.prediction_id] = kept

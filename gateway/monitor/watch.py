@@ -76,6 +76,7 @@ class RolloutWatch:
         self.rollout = rollout
         self._rails = [Rail(guardrail, rollout, version_of, epoch_s=epoch_s) for guardrail in rollout.plan.guardrails]
         self._by_record = [(rail, rail.on_record) for rail in self._rails if rail.on_record is not None]
+        self._by_known = [(rail, rail.on_known) for rail in self._rails if rail.on_known is not None]
         self._keeping = Keeping(self._rails)
         self.pairs: Pairs | None = None
         if any(rail.on_pair or rail.on_pair_known for rail in self._rails):
@@ -225,13 +226,7 @@ class RolloutWatch:
 
         Also after the rollout's end, as long as it is the route's last.
         """
-        kept = {} if known.row else self._keeping.taken(told.prediction_id)  # it is the first row's
-        found = {
-            rail.guardrail.name: rail.on_known(replace(known, kept=kept.get(rail.guardrail.name)))
-            for rail in self._rails
-            if rail.on_known is not None
-        }
-        others = tuple((name, one.value, one.beside, one.segment) for name, one in found.items() if one is not None)
+        others = self._others(told.prediction_id, known) if self._by_known else ()
         self.arrivals.observe(told.key, told.side, told.share)
         held = cohorts.Known(told.side, told.key, known.loss, told.share, others)
         self.cohorts.know(held, answered_s=told.answered_s, now_s=now_s)
@@ -241,9 +236,17 @@ class RolloutWatch:
             became_urgent |= self._take(one, now_s)
         return became_urgent
 
+    def _others(self, prediction_id: str, known: Known) -> tuple[tuple[str, float, float, str], ...]:
+        """Return what the truth contributes to guardrails beside the loss: name, value, beside, segment of each."""
+        kept = {} if known.row else self._keeping.taken(prediction_id)  # it is the first row's
+        found = {
+            rail.guardrail.name: on_known(replace(known, kept=kept.get(rail.guardrail.name))) for rail, on_known in self._by_known
+        }
+        return tuple((name, one.value, one.beside, one.segment) for name, one in found.items() if one is not None)
+
     def _take(self, known: cohorts.Known, now_s: float) -> bool:
         contributions = {name: Contribution(value, beside, segment) for name, value, beside, segment in known.others}
-        for rail in self._rails:
+        for rail, _ in self._by_known:
             if (found := contributions.get(rail.guardrail.name)) is not None:
                 rail.observe(_outcome(found, known.side, known.key, now_s, known.share))
         return self.observe_value(Measure.LOSS, Outcome(known.side, known.key, known.value, now_s, known.share))
