@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 import typer
 
 from gateway.commands import output
 from gateway.commands.session import REFUSED, Gateway, JsonOption, examples, reaches
+from gateway.core.sampling import share_shown
 
 _DRILLS: Final = ("aa", "drift", "harm")
 _PROCESSES: Final[dict[str, output.Cell]] = {
@@ -15,7 +17,7 @@ _PROCESSES: Final[dict[str, output.Cell]] = {
     "routes": lambda one: one.get("routes"),
     "records": lambda one: one.get("records"),
     "behind": lambda one: f"{float(str(one['lag_s'])):.1f} s" if "lag_s" in one else None,
-    "share looked at": lambda one: f"{float(str(output.mapping(one.get('sampling')).get('rate', 1.0))):.0%}",
+    "share looked at": lambda one: share_shown(_rate(one)),
     "published": lambda one: output.moment(one.get("published_at_s")),
 }
 group = typer.Typer(help="The monitor itself: its lag, what it could not judge, its drills.", no_args_is_help=True)
@@ -44,8 +46,8 @@ def show(gateway: Gateway, as_json: JsonOption = False) -> None:
     if "lag_s" in found:
         typer.echo(f"{found['lag_s']:.1f} s behind the log, {found['records']:,} records read, {found['late']:,} out of order")
         sampling = output.mapping(found.get("sampling"))
-        passed_over = sampling.get("passed_over", 0)
-        typer.echo(f"it looks at {sampling.get('rate', 1.0):.0%} of what comes; {passed_over:,} predictions were passed over")
+        share, passed_over = share_shown(_rate(found)), sampling.get("passed_over", 0)
+        typer.echo(f"it looks at {share} of what comes; {passed_over:,} predictions were passed over")
         dropped, unmatched = truth.get("dropped", 0), truth.get("unmatched", 0)
         typer.echo(f"ground truth: {truth.get('waiting_rows', 0):,} rows wait, {dropped:,} gave way, {unmatched:,} unmatched")
     if processes := output.mapping(found.get("processes")):
@@ -63,3 +65,7 @@ def show(gateway: Gateway, as_json: JsonOption = False) -> None:
     elif drills:
         typer.echo("drills are off (monitor.drill_s is 0)")
     raise ending
+
+
+def _rate(found: Mapping[str, object]) -> float:
+    return float(str(output.mapping(found.get("sampling")).get("rate", 1.0)))

@@ -64,6 +64,11 @@ class Sampling:
             self.least = 1.0
 
 
+def share_shown(rate: float) -> str:
+    """Return a share for people; one below the whole is never shown as the whole."""
+    return f"{rate:.1%}" if rate >= 1.0 else f"{min(rate, 0.999):.1%}"
+
+
 def _place(name: str) -> float:
     """Return where a name falls in [0, 1). Shares are nested: what a lesser one has, a greater one has too."""
     return crc32(name.encode()) / _HASHES

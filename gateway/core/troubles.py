@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.core.fields import Json
+from gateway.core.sampling import share_shown
 
 SILENT_S: Final = 30.0  # since it published anything; that is each second, and a large checkpoint may hold it back for some
 LAG_S: Final = 30.0  # as the alert MonitorBehind; half a second is usual
@@ -64,7 +65,8 @@ def _sampled(monitor: Mapping[str, object]) -> list[Complaint]:
     rate = _number(_object(monitor.get("sampling")).get("rate"), 1.0)
     if rate >= 1.0:
         return []
-    return [Complaint(Trouble.SAMPLED, f"more comes than the monitor's budget: it looks at {rate:.1%} of it, and decides later")]
+    reason = f"more comes than the monitor's budget: it looks at {share_shown(rate)} of it, and decides later"
+    return [Complaint(Trouble.SAMPLED, reason)]
 
 
 def _drills(drills: Mapping[str, object]) -> list[Complaint]:

@@ -53,7 +53,7 @@ class Blobs:
             return _texts(body, start, end, shape, name)
         dtype = NUMPY_DTYPES.get(datatype)
         if dtype is None:
-            raise NotOffered(f"input {name!r}: {datatype.value} is not offered; no version takes it")
+            raise NotOffered(f"input {name!r}: {datatype.value} is not offered in any form; no version takes it")
         count = math.prod(shape)
         if size != (needed := count * dtype.itemsize):
             raise MalformedRequest(

@@ -85,8 +85,8 @@ def blob_bytes(parameters: object, name: str) -> int | None:
     return size
 
 
-def wanted_outputs(outputs: object, parameters: Parameters) -> tuple[list[str], Forms | None]:
-    """Return the outputs asked for in their order, and how they are written, or None when all are plain JSON.
+def wanted_outputs(outputs: object, parameters: Parameters) -> tuple[list[str] | None, Forms | None]:
+    """Return the outputs asked for in their order, None for all, and how they are written, or None when all are plain JSON.
 
     Raises:
         MalformedRequest: they are not of the protocol's form, or one is asked for twice.
@@ -94,6 +94,8 @@ def wanted_outputs(outputs: object, parameters: Parameters) -> tuple[list[str], 
     """
     if type(outputs) is not list:
         raise MalformedRequest("outputs: expected an array")
+    if not outputs:
+        return None, default_forms(parameters)
     default = Form(is_binary=bool(parameters.get("binary_data_output")))
     listed: dict[str, Form] = {}
     is_plain = True

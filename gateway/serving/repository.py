@@ -151,10 +151,8 @@ class Repository:
             )
         key = (route.model, version)
         if key in self._router.needed:
-            raise VersionNeeded(
-                f"version {version!r} of {route.model!r} is needed by {self._needing(*key)}",
-                hint="change the route through the admin API first",
-            )
+            needing, hint = self._needing(*key)
+            raise VersionNeeded(f"version {version!r} of {route.model!r} is needed by {needing}", hint=hint)
         if key not in self._router.table.pools and key not in self._router.table.table.holds:
             await self._pinned.version(*key)
         revision = await self._committed(principal, "version.unload", route.model, [DropHold(*key)])
@@ -218,13 +216,15 @@ class Repository:
             return {"state": "UNAVAILABLE", "reason": "retired"}
         return {"state": "UNAVAILABLE", "reason": "failed to load" if self._loader.has_failed(model, version) else "not loaded"}
 
-    def _needing(self, model: str, version: str) -> str:
-        """Return what needs a version, for people."""
+    def _needing(self, model: str, version: str) -> tuple[str, str]:
+        """Return what needs a version, for people, and what they may do about it."""
         table = self._router.table.table
         routes = [route.name for route in table.routes.values() if route.model == model and version in route.needs()]
         if routes:
-            return f"the route {min(routes)!r}"
-        return "its model, as the champion" if table.champions.get(model) == version else "the change that was prepared last"
+            return f"the route {min(routes)!r}", "change the route through the admin API first"
+        if table.champions.get(model) == version:
+            return "its model, as the champion", "make another version the champion first"
+        return "the change that was prepared last", "it is let go by itself as soon as another change is prepared"
 
 
 def _listed(registry: RegistryStore) -> Listing:

@@ -22,7 +22,7 @@ from gateway.serving.recorder import Recorder
 _RECORDS_MAX: Final = 10_000  # of one request; about 1 MB
 _ROW_MAX: Final = 1 << 31
 _TEXT_MAX: Final = 1_000  # of a label
-_TIME_MAX_S: Final = 1e11  # the year 5138; beyond it the caller sent milliseconds
+_AHEAD_S_MAX: Final = 86_400.0  # of an outcome's own time: a clock in another zone; beyond it the caller sent something else
 
 
 async def record_truth(body: bytes, principal: Principal, recorder: Recorder, metrics: MetricsBank) -> bytes:
@@ -66,7 +66,7 @@ def _record(item: object, at: int, time_s: float, principal: Principal) -> Groun
         time_s=time_s,
         row=fields.integer("row", 0, _ROW_MAX, 0),
         value=_value(fields),
-        observed_at_s=fields.number("observed_at", 0.0, _TIME_MAX_S, time_s),
+        observed_at_s=fields.number("observed_at", 0.0, time_s + _AHEAD_S_MAX, time_s),
         principal=principal.name,
     )
     fields.done()

@@ -17,7 +17,7 @@ import orjson
 from gateway.core.errors import MalformedRequest, NotOffered
 from gateway.core.models import Version
 from gateway.core.records import PredictionRecord
-from gateway.core.tensors import Datatype, Shape, Tensor
+from gateway.core.tensors import NUMPY_DTYPES, Datatype, Shape, Tensor
 from gateway.serving.binary import Blobs, Slot, blob
 from gateway.serving.classes import classified
 from gateway.serving.elements import ELEMENTS_BY_NAME, array_of, checked_shape, json_data
@@ -86,10 +86,10 @@ def decode_infer(body: bytes, slots: list[Slot] | None = None) -> Request:
             raise MalformedRequest(f"inputs: {tensor.name!r} is given twice")
         tensors[tensor.name] = tensor
     parameters, outputs = content.get("parameters"), content.get("outputs")
-    if parameters is None and not outputs:
+    if parameters is None and outputs is None:
         return Request(id, {}, tensors)
     checked = {} if parameters is None else request_parameters(parameters)
-    wanted, forms = wanted_outputs(outputs, checked) if outputs else (None, default_forms(checked))
+    wanted, forms = wanted_outputs(outputs, checked) if outputs is not None else (None, default_forms(checked))
     return Request(id, checked, tensors, wanted=wanted, forms=forms)
 
 
@@ -269,7 +269,9 @@ def _binary_tensor(item: dict[str, Any], name: str, size: int, slots: list[Slot]
 
 
 def _why_not_read(name: str, datatype: object) -> str:
-    if str(datatype) in DATATYPES:
+    if (known := DATATYPES.get(str(datatype))) is not None and known not in NUMPY_DTYPES:
+        return f"input {name!r}: {datatype} has no JSON form and is not offered in another; no version takes it"
+    if known is not None:
         return f"input {name!r}: {datatype} has no JSON form; send it as a binary tensor"
     return f"input {name!r}: datatype {str(datatype)[:40]!r} is not one of the protocol's"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.sampling import FORGET_S, Sampling
+from gateway.core.sampling import FORGET_S, Sampling, share_shown
 
 IDS = [f"018bcfe5-6800-7000-8000-{number:012x}" for number in range(4_000)]
 
@@ -15,6 +15,12 @@ def _after_a_busy_second(times: float) -> Sampling:
         sampling.count(10.0 * times, 1.5)
     sampling.count(1.0, 2.5)
     return sampling
+
+
+@pytest.mark.parametrize(("rate", "shown"), [(1.0, "100.0%"), (0.99999, "99.9%"), (0.998, "99.8%"), (0.25, "25.0%")])
+def test_share_below_the_whole_is_never_shown_as_the_whole(rate, shown):
+    """Who reads 100 % may rely on it that everything is looked at."""
+    assert share_shown(rate) == shown
 
 
 def test_sampling_takes_a_stated_share_of_too_much():

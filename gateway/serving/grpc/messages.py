@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from gateway.core.errors import MalformedRequest
+from gateway.core.errors import MalformedRequest, NotOffered
 from gateway.core.models import Version
 from gateway.core.records import PredictionRecord
 from gateway.core.tensors import NUMPY_DTYPES, Array, Datatype, Shape, Tensor
@@ -113,6 +113,8 @@ def _tensor(item: Input, raw: bytes | None) -> Tensor:
 
 def _typed(item: Input, datatype: Datatype, shape: Shape) -> Array:
     name, field = item.name, _FIELDS.get(datatype)
+    if datatype not in NUMPY_DTYPES:
+        raise NotOffered(f"input {name!r}: {datatype.value} is not offered in any form; no version takes it")
     if field is None:
         raise MalformedRequest(f"input {name!r}: {datatype.value} has no typed contents; send it in raw_input_contents")
     for given, _ in item.contents.ListFields():

@@ -7,7 +7,8 @@ A call that its caller gave up is dropped while it waits for its version and goe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -93,7 +94,8 @@ class GrpcServer:
                 raise
             if reply.error is not None:
                 code = grpc.StatusCode[code_of(reply.error)]
-                await context.abort(code, str(reply.error)[:_DETAILS_MAX], reply.metadata)
+                with _until_left():
+                    await context.abort(code, str(reply.error)[:_DETAILS_MAX], reply.metadata)
             context.set_trailing_metadata(reply.metadata)
             return reply.body
 
@@ -112,9 +114,11 @@ class GrpcServer:
         stream = Stream(begin, bytes_max=settings.body_bytes_max, idle_s=settings.keep_alive_s, age_s=_STREAM_AGE_S)
         self._streams[stream] = asyncio.current_task()
         try:
-            await stream.run(requests, context.write)
+            with _until_left():
+                await stream.run(requests, context.write)
         except NotReady as error:
-            await context.abort(grpc.StatusCode[code_of(error)], str(error))
+            with _until_left():
+                await context.abort(grpc.StatusCode[code_of(error)], str(error))
         finally:
             del self._streams[stream]
 
@@ -144,6 +148,15 @@ def _credentials(certificate: str, key: str) -> grpc.ServerCredentials:
 def _configuration(certificate: Certificate) -> grpc.ServerCertificateConfiguration:
     chain, key = certificate
     return grpc.ssl_server_certificate_configuration([(key, chain)])
+
+
+@contextmanager
+def _until_left() -> Iterator[None]:
+    """End a call quietly whose caller left while something was sent: the library's way to say so is an error of its own."""
+    try:
+        yield
+    except grpc.aio.InternalError:
+        raise asyncio.CancelledError from None
 
 
 def _headers(context: Any) -> dict[bytes, bytes]:

@@ -131,6 +131,7 @@ class GrpcService:
             answer.infer_response.MergeFromString(reply.body)
             return bytes(answer.SerializeToString())
         answer.error_message = str(reply.error)
+        answer.infer_response.id = _id(received.body)
         for name, value in reply.metadata:
             answer.infer_response.parameters[name].string_param = value
         return bytes(answer.SerializeToString())
@@ -209,6 +210,14 @@ def _read(from_string: Callable[[bytes], _Message], body: bytes) -> _Message:
         return from_string(body)
     except DecodeError as error:
         raise MalformedRequest(f"the message cannot be read: {error}") from None
+
+
+def _id(body: bytes) -> str:
+    """Return the id that a request's caller gave it, by which the answer is known; empty where there is none to be read."""
+    try:
+        return str(pb.ModelInferRequest.FromString(body).id)
+    except DecodeError:
+        return ""
 
 
 def _metadata(headers: Iterable[tuple[bytes, bytes]]) -> Metadata:

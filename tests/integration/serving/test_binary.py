@@ -181,6 +181,8 @@ def test_bf16_is_refused_as_not_offered(served):
     tensor = {"name": "x", "datatype": "BF16", "shape": [1, 1], "parameters": {"binary_data_size": 2}}
     answer = infer(served, "FP32", request([tensor], b"\x80\x3f"))
     assert (answer.status_code, "BF16" in answer.json()["error"]) == (501, True)
+    answer = infer(served, "FP32", request([{**tensor, "parameters": {}, "data": [1.0]}]))
+    assert (answer.status_code, "no version takes it" in answer.json()["error"]) == (400, True)
 
 
 @pytest.mark.parametrize("shape", [(), (0, 3), (3, 0), (1, 2, 3, 1, 2, 1, 2, 2)], ids=str)

@@ -130,6 +130,17 @@ def test_champion_without_a_route_cannot_be_unloaded(served):
     assert (answer.status_code, "champion" in answer.json()["error"]) == (409, True)
 
 
+def test_version_that_was_only_prepared_says_when_it_can_be_unloaded(served, until):
+    """No route has it, so that changing one would not help: the next change that is prepared takes its place."""
+    proposal = served.registry.propose([("m", "2")])
+    until(lambda: all(status.prepared == proposal.id for status in served.registry.workers()))
+    answer = move(served, "unload", "m", version="2")
+    assert (answer.status_code, "another change is prepared" in answer.json()["hint"]) == (409, True), answer.text
+    second = served.registry.propose([("m", "1")])
+    until(lambda: all(status.prepared == second.id for status in served.registry.workers()))
+    assert move(served, "unload", "m", version="2").status_code == 200
+
+
 @pytest.mark.parametrize("verb", ["load", "unload"])
 def test_moving_versions_needs_the_scope(served, verb):
     """Without a token it is a 401, with one that lacks the scope a 403, and nothing is said of what there is."""

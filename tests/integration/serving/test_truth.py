@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from gateway.core.access import Key, Scope, token_digest
@@ -63,6 +65,7 @@ def test_truth_needs_a_token_with_its_scope(served):
         {"prediction_id": ID, "value": 1, "row": True},
         {"prediction_id": ID, "value": 1, "observed_at": "now"},
         {"prediction_id": ID, "value": 1, "observed_at": 1.7e12},
+        {"prediction_id": ID, "value": 1, "observed_at": time.time() + 86_400 + 3_600},
         {"prediction_id": ID, "value": 1, "label": 2},
         7,
     ],

@@ -22,7 +22,8 @@ from gateway.core.models import Batching, Digest, Runtime, Version
 from gateway.core.records import Outcome
 from gateway.core.tensors import Array, Datatype, Signature, Tensor, TensorSpec
 from gateway.ports.inflight import Place
-from gateway.serving.batch import Ran
+from gateway.serving.batch import Job, Ran, execute
+from gateway.serving.checking import Checker
 from gateway.serving.poison import Poison
 from gateway.serving.pools import Pool
 from gateway.serving.turn import Turn
@@ -153,6 +154,19 @@ def test_job_past_its_deadline_does_not_run_in_the_thread(on_loop):
         assert bench.instance.ran == [[1.0], [3.0]]
 
     on_loop(body)
+
+
+@pytest.mark.parametrize("value", [1e30, np.nan, np.inf])
+def test_answers_at_the_ends_of_their_type_leave_no_warning(recwarn, value):
+    """Whether an answer is finite is found out without a word on stderr, where a line that is no JSON would stand."""
+    tensor = Tensor("x", Datatype.FP32, np.full((64, 1), value, np.float32))
+
+    async def ran() -> Ran:
+        job = Job("p", 0, (tensor,), 64, (), 1.0, 0.0, asyncio.get_running_loop().create_future())
+        return execute(lambda inputs: {"y": inputs["x"]}, Checker(VERSION), [job], SystemClock())[0]
+
+    assert asyncio.run(ran()).outcome is Outcome.OK
+    assert [one for one in recwarn if issubclass(one.category, RuntimeWarning)] == []
 
 
 def test_copies_run_after_every_live_job(on_loop):

@@ -153,6 +153,30 @@ def test_stream_that_its_caller_gave_up_does_not_run(start, models, until):
     assert len(worker.predictions()) < 4
 
 
+def test_stream_keeps_the_id_of_a_request_that_fails(served):
+    """An answer that is an error says whose it is; a message that cannot be read has no id."""
+    _, stub = served()
+    stream = Open(stub)
+    refused = stream.ask(stub.request("m", "FP32", ROW[:, :3], id="seven"))
+    assert (bool(refused.error_message), refused.infer_response.id) == (True, "seven")
+    unknown = stream.ask(stub.request("nobody", "FP32", ROW, id="eight"))
+    assert (bool(unknown.error_message), unknown.infer_response.id) == (True, "eight")
+    stream.close()
+
+
+def test_stream_cut_while_an_answer_is_written_ends_quietly(served, until, caplog):
+    """A caller who leaves while an answer waits for room on the connection is no error in the journal."""
+    worker, stub = served()
+    stream = Open(stub)
+    for _ in range(12):
+        stream.send(stub.request("m", "FP32", np.resize(ROW, (200_000, 4))))  # 0.8 MB each way back, which nobody reads
+    until(lambda: len(worker.predictions()) == 12, within_s=60)
+    stream.answers.cancel()
+    stub.channel.close()
+    worker.stop()
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 def test_stream_ends_with_its_worker_and_owes_nothing(start, models, until):
     """A stop answers what the stream's worker has read and then ends the stream, idle ones at once, with UNAVAILABLE."""
     worker, stub = start(inline_us_max=0.0, drain_s=60.0)
