@@ -7,6 +7,7 @@ process, everything on, and prints. `--routes` says how many routes the memory i
 from __future__ import annotations
 
 import argparse
+import gc
 import multiprocessing
 import resource
 import sys
@@ -43,7 +44,7 @@ from gateway.core.tensors import Datatype, Signature, Tensor, TensorSpec
 from gateway.monitor.gauges import Gauges
 from gateway.monitor.merge import Merge
 from gateway.monitor.picture import picture
-from gateway.monitor.run import Monitor
+from gateway.monitor.run import GC_OBJECTS, Monitor
 from gateway.ports.stores import RegistryStore
 from gateway.settings import Settings
 
@@ -203,6 +204,7 @@ def _resident_bytes() -> int:
 
 def monitor_over(directory: Path, registry: RegistryStore) -> Monitor:
     """Return a monitor with the default settings over a log on disk, from its last checkpoint."""
+    gc.set_threshold(GC_OBJECTS, 10, 10)  # as a monitor's process has it
     return Monitor(
         settings=Settings(),
         log=SegmentReader(directory / "log"),

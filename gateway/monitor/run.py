@@ -38,7 +38,7 @@ from gateway.settings import Settings
 FAILURE_REST_S: Final = 0.5  # after a turn that failed: the registry or the log is away, and serving goes on without us
 CHECKPOINT_SHARE: Final = 0.05  # of the time at most is spent on checkpoints, however large the state is
 PICTURE_SHARE: Final = 0.05  # the same for pictures
-_GC_OBJECTS: Final = 20_000  # new containers between collections of the youngest: more than a page has, and none is in a cycle
+GC_OBJECTS: Final = 20_000  # new containers between collections of the youngest: more than a page has, and none is in a cycle
 _journal = logging.getLogger(__name__)
 
 
@@ -61,7 +61,7 @@ def run_monitor(
     Args:
         log: Gives `Elsewhere` for predictions on routes that are not of the partition.
     """
-    gc.set_threshold(_GC_OBJECTS, 10, 10)
+    gc.set_threshold(GC_OBJECTS, 10, 10)
     failures = cell(metrics, UNEXPECTED_ERRORS, "monitor")
     gauges = Gauges(metrics)
     monitor: Monitor | None = None
