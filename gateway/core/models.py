@@ -119,7 +119,7 @@ class Batching:
     """How rows of different requests are joined.
 
     Attributes:
-        rows_max: Rows of one run; 0 for what warm-up finds best.
+        rows_max: Rows that one run joins, 0 for what warm-up finds best; a request of more runs alone.
         delay_ms: How long a batch that is not full waits for more while an instance is free. Without a delay requests are joined
             all the same: those that arrive while a run goes on make the next.
     """

@@ -5,46 +5,63 @@ The leading dimension that counts rows stands in no `dims`. What is a route's, s
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 from gateway.core.fields import Json
 from gateway.core.models import Version
-from gateway.core.tensors import Datatype, TensorSpec
+from gateway.core.tensors import NUMPY_DTYPES, Datatype, TensorSpec
 
+_JSON_BYTES: Final = 2  # of an element at least: a digit and a comma
+_INT32_MAX: Final = 2**31 - 1  # of the message's field
 _GPUS: Final = frozenset({"cuda", "tensorrt"})
 
 
-def configuration(name: str, version: Version, batch_rows_max: int, *, provider: str) -> Json:
+def configuration(name: str, version: Version, *, batch_rows_max: int, body_bytes_max: int, provider: str) -> Json:
     """Return a version's configuration under the name that it was asked by.
 
     Args:
         provider: What it runs on here, or would where all it names is there.
-        batch_rows_max: Rows that one run joins; a request may hold more, and then runs alone.
+        batch_rows_max: Rows that one run joins where the version does not say; a request may hold more, and then runs alone.
+        body_bytes_max: Of a request, which is what bounds its rows.
     """
     has_rows = version.signature.is_batched
+    parameters = {
+        "version": {"string_value": version.version},
+        "digest": {"string_value": version.digest},
+        "provider": {"string_value": provider},
+        "runtime_version": {"string_value": version.runtime_version},
+    }
     found: Json = {
         "name": name,
         "platform": platform(version),
         "backend": version.runtime.value,
-        "max_batch_size": batch_rows_max if has_rows else 0,
+        "max_batch_size": _rows_within(version, body_bytes_max) if has_rows else 0,
         "input": [_configured(spec, has_rows) for spec in version.signature.inputs],
         "output": [_configured(spec, has_rows) for spec in version.signature.outputs],
         "instance_group": [{"name": name, "kind": "KIND_GPU" if _GPUS & set(provider.split(" + ")) else "KIND_CPU", "count": 1}],
-        "parameters": {
-            "version": {"string_value": version.version},
-            "digest": {"string_value": version.digest},
-            "provider": {"string_value": provider},
-            "runtime_version": {"string_value": version.runtime_version},
-        },
+        "parameters": parameters,
     }
     if has_rows and version.is_joinable:
-        found["dynamic_batching"] = {"max_queue_delay_microseconds": 0}
+        found["dynamic_batching"] = {"max_queue_delay_microseconds": int(version.batching.delay_ms * 1000)}
+        parameters["batch_rows_max"] = {"string_value": str(version.batching.rows_max or batch_rows_max)}
     return found
 
 
 def platform(version: Version) -> str:
     """Return what a version runs on, `<project>_<format>` as the protocol has it."""
     return f"headgate_{version.runtime.value}"
+
+
+def _rows_within(version: Version, body_bytes_max: int) -> int:
+    """Return how many rows the largest body can hold, in whichever form they take least."""
+    return min(body_bytes_max // sum(map(_row_bytes, version.signature.inputs)), _INT32_MAX)
+
+
+def _row_bytes(spec: TensorSpec) -> int:
+    dtype = NUMPY_DTYPES[spec.datatype]
+    element_bytes = _JSON_BYTES if dtype.hasobject else min(dtype.itemsize, _JSON_BYTES)
+    return element_bytes * math.prod(max(size, 1) for size in spec.shape[1:])
 
 
 def _configured(spec: TensorSpec, has_rows: bool) -> Json:

@@ -89,6 +89,7 @@ class Description:
         recorder: Recorder,
         metrics: MetricsBank,
         batch_rows_max: int,
+        body_bytes_max: int,
         is_draining: Callable[[], bool],
         refused: Callable[[GatewayError], Answer],
     ) -> None:
@@ -98,6 +99,7 @@ class Description:
         self._statistics = statistics
         self._recorder = recorder
         self._batch_rows_max = batch_rows_max
+        self._body_bytes_max = body_bytes_max
         self._is_draining = is_draining
         self._refused = refused
         self._unexpected = cell(metrics, UNEXPECTED_ERRORS, "request")
@@ -198,7 +200,13 @@ class Description:
     async def config(self, asked: Asked) -> Json:
         """Return a version's configuration."""
         described = await self._described(asked)
-        return configuration(asked.name, described, self._batch_rows_max, provider=self._provider(described))
+        return configuration(
+            asked.name,
+            described,
+            batch_rows_max=self._batch_rows_max,
+            body_bytes_max=self._body_bytes_max,
+            provider=self._provider(described),
+        )
 
     async def stats(self, asked: Asked) -> Json:
         """Return the statistics of one name."""

@@ -117,6 +117,7 @@ def assembled(worker: str, *, workers: Sequence[str], settings: Settings, ports:
         recorder=recorder,
         metrics=metrics,
         batch_rows_max=serving.batch_rows_max,
+        body_bytes_max=serving.body_bytes_max,
         is_draining=lambda: server.is_draining,
         refused=refusals.answer,
     )

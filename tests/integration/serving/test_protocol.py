@@ -182,13 +182,13 @@ def test_model_metadata(served):
 
 
 def test_model_configuration(served):
-    """Rows stand in `max_batch_size` and not in `dims`; a model without rows has all its dimensions and no batches [OIP-10]."""
+    """`max_batch_size` is the rows that a body can hold, none in `dims`; without rows there are all dimensions [OIP-10]."""
     body = served.client.get("/v2/models/BYTES/config").json()
-    assert (body["name"], body["backend"], body["max_batch_size"]) == ("BYTES", "onnx", 64)
+    assert (body["name"], body["backend"], body["max_batch_size"]) == ("BYTES", "onnx", 2**25)
     assert body["input"] == [{"name": "x", "data_type": "TYPE_STRING", "dims": [-1]}]
     assert body["output"] == [{"name": "y", "data_type": "TYPE_STRING", "dims": [-1]}]
     assert body["parameters"]["version"] == {"string_value": "1"}
-    assert "dynamic_batching" in body
+    assert ("dynamic_batching" in body, body["parameters"]["batch_rows_max"]) == (True, {"string_value": "64"})
     scalar = served.client.get("/v2/models/scalar/versions/1/config").json()
     assert (scalar["max_batch_size"], scalar["input"][0]["dims"], "dynamic_batching" in scalar) == (0, [], False)
 

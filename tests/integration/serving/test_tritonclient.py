@@ -56,7 +56,7 @@ def test_triton_client_sees_health_and_metadata(triton):
     assert (metadata["name"], metadata["versions"]) == (NAME, ["1"])
     assert metadata["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}]
     config = triton.get_model_config(NAME, "1")
-    assert (config["name"], config["max_batch_size"]) == (NAME, 64)
+    assert (config["name"], config["max_batch_size"]) == (NAME, 2**23)
     assert config["input"] == [{"name": "x", "data_type": "TYPE_FP32", "dims": [4]}]
 
 

@@ -61,7 +61,7 @@ def test_triton_grpc_client_sees_health_and_metadata(triton):
     assert (metadata["name"], metadata["versions"], metadata["platform"]) == (NAME, ["1"], "headgate_onnx")
     assert metadata["inputs"] == [{"name": "x", "datatype": "FP32", "shape": ["-1", "4"]}]
     config = triton.get_model_config(NAME, "1", as_json=True)["config"]
-    assert (config["name"], config["max_batch_size"], config["backend"]) == (NAME, 64, "onnx")
+    assert (config["name"], config["max_batch_size"], config["backend"]) == (NAME, 2**23, "onnx")
     assert config["input"] == [{"name": "x", "data_type": "TYPE_FP32", "dims": ["4"]}]
     assert config["instance_group"][0]["kind"] == "KIND_CPU"
     assert config["parameters"]["version"] == {"string_value": "1"}
