@@ -175,7 +175,7 @@ class ArchiveSettings:
     poll_s: float = 2.0
     keep_segments_s: float = 3_600.0  # after archive and monitor have passed one
     keep_s: float = 90 * 86_400.0  # of Parquet; a quarter
-    memory_bytes: int = 512 * 2**20  # DuckDB's bound
+    memory_bytes: int = 512 * 2**20  # DuckDB's bound; a record of more than a sixth is archived without its tensors
     niceness: int = 10
 
 

@@ -196,6 +196,13 @@ ALERTS: Final = (
         waits="10m",
     ),
     Alert(
+        "ArchiveShortens",
+        "sum by (instance) (increase(gateway_archive_shortened_records_total[15m])) > 0",
+        TICKET,
+        "Predictions are archived without their inputs and outputs",
+        "Their records are too long for the archive's memory. Raise `archive.memory_bytes` or lower `serving.body_bytes_max`.",
+    ),
+    Alert(
         "MetricsOverflow",
         "sum by (instance, process) (increase(gateway_metrics_overflow_total[15m])) > 0",
         TICKET,

@@ -23,8 +23,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from adapters.archives.duck import ROW_GROUP_ROWS, DuckArchive
+from adapters.archives.duck import DuckArchive
 from adapters.archives.manifest import load_manifest, swap_manifest
+from adapters.archives.spreading import ROW_GROUP_ROWS
 from adapters.clock import SystemClock
 from adapters.logs.segments import SegmentDirectory, SegmentWriter
 from gateway.core.records import Attempt, GroundTruthRecord, Kind, Outcome, PredictionRecord, Record

@@ -40,15 +40,24 @@ def main() -> None:
 
 
 def answer_to(order: Mapping[str, Any]) -> Mapping[str, object]:
-    """Return `{"columns", "types", "rows", "is_cut"}`, or `{"error", "is_askers"}`: the SQL is at fault, or the archive."""
+    """Return `{"columns", "types", "rows", "is_cut"}`, or `{"error", "is_askers"}`: the SQL is at fault, or the archive.
+
+    Where an order says `is_check`, the SQL is read and not run, no file is opened, and what passes has an empty answer.
+    """
+    database = _connected(order)
     try:
-        database = _opened(order)
+        statements = database.extract_statements(order["sql"])
+    except (duckdb.Error, MemoryError) as error:
+        return _refused(str(error), order)
+    if len(statements) != 1 or statements[0].type is not duckdb.StatementType.SELECT:
+        return _refused("expected one statement that selects", order)
+    if order.get("is_check"):
+        return {}
+    try:
+        _show(database, order)
     except duckdb.Error as error:
         return _refused(str(error), order, is_askers=False)
     try:
-        statements = database.extract_statements(order["sql"])
-        if len(statements) != 1 or statements[0].type is not duckdb.StatementType.SELECT:
-            return _refused("expected one statement that selects", order)
         return _answered(database.execute(statements[0]), order)
     except (duckdb.OutOfMemoryException, MemoryError):
         return _refused(f"the question needs more than its {order['memory_bytes'] / 2**20:,.0f} MiB of memory", order)
@@ -70,9 +79,8 @@ def _give_up(order: Mapping[str, Any]) -> None:
     os.nice(5)  # serving goes first
 
 
-def _opened(order: Mapping[str, Any]) -> duckdb.DuckDBPyConnection:
-    """Return a database in which there are two views, and no file but theirs can be reached."""
-    database = duckdb.connect(
+def _connected(order: Mapping[str, Any]) -> duckdb.DuckDBPyConnection:
+    return duckdb.connect(
         config={
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
@@ -81,13 +89,16 @@ def _opened(order: Mapping[str, Any]) -> duckdb.DuckDBPyConnection:
             "threads": THREADS,
         }
     )
+
+
+def _show(database: duckdb.DuckDBPyConnection, order: Mapping[str, Any]) -> None:
+    """Let a database have two views, and reach no file but theirs."""
     files = {side: order[side] for side in ("predictions", "ground_truth")}
     for view in _VIEWS:
         database.execute(view.format(**{side: _listed(paths) for side, paths in files.items()}))
     database.execute(f"SET allowed_paths = {_listed([*files['predictions'], *files['ground_truth']])}")
     database.execute("SET enable_external_access = false")
     database.execute("SET lock_configuration = true")
-    return database
 
 
 def _listed(paths: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 WIDTH_MAX: Final = 1_000  # columns of one tensor; a wider one is found in the record alone
+ROWS_MAX: Final = 2**20  # of a prediction that get a row each; one of more is found in its record alone
 PREDICTION: Final = {
     "prediction_id": "VARCHAR",
     "time": "DOUBLE",
@@ -94,7 +95,7 @@ def rows_query(form: Form) -> str:
         "make_timestamp(CAST(time * 1e6 AS BIGINT)) AS time_utc",
         "log_offset",
         "rows",
-        "unnest(range(greatest(rows, 1))) AS row",
+        f"unnest(range(CASE WHEN rows BETWEEN 1 AND {ROWS_MAX} THEN rows ELSE 1 END)) AS row",
         "unnest([record]) AS record",
         *(f"unnest({c.side}_{c.tensor}[{c.at}:-:{c.width}]) AS {_quoted(c.name)}" for c in spread),
     ]

@@ -13,47 +13,45 @@ import heapq
 import itertools
 import json
 import tempfile
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path, PurePath
 from typing import Any, Final
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 import duckdb
 
 from adapters.archives import queries
 from adapters.archives.backup import copied_archive
-from adapters.archives.columns import ANCHOR, GROUND_TRUTH, PREDICTION, TENSOR, WIDTH_MAX, rows_query
-from adapters.archives.manifest import ANCHORS, File, Manifest, load_manifest, manifest_age, swap_manifest
+from adapters.archives.manifest import File, Manifest, encoded, load_manifest, manifest_age, swap_manifest
 from adapters.archives.merging import due, joined
-from adapters.archives.plain import holds_raw, line_starts, longest_line, write_plain
-from adapters.archives.process import ask
-from adapters.archives.spans import falling_spans, holding, parameters, rising_spans, within
+from adapters.archives.plain import parts
+from adapters.archives.process import ask, check
+from adapters.archives.spans import falling_spans, full_spans, holding, may_hold, overlaps, parameters, rising_spans, within
+from adapters.archives.spreading import spread, write, write_empty
 from adapters.durability import flush
 from gateway.core.errors import ArchiveFailed
 from gateway.core.fields import Json
 from gateway.core.records import Anchor, Cursor, GroundTruthRecord, Offset, Record
-from gateway.ports.archive import Filter, QuestionLimits, Table, Timed
+from gateway.ports.archive import Filter, QuestionLimits, Table, Taken, Timed
 from gateway.ports.log import Segment
 
-FORMS_MAX: Final = 100  # of tensors in one segment that get columns; variable widths could make one file per record
-ROW_GROUP_ROWS: Final = 20_480  # what a look-up of one prediction has to unpack
 PAGE_PREDICTIONS: Final = 1_000  # held at once by a query
+LINE_SHARE: Final = 6  # of the memory, for one record: 89 MB at the default, a body of 60 MiB in base64 and some outputs
 LOOKED_FILES_MAX: Final = 64  # opened by one look-up of predictions by id, about 3 ms each
-_LINE_BYTES_MIN: Final = 2**20
 
 
 class DuckArchive:
     """Parquet under `directory`. An `Archive`; safe to share between threads.
 
     Args:
-        memory_bytes: DuckDB's bound; beyond it, it spills to the system's temporary directory.
+        memory_bytes: DuckDB's bound. Sorts and tables beyond it are spilled to the system's temporary directory, but never what
+            it works on at once: hence the bounds on parts, spans and groups of rows.
     """
 
     def __init__(self, directory: Path, *, memory_bytes: int) -> None:
         self._directory = directory.absolute()
+        self._line_bytes_max = memory_bytes // LINE_SHARE
         self._is_clean = False
         self._dropped: list[str] = []
         self._replaced: list[str] = []
@@ -67,22 +65,25 @@ class DuckArchive:
                     "autoload_known_extensions": False,
                     "memory_limit": f"{memory_bytes}B",
                     "temp_directory": self._spill.name,
-                    "threads": 1,  # the archive never takes more than one core from serving
+                    "threads": 1,  # the archive never takes more than one core from serving, and rows stay in order
+                    "preserve_insertion_order": False,  # which one thread does; said, groups of rows may be bounded by bytes
                 }
             )
 
-    def take(self, segment: Segment) -> int:
+    def take(self, segment: Segment, *, is_stopped: Callable[[], bool] = lambda: False) -> Taken:
         """Copy a segment to Parquet and list it; see `Archive.take`."""
         with _archive_errors(self._directory):
             manifest = self._manifest()
             self._sweep(manifest)
             if segment.next <= manifest.taken.get(segment.stream, 0):
-                return 0
+                return Taken()
             flush(Path(segment.path))  # a log that lost power must never go on before an offset that was taken
-            files = self._copied(segment)
+            files, shortened = self._copied(segment, is_stopped)
+            if is_stopped():
+                return Taken()
             taken = {**manifest.taken, segment.stream: int(segment.next)}
             swap_manifest(self._directory, replace(manifest, taken=taken, files=(*manifest.files, *files)))
-        return sum(file.records for file in files if file.route is not None)
+        return Taken(sum(file.records for file in files if file.route is not None), shortened)
 
     def taken(self, stream: str) -> Offset:
         """Return the offset up to which a stream is in the archive."""
@@ -106,7 +107,7 @@ class DuckArchive:
         ids = sorted(prediction_ids)
         with _archive_errors(self._directory), self._cursor() as cursor:
             files = sorted(self._manifest().predictions(), key=lambda file: file.last_s, reverse=True)
-            paths = self._paths(itertools.islice((file for file in files if _may_hold(file, ids)), LOOKED_FILES_MAX))
+            paths = self._paths(itertools.islice((file for file in files if may_hold(file, ids)), LOOKED_FILES_MAX))
             return dict(cursor.execute(queries.LINES, {"paths": paths, "ids": ids}).fetchall() if paths else ())
 
     def ground_truth(self, prediction_ids: Sequence[str]) -> Mapping[str, Sequence[Json]]:
@@ -128,25 +129,35 @@ class DuckArchive:
         """Write the matching predictions to one new Parquet file; see `Archive.export`."""
         with _archive_errors(self._directory), self._cursor() as cursor, self._staging() as staged:
             manifest = self._manifest()
-            open_paths, open_truth_paths = self._staged(cursor, tail(_cursor(manifest)), staged)
-            bound = {
-                "paths": [*open_paths, *self._paths(holding(manifest.predictions(), wanted))],
-                "truth_paths": [*open_truth_paths, *self._paths(manifest.ground_truth())],
-                **parameters(wanted),
-            }
-            found = cursor.sql(queries.EXPORT, params=bound)
-            found.write_parquet(str(to), compression="zstd", row_group_size=ROW_GROUP_ROWS)
-            counted = cursor.execute("SELECT count(record) FROM read_parquet($path)", {"path": str(to)}).fetchone()
-        assert counted is not None
-        return int(counted[0])
+            empty, tail_files = self._staged(cursor, tail(_cursor(manifest)), staged)
+            files = [*tail_files.predictions(), *holding(manifest.predictions(), wanted)]
+            truths = [*tail_files.ground_truth(), *manifest.ground_truth()]
+            left, paths = wanted.limit, []
+            for number, (since_s, until_s) in enumerate(full_spans(files, wanted)):
+                span = replace(wanted, since_s=since_s, until_s=until_s, limit=left)
+                touched = within(files, span)
+                bound = {
+                    "paths": [empty[0], *self._paths(touched)],
+                    "truth_paths": [empty[1], *self._paths(truth for truth in truths if overlaps(truth, touched))],
+                    **parameters(span),
+                }
+                path = staged / f"span-{number}.parquet"
+                write(cursor.sql(queries.EXPORT, params=bound), path)
+                paths.append(str(path))
+                left -= _counted(cursor, paths[-1])
+                if left <= 0:
+                    break
+            write(cursor.sql(queries.EXPORTED, params={"paths": paths}), to)
+        return wanted.limit - left
 
     def ask(self, sql: str, *, within: QuestionLimits, tail: Callable[[Cursor], Iterable[Json]] = lambda _taken: ()) -> Table:
         """Answer a question in a process of its own; see `Archive.ask`."""
+        check(sql, within=within)
         with _archive_errors(self._directory), self._cursor() as cursor, self._staging() as staged:
             manifest = self._manifest()
-            open_paths, open_truth_paths = self._staged(cursor, tail(_cursor(manifest)), staged)
-            paths = [*open_paths, *self._paths(manifest.predictions())]
-            truth_paths = [*open_truth_paths, *self._paths(manifest.ground_truth())]
+            empty, tail_files = self._staged(cursor, tail(_cursor(manifest)), staged)
+            paths = [empty[0], *self._paths([*tail_files.predictions(), *manifest.predictions()])]
+            truth_paths = [empty[1], *self._paths([*tail_files.ground_truth(), *manifest.ground_truth()])]
             return ask(sql, paths, truth_paths, within=within)
 
     def drop(self, before_s: float) -> int:
@@ -176,7 +187,7 @@ class DuckArchive:
                 return 0
             file = joined(small)
             rows = cursor.sql(queries.JOINED, params={"paths": self._paths(small)})
-            self._write(rows, self._directory / file.path)
+            write(rows, self._directory / file.path)
             self._flush([file])
             kept = tuple(one for one in manifest.files if one not in small)
             swap_manifest(self._directory, replace(manifest, files=(*kept, file)))
@@ -213,66 +224,19 @@ class DuckArchive:
             self._read = (age, load_manifest(self._directory))
         return self._read[1]
 
-    def _copied(self, segment: Segment) -> list[File]:
-        """Write a segment's Parquet files, durable but listed nowhere yet."""
-        name = f"{_encoded(segment.stream)}-{segment.first:020d}"
-        with self._cursor() as cursor, self._staging() as staged:
-            self._load(cursor, Path(segment.path), staged, first=segment.first)
-            copied = (self._copied_predictions, self._copied_ground_truth, self._copied_anchors)
-            files = [file for copy in copied for file in copy(cursor, name)]
+    def _copied(self, segment: Segment, is_stopped: Callable[[], bool]) -> tuple[list[File], int]:
+        """Write a segment's Parquet files, durable but listed nowhere yet; return them and the predictions that lost tensors."""
+        name = f"{encoded(segment.stream)}-{segment.first:020d}"
+        with self._cursor() as cursor, self._staging() as staged, Path(segment.path).open("rb") as lines:
+            cut = parts(lines, staged / "part.jsonl", first=segment.first, line_bytes_max=self._line_bytes_max)
+            files, shortened = spread(cursor, itertools.takewhile(lambda _: not is_stopped(), cut), self._directory, name)
         self._flush(files)
-        return files
+        return files, shortened
 
     def _flush(self, files: Iterable[File]) -> None:
         paths = [self._directory / file.path for file in files]
         for place in {*paths, *(path.parent for path in paths), *(path.parent.parent for path in paths), self._directory}:
             flush(place)
-
-    def _load(self, cursor: duckdb.DuckDBPyConnection, segment: Path, staged: Path, *, first: int = 0) -> None:
-        """Read a segment into the temporary tables `line` and `prediction`."""
-        path = segment
-        if holds_raw(segment):
-            path = staged / "plain.jsonl"
-            write_plain(segment, path)
-        cursor.execute(
-            queries.LOAD,
-            {
-                "path": str(path),
-                "offsets": line_starts(segment, first),
-                "line_bytes_max": max(longest_line(path), _LINE_BYTES_MIN),
-                "scalars": json.dumps({"type": "VARCHAR", **PREDICTION, **GROUND_TRUTH, **ANCHOR}),
-                "tensors": json.dumps({"inputs": [TENSOR], "outputs": [TENSOR]}),
-            },
-        )
-        cursor.execute(queries.FORM, {"width_max": WIDTH_MAX})
-        cursor.execute(queries.RARE_FORMS, {"forms_max": FORMS_MAX})
-
-    def _copied_predictions(self, cursor: duckdb.DuckDBPyConnection, name: str) -> Iterator[File]:
-        for number, (route, date, form, *facts) in enumerate(cursor.execute(queries.GROUPS).fetchall()):
-            path = self._directory / f"route={_encoded(route)}" / f"date={date}" / f"{name}-{number}.parquet"
-            rows = cursor.sql(rows_query(json.loads(form)), params={"route": route, "date": date, "form": form})
-            yield self._written(rows, path, route, facts, form=sha256(form.encode()).hexdigest()[:12])
-
-    def _copied_ground_truth(self, cursor: duckdb.DuckDBPyConnection, name: str) -> Iterator[File]:
-        for date, *facts in cursor.execute(queries.TRUTH_GROUPS).fetchall():
-            path = self._directory / "ground_truth" / f"date={date}" / f"{name}.parquet"
-            yield self._written(cursor.sql(queries.TRUTH, params={"date": date}), path, None, facts)
-
-    def _copied_anchors(self, cursor: duckdb.DuckDBPyConnection, name: str) -> Iterator[File]:
-        for date, *facts in cursor.execute(queries.ANCHOR_GROUPS).fetchall():
-            path = self._directory / ANCHORS / f"date={date}" / f"{name}.parquet"
-            yield self._written(cursor.sql(queries.ANCHOR, params={"date": date}), path, None, facts)
-
-    def _written(
-        self, rows: duckdb.DuckDBPyRelation, path: Path, route: str | None, facts: Sequence[Any], *, form: str = ""
-    ) -> File:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._write(rows, path)
-        records, first_s, last_s, first_id, last_id = facts
-        return File(str(path.relative_to(self._directory)), route, records, first_s, last_s, first_id, last_id, form)
-
-    def _write(self, rows: duckdb.DuckDBPyRelation, path: Path) -> None:
-        rows.write_parquet(str(path), compression="zstd", row_group_size=ROW_GROUP_ROWS)
 
     def _pages(self, files: Sequence[File], wanted: Filter) -> Iterator[list[Json]]:
         """Yield pages of the matching predictions of one span of time."""
@@ -323,25 +287,16 @@ class DuckArchive:
         with tempfile.TemporaryDirectory(dir=self._spill.name) as staged:
             yield Path(staged)
 
-    def _staged(self, cursor: duckdb.DuckDBPyConnection, bodies: Iterable[Json], staged: Path) -> tuple[list[str], list[str]]:
-        """Write the log's objects to Parquet and return the paths of predictions and of ground truth.
+    def _staged(
+        self, cursor: duckdb.DuckDBPyConnection, bodies: Iterable[Json], staged: Path
+    ) -> tuple[tuple[str, str], Manifest]:
+        """Write the log's objects to Parquet and return two empty files, of predictions and of ground truth, and what holds them.
 
-        There is always one file of each that holds every fixed column, so that an export of nothing has columns too.
+        The empty ones have every fixed column, so that an export of nothing has columns too.
         """
-        lines = staged / "tail.jsonl"
-        with lines.open("w") as file:
-            file.writelines(json.dumps(body) + "\n" for body in bodies)
-        self._load(cursor, lines, staged)
-        groups = [("", "", "[[],[]]"), *(group[:3] for group in cursor.execute(queries.GROUPS).fetchall())]
-        paths = [str(staged / f"{number}.parquet") for number in range(len(groups))]
-        for path, (route, date, form) in zip(paths, groups, strict=True):
-            rows = cursor.sql(rows_query(json.loads(form)), params={"route": route, "date": date, "form": form})
-            rows.write_parquet(path, row_group_size=ROW_GROUP_ROWS)
-        truths = [("",), *(group[:1] for group in cursor.execute(queries.TRUTH_GROUPS).fetchall())]
-        truth_paths = [str(staged / f"truth-{number}.parquet") for number in range(len(truths))]
-        for path, (date,) in zip(truth_paths, truths, strict=True):
-            cursor.sql(queries.TRUTH, params={"date": date}).write_parquet(path)
-        return paths, truth_paths
+        lines = (json.dumps(body).encode() + b"\n" for body in bodies)
+        files, _ = spread(cursor, parts(lines, staged / "part.jsonl", line_bytes_max=self._line_bytes_max), staged, "tail")
+        return write_empty(cursor, staged), Manifest(files=tuple(replace(file, path=str(staged / file.path)) for file in files))
 
     def _sweep(self, manifest: Manifest) -> None:
         """Remove what a crash left behind: files that the manifest does not name. Once, before the first write."""
@@ -360,10 +315,10 @@ class DuckArchive:
         self._dropped, self._replaced = self._replaced, []
 
 
-def _may_hold(file: File, ids: Sequence[str]) -> bool:
-    """Return whether any of the ids, in order, lies between the file's first and last."""
-    at = bisect_left(ids, file.first_id)
-    return at < len(ids) and ids[at] <= file.last_id
+def _counted(cursor: duckdb.DuckDBPyConnection, path: str) -> int:
+    """Return the predictions of a file."""
+    ((counted,),) = cursor.execute("SELECT count(record) FROM read_parquet($path)", {"path": path}).fetchall()
+    return int(counted)
 
 
 def _cursor(manifest: Manifest) -> Cursor:
@@ -377,12 +332,6 @@ def _truth(row: Sequence[Any]) -> GroundTruthRecord:
 
 def _place(timed: Timed) -> tuple[float, str, Offset]:
     return timed[:3]
-
-
-def _encoded(name: str) -> str:
-    """Return a name as part of a path, percent-encoded; a very long one ends in its digest, for a path's part has 255 bytes."""
-    encoded = quote(name, safe="")
-    return encoded if len(encoded) <= 200 else f"{encoded[:150]}~{sha256(name.encode()).hexdigest()[:32]}"
 
 
 @contextlib.contextmanager

@@ -11,8 +11,10 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 from adapters.durability import flush
 
@@ -32,6 +34,7 @@ class File:
         first_s, last_s: Of the records' times.
         first_id, last_id: Of the predictions' ids, as text.
         form: Says which columns the tensors of its predictions have: files of one form have the same; else empty.
+        record_bytes: Of its predictions' records, before they are compressed.
     """
 
     path: str
@@ -42,6 +45,7 @@ class File:
     first_id: str
     last_id: str
     form: str = ""
+    record_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,3 +113,9 @@ def swap_manifest(directory: Path, manifest: Manifest) -> None:
         os.fsync(file.fileno())
     staged.replace(directory / _NAME)
     flush(directory)
+
+
+def encoded(name: str) -> str:
+    """Return a name as part of a path, percent-encoded; a very long one ends in its digest, for a path's part has 255 bytes."""
+    quoted = quote(name, safe="")
+    return quoted if len(quoted) <= 200 else f"{quoted[:150]}~{sha256(name.encode()).hexdigest()[:32]}"

@@ -18,6 +18,7 @@ from adapters.archives.manifest import File
 
 OPEN_DAY_FILES: Final = 12  # an hour of segments at the default `log.segment_age_s`
 RECORDS_MAX: Final = 100_000  # of one joined file; what a full segment holds at 20 features
+BYTES_MAX: Final = 64 * 2**20  # of its records; what a full segment has, and DuckDB may hold one file's at once
 GRACE_S: Final = 3_600.0  # after midnight, until the day's last segments were closed and taken
 _STEM: Final = re.compile(r"(?P<stream>.*?)(?P<places>(-\d{20}(-\d{1,10})?)+)")
 _PLACE: Final = re.compile(r"-\d{20}(?!\d)(?:-\d{1,10}(?!\d))?")
@@ -58,6 +59,7 @@ def joined(files: Sequence[File]) -> File:
         first_id=min(file.first_id for file in files),
         last_id=max(file.last_id for file in files),
         form=files[0].form,
+        record_bytes=sum(file.record_bytes for file in files),
     )
 
 
@@ -65,10 +67,11 @@ def _runs(files: Sequence[File]) -> Iterator[list[File]]:
     """Yield neighbours that fit into one file together; once joined, the same runs come out again."""
     run: list[File] = []
     for file in files:
-        if run and sum(one.records for one in run) + file.records > RECORDS_MAX:
+        more = [*run, file]
+        if run and (sum(one.records for one in more) > RECORDS_MAX or sum(one.record_bytes for one in more) > BYTES_MAX):
             yield run
-            run = []
-        run.append(file)
+            more = [file]
+        run = more
     yield run
 
 

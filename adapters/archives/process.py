@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, assert_never
 
 from adapters.child import NoAnswer, Why, answer_of
@@ -16,6 +16,16 @@ HEAD_BYTES_MAX: Final = 16 * 2**20  # of an answer, beside its rows: names and t
 COLUMNS_MAX: Final = 100_000  # of one answer; DuckDB has a bound of its own below that
 
 
+def check(sql: str, *, within: QuestionLimits) -> None:
+    """Find out whether SQL may be run at all, which takes no file.
+
+    Raises:
+        NotValid: it is not one statement that selects.
+        ArchiveFailed: the process did not start, or gave no answer.
+    """
+    _asked({"sql": sql, "predictions": [], "ground_truth": [], "is_check": True}, within)
+
+
 def ask(sql: str, predictions: Sequence[str], ground_truth: Sequence[str], *, within: QuestionLimits) -> Table:
     """Return the answer to one question over Parquet files, run by a fresh process that sees nothing else.
 
@@ -23,24 +33,30 @@ def ask(sql: str, predictions: Sequence[str], ground_truth: Sequence[str], *, wi
         NotValid: the SQL is wrong, or needs more time or memory than it may have.
         ArchiveFailed: the process did not start, or gave no answer.
     """
-    order = {
-        "sql": sql,
-        "predictions": list(predictions),
-        "ground_truth": list(ground_truth),
-        "rows_max": within.rows_max,
-        "bytes_max": within.bytes_max,
-        "memory_bytes": within.memory_bytes,
-        "timeout_s": within.timeout_s,
-    }
-    answer = _answer(json.dumps(order).encode(), within)
+    order = {"sql": sql, "predictions": list(predictions), "ground_truth": list(ground_truth)}
+    fields = _asked(order, within)
+    try:
+        return _table(fields, rows_max=within.rows_max)
+    except GatewayError as error:
+        raise _unreadable(error) from error
+
+
+def _asked(order: Mapping[str, object], within: QuestionLimits) -> Fields:
+    """Return what the process answers to an order within bounds; raise what it refuses."""
+    bounds = {name: getattr(within, name) for name in ("rows_max", "bytes_max", "memory_bytes", "timeout_s")}
+    answer = _answer(json.dumps({**order, **bounds}).encode(), within)
     try:
         fields = Fields(json.loads(answer), "question")
         if not fields.has("error"):
-            return _table(fields, rows_max=within.rows_max)
+            return fields
         reason, is_askers = fields.text("error"), fields.boolean("is_askers")
     except (ValueError, GatewayError) as error:
-        raise ArchiveFailed(f"the question's process gave an answer that cannot be read: {error}") from error
+        raise _unreadable(error) from error
     raise NotValid(reason) if is_askers else ArchiveFailed(reason)
+
+
+def _unreadable(error: Exception) -> ArchiveFailed:
+    return ArchiveFailed(f"the question's process gave an answer that cannot be read: {error}")
 
 
 def _table(fields: Fields, *, rows_max: int) -> Table:

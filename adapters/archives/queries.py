@@ -5,20 +5,18 @@ from __future__ import annotations
 from typing import Final
 
 LOAD: Final = """
-CREATE TEMP TABLE line AS
-SELECT CAST(record AS VARCHAR) AS record, log_offset,
-    unnest(json_transform(record, $scalars)), unnest(json_transform(json, $tensors)),
-FROM (
-    SELECT json, coalesce(json_extract(json, '$.record'), json) AS record, log_offset
-    FROM read_json_objects($path, format = 'newline_delimited', maximum_object_size = $line_bytes_max)
-    POSITIONAL JOIN (SELECT unnest(CAST($offsets AS BIGINT[])) AS log_offset)
-)
+CREATE OR REPLACE TEMP TABLE line AS
+SELECT coalesce(record, CAST(json AS VARCHAR)) AS record, log_offset,
+    unnest(json_transform(json, $fields)),
+FROM read_json_objects($path, format = 'newline_delimited', maximum_object_size = $line_bytes_max)
+POSITIONAL JOIN (SELECT unnest(CAST($offsets AS BIGINT[])) AS log_offset)
+POSITIONAL JOIN (SELECT unnest(CAST($records AS VARCHAR[])) AS record)
 """
 FORM: Final = """
-CREATE TEMP TABLE prediction AS
+CREATE OR REPLACE TEMP TABLE prediction AS
 SELECT *, CAST(to_json([
     [[t.name, t.datatype, CASE
-        WHEN len(t.shape) NOT IN (1, 2) OR t.shape[1] <> rows THEN NULL
+        WHEN t.data IS NULL OR len(t.shape) NOT IN (1, 2) OR t.shape[1] <> rows THEN NULL
         WHEN coalesce(t.shape[2], 1) BETWEEN 1 AND $width_max THEN CAST(coalesce(t.shape[2], 1) AS VARCHAR) END]
      FOR t IN side]
     FOR side IN [inputs, outputs]
@@ -34,7 +32,7 @@ UPDATE prediction SET form = '[[],[]]'
 WHERE form NOT IN (SELECT form FROM prediction GROUP BY form ORDER BY count(*) DESC, form LIMIT $forms_max)
 """
 GROUPS: Final = """
-SELECT route, date, form, count(*), min(time), max(time), min(prediction_id), max(prediction_id),
+SELECT route, date, form, count(*), min(time), max(time), min(prediction_id), max(prediction_id), sum(strlen(record)),
 FROM prediction GROUP BY route, date, form ORDER BY count(*) DESC, route, date, form
 """
 TRUTH_GROUPS: Final = """
@@ -82,6 +80,11 @@ LEFT JOIN (
     FROM read_parquet($truth_paths, union_by_name = true, hive_partitioning = false) GROUP BY prediction_id, row
 ) AS truth ON prediction.prediction_id = truth.prediction_id AND prediction.row = truth.row
 ORDER BY prediction.time DESC, prediction.prediction_id DESC, prediction.row
+"""  # noqa: S608
+EXPORTED: Final = f"""
+SELECT * EXCLUDE (ground_truth, ground_truth_number, ground_truth_observed_at),
+    ground_truth, ground_truth_number, ground_truth_observed_at,
+FROM {FILES}
 """  # noqa: S608
 LINES: Final = f"""
 SELECT prediction_id, record FROM {FILES} WHERE record IS NOT NULL AND prediction_id IN (SELECT unnest($ids))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -10,6 +11,7 @@ from adapters.archives.manifest import File
 from gateway.ports.archive import Filter
 
 SPAN_RECORDS: Final = 20_000  # sorted at once when read in order: some 20 MB of lines, and few queries for many small files
+SPAN_BYTES: Final = 32 * 2**20  # of wide records likewise
 
 
 def holding(files: Sequence[File], wanted: Filter) -> list[File]:
@@ -49,13 +51,45 @@ def falling_spans(files: Sequence[File], wanted: Filter) -> Iterator[tuple[float
 def rising_spans(files: Sequence[File], wanted: Filter) -> Iterator[tuple[float, float]]:
     """Yield spans of time [since, until) that cover the files, the oldest first, each with some `SPAN_RECORDS` records."""
     bound = parameters(wanted)
-    since_s, records = bound["since_s"], 0
-    for file in sorted(files, key=lambda file: file.first_s):
-        if records >= SPAN_RECORDS and file.first_s > since_s:
-            yield since_s, file.first_s
-            since_s, records = file.first_s, 0
-        records += file.records
+    since_s = bound["since_s"]
+    for first_s in _borders(sorted(files, key=lambda file: file.first_s)):
+        if first_s > since_s:
+            yield since_s, first_s
+            since_s = first_s
     yield since_s, bound["until_s"]
+
+
+def full_spans(files: Sequence[File], wanted: Filter) -> Iterator[tuple[float, float]]:
+    """Yield spans as `rising_spans` does, the newest first."""
+    bound = parameters(wanted)
+    until_s = bound["until_s"]
+    for first_s in _borders(sorted(files, key=lambda file: -file.first_s)):
+        if bound["since_s"] < first_s < until_s:
+            yield first_s, until_s
+            until_s = first_s
+    yield bound["since_s"], until_s
+
+
+def _borders(files: Sequence[File]) -> Iterator[float]:
+    """Yield the first time of each file before which there was enough for a span."""
+    records = size = 0
+    for file in files:
+        if records >= SPAN_RECORDS or size >= SPAN_BYTES:
+            yield file.first_s
+            records = size = 0
+        records += file.records
+        size += file.record_bytes
+
+
+def may_hold(file: File, ids: Sequence[str]) -> bool:
+    """Return whether any of the ids, in order, lies between the file's first and last."""
+    at = bisect_left(ids, file.first_id)
+    return at < len(ids) and ids[at] <= file.last_id
+
+
+def overlaps(truth: File, predictions: Sequence[File]) -> bool:
+    """Return whether a file of ground truth may tell of a prediction of other files."""
+    return any(file.first_id <= truth.last_id and truth.first_id <= file.last_id for file in predictions)
 
 
 def parameters(wanted: Filter) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from gateway.metrics.archive import (
     ARCHIVE_LAG,
     ARCHIVE_MERGED_FILES,
     ARCHIVE_RECORDS,
+    ARCHIVE_SHORTENED_RECORDS,
     LOG_FREE,
     LOG_SEGMENTS,
     LOG_SEGMENTS_REMOVED,
@@ -50,7 +51,7 @@ def run_keeper(
     clock: Clock,
     stop: threading.Event,
 ) -> None:
-    """Keep the archive until `stop` is set; a segment that is being copied is finished first."""
+    """Keep the archive until `stop` is set; a segment that is being copied then is begun anew by the next keeper."""
     monitors = tuple(one.consumer for one in partitions(settings.monitor.processes))
     keeper = Keeper(settings.archive, settings.log, monitors, log, segments, archive, checkpoints, metrics, clock)
     while not stop.is_set():
@@ -108,10 +109,12 @@ class Keeper:
             if stop.is_set():
                 return closed[at:]
             try:
-                cell(self.metrics, ARCHIVE_RECORDS).add(self.archive.take(segment))
+                taken = self.archive.take(segment, is_stopped=stop.is_set)
             except PortFault as fault:
                 self._failed(fault)
                 return closed[at:]
+            cell(self.metrics, ARCHIVE_RECORDS).add(taken.predictions)
+            cell(self.metrics, ARCHIVE_SHORTENED_RECORDS).add(taken.shortened)
         return ()
 
     def _remove(self, closed: Sequence[Segment]) -> Sequence[Segment]:

@@ -7,6 +7,11 @@ from typing import Final
 from gateway.metrics.metric import Metric, Type
 
 ARCHIVE_RECORDS: Final = Metric("gateway_archive_records_total", Type.COUNTER, "Predictions copied to the archive.")
+ARCHIVE_SHORTENED_RECORDS: Final = Metric(
+    "gateway_archive_shortened_records_total",
+    Type.COUNTER,
+    "Predictions archived without inputs and outputs, because their record was too long for archive.memory_bytes.",
+)
 ARCHIVE_LAG: Final = Metric(
     "gateway_archive_lag_seconds", Type.GAUGE, "Age of the oldest closed segment that is not in the archive; 0 when all are."
 )

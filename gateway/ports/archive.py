@@ -57,17 +57,32 @@ class Table:
     is_cut: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What taking a segment added.
+
+    Attributes:
+        shortened: Of the predictions, those whose record was too long to be kept with its inputs and outputs.
+    """
+
+    predictions: int = 0
+    shortened: int = 0
+
+
 Timed = tuple[float, str, Offset, Record]  # a record's time, its stream and offset, and the record
 
 
 class Archive(Protocol):
     """Columnar copies of closed segments."""
 
-    def take(self, segment: Segment) -> int:
+    def take(self, segment: Segment, *, is_stopped: Callable[[], bool] = lambda: False) -> Taken:
         """Copy a segment and list it in the manifest; return the predictions that this added.
 
-        Taking a segment again changes nothing and returns 0. A crash at any point leaves the archive as it was before or after.
-        Only one process takes and drops; any process queries meanwhile.
+        Taking a segment again changes nothing and adds none. A crash at any point leaves the archive as it was before or after.
+        Only one process takes and drops; any process queries meanwhile. A segment passes whatever its records weigh.
+
+        Args:
+            is_stopped: Asked every second or so; once it says so, the call ends soon and the archive is as it was before.
 
         Raises:
             ArchiveFailed: the segment could not be read or the archive not be written; nothing of it is listed.

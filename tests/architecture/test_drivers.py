@@ -13,6 +13,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "duckdb": (
         "adapters/archives/child.py",  # in a process of its own, which runs others' SQL
         "adapters/archives/duck.py",
+        "adapters/archives/spreading.py",  # its writing half
         "adapters/validation/sample.py",  # in a process of its own, on one file
     ),
     "onnxruntime": ("adapters/runtimes/onnx.py",),

@@ -98,6 +98,7 @@ CASES = (
     ),
     alone("ArchiveBehind", f"gateway_archive_lag_seconds{{{PLACE}}}", gauge(7200, 0)),
     alone("DiskFills", f"gateway_log_free_bytes{{{PLACE}}}", gauge(0, 1e9)),
+    alone("ArchiveShortens", f"gateway_archive_shortened_records_total{{{PLACE}}}", counter(1, 0)),
     alone("MetricsOverflow", f"gateway_metrics_overflow_total{{{PLACE}}}", counter(5, 0)),
     alone("UnexpectedErrors", f'gateway_unexpected_errors_total{{{PLACE}, loop="request"}}', counter(1, 0)),
 )

@@ -70,7 +70,8 @@ class House:
     def take(self) -> int:
         """Close and archive everything written so far; return the predictions that this added."""
         self.store.repair()
-        return sum(self.archive.take(segment) for stream in self.reader.streams() for segment in self.store.closed(stream))
+        segments = (segment for stream in self.reader.streams() for segment in self.store.closed(stream))
+        return sum(self.archive.take(segment).predictions for segment in segments)
 
     def close(self) -> None:
         """Release everything."""

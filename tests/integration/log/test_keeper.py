@@ -6,9 +6,11 @@ import contextlib
 import threading
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from adapters.logs.codec import encode
+from adapters.archives.duck import DuckArchive
+from adapters.logs.codec import encode, record_from_body
 from adapters.logs.segments import SegmentWriter
 from adapters.memory import ManualClock, MemoryBank
 from adapters.stores.memory import MemoryCheckpoints
@@ -16,6 +18,7 @@ from gateway.archive.keeper import Keeper, run_keeper
 from gateway.core.errors import ArchiveFailed, LogFull
 from gateway.core.partitions import WHOLE, partitions
 from gateway.core.records import Offset
+from gateway.core.tensors import Datatype, Tensor
 from gateway.ports.archive import Filter
 from gateway.settings import ArchiveSettings, LogSettings, Settings
 
@@ -212,3 +215,21 @@ def test_keeper_joins_small_files(house, prediction, kept):
     kept.turn(threading.Event())
     assert numbers(kept.metrics)["gateway_archive_merged_files_total"] == 5
     assert len(list(house.archive.query(ALL))) == 5
+
+
+def test_record_too_long_for_the_memory_loses_its_tensors_and_is_counted(house, prediction, kept):
+    """What no part can hold is archived without inputs and outputs, counted, and holds back nothing."""
+    house.write(prediction(1, inputs=(Tensor("x", Datatype.FP32, np.zeros((3_000_000, 1), np.float32)),)))
+    house.write(prediction(2))
+    house.store.repair()
+    kept.archive = DuckArchive(house.directory / "small", memory_bytes=64 * 2**20)
+    kept.settings = ArchiveSettings()
+    kept.clock = ManualClock(prediction(2).time_s)
+    kept.turn(threading.Event())
+    after, shortened = kept.archive.query(ALL)
+    assert after["inputs"]
+    assert (shortened["prediction_id"], shortened["inputs"]) == (prediction(1).prediction_id, [])
+    assert record_from_body(shortened).version == "1"
+    assert numbers(kept.metrics)["gateway_archive_shortened_records_total"] == 1
+    assert "gateway_archive_failures_total" not in numbers(kept.metrics)
+    kept.archive.close()
