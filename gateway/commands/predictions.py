@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import re
 import sys
 import time
@@ -180,7 +182,8 @@ def query(
         if sql:
             text = sys.stdin.read() if sql == "-" else sql
             return _show_answer(admin.ask(text, limit=limit, is_archived_only=archived), as_json=as_json)
-        found = admin.predictions(route=route, version=version, since=moment(since), until=moment(until), limit=limit)
+        since_s, until_s = span(since, until)
+        found = admin.predictions(route=route, version=version, since=since_s, until=until_s, limit=limit)
         return _show_records(found, as_json=as_json, empty="no such predictions")
 
 
@@ -202,10 +205,9 @@ def export(
         fail(f"{to} exists", "choose another name, or give --force")
     from gateway.client import ALL_RECORDS
 
+    since_s, until_s = span(since, until)
     with gateway.admin() as admin:
-        size_bytes = admin.export(
-            to, route=route, version=version, since=moment(since), until=moment(until), limit=limit or ALL_RECORDS
-        )
+        size_bytes = admin.export(to, route=route, version=version, since=since_s, until=until_s, limit=limit or ALL_RECORDS)
     typer.echo(f"wrote {to}, {size_bytes} bytes")
 
 
@@ -297,20 +299,27 @@ def _time_s(record: Json) -> float:
     return float(value) if isinstance(value, int | float) else 0.0
 
 
+def span(since: str, until: str) -> tuple[str, str]:
+    """Return the ends of a span as `moment` does; an open one is empty."""
+    ends = (moment(since), moment(until))
+    if all(ends) and float(ends[0]) >= float(ends[1]):
+        raise typer.BadParameter("the span ends before it begins", param_hint="--since, --until")
+    return ends
+
+
 def moment(text: str) -> str:
-    """Return a time as seconds since the epoch, or as it was written when the gateway reads it itself."""
-    ago = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
+    """Return a time as seconds since the epoch; an empty one stays empty."""
+    ago = re.fullmatch(r"(\d{1,12}(?:\.\d+)?)([smhd])", text)
     if ago is not None:
         return f"{time.time() - float(ago[1]) * _UNITS_S[ago[2]]:.3f}"
     try:
-        float(text or "0")
+        if math.isfinite(float(text or "0")):
+            return text
     except ValueError:
-        try:
-            moment = datetime.fromisoformat(text)
-        except ValueError:
-            raise typer.BadParameter(f"{text!r} is neither 15m, 2h, 7d nor an ISO 8601 time nor epoch seconds") from None
-        return f"{(moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp():.3f}"
-    return text
+        with contextlib.suppress(ValueError):
+            written = datetime.fromisoformat(text)
+            return f"{(written if written.tzinfo else written.replace(tzinfo=UTC)).timestamp():.3f}"
+    raise typer.BadParameter(f"{text!r} is neither 15m, 2h, 7d nor an ISO 8601 time nor epoch seconds")
 
 
 def _content(file: Path | None) -> str:
@@ -324,9 +333,16 @@ def _content(file: Path | None) -> str:
 
 def _parsed(text: str, what: str) -> object:
     try:
-        return json.loads(text)
+        return json.loads(text, parse_float=_finite, parse_constant=_finite)
     except ValueError as error:
         raise typer.BadParameter(f"{what} are not JSON: {error}") from None
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no number in JSON")
+    return number
 
 
 def _expected(body: object, kind: type[T], expected: str) -> T:
@@ -340,6 +356,8 @@ def _number_or_text(text: str) -> str | int | float:
         number = json.loads(text)
     except ValueError:
         return text
+    if isinstance(number, float) and not math.isfinite(number):
+        raise typer.BadParameter(f"{text} is neither a label nor a finite number", param_hint="VALUE")
     return number if isinstance(number, int | float) and not isinstance(number, bool) else text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,12 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from gateway.commands import output
-from gateway.commands.predictions import SinceOption, UntilOption, moment
+from gateway.commands.predictions import SinceOption, UntilOption
+from gateway.commands.predictions import span as span_of
 from gateway.commands.session import Gateway, JsonOption, examples, reaches
 
 if TYPE_CHECKING:
     from gateway.replay.past import Progress
 
+_LINE_S: Final = 5.0  # between two lines of progress: a person who waits sees that it goes on, and a file stays short
 _DAYS: Final[dict[str, output.Cell]] = {
     "day": lambda day: day.get("date"),
     "compared": lambda day: day.get("compared"),
@@ -70,7 +73,10 @@ def replay(
     """
     if bool(version) == (plan is not None):
         raise typer.BadParameter("give either --version or --plan")
-    span = {name: float(moment(text)) if text else None for name, text in (("since_s", since), ("until_s", until))}
+    if not math.isfinite(tolerance):
+        raise typer.BadParameter("expected a finite number", param_hint="--tolerance")
+    ends = zip(("since_s", "until_s"), span_of(since, until), strict=True)
+    span = {name: float(text) if text else None for name, text in ends}
     if plan is not None:
         return _replay_plan(gateway, route, plan, span, as_json=as_json)
     return _replay_version(gateway, route, version, span, tolerance=tolerance, as_json=as_json)
@@ -78,13 +84,17 @@ def replay(
 
 @contextlib.contextmanager
 def watched(what: str, span: dict[str, float | None]) -> Iterator[Progress]:
-    """Show a bar on standard error, by the time that records have reached, and yield what moves it."""
+    """Show on standard error how far records have come, as a bar or, where nobody watches, in lines; yield what moves it."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lines(what, every_s=_LINE_S)
+        return
     end_s = span.get("until_s") or time.time()
     texts = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[records]:,} records"))
-    with Progress(*texts, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
+    with Progress(*texts, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True) as bar:
         task, begin_s = bar.add_task(what, total=None, records=0), 0.0
 
         def move(records: int, time_s: float) -> None:
@@ -93,6 +103,19 @@ def watched(what: str, span: dict[str, float | None]) -> Iterator[Progress]:
             bar.update(task, total=max(end_s - begin_s, 1.0), completed=time_s - begin_s, records=records)
 
         yield move
+
+
+def lines(what: str, *, every_s: float) -> Progress:
+    """Return what writes a line on standard error where the last one is so old: in a file, a bar is unreadable."""
+    told_s = time.monotonic()
+
+    def tell(records: int, time_s: float) -> None:
+        nonlocal told_s
+        if time.monotonic() - told_s >= every_s:
+            told_s = time.monotonic()
+            typer.echo(f"{what}: {records:,} records, up to {output.moment(time_s)}", err=True)
+
+    return tell
 
 
 def _replay_version(

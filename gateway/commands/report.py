@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from gateway.commands.predictions import SinceOption, UntilOption, moment
+from gateway.commands.predictions import SinceOption, UntilOption, span
 from gateway.commands.replay import watched
 from gateway.commands.session import Gateway, RouteArgument, examples, fail, reaches
 from gateway.core.fields import checked_name
@@ -53,7 +53,8 @@ def report(
     from gateway.compose.past import opened_past
 
     now_s = time.time()
-    since_s, until_s = float(moment(since) or 0.0), float(moment(until)) if until else now_s
+    begin, end = span(since, until or f"{now_s}")
+    since_s, until_s = float(begin or 0.0), float(end)
     if daily is not None and to is not None:
         raise typer.BadParameter("give either --to or --daily")
     checked_name(route, "route")  # it becomes part of a path

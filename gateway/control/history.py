@@ -38,11 +38,14 @@ QUERY: Final = (
 
 def list_predictions(control: Control, call: Call) -> Reply:
     """Return the newest matching predictions with their ground truth, in the form that `Accept` asks for."""
+    since_s, until_s = call.time("since"), call.time("until")
+    if since_s is not None and until_s is not None and since_s >= until_s:
+        raise MalformedRequest("query.until: expected a time after query.since")
     wanted = Filter(
         route=call.asked("route", str),
         version=call.asked("version", str),
-        since_s=call.time("since"),
-        until_s=call.time("until"),
+        since_s=since_s,
+        until_s=until_s,
         limit=call.asked("limit", int),
     )
     form = _form(call.accept)
@@ -113,19 +116,14 @@ def recompute(control: Control, call: Call) -> Answer:
 
 
 def _one(control: Control, prediction_id: str) -> Json:
-    wanted = Filter(prediction_id=_canonical(prediction_id), limit=1)
-    found = next(predictions(wanted, archive=control.archive, log=control.log), None)
-    if found is None:
-        raise UnknownSubject(f"there is no prediction {wanted.prediction_id[:80]!r}", hint="it may be past its retention")
-    return found
-
-
-def _canonical(prediction_id: str) -> str:
-    """Return an id as the log has it, however a UUID was written; what is none stays as it is, and is not found."""
     try:
-        return str(UUID(prediction_id))
-    except ValueError:
-        return prediction_id
+        id = str(UUID(prediction_id))  # as the log has it, however it was written
+    except ValueError as error:
+        raise UnknownSubject(f"there is no prediction {prediction_id[:80]!r}", hint="its id is a UUID") from error
+    found = next(predictions(Filter(prediction_id=id, limit=1), archive=control.archive, log=control.log), None)
+    if found is None:
+        raise UnknownSubject(f"there is no prediction {id!r}", hint="it may be past its retention")
+    return found
 
 
 def _exported(control: Control, wanted: Filter) -> TemporaryFile:

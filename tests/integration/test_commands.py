@@ -31,6 +31,7 @@ from adapters.stores.registry import SqliteRegistry
 from adapters.validation.process import ProcessValidator
 from gateway.client import AdminClient, RequestFailed
 from gateway.commands.app import app
+from gateway.commands.replay import lines, watched
 from gateway.control.run import run_control
 from gateway.core.changes import Change, Quarantine
 from gateway.core.models import Column
@@ -536,3 +537,49 @@ def test_query_says_what_is_wrong_with_sql(run):
     assert "nothing" in refused.stderr
     assert run("predictions", "query", "--sql", "SELECT 1", "--route", "delays").exit_code == 2
     assert run("predictions", "query", "--archived").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("predict", "delays", "[[NaN, 1, 2]]"),
+        ("predict", "delays", "[[1e999, 1, 2]]"),
+        ("ground-truth", "018bcfe5-6800-7000-8000-000000000001", "NaN"),
+        ("ground-truth", "018bcfe5-6800-7000-8000-000000000001", "1", "--observed-at", "inf"),
+        ("predictions", "query", "--since", "nan"),
+        ("predictions", "query", "--since", "5m", "--until", "10m"),
+        ("predictions", "export", "never.parquet", "--since", "1e400"),
+        ("report", "delays", "--since", "5m", "--until", "10m"),
+        ("replay", "--route", "delays", "--version", "1", "--since", "nan"),
+        ("replay", "--route", "delays", "--version", "1", "--since", "1e400"),
+        ("replay", "--route", "delays", "--version", "1", "--since", "5m", "--until", "10m"),
+        ("replay", "--route", "delays", "--version", "1", "--tolerance", "inf"),
+    ],
+)
+def test_number_that_is_none_is_refused_with_a_sentence(run, words):
+    """What JSON or a span of time cannot hold ends a command with 2, before anything is sent or read."""
+    result = run(*words)
+    assert result.exit_code == 2, result.output
+    assert "Invalid value" in result.output
+    assert isinstance(result.exception, SystemExit)
+
+
+def test_ground_truth_file_with_a_number_that_is_none_is_refused(run, tmp_path):
+    """A line with NaN is not JSON, and says so."""
+    file = tmp_path / "truth.jsonl"
+    file.write_text('{"prediction_id": "018bcfe5-6800-7000-8000-000000000001", "value": NaN}\n')
+    result = run("ground-truth", "--file", file)
+    assert result.exit_code == 2
+    assert "NaN is no number" in " ".join(result.output.split())
+
+
+def test_progress_is_told_in_lines_where_nobody_watches(capsys):
+    """Into a file go lines, no more often than asked, each with how far the records have come."""
+    tell = lines("replaying", every_s=0.0)
+    tell(2_000, 1_700_000_000.0)
+    tell(3_000, 1_700_000_060.0)
+    told = capsys.readouterr().err.splitlines()
+    assert [line.partition(" records")[0] for line in told] == ["replaying: 2,000", "replaying: 3,000"]
+    with watched("replaying", {}) as progress:
+        progress(1, 1_700_000_000.0)
+    assert capsys.readouterr().err == ""

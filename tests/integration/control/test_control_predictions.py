@@ -68,7 +68,14 @@ def test_prediction_is_found_with_its_ground_truth(logged):
         assert logged.admin.get(f"/api/v1/predictions/{spelled}").json() == found
     assert [truth["value"] for truth in found["ground_truth"]] == [1]
     assert logged.admin.get("/api/v1/predictions/018bcfe5-6800-7000-8000-ffffffffffff").status_code == 404
-    assert logged.admin.get("/api/v1/predictions/none").status_code == 404
+    assert logged.admin.get("/api/v1/predictions/none").json()["hint"] == "its id is a UUID"
+
+
+def test_span_that_ends_before_it_begins_is_refused(logged):
+    """A span that nothing can lie in is the caller's slip, not an empty answer after a search."""
+    for since, until in (("2", "1"), ("1", "1")):
+        answer = logged.admin.get("/api/v1/predictions", params={"since": since, "until": until})
+        assert (answer.status_code, answer.json()["error"]) == (400, "query.until: expected a time after query.since")
 
 
 def test_forms_hold_the_same_predictions(logged, tmp_path):
