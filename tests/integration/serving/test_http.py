@@ -340,7 +340,7 @@ def test_drain_finishes_what_runs_and_closes_what_is_idle(make_worker, models, u
     idle.sendall(LIVE)
     receive(idle)
     answers: list[bytes] = []
-    running = threading.Thread(target=lambda: answers.append(worker.raw(_slow(300))))
+    running = threading.Thread(target=lambda: answers.append(worker.raw(_slow(1_000))))
     running.start()
     until(lambda: not worker.in_flight.is_empty())
     worker.begin_stop()
@@ -370,7 +370,7 @@ def test_drain_ends_in_time(make_worker, models, until):
         worker.begin_stop()
         with contextlib.suppress(ConnectionResetError):
             assert connection.recv(1000) == b""
-        assert time.monotonic() - began_s < 1.0
+        assert time.monotonic() - began_s < 1.5  # and not the 2 s and more that it runs
 
 
 def _slow(thousands: int) -> bytes:
