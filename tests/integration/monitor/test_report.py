@@ -223,7 +223,7 @@ def test_command_writes_files_and_days(data, tmp_path):
     assert f"{COUNT:,} predictions" in first.stdout
     again = headgate(*between, "--to", to)
     assert (again.exit_code, "--force" in again.stderr) == (1, True)
-    assert headgate(*between[:2], "--until", START_S - 1, "--to", tmp_path / "x.html").exit_code == 1
+    assert headgate(*between[:2], "--until", START_S - 1, "--to", tmp_path / "x.html").exit_code == 2
     nowhere = headgate(*between, "--to", to / "below-a-file.html")
     assert (nowhere.exit_code, str(to) in nowhere.stderr) == (1, True)
     for _ in range(2):
