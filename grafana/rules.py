@@ -1,16 +1,19 @@
 """The alert rules, and the ratios that they are made of; `managed.py` has them for a Grafana whose Prometheus does not.
 
-The objective is that 999 of 1,000 answers of a route succeed over thirty days. What is left is a budget, and an alert says how
-fast it is being spent: over a long window, so that a moment does not alarm, and over a short one, so that the alert ends soon
-after the trouble does. Google SRE Workbook, chapter 5, table 5-8. What pages needs a person now; a ticket can wait.
+The objective is that 999 of 1,000 answers of a route succeed over thirty days. A request that is refused because a version is not
+loaded, or storage fails, is an answer that failed; one that is refused for its own faults or for the load is none. What is left
+is a budget, and an alert says how fast it is being spent: over a long window, so that a moment does not alarm, and over a short
+one, so that the alert ends soon after the trouble does. Google SRE Workbook, chapter 5, table 5-8. What pages needs a person now;
+a ticket can wait.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from gateway.core.errors import OWN_REFUSALS, GatewayError, LogFailed
 from grafana.bounds import ARCHIVE_LAG_S, BUSY_SHARE, FAILED_SHARE, LAG_S, RATE_MIN, ROOM_BYTES, TRUTH_LOG_E
 
 PAGE, TICKET = "page", "ticket"
@@ -23,6 +26,7 @@ _BURNS: Final = (  # long window, short window, times the budget, severity
 )
 _LIVE: Final = 'gateway_predictions_total{kind="live"}'
 _FAILED: Final = 'gateway_predictions_total{kind="live", outcome!~"ok|abandoned"}'
+_UNCOUNTED: Final = tuple(kind for kind in OWN_REFUSALS if not issubclass(kind, LogFailed))  # the log's come after the prediction
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +175,7 @@ ALERTS: Final = (
     ),
     Alert(
         "RefusesForLoad",
-        'sum(rate(gateway_rejected_requests_total{reason=~"PoolSaturated|Overloaded|NotReady|DeadlineExceeded"}[5m])) > '
+        'sum(rate(gateway_rejected_requests_total{reason=~"PoolSaturated|Overloaded|DeadlineExceeded"}[5m])) > '
         f"{BUSY_SHARE} * sum(rate({_LIVE}[5m])) > {RATE_MIN}",
         TICKET,
         "More than one request in twenty is refused because the gateway is busy",
@@ -242,10 +246,15 @@ def _windows() -> tuple[str, ...]:
 
 
 def _ratios(window: str) -> Iterator[tuple[str, str]]:
-    answered = f"sum by (route) (rate({_LIVE}[{window}]))"
-    failed = f"sum by (route) (rate({_FAILED}[{window}]))"
+    answered = f"sum by (route) (rate({_LIVE}[{window}]) or rate({_refused(_UNCOUNTED)}[{window}]))"
+    failed = f"sum by (route) (rate({_FAILED}[{window}]) or rate({_refused(OWN_REFUSALS)}[{window}]))"
     yield f"route:gateway_predictions:rate{window}", answered
     yield f"route:gateway_failed:ratio_rate{window}", f"({failed} or 0 * {answered}) / ({answered} > 0)"
+
+
+def _refused(kinds: Iterable[type[GatewayError]]) -> str:
+    reasons = "|".join(kind.__name__ for kind in kinds)
+    return f'gateway_rejected_requests_total{{route!="", reason=~"{reasons}"}}'
 
 
 def _burns() -> Iterator[Alert]:
@@ -257,7 +266,8 @@ def _burns() -> Iterator[Alert]:
             f"and route:gateway_predictions:rate{long} > {RATE_MIN}",
             severity,
             f"{{{{ $labels.route }}}} fails {times:g} times faster than its budget allows",
-            f"{{{{ $value | humanizePercentage }}}} of its answers failed in the last {long}. See the board Route.",
+            f"{{{{ $value | humanizePercentage }}}} of its answers failed in the last {long}. See the board Route; where it has "
+            "no failures, gateway_rejected_requests_total says why it refuses, and the workers' journals what does not load.",
             stays="10m" if severity == PAGE else "30m",
             labels={"window": long},
         )

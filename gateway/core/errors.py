@@ -16,6 +16,8 @@ Only `ModelFault` (and a deadline missed inside `predict`) counts against a vers
 
 from __future__ import annotations
 
+from typing import Final
+
 MESSAGE_LENGTH_MAX = 1_000  # characters; some say again what a caller sent, and gRPC's own bound is 8 KiB of headers
 
 
@@ -197,3 +199,13 @@ class ArchiveFailed(PortFault):
 
 class DeliveryFailed(PortFault):
     """A notice was not taken by the channel it was sent to."""
+
+
+OWN_REFUSALS: Final[tuple[type[GatewayError], ...]] = (  # of a prediction, for which neither its caller nor the load is to blame
+    NotReady,
+    LoadFailed,
+    ArtifactCorrupt,
+    StoreFailed,
+    LogFailed,
+    LogFull,
+)

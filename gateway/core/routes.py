@@ -127,6 +127,10 @@ class RouteTable:
     holds: Mapping[tuple[str, str], Revision] = field(default_factory=dict)
     dropped: Mapping[tuple[str, str], Revision] = field(default_factory=dict)
 
+    def knows(self, name: str) -> bool:
+        """Return whether `route` finds something by that name."""
+        return name in self.routes or name in self.champions
+
     def route(self, name: str) -> Route:
         """Return the route of that name, or the one a champion implies.
 

@@ -14,7 +14,7 @@ _OWNERS: Final = frozenset({"route", "model"})  # always a metric's first label
 
 def place_of(sample: Sample) -> Place | None:
     """Return the route or model that a sample speaks of, and the version or nothing; None when it speaks of neither."""
-    if not sample.labels or sample.labels[0][0] not in _OWNERS:
+    if not sample.labels or sample.labels[0][0] not in _OWNERS or not sample.labels[0][1]:
         return None
     return sample.labels[0][1], next((value for name, value in sample.labels if name == "version"), "")
 

@@ -54,7 +54,10 @@ SHADOW_DROPPED: Final = Metric(
     "gateway_shadow_dropped_total", Type.COUNTER, "Copies for a shadow that were not run.", ("route", "variant")
 )
 REJECTED: Final = Metric(
-    "gateway_rejected_requests_total", Type.COUNTER, "Requests answered with an error without being predicted.", ("reason",)
+    "gateway_rejected_requests_total",
+    Type.COUNTER,
+    "Requests answered with an error instead of a prediction, by the route that a live prediction was asked of.",
+    ("route", "reason"),  # no route: it is not known, or the request names a version itself, or is no prediction
 )
 GROUND_TRUTH: Final = Metric("gateway_ground_truth_records_total", Type.COUNTER, "Ground truth records accepted.")
 LOG_RECORDS: Final = Metric("gateway_log_records_total", Type.COUNTER, "Records appended to the prediction log.")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote
@@ -21,13 +21,13 @@ from gateway.core.errors import (
 )
 from gateway.metrics.metric import cell
 from gateway.metrics.process import UNEXPECTED_ERRORS
-from gateway.metrics.serving import REJECTED
 from gateway.ports.metrics import MetricsBank
 from gateway.serving.answers import Answer, decoded, encoded
 from gateway.serving.compression import compressed, decompressed, refuse_other_encoding
 from gateway.serving.infer import Call, Inference
 from gateway.serving.limits import Callers
 from gateway.serving.recorder import Recorder
+from gateway.serving.refusals import Refusals
 from gateway.serving.routing import Router
 from gateway.serving.truth import authenticated, record_truth
 from gateway.web import ClientGone, Exchange, Handler
@@ -65,7 +65,7 @@ class ServingApp:
         body_bytes_max: int,
         callers: Callers | None,
         rest: Handler,
-        refused: Callable[[GatewayError], Answer],
+        refusals: Refusals,
     ) -> None:
         """Take what answers.
 
@@ -81,7 +81,7 @@ class ServingApp:
         self._callers = callers
         self._targets: dict[bytes, Target] = {}
         self._rest = rest
-        self._refused = refused
+        self._refusals = refusals
         self._unexpected = cell(metrics, UNEXPECTED_ERRORS, "request")
 
     async def __call__(self, exchange: Exchange) -> None:
@@ -96,8 +96,8 @@ class ServingApp:
         except ClientGone:
             return
         except GatewayError as error:
-            cell(self._metrics, REJECTED, type(error).__name__).add(1.0)
-            answer = self._refused(error)
+            self._refusals.count(error, *((target.route, target.version) if target is not None else ()))
+            answer = self._refusals.answer(error)
         except Exception:  # noqa: BLE001 - the request loop; counted
             self._unexpected.add(1.0)
             _log.exception("a request failed unexpectedly", extra={"action": "answer"})

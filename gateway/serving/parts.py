@@ -108,7 +108,7 @@ def assembled(worker: str, *, workers: Sequence[str], settings: Settings, ports:
     )
     statistics = Shared("statistics", lambda: totals(ports.snapshots), fresh_s=_STATISTICS_S, clock=clock)
     inference = _inference(settings, ports, turn=turn, recorder=recorder, router=router, pinned=pinned)
-    refusals = Refusals(clock)
+    refusals = Refusals(router=router, metrics=metrics, clock=clock)
     description = Description(
         router=router,
         pinned=pinned,
@@ -132,7 +132,7 @@ def assembled(worker: str, *, workers: Sequence[str], settings: Settings, ports:
         body_bytes_max=serving.body_bytes_max,
         callers=callers,
         rest=description,
-        refused=refusals.answer,
+        refusals=refusals,
     )
     server = HttpServer(app, _limits(serving), clock)
     grpc_server = None

@@ -201,7 +201,7 @@ class Pool:
             return False
         self._forget(job)
         job.future.cancel()
-        cell(self._metrics, REJECTED, "CallerLeft").add(1.0)
+        cell(self._metrics, REJECTED, "", "CallerLeft").add(1.0)
         return True
 
     @cached_property

@@ -12,6 +12,8 @@ import httpx
 import pytest
 import yaml
 
+from gateway.core.errors import OWN_REFUSALS, LogFailed
+
 pytestmark = pytest.mark.services
 
 GRAFANA = Path(__file__).parents[2] / "grafana"
@@ -32,10 +34,15 @@ def counter(bad: float, good: float) -> list[float]:
     return [bad * min(minute, BAD_MIN) + good * max(0, minute - BAD_MIN) for minute in range(END_MIN)]
 
 
-def predictions(outcome: str, bad: float, good: float) -> tuple[str, list[float]]:
+def predictions(outcome: str, bad: float, good: float, route: str = "delays") -> tuple[str, list[float]]:
     """Return the live predictions of one route that ended so."""
-    labels = f'instance="g", process="w0", route="delays", variant="champion", version="1", kind="live", outcome="{outcome}"'
+    labels = f'instance="g", process="w0", route="{route}", variant="champion", version="1", kind="live", outcome="{outcome}"'
     return f"gateway_predictions_total{{{labels}}}", counter(bad, good)
+
+
+def refusals(reason: str, bad: float, good: float, route: str = "") -> tuple[str, list[float]]:
+    """Return what was refused for one reason."""
+    return f'gateway_rejected_requests_total{{{PLACE}, route="{route}", reason="{reason}"}}', counter(bad, good)
 
 
 @dataclass(frozen=True)
@@ -91,7 +98,7 @@ CASES = (
     Case(
         "RefusesForLoad",
         (
-            (f'gateway_rejected_requests_total{{{PLACE}, reason="Overloaded"}}', counter(60, 0)),
+            refusals("Overloaded", 60, 0, "delays"),
             predictions("ok", 300, 300),
         ),
         BAD_MIN + 25,
@@ -135,6 +142,52 @@ def test_alerts_fire_and_resolve(tmp_path):
     quiet = Case("RouteBurnsBudget", (predictions("failed", 2, 2),), 0, window="1h")  # all of two a minute fail
     tests = [promtool_case(case, OWN, [(case.firing_min, 1), (case.over_min, 0)]) for case in CASES]
     tests.append(promtool_case(quiet, OWN, [(FIRING_MIN, 0), (END_MIN - 1, 0)]))
+
+    try_rules(tmp_path, [str(GRAFANA / "rules" / "*.yml")], tests)
+
+
+def test_route_that_refuses_everybody_pages(tmp_path):
+    """One of fifty routes whose version is not loaded pages, though it is 2 % of the traffic and it never answered; so does
+    each that refuses for another reason of the gateway's own after it answered. No other does, and all is over afterwards.
+    """
+    others = [predictions("ok", 60, 60, f"route-{number}") for number in range(49)]
+    reasons = [kind.__name__ for kind in OWN_REFUSALS if not issubclass(kind, LogFailed)]
+    once_answered = [predictions("ok", 0, 60, reason) for reason in reasons]
+    tests = []
+    for refusing, answering in ((["NotReady"], others), (reasons, once_answered)):
+        series = (*(refusals(reason, 60, 0, reason) for reason in refusing), *answering)
+        asked = promtool_case(Case("RouteBurnsBudget", series, 0, window="1h"), OWN, [(BAD_MIN + 25, 0)])
+        paged = 'alertname="RouteBurnsBudget", alertstate="firing", severity="page", window="1h"'
+        told = [{"labels": f'ALERTS{{route="{reason}", {paged}}}', "value": 1} for reason in refusing]
+        asked["promql_expr_test"].append({"expr": f"ALERTS{{{paged}}}", "eval_time": "15m", "exp_samples": told})
+        tests.append(asked)
+
+    try_rules(tmp_path, [str(GRAFANA / "rules" / "*.yml")], tests)
+
+
+def test_refusals_of_callers_faults_and_of_the_load_burn_no_budget(tmp_path):
+    """Wrong requests, shed load, and what names no route or a version of its own are none of the failures of a route."""
+    reasons = ("SignatureMismatch", "LimitExceeded", "PoolSaturated", "Overloaded", "DeadlineExceeded", "CallerLeft")
+    refused = [refusals(reason, 600, 600, "delays") for reason in reasons]
+    series = (predictions("ok", 60, 60), *refused, refusals("NotReady", 600, 600), refusals("LoadFailed", 600, 600))
+    asked = promtool_case(Case("RouteBurnsBudget", series, 0), OWN, [])
+    firing = 'ALERTS{alertname="RouteBurnsBudget"}'
+    asked["promql_expr_test"].append({"expr": firing, "eval_time": f"{FIRING_MIN}m", "exp_samples": []})
+
+    try_rules(tmp_path, [str(GRAFANA / "rules" / "*.yml")], [asked])
+
+
+def test_prediction_whose_record_is_not_written_is_one_answer(tmp_path):
+    """The log fails after a prediction was counted: where all are refused so, all of the answers failed, and not half of them."""
+    ratio = {"labels": 'route:gateway_failed:ratio_rate1h{route="delays"}', "value": 1}
+    tests = []
+    for reason in (kind.__name__ for kind in OWN_REFUSALS if issubclass(kind, LogFailed)):
+        series = (predictions("ok", 60, 60), refusals(reason, 60, 60, "delays"))
+        asked = promtool_case(Case("RouteBurnsBudget", series, 0, window="1h"), OWN, [(FIRING_MIN, 1)])
+        asked["promql_expr_test"].append(
+            {"expr": "route:gateway_failed:ratio_rate1h", "eval_time": "80m", "exp_samples": [ratio]}
+        )
+        tests.append(asked)
 
     try_rules(tmp_path, [str(GRAFANA / "rules" / "*.yml")], tests)
 

@@ -20,6 +20,7 @@ STAYS = (
     counted("fares", "1"),
     Sample("gateway_drift_psi_max", (("route", "delays"),), 0.1),
     Sample("gateway_monitor_lag_seconds", (), 0.1),
+    Sample("gateway_rejected_requests_total", (("route", ""), ("reason", "UnknownRoute")), 1.0),
 )
 LEAVES = (counted("delays", "1"), counted("gone", "1"), Sample("gateway_drift_psi_max", (("route", "gone"),), float("nan")))
 

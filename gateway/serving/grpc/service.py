@@ -17,7 +17,6 @@ from gateway.core.errors import GatewayError, MalformedRequest, NotOffered, NotR
 from gateway.core.fields import Json
 from gateway.metrics.metric import cell
 from gateway.metrics.process import UNEXPECTED_ERRORS
-from gateway.metrics.serving import REJECTED
 from gateway.ports.clock import Clock
 from gateway.ports.metrics import MetricsBank
 from gateway.serving.answers import failure
@@ -44,12 +43,15 @@ class Received:
         headers: The metadata, by lower-case name.
         left_s: Until the caller's deadline; None without one.
         on_gone: What is to be called when the caller gives up; returns whether that ended the call.
+        route, version: What a prediction is asked of, once its message is read.
     """
 
     body: bytes
     headers: Mapping[bytes, bytes]
     left_s: float | None
     on_gone: Callable[[], bool] | None = None
+    route: str = ""
+    version: str = ""
 
     def leave(self) -> None:
         """Say that the caller gave up."""
@@ -116,7 +118,7 @@ class GrpcService:
             self._refuse_while_draining(method)
             return await self.methods[method](received)
         except GatewayError as error:
-            cell(self._metrics, REJECTED, type(error).__name__).add(1.0)
+            self._refusals.count(error, received.route, received.version)
             return Reply(metadata=_metadata(error_headers(error)), error=self._refusals.told(error))
         except Exception:  # noqa: BLE001 - the request loop; counted
             self._unexpected.add(1.0)
@@ -144,7 +146,7 @@ class GrpcService:
         received_s, headers, body = self._clock.monotonic_s(), received.headers, received.body
         allowance = self._callers.admitted(headers.get(b"authorization")) if self._callers is not None else None
         message = _read(pb.ModelInferRequest.FromString, body)
-        name, version = message.model_name, message.model_version
+        name, version = received.route, received.version = message.model_name, message.model_version
         call = Call(name, version, False, headers, body, received_s, caller=received, allowance=allowance)
         if self._inference.sheds_until_s:
             self._inference.refuse_early(call)

@@ -125,6 +125,26 @@ def test_variant_that_does_not_load_fails_over(worker, models, until):
     assert worker.infer("r", [[1, 2, 3, 4]], version="2").status_code == 500
 
 
+def test_refusals_count_under_the_route_of_a_live_prediction(worker, models, until):
+    """What is asked of a route that cannot answer counts under it; what names a version, or nothing known, under no route."""
+    broken = models.linear()
+    worker.register("m", "1", type(broken)(b"not an onnx file", broken.signature), champion=True)
+    worker.route("alone", {"model": "m", "variants": [{**A, "weight": 10_000}]})
+    until(lambda: worker.infer("alone", [[1, 2, 3, 4]]).status_code == 503)
+
+    def refused(route: str, reason: str) -> float:
+        return worker.metric("gateway_rejected_requests_total", route=route, reason=reason)
+
+    before, unknown = refused("alone", "NotReady"), refused("", "UnknownRoute")  # until the worker read the table
+    assert worker.infer("alone", [[1, 2, 3, 4]]).status_code == 503
+    assert worker.infer("m", [[1, 2, 3, 4]]).status_code == 503  # a model without a route, by its champion
+    assert worker.infer("alone", [[1, 2, 3, 4]], version="1").status_code == 500
+    assert worker.infer("unknown", [[1, 2, 3, 4]]).status_code == 404
+    assert (refused("alone", "NotReady"), refused("m", "NotReady")) == (before + 1, 1)
+    assert (refused("", "LoadFailed"), refused("", "UnknownRoute")) == (1, unknown + 1)
+    assert refused("alone", "LoadFailed") == refused("unknown", "UnknownRoute") == 0
+
+
 def test_retired_version_is_unknown_and_a_champion_serves_its_model(worker, models, until):
     """A model without a route answers with its champion; a retired version cannot be named."""
     worker.register("m", "1", models.linear(), champion=True)

@@ -58,6 +58,20 @@ def test_grpc_call_that_its_caller_gave_up_does_not_run(busy, until):
     assert len(worker.predictions()) == 2
 
 
+def test_grpc_refusals_count_under_the_route_of_a_live_prediction(start, models, until):
+    """A route that cannot answer counts what it refuses; what names a version, or nothing known, counts under no route."""
+    worker, stub = start()
+    broken = models.linear()
+    worker.register("m", "1", type(broken)(b"not an onnx file", broken.signature), champion=True)
+    row = np.zeros((1, 4), np.float32)
+    until(lambda: stub.refused("ModelInfer", stub.request("m", "FP32", row))[0] == "UNAVAILABLE")
+    stub.refused("ModelInfer", stub.request("m", "FP32", row, version="1"))
+    stub.refused("ModelInfer", stub.request("unknown", "FP32", row))
+    assert worker.metric("gateway_rejected_requests_total", route="m", reason="NotReady") == 1
+    assert worker.metric("gateway_rejected_requests_total", route="", reason="LoadFailed") == 1
+    assert worker.metric("gateway_rejected_requests_total", route="unknown") == 0
+
+
 def test_grpc_predictions_ask_for_a_token_and_keep_its_limits(start, models, until):
     """A missing token, one without the scope, one over its rate and one over its rows are told apart; limits say when again."""
     worker, stub = start(prediction_tokens=PredictionTokens.REQUIRED)
