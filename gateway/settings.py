@@ -145,7 +145,9 @@ class ControlSettings:
     validation_memory_bytes: int = 4 * 2**30  # address space of the validation process
     questions_max: int = 1  # in SQL, at once; each may use question_memory_bytes and two cores
     question_timeout_s: float = 20.0  # a mean over five million records takes one
-    question_memory_bytes: int = 2**30  # of DuckDB; what does not fit is refused, nothing is spilled to disk
+    question_memory_bytes: int = (
+        2**30
+    )  # of DuckDB, whose process has 2 GiB more; what does not fit is refused, not spilled to disk
     question_rows_max: int = 10_000  # of one answer; beyond it there is the export
     question_bytes_max: int = 16 * 2**20  # of one answer, which is built in memory
     prepare_timeout_s: float = 30.0  # for every worker to load and warm what a change needs

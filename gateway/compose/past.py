@@ -74,6 +74,8 @@ def back_up(root: Path, to: Path) -> int:
     data = DataDirectory(root)
     if not data.registry.is_file():
         raise StoreFailed(f"there is no registry in {root}", hint="name the gateway's --data-dir")
+    if to.resolve().is_relative_to(root.resolve()):
+        raise StoreFailed(f"{to} is inside {root}, of which it is to be a copy", hint="name a directory outside")
     registry, checkpoints = SqliteRegistry(data.registry, clock=SystemClock()), SqliteCheckpoints(data.checkpoints)
     archive = DuckArchive(data.archive, memory_bytes=Settings().archive.memory_bytes)
     try:

@@ -176,6 +176,7 @@ def _latency(versions: Sequence[VersionFacts], deadline_ms: float) -> _Judged:
     known = [(one.latency_ms, one) for one in versions if one.latency_ms is not None and one.predictions >= PREDICTIONS_MIN]
     if not known:
         return Level.UNKNOWN, "too few predictions in the last hour to say"
+    rare = ", ".join(one.version for one in versions if one.latency_ms is None or one.predictions < PREDICTIONS_MIN)
     known.sort(key=lambda one: one[0])
     (least_ms, fast), (most_ms, slow) = known[0], known[-1]
     evidence = "; ".join(f"version {one.version}: {ms:.3g} ms a prediction" for ms, one in known)
@@ -183,6 +184,8 @@ def _latency(versions: Sequence[VersionFacts], deadline_ms: float) -> _Judged:
         return Level.WARNING, f"version {slow.version} takes over half of the {deadline_ms:.0f} ms that callers wait: {evidence}"
     if most_ms > SLOWER_WARNING * least_ms and most_ms > NOTICED * deadline_ms:
         return Level.WARNING, f"version {slow.version} is {most_ms / least_ms:.1f} times as slow as {fast.version}: {evidence}"
+    if rare:
+        return Level.UNKNOWN, f"too few predictions of version {rare} in the last hour to say: {evidence}"
     return Level.GOOD, evidence
 
 
@@ -197,6 +200,7 @@ def _drift(facts: DriftFacts | None) -> _Judged:
 
 
 def _quality(versions: Sequence[VersionFacts]) -> _Judged:
+    """Judge one version by another of the same hour; a loss alone is neither good nor bad: what can be reached differs."""
     known = [(one.mean_loss, one) for one in versions if one.mean_loss is not None and one.truths >= TRUTHS_MIN]
     if not known:
         truths = sum(one.truths for one in versions)
@@ -206,6 +210,10 @@ def _quality(versions: Sequence[VersionFacts]) -> _Judged:
     evidence = "; ".join(f"version {one.version}: mean loss {loss:.3g} over {one.truths:,} outcomes" for loss, one in known)
     if most - least > LOSS_MARGIN:
         return Level.WARNING, f"version {bad.version} is worse than version {best.version}: {evidence}"
+    if rare := ", ".join(one.version for one in versions if one.mean_loss is None or one.truths < TRUTHS_MIN):
+        return Level.UNKNOWN, f"too few outcomes of version {rare} came in the last hour to compare with {evidence}"
+    if len(known) == 1:
+        return Level.UNKNOWN, f"there is no other version to compare with {evidence}"
     return Level.GOOD, evidence
 
 

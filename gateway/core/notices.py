@@ -217,8 +217,9 @@ def teams_of(entry: AuditEntry, route: str) -> frozenset[str]:
 
 
 def began(incident: str, severity: Severity, route: str, what: str, now_s: float) -> Notice:
-    """Return the notice that a condition began."""
-    kind, title, text = incident.partition(":")[0], what[:TITLE_LENGTH_MAX], what[:TEXT_LENGTH_MAX]
+    """Return the notice that a condition began; its text is empty where the title says it all."""
+    kind, title = incident.partition(":")[0], what[:TITLE_LENGTH_MAX]
+    text = what[:TEXT_LENGTH_MAX] if what != title else ""
     return Notice(f"{incident}@{now_s:.3f}", incident, kind, severity, route, title, text, now_s)
 
 

@@ -183,7 +183,7 @@ def _feature_table(counts: FeatureCounts, moved: Sequence[Shape], version: str) 
         "rows": lambda one: f"{one.rows:,}",
         "PSI": lambda one: words.number(one.psi, ".4f"),
         **{reason.value: _apart(reason.value) for reason in APART},
-        "usual": lambda one: words.share(one.usual),
+        "usual": lambda one: words.share(one.usual if one.rows else None),
     }
     more = f", the {FEATURES_SHOWN} of {len(moved):,} furthest from training" if len(moved) > FEATURES_SHOWN else ""
     unread = f"; {counts.unreadable:,} predictions had other inputs, or not all of them are logged" if counts.unreadable else ""
@@ -192,7 +192,7 @@ def _feature_table(counts: FeatureCounts, moved: Sequence[Shape], version: str) 
 
 
 def _apart(reason: str) -> Cell[Shape]:
-    return lambda one: next(words.share(share) for at, share in one.apart.items() if at.value == reason)
+    return lambda one: next(words.share(share if one.rows else None) for at, share in one.apart.items() if at.value == reason)
 
 
 def _incidents(incidents: Sequence[Incident]) -> Markup:

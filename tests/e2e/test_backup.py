@@ -74,6 +74,17 @@ def test_restored_gateway_goes_on_where_the_backup_was_made(start_gateway, until
     assert again.exit_code == 0, again.output
 
 
+@pytest.mark.parametrize("inside", ["", "inside", "log/inside", "link/inside"])
+def test_backup_inside_what_it_copies_is_refused(tmp_path, inside):
+    """A backup in the data directory would be lost with it, and copied by the next; nothing is made there, by whatever path."""
+    data = tmp_path / "data"
+    prepare_data(Settings(data_dir=data))
+    (data / "link").symlink_to(data)
+    done = headgate("backup", data / inside, "--data-dir", data)
+    assert (done.exit_code, "outside" in done.stderr) == (1, True)
+    assert not list(data.rglob("inside"))
+
+
 def test_restore_refuses_what_is_no_whole_backup(tmp_path):
     """A changed byte, a backup that did not end and a directory in use are refused, and nothing is left behind."""
     data, backup, to = tmp_path / "data", tmp_path / "backup", tmp_path / "to"

@@ -30,13 +30,20 @@ def outside(service: str, path: str) -> Path | None:
 
 
 def test_compose_brings_up_all_four():
-    """The gateway, Prometheus, Alertmanager and Grafana, all in the gateway's network, on loopback ports only."""
-    assert sorted(SERVICES) == ["alertmanager", "gateway", "grafana", "prometheus"]
-    assert {one["network_mode"] for name, one in SERVICES.items() if name != "gateway"} == {"service:gateway"}
-    assert all(port.startswith("127.0.0.1:") for port in SERVICES["gateway"]["ports"])
+    """The gateway, Prometheus, Alertmanager and Grafana, all in one network, on loopback ports only."""
+    assert sorted(SERVICES) == ["alertmanager", "gateway", "grafana", "network", "prometheus"]
+    assert {one["network_mode"] for name, one in SERVICES.items() if name != "network"} == {"service:network"}
+    assert all(port.startswith("127.0.0.1:") for port in SERVICES["network"]["ports"])
 
 
-@pytest.mark.parametrize("service", sorted(SERVICES))
+def test_compose_network_outlives_the_gateway():
+    """Who owns the network depends on no other service, is not built anew with the gateway, and does nothing that could fail."""
+    owner = SERVICES["network"]
+    assert owner.keys() == {"image", "command", "init", "ports", "restart"}
+    assert owner["command"] == ["sleep", "infinity"]
+
+
+@pytest.mark.parametrize("service", sorted(SERVICES.keys() - {"network"}))
 def test_compose_mounts_what_is_there(service):
     """Each mounted path is in the repository, and each named volume is declared."""
     assert all(path.exists() for path in mounts(service).values())

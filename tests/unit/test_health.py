@@ -12,7 +12,8 @@ from gateway.core.health import DriftFacts, Level, RolloutFacts, RouteFacts, Ver
 from gateway.core.rollouts import RolloutState
 
 SOUND = VersionFacts("1", predictions=10_000, error_rate=0.0, latency_ms=2.0, truths=500, mean_loss=0.1)
-WELL = RouteFacts(age_s=1.0, deadline_ms=1_000, versions=(SOUND,), drift=DriftFacts(2_000, 20))
+PEER = replace(SOUND, version="0")
+WELL = RouteFacts(age_s=1.0, deadline_ms=1_000, versions=(SOUND, PEER), drift=DriftFacts(2_000, 20))
 
 
 def part(facts: RouteFacts, name: str):
@@ -21,7 +22,7 @@ def part(facts: RouteFacts, name: str):
 
 
 def test_health_of_a_sound_route_is_good():
-    """With traffic, ground truth and a training sample, and nothing wrong, every part is good and has numbers."""
+    """With traffic and outcomes of two versions and a training sample, and nothing wrong, every part is good and has numbers."""
     found = health(WELL)
 
     assert found.level is Level.GOOD
@@ -72,11 +73,34 @@ def test_health_names_the_features_that_drifted():
 
 
 def test_health_compares_losses_of_versions():
-    """A version whose answers are clearly worse than another's of the same hour is a warning; few outcomes say nothing."""
+    """A version whose answers are clearly worse than another's of the same hour is a warning, whatever a third lacks."""
     worse = VersionFacts("2", truths=500, mean_loss=0.3)
-    few = VersionFacts("2", truths=10, mean_loss=0.9)
-    assert part(RouteFacts(age_s=0.0, deadline_ms=1_000, versions=(SOUND, worse)), "quality").level is Level.WARNING
-    assert part(RouteFacts(age_s=0.0, deadline_ms=1_000, versions=(SOUND, few)), "quality").level is Level.GOOD
+    for versions in ((SOUND, worse), (SOUND, worse, VersionFacts("3"))):
+        assert part(RouteFacts(age_s=0.0, deadline_ms=1_000, versions=versions), "quality").level is Level.WARNING
+
+
+@pytest.mark.parametrize(
+    ("versions", "why"),
+    [
+        (
+            (replace(SOUND, mean_loss=0.97),),
+            "there is no other version to compare with version 1: mean loss 0.97 over 500 outcomes",
+        ),
+        ((SOUND, VersionFacts("2", truths=10, mean_loss=0.9)), "too few outcomes of version 2 came"),
+        ((SOUND, VersionFacts("2")), "too few outcomes of version 2 came"),
+        ((SOUND, PEER, VersionFacts("2"), VersionFacts("3")), "too few outcomes of version 2, 3 came"),
+    ],
+)
+def test_health_of_a_loss_that_was_compared_with_nothing_is_unknown(versions, why):
+    """A version alone, or beside one of which too few outcomes came, is not called good, however low or high its loss."""
+    found = part(replace(WELL, versions=versions), "quality")
+
+    assert (found.level, why in found.evidence) == (Level.UNKNOWN, True), found.evidence
+
+
+def test_health_of_one_version_within_the_deadline_is_good_in_latency():
+    """The deadline is enough to judge a version by; no second one is missing."""
+    assert part(replace(WELL, versions=(SOUND,)), "latency").level is Level.GOOD
 
 
 @pytest.mark.parametrize(
@@ -110,7 +134,7 @@ def test_worst_level_is_one_of_them_and_hides_none(levels):
         (9.0, Level.GOOD, "version 2: 9 ms a prediction"),
         (11.0, Level.WARNING, "version 2 is 5.5 times as slow as 1: "),
         (501.0, Level.WARNING, "version 2 takes over half of the 1000 ms that callers wait: "),
-        (None, Level.GOOD, "version 1: 2 ms a prediction"),
+        (None, Level.UNKNOWN, "too few predictions of version 2 in the last hour to say: version 1: 2 ms a prediction"),
     ],
 )
 def test_health_compares_latency_with_the_deadline_and_the_other_version(latency_ms, level, evidence):

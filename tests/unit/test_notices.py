@@ -11,6 +11,7 @@ from gateway.core.audit import AuditEntry
 from gateway.core.errors import MalformedRequest
 from gateway.core.notices import (
     MESSAGE_NOTICES_MAX,
+    TITLE_LENGTH_MAX,
     Severity,
     began,
     channels_from_body,
@@ -143,6 +144,18 @@ def test_message_has_a_bound_and_the_rest_comes_in_the_next():
     found = messages(gathered)
     assert [len(message.notices) for message in found] == [MESSAGE_NOTICES_MAX, MESSAGE_NOTICES_MAX, 1]
     assert [notice for message in found for notice in message.notices] == gathered
+
+
+def test_condition_is_said_once():
+    """A notice's text adds to its title or is empty; of what is longer than a title it has the whole."""
+    short = began("monitor:lag", Severity.WARNING, "", "the monitor is behind", NOON_S)
+    assert (short.title, short.text) == ("the monitor is behind", "")
+    assert messages([short])[0].text.count("behind") == 1
+    assert notice_from_body(notice_body(short)) == short
+
+    what = "feature " * (TITLE_LENGTH_MAX // 4)
+    long = began("health:a:drift", Severity.WARNING, "a", what, NOON_S)
+    assert (long.title, long.text) == (what[:TITLE_LENGTH_MAX], what)
 
 
 def test_end_of_a_condition_belongs_to_its_incident():

@@ -78,6 +78,7 @@ def test_question_over_nothing_has_the_fixed_columns(house):
         ("SELECT * FROM glob('/*')", "disabled"),
         ("SELECT * FROM read_csv('https://example.com/a.csv')", ""),
         ("SELECT list(range) FROM range(1000000000)", "memory"),
+        ("SELECT repeat('x', 400000000)", "memory"),
     ],
 )
 def test_question_that_may_not_be_asked_says_why(asked, sql, reason):

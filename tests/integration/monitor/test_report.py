@@ -28,6 +28,7 @@ from gateway.compose.past import opened_past
 from gateway.core.plans import Plan, Step
 from gateway.core.profiles import Apart
 from gateway.core.records import GroundTruthRecord, PredictionRecord
+from gateway.drawing.words import UNKNOWN
 from gateway.report.build import build_report
 from gateway.report.features import FeatureCounts
 from gateway.report.page import page
@@ -269,6 +270,8 @@ def test_values_that_the_log_does_not_have_are_no_drift(tmp_path):
     answered = sum(record["type"] == "prediction" and bool(record["outputs"]) for record in lines_of(hidden))
     told = re.findall(r"; ([\d,]+) predictions had other inputs, or not all of them are logged", text)
     assert sum(int(count.replace(",", "")) for count in told) == answered
+    shares = re.findall(rf'data-label="(?:usual|{"|".join(reason.value for reason in Apart)})"[^>]*>([^<]*)<', text)
+    assert set(shares) == {UNKNOWN}, "of no row a share is not known"
 
 
 @pytest.mark.services
