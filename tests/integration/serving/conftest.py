@@ -240,7 +240,8 @@ class Worker:
     def begin_stop(self) -> None:
         """Do what SIGTERM does."""
         if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._stop.set)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: it ended meanwhile
+                self._loop.call_soon_threadsafe(self._stop.set)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
