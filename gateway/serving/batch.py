@@ -11,7 +11,7 @@ import enum
 import math
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
 
@@ -113,6 +113,17 @@ def enqueue(queue: deque[Job], job: Job) -> None:
         queue.append(job)
     else:
         queue.insert(bisect_right(queue, job.rank, key=_rank), job)
+
+
+def rows_waiting(queue: Iterable[Job], rows_max: int, *, since_s: float = math.inf) -> int:
+    """Return how many rows a queue has held since then; that they fill a run of `rows_max` is all there is to know beyond."""
+    rows = 0
+    for job in queue:
+        if job.queued_s <= since_s:
+            rows += job.rows
+        if rows >= rows_max:
+            break
+    return rows
 
 
 def execute(predict: Predict, checker: Checker, jobs: Sequence[Job], clock: Clock, *, began_s: float | None = None) -> list[Ran]:

@@ -26,7 +26,7 @@ from gateway.ports.clock import Clock
 from gateway.ports.inflight import InFlight
 from gateway.ports.metrics import Cell, MetricsBank
 from gateway.ports.runtimes import RemoteInstance
-from gateway.serving.batch import LAST, Caller, Fired, Job, Ran, enqueue, execute
+from gateway.serving.batch import LAST, Caller, Fired, Job, Ran, enqueue, execute, rows_waiting
 from gateway.serving.checking import Checker
 from gateway.serving.faults import FaultWindow
 from gateway.serving.gathering import Gathering
@@ -44,7 +44,6 @@ _OVERRUNS_MAX: Final = 3  # runs over the turn's budget, less those within it, a
 _LAST_RUN_S: Final = 1.0  # between two notes of when a version last ran; statistics ask for no more
 _NONE_ENDED: Final = (0, 0.0)  # rows of the batch that ended last, and when, until a thread has looked what waits since then
 _RUN_SHARE: Final = 0.5  # of a job's time that its own run may take: a larger batch would leave too little for its wait
-
 _UNLOOKED_US: Final = 1_000.0  # of waiting rows below which nobody asks how long they take; no deadline is that short
 _OTHERS_MAX: Final = 256  # jobs of other shapes that one batch looks past
 _RANK_MAX: Final = 16  # of priorities told apart
@@ -259,10 +258,10 @@ class Pool:
 
     def _take_for_thread(self, queue: deque[Job], is_part_enough: bool) -> list[Job] | Wait:
         """Remove from the threads' queue what one run may hold, or return how long to wait for more."""
-        now_s, first, rows = self._clock.monotonic_s(), queue[0], self._rows_waiting(queue)
+        now_s, first, rows = self._clock.monotonic_s(), queue[0], rows_waiting(queue, self._rows_max)
         (ended_rows, ended_s), self._ended = self._ended, _NONE_ENDED
         if ended_rows:
-            self._gathering.ended(ended_rows, waiting=self._rows_waiting(queue, ended_s), now_s=ended_s)
+            self._gathering.ended(ended_rows, waiting=rows_waiting(queue, self._rows_max, since_s=ended_s), now_s=ended_s)
         if self.checker.is_batched and rows < self._rows_max:  # else a run is full
             wait = self._wait_for_more(first, rows, now_s) if is_part_enough else IDLE
             if wait.within_s > 0.0:
@@ -283,16 +282,6 @@ class Pool:
             return Wait(min(first.queued_s + self._delay_s - now_s, in_time_s), self._rows_max)
         wait = self._gathering.wait(rows, now_s)
         return Wait(min(wait.within_s, in_time_s), wait.rows)
-
-    def _rows_waiting(self, queue: deque[Job], since_s: float = math.inf) -> int:
-        """Return how many rows a queue has held since then; that they fill a run is all there is to know beyond."""
-        rows = 0
-        for job in queue:
-            if job.queued_s <= since_s:
-                rows += job.rows
-            if rows >= self._rows_max:
-                break
-        return rows
 
     def _take(self, queue: deque[Job], budget_us: float, drop: Callable[[Job], None]) -> list[Job]:
         """Remove from a queue what one run may hold: living jobs with rows of equal shapes, in order, within the bounds."""
@@ -324,7 +313,10 @@ class Pool:
         return batch
 
     def _take_only(self, queue: deque[Job], now_s: float, drop: Callable[[Job], None]) -> list[Job]:
-        """Remove the only job, as `_take` would: what might be joined with it need not be worked out, and versions are many."""
+        """Remove the only job, as `_take` would, without working out what might be joined with it: versions are many.
+
+        That it fills what is left of a turn is not worked out either; it then counts as run because the version was free.
+        """
         job = queue.popleft()
         if job.future.done() or now_s > job.deadline_s:
             drop(job)
