@@ -17,7 +17,7 @@ from gateway.settings import PredictionTokens
 
 SLOW = np.array([[400]], np.float32)  # thousand turns of the loop model: some 120 ms
 ROW = np.array([[1, 2, 3, 4]], np.float32)
-_CALLERS = 24  # a run counts as at most a hundred times what warming took, 10 to 50 µs: one alone must not be late, all of them must
+_CALLERS = 24  # a run counts for at most a hundred times what warming took, 10 to 50 µs: one must not be late, all must be
 
 
 @pytest.fixture
