@@ -14,8 +14,8 @@ import orjson
 from gateway.core import errors
 from gateway.web.asgi import Application, Message, Receive, Scope, Send, asgi, read_body
 from gateway.web.certificates import Certificate, CertificateFiles, read_certificate
-from gateway.web.connection import Limits
 from gateway.web.exchange import ClientGone, Exchange, Handler
+from gateway.web.limits import Limits
 from gateway.web.server import HttpServer
 
 __all__ = [

@@ -10,37 +10,23 @@ from __future__ import annotations
 import asyncio
 import enum
 from collections import deque
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final, Protocol, cast
 
 import httptools
-import orjson
 
 from gateway.ports.clock import Clock
 from gateway.web.deadline import Deadline
-from gateway.web.exchange import STATUS_LINES, Exchange, Handler, Target
+from gateway.web.exchange import Exchange, Handler, Target, last_words
 from gateway.web.groups import Groups
 from gateway.web.head import HEADER_BYTES_MAX, HEADERS_TOO_LARGE, Refusal, head_without_upgrade, refuse_by_head, target_of
+from gateway.web.limits import BYTES_PER_S_MIN, Limits
+from gateway.web.unread import Unread
 
 _FRAMING_BYTES_MAX: Final = HEADER_BYTES_MAX  # of chunk sizes, extensions and trailers, beyond a byte for each of the body
-_FRAMING_TOO_LARGE: Final = f"chunk extensions and trailers are over {_FRAMING_BYTES_MAX:,} bytes"
 _READ_HERE: Final = frozenset({b"expect", b"host", b"transfer-encoding"})
-_BODY_BYTES_PER_S_MIN: Final = (
-    16 * 1024
-)  # of a whole body or answer, beyond `body_timeout_s`; a slow mobile line, and no dripping tap
 _PIPELINE_MAX: Final = 32  # requests behind the one being answered; nobody needs more, and each costs memory
 _LINGER_S: Final = 10.0  # for the rest of a body whose answer has left; closing earlier could lose the answer
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a connection may take; see `ServingSettings` for the reasons."""
-
-    header_timeout_s: float
-    body_timeout_s: float
-    keep_alive_s: float
-    connections_max: int
 
 
 class Owner(Protocol):
@@ -66,7 +52,6 @@ class _Phase(enum.Enum):
 
 
 _IDLE, _HEADERS, _BODY = _Phase
-_ROOT: Final = Target(b"/", b"", "/")
 
 
 class Connection(asyncio.Protocol):
@@ -82,17 +67,14 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self.peer: dict[str, Any] = {}
         self._is_read_paused = False
-        self._writers: list[asyncio.Future[None]] = []
         self._phase = _IDLE
         self._url = b""
         self._target_url = b""  # as sent; mostly the same for all requests of a connection
-        self._target = _ROOT
+        self._target = Target(b"/", b"", "/")
         self._headers: list[tuple[bytes, bytes]] = []
         self._expects_continue = False
-        self._hosts = 0
         self._coding = b""
-        self._header_bytes = 0
-        self._piece_bytes = 0
+        self._hosts = self._header_bytes = self._piece_bytes = 0
         self._wire_bytes = 0  # received since the piece that ended the headers
         self._body_bytes = 0  # the body's own among them, and among that piece
         self._refusal: tuple[HTTPStatus, str] | None = None  # to be answered after the requests before it
@@ -101,7 +83,7 @@ class Connection(asyncio.Protocol):
         self._pipeline: deque[Exchange] = deque()
         self._task: asyncio.Task[None] | None = None
         self._deadline = Deadline(loop, self._on_late)
-        self._unread_timer: asyncio.TimerHandle | None = None
+        self._unread = Unread(loop, server.limits)
         self._body_due_s: float | None = None  # for the whole body; grows with what has come and while reading is paused
         self._paused_s = 0.0
 
@@ -125,7 +107,7 @@ class Connection(asyncio.Protocol):
             if exchange is not None:
                 exchange.cut()
         self.resume_writing()
-        self._forgive_unread()
+        self._unread.forgive()
         self._server.forget(self)
 
     def data_received(self, data: bytes) -> None:
@@ -166,18 +148,16 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Let senders wait, but not for a client that never reads."""
         self.is_write_paused = True
-        self._expect_reading()
+        if self._transport is not None:
+            self._unread.expect(self._transport)
 
     def resume_writing(self) -> None:
         """Let senders go on."""
         self.is_write_paused = False
-        self._forgive_unread()
+        self._unread.forgive()
         if self._transport is not None and self._transport.is_closing():
-            self._expect_reading()
-        writers, self._writers = self._writers, []
-        for writer in writers:
-            if not writer.done():
-                writer.set_result(None)
+            self._unread.expect(self._transport)
+        self._unread.release()
 
     # What the parser calls.
 
@@ -270,9 +250,7 @@ class Connection(asyncio.Protocol):
 
     async def writable(self) -> None:
         """Wait until the client takes more."""
-        writer = self.loop.create_future()
-        self._writers.append(writer)
-        await writer
+        await self._unread.taken()
 
     def resume_reading(self) -> None:
         """Read on, if reading was paused."""
@@ -360,7 +338,8 @@ class Connection(asyncio.Protocol):
             return
         self._wire_bytes += self._piece_bytes
         if self._wire_bytes - 2 * self._body_bytes > _FRAMING_BYTES_MAX:
-            self._on_broken(_FRAMING_TOO_LARGE, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+            reason = f"chunk extensions and trailers are over {_FRAMING_BYTES_MAX:,} bytes"
+            self._on_broken(reason, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
         elif self._receiving is self._answering:
             self._expect_body(self._piece_bytes)
 
@@ -368,7 +347,7 @@ class Connection(asyncio.Protocol):
         """Expect the next piece of the body soon, and the whole of it at no less than the least pace."""
         now_s, timeout_s = self.loop.time(), self._limits.body_timeout_s
         due_s = now_s + timeout_s if self._body_due_s is None else self._body_due_s
-        self._body_due_s = due_s + taken_bytes / _BODY_BYTES_PER_S_MIN
+        self._body_due_s = due_s + taken_bytes / BYTES_PER_S_MIN
         self._deadline.expect_within(min(timeout_s, self._body_due_s - now_s))
 
     def _on_late(self) -> None:
@@ -400,14 +379,11 @@ class Connection(asyncio.Protocol):
         """Answer in the application's place and close."""
         exchange, self._answering = self._answering, None
         if exchange is not None:
-            has_started = exchange.has_started
             exchange.cut()
-            if has_started:
+            if exchange.has_started:
                 self.abort()
                 return
-        body = orjson.dumps({"error": message})
-        head = b"\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
-        self.write(STATUS_LINES[status.value] + head + body)
+        self.write(last_words(status, message))
         self._close()
 
     def _pause_reading(self) -> None:
@@ -416,21 +392,8 @@ class Connection(asyncio.Protocol):
             self._paused_s = self.loop.time()
             self._transport.pause_reading()
 
-    def _expect_reading(self) -> None:
-        """Cut a client that does not take what was written, at the pace that is asked of bodies."""
-        if self._transport is None or self._unread_timer is not None:
-            return
-        if unread := self._transport.get_write_buffer_size():
-            within_s = self._limits.body_timeout_s + unread / _BODY_BYTES_PER_S_MIN
-            self._unread_timer = self.loop.call_later(within_s, self.abort)
-
-    def _forgive_unread(self) -> None:
-        if self._unread_timer is not None:
-            self._unread_timer.cancel()
-            self._unread_timer = None
-
     def _close(self) -> None:
         self._deadline.due_s = None
         if self._transport is not None:
             self._transport.close()
-            self._expect_reading()  # closing waits for what is not yet sent
+            self._unread.expect(self._transport)  # closing waits for what is not yet sent

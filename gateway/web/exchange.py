@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final, Protocol
 
+import orjson
+
 from gateway.core.errors import PayloadTooLarge
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -274,3 +276,10 @@ class Exchange:
 
 
 Handler = Callable[[Exchange], Awaitable[None]]
+
+
+def last_words(status: HTTPStatus, message: str) -> bytes:
+    """Return the answer in a handler's place, after which the connection closes."""
+    body = orjson.dumps({"error": message})
+    head = b"\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+    return STATUS_LINES[status.value] + head + body

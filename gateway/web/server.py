@@ -9,9 +9,10 @@ import socket
 from typing import Final
 
 from gateway.ports.clock import Clock
-from gateway.web.connection import Connection, Limits
+from gateway.web.connection import Connection
 from gateway.web.exchange import Handler
 from gateway.web.groups import Groups
+from gateway.web.limits import Limits
 
 _BACKLOG: Final = 2_048  # connections that wait in the kernel; beyond it their callers try again after a whole second
 _HANDSHAKE_S: Final = 0.1  # of `drain_s`, in which connections that began before are still accepted: their requests may be sent
