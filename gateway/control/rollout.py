@@ -27,14 +27,16 @@ from gateway.control.routing import (
     route_answer,
 )
 from gateway.core.access import Principal, Scope
-from gateway.core.budget import budget_of, refuse_overspent
+from gateway.core.budget import FREE, budget_of, refuse_overspent
 from gateway.core.changes import Change, Committed, PutChampion, PutRollout, PutRoute, Write
-from gateway.core.errors import IllegalTransition, RevisionConflict, UnknownSubject
+from gateway.core.errors import IllegalTransition, PortFault, RevisionConflict, UnknownSubject
 from gateway.core.measurable import refuse_unmeasurable
 from gateway.core.outlook import explained
 from gateway.core.plans import plan_from_body
 from gateway.core.rollouts import Event, Rollout, RolloutState, apply_event, at_step, begin, moved_champion, rollout_body
 from gateway.core.routes import Revision, Route, RouteTable
+from gateway.history import CLOCK_STEP_S, predictions
+from gateway.ports.archive import Filter
 
 ROLLOUTS_MAX: Final = 10_000  # of one route that a listing looks through
 _BRINGS_CHALLENGER: Final = frozenset({Event.ADVANCE, Event.PROMOTE, Event.APPROVE, Event.RESUME})
@@ -149,7 +151,29 @@ def _turn(control: Control, id: str, event: Event, principal: Principal, reason:
     writes: tuple[Write, ...] = (PutRoute(changed), PutRollout(moved), *_alias(table, moved))
     change = Change(principal.name, f"rollout.{event.value}", f"rollout:{id}", reason, writes, route=route.name)
     committed: Committed = control.registry.commit(change, expected_revision=route.revision)
+    if moved.state is RolloutState.ROLLED_BACK and moved.is_spent:
+        moved = _given_back(control, moved, principal)
     return route_answer(control, changed, committed, more=rollout_body(moved))
+
+
+def _given_back(control: Control, rollout: Rollout, principal: Principal) -> Rollout:
+    """Give back what a rolled-back rollout reserved, unless a request of its route may have been answered while it was open.
+
+    Looked up once it is over: nothing that comes into the log later can count any more. The rollback stands whatever becomes of
+    this, and what cannot be looked up stays spent.
+    """
+    since_s = rollout.started_at_s - CLOCK_STEP_S
+    wanted = Filter(route=rollout.route, since_s=since_s, limit=1)
+    freed = replace(rollout, is_spent=False)
+    reason = "no request of the route was answered while it was open; its part of the budget is free again"
+    try:
+        is_gone = control.archive.dropped_s() >= since_s
+        if is_gone or next(predictions(wanted, archive=control.archive, log=control.log), None) is not None:
+            return rollout
+        control.registry.commit(Change(principal.name, FREE, f"rollout:{rollout.id}", reason, (PutRollout(freed),)))
+    except PortFault:
+        return rollout
+    return freed
 
 
 def _retried(attempt: Callable[[], Answer]) -> Answer:

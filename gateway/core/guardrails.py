@@ -52,6 +52,7 @@ class EvidenceClass(enum.Enum):
     ASSIGNMENT = "S5"
 
 
+PAIRED: Final = frozenset({Measure.DISAGREEMENT, Measure.SHADOW_LOSS})  # both answers to one request: one of the two is a copy
 HOLDING: Final = frozenset({EvidenceClass.WORLD, EvidenceClass.ASSIGNMENT})  # a breach stops the rollout; all others convict
 
 

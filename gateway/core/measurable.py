@@ -6,15 +6,12 @@ What may come later, such as ground truth or traffic, is not asked here; a shado
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final
 
 from gateway.core.errors import MalformedRequest
 from gateway.core.expressions import FEATURE, compiled
-from gateway.core.guardrails import DEFAULT_GUARDRAILS, Guardrail, Measure, Of
+from gateway.core.guardrails import DEFAULT_GUARDRAILS, PAIRED, Guardrail, Measure, Of
 from gateway.core.models import Task, Version
 from gateway.core.routes import Shadow
-
-OF_COPIES: Final = frozenset({Measure.DISAGREEMENT, Measure.SHADOW_LOSS})
 
 
 def refuse_unmeasurable(
@@ -32,7 +29,7 @@ def refuse_unmeasurable(
         return
     has_copies = any(shadow.version in (champion.version, challenger.version) for shadow in shadows)
     for rail in rails:
-        if rail.is_required and rail.measure in OF_COPIES and not has_copies:
+        if rail.is_required and rail.measure in PAIRED and not has_copies:
             raise MalformedRequest(
                 f"plan.guardrails: {rail.name}: it is required and compares a shadow's answers, and neither the plan nor the "
                 "route has a shadow of these versions",

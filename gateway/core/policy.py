@@ -14,7 +14,7 @@ from gateway.core.arrivals import ArrivalReading
 from gateway.core.attribution import Attribution, Move, attributed_body
 from gateway.core.evidence import ShareReading
 from gateway.core.fields import Json
-from gateway.core.guardrails import EvidenceClass, Finding, Measure, Verdict
+from gateway.core.guardrails import PAIRED, EvidenceClass, Finding, Verdict
 from gateway.core.hindsight import Help, Worsening, would_help
 from gateway.core.plans import HoldOutcome, Inconclusive
 from gateway.core.rollouts import Event, Rollout, RolloutState
@@ -23,7 +23,6 @@ from gateway.core.troubles import LAG_S
 
 INCREASE_GAP_S: Final = 900.0  # one automatic increase a route in 15 minutes, so that an oscillating fault cannot make it flap
 NO_ARRIVALS: Final = ArrivalReading()
-PAIRED: Final = frozenset({Measure.DISAGREEMENT, Measure.SHADOW_LOSS})  # heard while one of the two sees copies
 INCREASES: Final = frozenset({Event.ADVANCE, Event.PROMOTE})  # what gives callers to the challenger
 _PHASES: Final = frozenset({RolloutState.SHADOW, RolloutState.CANARY, RolloutState.BAKING})  # that pass with time
 QUARANTINE_S: Final = 1_800.0

@@ -12,6 +12,7 @@ from typing import Final
 
 from gateway.core.errors import IllegalTransition, MalformedRequest
 from gateway.core.fields import Fields, Json
+from gateway.core.guardrails import PAIRED
 from gateway.core.plans import STEPS_MAX, Plan, plan_body, plan_from_body
 from gateway.core.routes import SHADOWS_MAX, Route, Shadow, Variant, with_weights
 from gateway.core.split import SLOTS
@@ -99,6 +100,7 @@ class Rollout:
         reason: Why it is in its state, in a sentence.
         before: The route's variants when it began; a rollback restores them.
         since_revision: The route's revision that its first commit makes; records of older revisions are not its evidence.
+        is_spent: Whether the two versions may have been compared, so that it has had its chance of a false rollback.
     """
 
     id: str
@@ -117,6 +119,7 @@ class Rollout:
     held_in: RolloutState | None = None
     cools_until_s: float = 0.0
     reason: str = ""
+    is_spent: bool = True
 
     @property
     def is_open(self) -> bool:
@@ -187,6 +190,7 @@ def begin(route: Route, *, id: str, challenger: str, plan: Plan, salt: str, now_
         changed_at_s=now_s,
         since_s=now_s,
         since_revision=route.revision + 1,
+        is_spent=plan.shadow is None or any(rail.measure in PAIRED for rail in plan.guardrails),
     )
     fresh = replace(
         route,
@@ -242,10 +246,10 @@ def moved_by(rollout: Rollout, event: Event, *, reason: str, now_s: float) -> Ro
             step = 0 if rollout.state is RolloutState.SHADOW else rollout.step + 1
             if step >= len(rollout.plan.steps):
                 raise IllegalTransition("the last step is reached; promote or roll back")
-            return replace(moved, step=step, since_s=now_s)
+            return replace(moved, step=step, since_s=now_s, is_spent=True)
         case Event.PROMOTE | Event.APPROVE:
             cool_down_s = rollout.plan.cool_down_s
-            return replace(moved, cools_until_s=now_s + cool_down_s if cool_down_s else 0.0)
+            return replace(moved, cools_until_s=now_s + cool_down_s if cool_down_s else 0.0, is_spent=True)
         case Event.SETTLE:
             return replace(moved, reason=rollout.reason, changed_at_s=rollout.changed_at_s)
         case Event.ROLLBACK | Event.CONVICT | Event.GIVE_UP:
@@ -318,6 +322,7 @@ def rollout_body(rollout: Rollout) -> Json:
         "cools_until_s": rollout.cools_until_s,
         "since_revision": rollout.since_revision,
         "reason": rollout.reason,
+        "is_spent": rollout.is_spent,
     }
 
 
@@ -341,6 +346,7 @@ def rollout_from_body(body: object) -> Rollout:
         cools_until_s=fields.number("cools_until_s", 0.0, 1e12, 0.0),
         since_revision=fields.integer("since_revision", 1, 1 << 62),
         reason=fields.text("reason", ""),
+        is_spent=fields.boolean("is_spent", True),
     )
 
 

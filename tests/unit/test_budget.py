@@ -8,8 +8,9 @@ import pytest
 
 from gateway.core.budget import YEAR_S, budget_of, refuse_overspent
 from gateway.core.errors import BudgetSpent
-from gateway.core.plans import Plan
-from gateway.core.rollouts import Rollout, begin
+from gateway.core.guardrail_bodies import guardrails_from_bodies
+from gateway.core.plans import Plan, ShadowPhase
+from gateway.core.rollouts import Event, Rollout, apply_event, begin
 from gateway.core.routes import champion_route
 
 NOW_S = 1_800_000_000.0
@@ -48,3 +49,26 @@ def test_budget_of_one_year_is_what_all_its_rollouts_together_reserve():
         refuse_overspent("m", plan, started(*(1.0 + at for at in range(count - 1)), plan=plan), NOW_S)
         with pytest.raises(BudgetSpent):
             refuse_overspent("m", plan, started(*(1.0 + at for at in range(count)), plan=plan), NOW_S)
+
+
+@pytest.mark.parametrize(
+    ("rails", "events", "is_free"),
+    [
+        ((), (Event.ROLLBACK,), True),
+        ((), (Event.HOLD, Event.GIVE_UP), True),
+        ((), (Event.CONVICT,), True),  # hard faults alone convict there, and they are no matter of chance
+        (({"measure": "disagreement"},), (Event.ROLLBACK,), False),
+        ((), (Event.ADVANCE, Event.ROLLBACK), False),
+        ((), (Event.HOLD, Event.PROMOTE, Event.ROLLBACK), False),
+    ],
+)
+def test_budget_has_back_what_ended_before_anything_was_compared(rails, events, is_free):
+    """A rollout that ended in its shadow had no chance to be wrong, unless copies were compared; while open it reserves all."""
+    plan = replace(QUARTERLY, shadow=ShadowPhase())
+    if rails:
+        plan = replace(plan, guardrails=guardrails_from_bodies(rails, "g"))
+    rollout, route = begin(champion_route("m", "1"), id="r", challenger="2", plan=plan, salt="s", now_s=NOW_S)
+    assert budget_of(plan, [rollout], NOW_S).reserved == pytest.approx(0.01)
+    for event in events:
+        rollout, route = apply_event(rollout, route, event, reason="", now_s=NOW_S)
+    assert budget_of(plan, [rollout], NOW_S).reserved == pytest.approx(0.0 if is_free else 0.01)

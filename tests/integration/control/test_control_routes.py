@@ -20,6 +20,7 @@ from gateway.core.models import Digest, Runtime, Version
 from gateway.core.rollouts import RolloutState
 from gateway.core.tensors import Datatype, Signature, TensorSpec
 from gateway.settings import ControlSettings
+from tests.records import numbered_id, prediction
 
 FEATURES = 4
 
@@ -388,8 +389,10 @@ def test_rollout_on_a_route_that_asks_for_approval(control):
 def test_rollout_beyond_the_yearly_budget_is_refused(control):
     """A route that spent its chance of false rollbacks says when it frees, to a plan that could start otherwise; a lesser may."""
     plan = {"false_rollbacks_per_year": 0.1, "rollouts_per_year": 2}
-    for _ in range(2):
-        _move(control, _start(control, plan=plan), "rollback", "next")
+    for at in range(2):
+        id = _start(control, plan=plan)
+        control.write_log(prediction(prediction_id=numbered_id(at), time_s=time.time()))
+        assert _move(control, id, "rollback", "next").json()["is_spent"] is True
     refused = control.admin.post("/api/v1/routes/delays/rollouts", json={"challenger": "2", "plan": plan})
     assert refused.status_code == 409
     assert "reserved 0.1 of 0.1 false rollbacks a year" in refused.json()["error"]
@@ -400,6 +403,22 @@ def test_rollout_beyond_the_yearly_budget_is_refused(control):
     assert _route(control)["rollout"] == ""
     id = _start(control, plan={"false_rollbacks_per_year": 0.2, "rollouts_per_year": 2})
     assert control.admin.get(f"/api/v1/routes/delays/rollouts/{id}").json()["budget"]["reserved"] == pytest.approx(0.2)
+
+
+def test_rollout_that_no_request_met_has_its_part_of_the_budget_back(control):
+    """What was rolled back before its route answered anything is free again, says the audit log; other routes count for nothing."""
+    plan = {"false_rollbacks_per_year": 0.1, "rollouts_per_year": 2}
+    control.write_log(prediction(time_s=time.time() - 3_600.0), prediction(route="other", time_s=time.time()))
+    for _ in range(3):
+        id = _start(control, plan=plan)
+        assert _move(control, id, "rollback", "a slip of the hand").json()["is_spent"] is False
+    [free, rollback] = control.admin.get("/api/v1/audit?order=newest&limit=2").json()["entries"]
+    assert [(entry["action"], entry["subject"]) for entry in (rollback, free)] == [
+        ("rollout.rollback", f"rollout:{id}"),
+        ("rollout.free", f"rollout:{id}"),
+    ]
+    shown = control.admin.get(f"/api/v1/routes/delays/rollouts/{id}").json()
+    assert (shown["state"], shown["budget"]["reserved"]) == ("ROLLED_BACK", 0.0)
 
 
 def test_rollout_on_a_route_made_again_counts_from_its_own_revision(control):
