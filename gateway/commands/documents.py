@@ -12,6 +12,7 @@ import yaml
 
 from gateway.core.errors import MalformedRequest
 from gateway.core.fields import Json
+from gateway.core.measurable import refuse_constant
 from gateway.core.plans import plan_from_body
 
 BYTES_MAX: Final = 65_536  # twenty guardrails and steps take 5 kB
@@ -47,7 +48,7 @@ def read_plan(path: Path) -> Json:
     """
     try:
         document = read_document(path)
-        plan_from_body(document)
+        refuse_constant(plan_from_body(document).guardrails)
     except MalformedRequest as error:
         raise typer.BadParameter(f"{path}: {error.message}", param_hint="--plan") from None
     return document if isinstance(document, dict) else {}

@@ -4,7 +4,8 @@
 
 Numbers, text in quotes, names, `+ - * /`, comparisons, `and or not`, parentheses, and the functions `abs min max`. Names are
 those in `NAMES`, and `feature.NAME`, or `feature."ANY NAME"`, for a column. A truth value counts 1 or 0. What has no value (a
-missing feature, a division by zero, text where a number is needed) makes the whole expression say nothing. Pure; compiled once.
+missing feature, a division by zero, text where a number is needed) makes the whole expression say nothing. What it may come to at
+all is known beforehand (`core/ranges.py`). Pure; compiled once.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from gateway.core import ranges
 from gateway.core.errors import MalformedRequest
+from gateway.core.ranges import ANY, EITHER, Range
 
 EXPRESSION_LENGTH_MAX: Final = 500  # characters: what a person can read at a glance
 DEPTH_MAX: Final = 20  # of parentheses, functions and signs within each other
@@ -27,7 +30,8 @@ FEATURE: Final = "feature."
 Value = float | str | None
 Values = Callable[[str], Value]  # by name; features as `feature.NAME`; None where there is no value
 _Node = Callable[[Values], Value]
-_Kind = type[float] | type[str] | None  # None: known with the record only
+Kind = type[float] | type[str] | None  # None: known with the record only
+NOTHING_KNOWN: Final[Mapping[str, Kind]] = {}
 _TOKENS: Final = re.compile(
     r"""\s*(?:(?P<number>\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?)
     |(?P<quoted>feature\."[^"]*")|(?P<text>"[^"]*")
@@ -43,8 +47,18 @@ _ORDERS: Final[Mapping[str, Callable[[float, float], bool]]] = {
 }
 _SUMS: Final[Mapping[str, Callable[[float, float], float]]] = {"+": operator.add, "-": operator.sub}
 _FUNCTIONS: Final[Mapping[str, Callable[..., float]]] = {"abs": abs, "min": min, "max": max}
+_RANGES: Final[Mapping[str, Callable[[list[Range]], Range]]] = {
+    "abs": lambda of: ranges.magnitude(of[0]),
+    "min": ranges.least,
+    "max": ranges.most,
+}
 _WORDS: Final = frozenset({"and", "or", "not"})
-_NUMBERS: Final = frozenset({"error", "latency_ms", "loss", "rows"})  # names that never stand for text
+_NUMBERS: Final = {  # names that never stand for text, and what they may be
+    "error": EITHER,
+    "latency_ms": Range(0.0, math.inf),
+    "loss": EITHER,
+    "rows": Range(0.0, math.inf),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +66,8 @@ class _Term:
     """A part of an expression, and what it comes to as far as that is known."""
 
     node: _Node
-    kind: _Kind = float
+    kind: Kind = float
+    range: Range = ANY
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +76,11 @@ class Expression:
 
     Attributes:
         names: What it asks for.
+        range: What it may come to.
     """
 
     names: frozenset[str]
+    range: Range
     _root: _Node
 
     @property
@@ -77,28 +94,30 @@ class Expression:
         return found if isinstance(found, float) else None
 
 
-def compiled(source: str, where: str) -> Expression:
+def compiled(source: str, where: str, *, kinds: Mapping[str, Kind] = NOTHING_KNOWN) -> Expression:
     """Read an expression.
 
     Args:
         where: Its path in the plan, for messages.
+        kinds: What is known of features, by name.
 
     Raises:
         MalformedRequest: it is too long, nested too deeply, has a name that nobody knows, or text where only a number has a
-            meaning, or is no expression.
+            meaning, divides by zero whatever comes, or is no expression.
     """
     if len(source) > EXPRESSION_LENGTH_MAX:
         raise MalformedRequest(f"{where}: expected at most {EXPRESSION_LENGTH_MAX} characters")
-    parser = _Parser(source, where)
-    root = parser.whole().node
-    return Expression(frozenset(parser.names), root)
+    parser = _Parser(source, where, kinds)
+    root = parser.whole()
+    return Expression(frozenset(parser.names), root.range, root.node)
 
 
 class _Parser:
     """Recursive descent; each method reads what binds at least as tightly as its name says."""
 
-    def __init__(self, source: str, where: str) -> None:
+    def __init__(self, source: str, where: str, kinds: Mapping[str, Kind]) -> None:
         self._where = where
+        self._kinds = kinds
         self._tokens = self._read(source)
         self._at = 0
         self._depth = 0
@@ -137,50 +156,77 @@ class _Parser:
     def _either(self) -> _Term:
         term = self._both()
         while self._took("or"):
-            term = _Term(_logical(self._number(term), self._number(self._both()), is_and=False))
+            term = self._joined(term, self._both(), is_and=False)
         return term
 
     def _both(self) -> _Term:
         term = self._negated()
         while self._took("and"):
-            term = _Term(_logical(self._number(term), self._number(self._negated()), is_and=True))
+            term = self._joined(term, self._negated(), is_and=True)
         return term
+
+    def _joined(self, left: _Term, right: _Term, *, is_and: bool) -> _Term:
+        node = _logical(self._number(left), self._number(right), is_and=is_and)
+        return _Term(node, range=ranges.joined(left.range, right.range, is_and=is_and))
 
     def _negated(self) -> _Term:
         if not self._took("not"):
             return self._compared()
         with self:
-            return _Term(_negation(self._number(self._negated())))
+            term = self._negated()
+            return _Term(_negation(self._number(term)), range=ranges.negated(term.range))
 
     def _compared(self) -> _Term:
+        at = self._at
         left = self._sum()
-        if sign := self._took("<=", ">=", "==", "!=", "<", ">"):
-            right = self._sum()
-            if sign not in ("==", "!="):
-                return _Term(_comparison(sign, self._number(left), self._number(right)))
+        if not (sign := self._took("<=", ">=", "==", "!=", "<", ">")):
+            return left
+        right_at, right = self._at, self._sum()
+        is_same = self._is_same(at, right_at)
+        if sign in ("==", "!="):
             if {left.kind, right.kind} == {float, str}:
                 raise self._wrong("it compares text with a number, which are never the same")
-            return _Term(_comparison(sign, left.node, right.node))
-        return left
+            nodes = left.node, right.node
+        else:
+            nodes = self._number(left), self._number(right)
+        may_be = EITHER if str in (left.kind, right.kind) else ranges.compared(sign, left.range, right.range)
+        return _Term(_comparison(sign, *nodes), range=ranges.said(sign in ("<=", ">=", "==")) if is_same else may_be)
 
     def _sum(self) -> _Term:
-        term = self._product()
+        at, term = self._at, self._product()
         while sign := self._took("+", "-"):
-            term = _Term(_arithmetic(_SUMS[sign], self._number(term), self._number(self._product())))
+            right_at, right = self._at, self._product()
+            may_be = (ranges.total if sign == "+" else ranges.difference)(term.range, right.range)
+            if sign == "-" and self._is_same(at, right_at):
+                may_be = ranges.exactly(0.0)
+            term = _Term(_arithmetic(_SUMS[sign], self._number(term), self._number(right)), range=may_be)
         return term
 
     def _product(self) -> _Term:
-        term = self._signed()
+        at, term = self._at, self._signed()
         while sign := self._took("*", "/"):
-            work = operator.mul if sign == "*" else _quotient
-            term = _Term(_arithmetic(work, self._number(term), self._number(self._signed())))
+            right_at, right = self._at, self._signed()
+            if sign == "*":
+                node = _arithmetic(operator.mul, self._number(term), self._number(right))
+                term = _Term(node, range=ranges.product(term.range, right.range))
+                continue
+            if right.range.truth is False:
+                raise self._wrong("it divides by zero")
+            may_be = ranges.exactly(1.0) if self._is_same(at, right_at) else ranges.quotient(term.range, right.range)
+            term = _Term(_arithmetic(_quotient, self._number(term), self._number(right)), range=may_be)
         return term
+
+    def _is_same(self, left_at: int, right_at: int) -> bool:
+        """Return whether both sides of the sign before `right_at` read the same."""
+        return self._tokens[left_at : right_at - 1] == self._tokens[right_at : self._at]
 
     def _signed(self) -> _Term:
         if not self._took("-"):
             return self._single()
         with self:
-            return _Term(_arithmetic(operator.sub, lambda _: 0.0, self._number(self._signed())))
+            term = self._signed()
+            node = _arithmetic(operator.sub, lambda _: 0.0, self._number(term))
+            return _Term(node, range=ranges.difference(ranges.exactly(0.0), term.range))
 
     def _number(self, term: _Term) -> _Node:
         """Return what a term evaluates to where only a number has a meaning."""
@@ -205,7 +251,7 @@ class _Parser:
                 number = float(text)
                 if not math.isfinite(number):
                     raise self._wrong(f"{text} is too large a number")
-                return _Term(lambda _: number)
+                return _Term(lambda _: number, range=ranges.exactly(number))
             case "text":
                 quoted = text[1:-1]
                 return _Term(lambda _: quoted, str)
@@ -217,20 +263,22 @@ class _Parser:
         if not self._took("("):
             raise self._wrong(f"{name} is a function; expected {name}(…)")
         with self:
-            arguments = [self._number(self._either())]
+            terms = [self._either()]
             while self._took(","):
-                arguments.append(self._number(self._either()))
+                terms.append(self._either())
+            arguments = [self._number(term) for term in terms]
         self._close()
         if (name == "abs") != (len(arguments) == 1):
             raise self._wrong(f"{name} takes {'one value' if name == 'abs' else 'two values or more'}")
-        return _Term(_call(_FUNCTIONS[name], arguments))
+        return _Term(_call(_FUNCTIONS[name], arguments), range=_RANGES[name]([term.range for term in terms]))
 
     def _name(self, text: str) -> _Term:
         name = text.replace('"', "") if text.startswith(FEATURE) else text
         if not name.startswith(FEATURE) and name not in NAMES:
             raise self._wrong(f"unknown name {name!r}; known are {', '.join(sorted(NAMES))} and {FEATURE}NAME")
         self.names.add(name)
-        return _Term(lambda values: _finite(values(name)), float if name in _NUMBERS else None)
+        kind = float if name in _NUMBERS else self._kinds.get(name)
+        return _Term(lambda values: _finite(values(name)), kind, _NUMBERS.get(name, ANY))
 
     def _close(self) -> None:
         if not self._took(")"):

@@ -108,7 +108,19 @@ def _told(finding: Shown, rail: Guardrail) -> str:
         parts.append(f"about {keys} more to a pass")
     if (keys := keys_to_fail(finding)) is not None:
         parts.append(f"about {keys} more to a rollback")
+    parts += _remarks(finding)
     return "; ".join(parts) + "."
+
+
+def _remarks(finding: Shown) -> list[str]:
+    """Return why a verdict may rest on nothing."""
+    told = []
+    if isinstance(same := finding.get("unvaried"), dict):
+        records = f"{_number(same, 'records'):,.0f}"
+        told.append(f"it was {_number(same, 'value'):.4g} in each of {records} records, and what never varies finds nothing")
+    if isinstance(unmet := finding.get("unmet_segments"), list) and unmet:
+        told.append(f"no key yet of {', '.join(map(str, unmet))}")
+    return told
 
 
 def _number(finding: Shown, name: str) -> float:

@@ -8,6 +8,7 @@ from gateway.core.evidence.segments import SegmentReading
 from gateway.core.fields import Fields, Json
 from gateway.core.guardrails import Finding, Guardrail, Measure, Verdict, judge
 from gateway.core.rollouts import Rollout
+from gateway.core.sameness import Sameness
 from gateway.monitor.measured import VersionOf, kept_of, on_known, on_pair, on_pair_known, on_record
 
 _OF_THE_PAST = (Measure.ERRORS, Measure.LOSS)  # where a rise of the champion alone tells of the world
@@ -18,6 +19,7 @@ class Rail:
 
     Attributes:
         has_failed: Whether its verdict is FAIL, dry run or not.
+        sameness: Whether one's own measure ever varied; None for other measures.
         on_record, kept_of, on_known, on_pair, on_pair_known: See `monitor/measured.py`; None where it takes nothing.
     """
 
@@ -31,11 +33,14 @@ class Rail:
         self.on_pair_known = on_pair_known(guardrail, champion, challenger, version_of)
         self.has_failed = False
         self.past = PastWatch()
+        self.sameness = Sameness(guardrail.units) if guardrail.measure is Measure.EXPRESSION else None
         self._plan = guardrail.evidence_plan(rollout.plan.guardrails_alpha, epoch_s)
         self._evidence = Evidence(self._plan)
 
     def observe(self, outcome: Outcome) -> None:
         """Take what one prediction says."""
+        if self.sameness is not None:
+            self.sameness.observe(outcome.value)
         if not self._evidence.observe(outcome):
             return
         if outcome.side is Side.CHAMPION and self.guardrail.measure in _OF_THE_PAST:
@@ -50,9 +55,16 @@ class Rail:
         """Return the segments of a guardrail that measures fairness; none of another."""
         return self._evidence.segments()
 
+    def remarks(self) -> Json:
+        """Return what whoever looks at the verdict should know of what it rests on; empty where there is nothing to say."""
+        remarks = {} if self.sameness is None else self.sameness.remark()
+        unmet = [one.segment for one in self.segments() if not one.champion_count + one.challenger_count]
+        return {**remarks, "unmet_segments": unmet} if unmet else remarks
+
     def state(self) -> Json:
         """Return everything needed to go on exactly, as JSON."""
-        return {"evidence": self._evidence.state(), "past": self.past.state()}
+        sameness = None if self.sameness is None else self.sameness.state()
+        return {"evidence": self._evidence.state(), "past": self.past.state(), "sameness": sameness}
 
     def restore(self, state: object) -> None:
         """Go on from what `state` returned.
@@ -63,6 +75,8 @@ class Rail:
         fields = Fields(state, "watch.rails")
         self._evidence = Evidence.restored(self._plan, fields.value("evidence"))
         self.past = PastWatch.restored(fields.value("past"))
+        if self.sameness is not None and fields.has("sameness"):
+            self.sameness.restore(fields.value("sameness"))
         self._look()
 
     def _look(self) -> None:

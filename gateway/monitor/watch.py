@@ -262,7 +262,10 @@ class RolloutWatch:
     def attributed(self, frozen_by: Attribution) -> list[Json]:
         """Return the verdicts as people see them, each with where it comes from."""
         srm, truth, moves = self._share.reading(), self.arrivals.reading(), self._moves()
-        return [attributed_body(finding, srm=srm, truth=truth, moves=moves, frozen_by=frozen_by) for finding in self.findings()]
+        return [
+            attributed_body(rail.finding(), srm=srm, truth=truth, moves=moves, frozen_by=frozen_by) | rail.remarks()
+            for rail in self._rails
+        ]
 
     def world_loss(self) -> Move | None:
         """Return how the champion's loss rose where that is the world's doing; None where it did not rise, or is not."""

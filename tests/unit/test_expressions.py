@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -87,6 +89,7 @@ def test_expression_without_a_value_says_nothing(source: str) -> None:
         ('rows == "a"', "compares text with a number"),
         ('(rows + 1) != "a"', "compares text with a number"),
         ("1e999*rows", "1e999 is too large"),
+        ("answer / (2 - 2)", "divides by zero"),
         ("1" * (EXPRESSION_LENGTH_MAX + 1), "at most"),
     ],
 )
@@ -95,6 +98,77 @@ def test_expression_that_is_none_is_refused(source: str, named: str) -> None:
     with pytest.raises(MalformedRequest, match="here: ") as refused:
         compiled(source, "here")
     assert named in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "low", "high"),
+    [
+        ("0 * rows", 0.0, 0.0),
+        ("rows - rows", 0.0, 0.0),
+        ("answer / answer", 1.0, 1.0),
+        ("(rows + 1) / (rows + 1)", 1.0, 1.0),
+        ("feature.x == feature.x", 1.0, 1.0),
+        ("feature.x < feature.x", 0.0, 0.0),
+        ("error > 2", 0.0, 0.0),
+        ("loss >= 0", 1.0, 1.0),
+        ("not (latency_ms < 0)", 1.0, 1.0),
+        ("error and rows < 0", 0.0, 0.0),
+        ("answer or 1", 1.0, 1.0),
+        ("abs(-2) * max(3, 1 + 2)", 6.0, 6.0),
+        ("answer - rows - answer", -math.inf, math.inf),
+        ("rows - error - rows - error", -math.inf, math.inf),
+        ("2 * loss - 1", -1.0, 1.0),
+        ("max(loss, .5) / 2", 0.25, 0.5),
+        ("abs(loss - .75)", 0.0, 0.75),
+        ("-rows", -math.inf, 0.0),
+        ("1 / (error + 1)", 0.5, 1.0),
+        ("answer == 3", 0.0, 1.0),
+        ("not error", 0.0, 1.0),
+        ("1e300 * 1e300 - rows * 1e300 * 1e300", -math.inf, math.inf),
+    ],
+)
+def test_expression_knows_what_it_may_come_to(source: str, low: float, high: float) -> None:
+    """What is the same whatever comes is known beforehand, and so are the ends of what is not."""
+    may_be = compiled(source, "here").range
+    assert (may_be.low, may_be.high) == (low, high)
+
+
+@given(
+    source=st.recursive(
+        st.sampled_from(["rows", "loss", "error", "answer", "0", "1", ".5", "3"]),
+        lambda part: st.one_of(
+            st.tuples(part, st.sampled_from(["+", "-", "*", "/", "<", "<=", ">", ">=", "==", "!=", "and", "or"]), part).map(
+                lambda three: f"({' '.join(three)})"
+            ),
+            part.map(lambda one: f"abs({one})"),
+            part.map(lambda one: f"(not {one})"),
+            st.tuples(part, part).map(lambda two: f"min({two[0]}, max({two[1]}, {two[0]}))"),
+        ),
+        max_leaves=8,
+    ),
+    rows=st.sampled_from([0.0, 1.0, 7.0]),
+    loss=st.floats(0.0, 1.0),
+    error=st.sampled_from([0.0, 1.0]),
+    answer=st.floats(-1e6, 1e6),
+)
+def test_expression_never_leaves_what_it_may_come_to(source: str, rows: float, loss: float, error: float, answer: float) -> None:
+    """Whatever a record holds, the value lies in the range that was known before."""
+    try:
+        expression = compiled(source, "here")
+    except MalformedRequest:
+        return  # divides by zero, or is too deep
+    values: dict[str, Value] = {"rows": rows, "loss": loss, "error": error, "answer": answer}
+    found = expression.value(values.get)
+    assert found is None or expression.range.low <= found <= expression.range.high
+
+
+def test_expression_knows_the_kinds_of_features_where_they_are_told() -> None:
+    """Text that a column of numbers never holds is refused where the column is known."""
+    compiled('feature.delay == "AA"', "here")
+    with pytest.raises(MalformedRequest, match="compares text with a number"):
+        compiled('feature.delay == "AA"', "here", kinds={"feature.delay": float})
+    with pytest.raises(MalformedRequest, match="text stands where a number"):
+        compiled("feature.carrier + 1", "here", kinds={"feature.carrier": str})
 
 
 def test_expression_knows_what_it_needs() -> None:

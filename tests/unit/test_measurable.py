@@ -13,11 +13,12 @@ from gateway.core.guardrails import DEFAULT_GUARDRAILS
 from gateway.core.measurable import refuse_unmeasurable
 from gateway.core.models import Column, Digest, Runtime, Target, Task, Version
 from gateway.core.routes import Shadow
-from gateway.core.tensors import Signature
+from gateway.core.tensors import Datatype, Signature, TensorSpec
 
 CHAMPION = Version(
     model="m", version="1", digest=Digest("d"), size_bytes=1, runtime=Runtime.ONNX, runtime_version="1",
-    signature=Signature((), ()), target=Target(Task.BINARY), columns=(Column("delay"),), profile={},
+    signature=Signature((TensorSpec("features", Datatype.FP32, (-1, 1)),), ()),
+    target=Target(Task.BINARY), columns=(Column("delay"),), profile={},
 )  # fmt: skip
 CHALLENGER = replace(CHAMPION, version="2", profile=None)
 
@@ -56,6 +57,30 @@ def test_guardrail_that_fits_is_let_through(body: Json) -> None:
             CHAMPION,
             CHALLENGER,
             "no column 'other'",
+        ),
+        (
+            {"measure": "expression", "expression": 'feature.delay == "AA"', "low": 0, "high": 1},
+            CHAMPION,
+            CHALLENGER,
+            "of version 1 of m: it compares text with a number, which are never the same",
+        ),
+        (
+            {"measure": "expression", "expression": "feature.delay > 1", "low": 0, "high": 1},
+            CHAMPION,
+            replace(CHALLENGER, signature=Signature((TensorSpec("delay", Datatype.BYTES, (-1, 1)),), ())),
+            "of version 2 of m: text stands where a number is needed",
+        ),
+        (
+            {"measure": "expression", "expression": "0 * rows", "low": -1, "high": 1},
+            CHAMPION,
+            CHALLENGER,
+            "its expression is the same for every record, 0 within [-1, 1]",
+        ),
+        (
+            {"measure": "expression", "expression": "rows + 1", "low": 0, "high": 1},
+            CHAMPION,
+            CHALLENGER,
+            "its expression is the same for every record, 1 within [0, 1]",
         ),
         ({"measure": "data_quality"}, replace(CHAMPION, profile=None), CHALLENGER, "without a reference"),
         ({"measure": "calibration"}, CHAMPION, replace(CHALLENGER, target=Target(Task.REGRESSION)), "needs binary or multiclass"),

@@ -46,6 +46,13 @@ def test_rollout_explains_itself_in_sentences():
     ]
 
 
+def test_rollout_says_of_a_measure_that_never_varied():
+    """What was the same in every record, and a segment that nobody met, are said beside the verdict that rests on it."""
+    remarks = {"unvaried": {"value": 2.5, "records": 1_234}, "unmet_segments": ["AA", "7"]}
+    told = explained(ROLLOUT, {"findings": [{**FINDING, **remarks}]})
+    assert told[-1].endswith("; it was 2.5 in each of 1,234 records, and what never varies finds nothing; no key yet of AA, 7.")
+
+
 @pytest.mark.parametrize("state", RolloutState)
 def test_rollout_says_something_in_every_state(state):
     """There is no state without a sentence, whatever the monitor shows."""

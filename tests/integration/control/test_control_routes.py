@@ -406,7 +406,7 @@ def test_rollout_beyond_the_yearly_budget_is_refused(control):
 
 
 def test_rollout_that_no_request_met_has_its_part_of_the_budget_back(control):
-    """What was rolled back before its route answered anything is free again, says the audit log; other routes count for nothing."""
+    """What was rolled back before its route answered anything is free again, as the audit log says; other routes do not count."""
     plan = {"false_rollbacks_per_year": 0.1, "rollouts_per_year": 2}
     control.write_log(prediction(time_s=time.time() - 3_600.0), prediction(route="other", time_s=time.time()))
     for _ in range(3):

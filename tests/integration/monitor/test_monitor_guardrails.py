@@ -31,6 +31,8 @@ ALL: tuple[Json, ...] = (
     {"measure": "data_quality"},
     {"measure": "expression", "name": "cost", "expression": "loss * abs(feature.x0)", "low": 0, "high": 3},
     {"measure": "expression", "name": "busy", "expression": "latency_ms > 2 and answer > .5", "low": 0, "high": 1},
+    {"measure": "expression", "name": "never", "expression": "feature.x0 > 1000000", "low": -1, "high": 1},
+    {"measure": "fairness", "name": "by place", "column": "x1", "segments": [-1, 1, 7]},
 )
 
 
@@ -109,6 +111,12 @@ def test_sound_version_passes_all_guardrails() -> None:
     assert all(finding["keys"] > 500 for finding in findings.values())
     assert findings["disagreement"]["challenger_mean"] == 0.0
     assert {finding["verdict"] for finding in findings.values()} <= {"PASS", "INCONCLUSIVE"}
+    assert {name: finding["unvaried"] for name, finding in findings.items() if "unvaried" in finding} == {
+        "never": {"value": 0.0, "records": 3_000}
+    }
+    assert {name: finding["unmet_segments"] for name, finding in findings.items() if "unmet_segments" in finding} == {
+        "by place": ["7"]
+    }
 
 
 def test_monitor_with_all_guardrails_thrown_away_at_any_turn_decides_the_same() -> None:
