@@ -363,8 +363,13 @@ class PickledRun:
         self._failure: Broken | None = None
         self._outputs: dict[str, Array] | None = None
 
+    @property
+    def process(self) -> int:
+        """The number of the process, which no other has."""
+        return self._fork.number
+
     def fileno(self) -> int:
-        """Return the descriptor that becomes readable with the answer."""
+        """Return the descriptor that becomes readable with the answer, or with the end of the process."""
         return self._fork.fileno()
 
     def answer(self) -> dict[str, Array] | None:

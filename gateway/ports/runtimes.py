@@ -48,8 +48,15 @@ class RemoteRun(Protocol):
 
     deadline_s: float
 
+    @property
+    def process(self) -> int:
+        """Which process it is; no two have the same number, not even one after the other."""
+
     def fileno(self) -> int:
-        """Return a descriptor that becomes readable when there is something to ask for."""
+        """Return a descriptor that becomes readable when there is something to ask for, and when the process has ended.
+
+        The same one for every run of a process, and readable at no other time; closed when the process has been ended.
+        """
 
     def answer(self) -> dict[str, Array] | None:
         """Return every output by name; None where `finish` has to be asked. Once; never blocks."""

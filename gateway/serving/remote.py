@@ -2,13 +2,17 @@
 
 Whatever waits when a process is free begins together, at the end of the loop's turn. What cannot be done without blocking (a
 large message, an answer that is none, a process that is late or gone) goes to a thread, where the runtime's own bounds hold.
+
+A process is watched from its first batch until it ends, and not anew for each: to begin and end a watch takes six system calls.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,7 +46,14 @@ class _Going:
     notes: Sequence[int]
     run: RemoteRun
     began_s: float
-    timer: asyncio.TimerHandle | None = None
+
+
+class _Watch:
+    """A process' connection under a descriptor of our own, whose number is nobody else's while the event loop knows it."""
+
+    def __init__(self, run: RemoteRun) -> None:
+        self.descriptor = os.dup(run.fileno())
+        self.close = weakref.finalize(self, os.close, self.descriptor)
 
 
 class RemoteQueue:
@@ -78,6 +89,9 @@ class RemoteQueue:
         self._busy_rows = 0  # of those
         self._due: asyncio.TimerHandle | None = None
         self._is_due_now = False
+        self._going: dict[int, _Going] = {}  # by process
+        self._watches: dict[int, _Watch] = {}
+        self._late: asyncio.TimerHandle | None = None  # for the first that may be
 
     def put(self, job: Job, *, is_copy: bool, rows: int, rows_full: int, take: Take, execute: Execute, deliver: Deliver) -> None:
         """Queue a job; as of `PoolThreads.put`."""
@@ -128,20 +142,47 @@ class RemoteQueue:
             self._wait_for(batch, pool, lambda: pool.execute(batch))
             return
         going = _Going(batch, pool, self._notes.enter(batch), run, began_s)
-        going.timer = self._loop.call_later(max(run.deadline_s - began_s, 0.0), self._end, going)
-        self._loop.add_reader(run.fileno(), self._end, going)
+        if run.process not in self._watches:
+            try:
+                self._watch(run)
+            except OSError:  # no descriptor is left
+                self._wait_for(batch, pool, lambda: self._finished(going))
+                return
+        self._going[run.process] = going
+        if self._late is None:
+            self._late = self._loop.call_later(max(run.deadline_s - began_s, 0.0), self._end_late)
 
-    def _end(self, going: _Going) -> None:
-        """End a batch that was answered, or is late."""
-        assert going.timer is not None, "set when it began"
-        going.timer.cancel()
-        self._loop.remove_reader(going.run.fileno())
-        result = self._result(going)
+    def _watch(self, run: RemoteRun) -> None:
+        watch = self._watches[run.process] = _Watch(run)
+        self._loop.add_reader(watch.descriptor, self._end, run.process)
+
+    def _unwatch(self, process: int) -> None:
+        if (watch := self._watches.pop(process, None)) is not None:
+            self._loop.remove_reader(watch.descriptor)
+            watch.close()
+
+    def _end(self, process: int) -> None:
+        """End a process' batch, which was answered or is late; without one, the process has ended, or a thread asked it."""
+        going = self._going.pop(process, None)
+        result = None if going is None else self._result(going)
+        if result is None:
+            self._unwatch(process)  # what comes now is not for the event loop
+        if going is None:
+            return
         if result is None:
             self._wait_for(going.batch, going.pool, lambda: self._finished(going))
             return
         self._notes.leave(going.notes)
         self._over(going.batch, going.pool, result)
+
+    def _end_late(self) -> None:
+        """End the batches whose time is over, and look again when that of the next is."""
+        now_s, self._late = self._clock.monotonic_s(), None
+        for process in [process for process, going in self._going.items() if going.run.deadline_s <= now_s]:
+            self._end(process)
+        if self._going and self._late is None:
+            next_s = min(going.run.deadline_s for going in self._going.values())
+            self._late = self._loop.call_later(max(next_s - now_s, 0.0), self._end_late)
 
     def _result(self, going: _Going) -> list[Ran] | BaseException | None:
         """Return how a batch ended; None where that has to be waited for, or its jobs run again one by one."""

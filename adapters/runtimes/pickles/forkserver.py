@@ -45,6 +45,7 @@ _PROGRAM: Final = (  # our directory is on the path for these imports alone: a f
 _CONTROL_BYTES_MAX: Final = 2**20  # of what a fork server answers
 _END_S: Final = 5.0  # for a fork server to collect a killed fork, or to end itself; both take about 1 ms
 _CORES = itertools.count()
+_NUMBERS = itertools.count()
 
 
 class Died(Exception):
@@ -198,10 +199,15 @@ class ForkServer:
 
 
 class Fork:
-    """One process with one unpickled model; used by one thread at a time."""
+    """One process with one unpickled model; used by one thread at a time.
+
+    Attributes:
+        number: Of no other; its `pid` may become another's.
+    """
 
     def __init__(self, server: ForkServer, pid: int, connection: socket.socket, scratch: Path, bytes_max: int) -> None:
         self.pid = pid
+        self.number = next(_NUMBERS)
         self.facts: dict[str, Any] = {}
         self._server = server
         self._channel = Channel(connection, bytes_max)

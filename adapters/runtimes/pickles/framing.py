@@ -48,6 +48,7 @@ class Channel:
         self._connection = connection
         self._bytes_max = bytes_max
         self._early = bytearray()  # came before it was asked for
+        self._room = bytearray(_AT_ONCE)  # what comes is read into this first
         room = connection.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
         self._taken_max = min(_AT_ONCE, room // 4)  # of a message that an empty connection takes, with what the kernel adds to it
 
@@ -68,7 +69,8 @@ class Channel:
         if length > min(self._taken_max, self._bytes_max):
             return False
         message = b"".join([_HEAD.pack(length, kind), *views])
-        self._connection.setblocking(False)
+        if self._connection.gettimeout() != 0.0:
+            self._connection.setblocking(False)
         try:
             if self._connection.send(message) == len(message):
                 return True
@@ -81,18 +83,12 @@ class Channel:
 
         Only after `send_at_once`. Never blocks.
         """
-        early = self._early
         try:
-            early += self._connection.recv(_AT_ONCE)
+            count = self._connection.recv_into(self._room)
         except OSError:  # nothing there, or the other end gone: `receive` says which
             return None
-        if len(early) < _HEAD.size:
-            return None
-        length, kind = _HEAD.unpack_from(early)
-        if kind != wanted or len(early) != _HEAD.size + length or length > self._bytes_max:
-            return None
-        self._early = bytearray()
-        return early[_HEAD.size :]  # a copy, so that tensors lie aligned
+        self._early += memoryview(self._room)[:count]
+        return self._small(wanted)
 
     def send(self, kind: int, parts: Iterable[Any], deadline_s: float | None = None) -> None:
         """Send a message whose body are the parts, one after the other.
@@ -127,14 +123,30 @@ class Channel:
             Broken: the other end is gone, or announces more than the bound.
             Late: the deadline passed first.
         """
-        length, kind = _HEAD.unpack(self._exactly(_HEAD.size, deadline_s))
+        while len(self._early) < _HEAD.size:
+            self._early += self._some(deadline_s)
+        length, kind = _HEAD.unpack_from(self._early)
         if length > self._bytes_max:
             raise Broken(f"a message of {length:,} bytes is over the bound of {self._bytes_max:,}")
+        if (body := self._small(kind)) is not None:
+            return kind, body
+        del self._early[: _HEAD.size]
         return kind, self._exactly(length, deadline_s)
 
     def close(self) -> None:
         """Hang up."""
         self._connection.close()
+
+    def _small(self, wanted: int) -> bytearray | None:
+        """Return the body of a message of the wanted kind that has come with its head, as most do, and nothing after it."""
+        early = self._early
+        if len(early) < _HEAD.size:
+            return None
+        length, kind = _HEAD.unpack_from(early)
+        if kind != wanted or len(early) != _HEAD.size + length or length > self._bytes_max:
+            return None
+        self._early = bytearray()
+        return early[_HEAD.size :]  # a copy, so that tensors lie aligned
 
     def _exactly(self, length: int, deadline_s: float | None) -> bytearray:
         body = bytearray(length)
@@ -142,18 +154,25 @@ class Channel:
         body[:have] = self._early[:have]
         del self._early[:have]
         view = memoryview(body)
+        while have < length:
+            have += self._into(view[have:], deadline_s)
+        return body
+
+    def _some(self, deadline_s: float | None) -> memoryview:
+        """Wait for something to come and return it, until something else comes."""
+        return memoryview(self._room)[: self._into(self._room, deadline_s)]
+
+    def _into(self, room: Any, deadline_s: float | None) -> int:
         try:
-            while have < length:
-                self._arm(deadline_s)
-                count = self._connection.recv_into(view[have:])
-                if not count:
-                    raise Broken("the other end is gone")
-                have += count
+            self._arm(deadline_s)
+            count = self._connection.recv_into(room)
         except socket.timeout as error:  # noqa: UP041 - its name in older versions of Python too
             raise Late from error
         except OSError as error:
             raise Broken(str(error)) from error
-        return body
+        if not count:
+            raise Broken("the other end is gone")
+        return count
 
     def _arm(self, deadline_s: float | None) -> None:
         if deadline_s is None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Sequence
@@ -144,6 +146,26 @@ def test_version_with_a_delay_waits_for_more(on_loop):
         assert [ran.batch_rows for ran in await asyncio.gather(first, bench.submit(2.0))] == [2, 2]
 
     on_loop(test, Sum(), delay_ms=1_000.0)
+
+
+def test_process_is_watched_until_it_ends(on_loop):
+    """Prediction after prediction takes no further descriptor, and those of a process that was killed are given back."""
+
+    def descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - their number alone
+
+    async def test(bench: Bench) -> None:
+        [[first]] = answers(await bench.runs(0.0))
+        before = descriptors()
+        for _ in range(5):
+            assert answers(await bench.runs(0.0)) == [[first]]
+        assert descriptors() == before
+        os.kill(int(first), signal.SIGKILL)
+        while (found := answers(await bench.runs(0.0))) in ([[first]], [Outcome.FAILED]) or descriptors() != before:  # noqa: ASYNC110 - no event
+            await asyncio.sleep(0.01)
+        assert found[0] != [first]
+
+    on_loop(test, Where())
 
 
 def test_processes_run_side_by_side(on_loop):
