@@ -1,12 +1,15 @@
 """ONNX models through ONNX Runtime; the only file that names it for serving.
 
 An instance runs in its caller's thread: one intra-op thread, because small models are faster so and a thousand of them would
-otherwise start a thousand threads. Strings cross as BYTES: UTF-8 in, UTF-8 out. A version runs on the first of the execution
-providers it names that works here; single operators that an accelerator lacks still run on the processor.
+otherwise start a thousand threads. Strings cross as BYTES: UTF-8 in, UTF-8 out; BF16, which the library has in no NumPy form,
+as its own values. A version runs on the first of the execution providers it names that works here; single operators that an
+accelerator lacks still run on the processor.
 """
 
 from __future__ import annotations
 
+import ctypes
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Final
@@ -17,7 +20,7 @@ import onnxruntime
 from gateway.core.errors import LoadFailed, ModelFault, PredictFailed
 from gateway.core.models import Version
 from gateway.core.providers import CPU
-from gateway.core.tensors import Array, Datatype
+from gateway.core.tensors import Array, Datatype, bf16_bits, element_bytes, from_bf16_bits
 from gateway.ports.runtimes import Instance
 
 _CONCURRENCY: Final = 8  # a session may be run by many threads; more than a machine's cores never helps
@@ -27,6 +30,8 @@ _IDENTITY: Final = bytes.fromhex(  # a model: y = x
 )
 _ENDING: Final = "ExecutionProvider"
 _ELSEWHERE: Final = frozenset({"AzureExecutionProvider"})  # sends inputs to another machine, which no version may
+_BFLOAT16: Final = 16  # onnx.TensorProto.BFLOAT16
+_BF16_TYPE: Final = "tensor(bfloat16)"  # as a session says it
 _SILENT: Final = 4  # severity: what a model does wrong is raised, not printed
 _Run = Callable[[Sequence[str], Mapping[str, Array], onnxruntime.RunOptions], Sequence[Array]]
 
@@ -57,6 +62,8 @@ class OnnxRuntime:
         """
         session, provider = self._opened(path, version.providers or (CPU,))
         _refuse_other_names(session, version)
+        if _has_bf16(version) and any(spec.datatype is Datatype.BYTES for spec in version.signature.inputs):
+            raise LoadFailed("it has BF16 tensors and takes text, and ONNX Runtime makes no value of its own of text")
         return _OnnxInstance(session, version, provider, self._run_options)
 
     def _opened(self, path: PurePath, named: Sequence[str]) -> tuple[onnxruntime.InferenceSession, str]:
@@ -88,7 +95,7 @@ class _OnnxInstance:
     def __init__(
         self, session: onnxruntime.InferenceSession, version: Version, provider: str, run_options: onnxruntime.RunOptions
     ) -> None:
-        self._run: _Run | None = _bare_run(session)
+        self._run: _Run | None = _value_run(session) if _has_bf16(version) else _bare_run(session)
         self._run_options = run_options
         self._provider = provider
         self._outputs = [spec.name for spec in version.signature.outputs]
@@ -139,6 +146,36 @@ def _bare_run(session: onnxruntime.InferenceSession) -> _Run:
     """
     run: _Run = getattr(session, "_sess", session).run
     return run
+
+
+def _value_run(session: onnxruntime.InferenceSession) -> _Run:
+    """Return a run of the library's own values, for versions with a tensor that it cannot make of an array or turn into one."""
+    wide = frozenset(node.name for node in session.get_inputs() if node.type == _BF16_TYPE)
+
+    def run(outputs: Sequence[str], inputs: Mapping[str, Array], options: onnxruntime.RunOptions) -> list[Array]:
+        feed = {name: _value(data, is_bf16=name in wide) for name, data in inputs.items()}
+        return [_array(value) for value in session.run_with_ort_values(list(outputs), feed, options)]
+
+    return run
+
+
+def _has_bf16(version: Version) -> bool:
+    return any(spec.datatype is Datatype.BF16 for spec in (*version.signature.inputs, *version.signature.outputs))
+
+
+def _value(data: Array, *, is_bf16: bool) -> onnxruntime.OrtValue:
+    if is_bf16:
+        return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(bf16_bits(data), _BFLOAT16)
+    return onnxruntime.OrtValue.ortvalue_from_numpy(data)
+
+
+def _array(value: onnxruntime.OrtValue) -> Array:
+    if value.element_type() != _BFLOAT16:
+        array: Array = value.numpy()
+        return array
+    shape = value.shape()
+    content = ctypes.string_at(value.data_ptr(), math.prod(shape) * element_bytes(Datatype.BF16))
+    return from_bf16_bits(np.frombuffer(content, np.uint16)).reshape(shape)
 
 
 def _session(path: PurePath, names: Sequence[str]) -> onnxruntime.InferenceSession:

@@ -31,6 +31,7 @@ _DATATYPES: Final[dict[int, Datatype]] = {
     onnx.TensorProto.INT32: Datatype.INT32,
     onnx.TensorProto.INT64: Datatype.INT64,
     onnx.TensorProto.FLOAT16: Datatype.FP16,
+    onnx.TensorProto.BFLOAT16: Datatype.BF16,
     onnx.TensorProto.FLOAT: Datatype.FP32,
     onnx.TensorProto.DOUBLE: Datatype.FP64,
     onnx.TensorProto.STRING: Datatype.BYTES,

@@ -29,7 +29,7 @@ from gateway.core.tensors import NUMPY_DTYPES, VARIABLE, Array, Datatype, Signat
 INPUT: Final = "input"  # the one wide tensor
 OUTPUTS: Final = {"predict_proba": "probability"}
 OUTPUT: Final = "prediction"
-_DATATYPES: Final = {dtype: datatype for datatype, dtype in NUMPY_DTYPES.items()}
+_DATATYPES: Final = {dtype: datatype for datatype, dtype in NUMPY_DTYPES.items() if datatype is not Datatype.BF16}  # held as FP32
 _CODE_MODULES: Final = frozenset({"cloudpickle.cloudpickle", "cloudpickle.cloudpickle_fast", "dill._dill"})
 
 

@@ -14,7 +14,7 @@ import duckdb
 import numpy as np
 
 from gateway.core.errors import NotValid
-from gateway.core.tensors import INTEGERS, NUMPY_DTYPES, Array, Datatype
+from gateway.core.tensors import INTEGERS, NUMPY_DTYPES, Array, Datatype, bf16_bits, from_bf16_bits
 
 ROWS_MAX: Final = 50_000  # kept of a sample; a quantile's error is then under 0.5 % of rank, for 40 MB at 100 columns
 _TEXT_TYPES: Final = frozenset({"VARCHAR", "STRING"})  # as DuckDB prints them
@@ -94,7 +94,8 @@ def _array(found: Array, name: str, datatype: Datatype) -> Array:
         texts[:] = [b"" if gone or value is None else str(value).encode() for value, gone in zip(found, is_missing, strict=True)]
         return texts
     if dtype.kind == "f":
-        return np.ma.filled(found.astype(np.float64), np.nan).astype(dtype)
+        numbers = np.ma.filled(found.astype(np.float64), np.nan).astype(dtype)
+        return from_bf16_bits(bf16_bits(numbers)) if datatype is Datatype.BF16 else numbers  # cut off, as clients do
     if is_missing.any():
         raise NotValid(f"reference: column {name!r} has rows without a value, and input type {datatype.value} cannot hold that")
     plain = np.ma.filled(found, 0)

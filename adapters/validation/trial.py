@@ -23,7 +23,7 @@ from gateway.core.models import Column, ColumnKind, Target, Task, Version
 from gateway.core.profile_bodies import profile_body
 from gateway.core.profiles import build_profile
 from gateway.core.providers import refuse_absent
-from gateway.core.tensors import FLOATS, NUMPY_DTYPES, VARIABLE, Array, Datatype, Signature, TensorSpec
+from gateway.core.tensors import FLOATS, HALVES, NUMPY_DTYPES, VARIABLE, Array, Datatype, Signature, TensorSpec
 from gateway.ports.runtimes import Instance
 
 TRIAL_ROWS_MAX: Final = 2_000  # of the reference that are run; enough to meet what a column holds
@@ -32,7 +32,7 @@ COST_RUNS: Final = 51  # of one row; the median is then known to a few percent
 COST_BUDGET_S: Final = 2.0  # whatever the model costs
 VARIED_ROWS: Final = 8  # any two rows that depend on each other show it
 JOIN_ROUNDING: Final = 1e-4  # of the largest answer: FP32 sums in another order differ by less, through some hundred layers too
-JOIN_ROUNDING_FP16: Final = 1e-2  # its numbers have three digits
+JOIN_ROUNDING_HALVES: Final = {Datatype.FP16: 1e-2, Datatype.BF16: 1e-1}  # whose numbers have three digits, and two
 ROUNDING: Final = 1e-6  # by which a probability in FP32 may leave [0, 1]
 MADE_UP_SIZE: Final = 1  # of a variable dimension that is not the row count, when nothing says more
 
@@ -297,7 +297,7 @@ def _is_alike(together: Array, at: int, alone: Array, datatype: Datatype) -> boo
         return bool(np.array_equal(together[at], alone[0]))
     of_batch, of_one = together[at].astype(np.float64), alone[0].astype(np.float64)
     sizes = np.abs(together.astype(np.float64))
-    tolerance = JOIN_ROUNDING_FP16 if datatype is Datatype.FP16 else JOIN_ROUNDING
+    tolerance = JOIN_ROUNDING_HALVES.get(datatype, JOIN_ROUNDING)
     bound = tolerance * float(sizes[np.isfinite(sizes)].max(initial=0.0))
     return bool(np.isclose(of_batch, of_one, rtol=tolerance, atol=bound, equal_nan=True).all())
 
@@ -344,10 +344,12 @@ def _refuse_odd_answers(target: Target, outputs: Mapping[str, Array]) -> None:
 def _warnings(signature: Signature, outputs: Mapping[str, Array], *, has_reference: bool, is_joinable: bool) -> Iterator[str]:
     if not is_joinable:
         yield "rows are answered differently alone and in a batch: requests are not joined into one run"
-    if half := [spec.name for spec in signature.inputs if spec.datatype is Datatype.FP16]:
-        yield f"input {half[0]!r} is FP16, which has no JSON form: requests must send it as a binary tensor"
-    if half := [spec.name for spec in signature.outputs if spec.datatype is Datatype.FP16]:
-        yield f"output {half[0]!r} is FP16, which has no JSON form: requests must ask for it as binary, or for other outputs"
+    if half := [spec for spec in signature.inputs if spec.datatype in HALVES]:
+        kind = half[0].datatype.value
+        yield f"input {half[0].name!r} is {kind}, which has no JSON form: requests must send it as a binary tensor"
+    if half := [spec for spec in signature.outputs if spec.datatype in HALVES]:
+        kind = half[0].datatype.value
+        yield f"output {half[0].name!r} is {kind}, which has no JSON form: requests must ask for it as binary or leave it out"
     if not has_reference:
         yield "no reference sample was sent: drift against training cannot be seen"
         return

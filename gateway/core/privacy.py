@@ -18,7 +18,7 @@ import numpy as np
 from gateway.core.errors import MalformedRequest
 from gateway.core.models import Version
 from gateway.core.records import PredictionRecord
-from gateway.core.tensors import NUMPY_DTYPES, Array, Tensor, TensorSpec
+from gateway.core.tensors import Array, Tensor, TensorSpec, element_bytes
 
 EVERY: Final = "*"  # model and route
 ASSIGNMENT_KEY: Final = "assignment_key"  # may be hashed as if it were a column
@@ -194,7 +194,7 @@ def _is_column(spec: TensorSpec) -> bool:
 
 
 def _has_room(spec: TensorSpec) -> bool:
-    return spec.datatype in NUMPY_DTYPES and NUMPY_DTYPES[spec.datatype].itemsize >= _HASH_BYTES_MIN
+    return element_bytes(spec.datatype) >= _HASH_BYTES_MIN
 
 
 def _blank(data: Array) -> float | bytes:

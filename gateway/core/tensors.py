@@ -1,7 +1,8 @@
 """Tensors and their datatypes, as the Open Inference Protocol names them.
 
 Pure values: no wire format here (that is `serving/wire.py`) and no runtime. A `Tensor` holds a C-contiguous NumPy array of
-exactly the numpy type that its datatype maps to; BYTES are object arrays of `bytes`.
+exactly the numpy type that its datatype maps to; BYTES are object arrays of `bytes`. BF16, of which NumPy has no type, is held
+as the FP32 that it equals, whose lower half is zero: so whatever reads numbers reads these too.
 """
 
 from __future__ import annotations
@@ -53,9 +54,30 @@ NUMPY_DTYPES: Final[dict[Datatype, np.dtype[np.generic]]] = {
     Datatype.FP32: np.dtype(np.float32),
     Datatype.FP64: np.dtype(np.float64),
     Datatype.BYTES: np.dtype(np.object_),
+    Datatype.BF16: np.dtype(np.float32),
 }
+HALVES: Final = frozenset({Datatype.FP16, Datatype.BF16})  # what has no JSON form
 FLOATS: Final = frozenset({Datatype.FP16, Datatype.BF16, Datatype.FP32, Datatype.FP64})
 INTEGERS: Final = frozenset(d for d in Datatype if "INT" in d.value)
+
+
+_BF16_BYTES: Final = 2
+_BF16_SHIFT: Final = 16  # bits of the FP32's lower half
+
+
+def element_bytes(datatype: Datatype) -> int:
+    """Return what an element takes in binary form; a pointer's size for BYTES, whose elements have none of their own."""
+    return _BF16_BYTES if datatype is Datatype.BF16 else NUMPY_DTYPES[datatype].itemsize
+
+
+def bf16_bits(numbers: Array) -> NDArray[np.uint16]:
+    """Return FP32 numbers as the bits of BF16, their upper halves; exact for what is held of a BF16 tensor, else cut off."""
+    return (np.ascontiguousarray(numbers).view(np.uint32) >> np.uint32(_BF16_SHIFT)).astype(np.uint16)
+
+
+def from_bf16_bits(bits: NDArray[np.uint16]) -> Array:
+    """Return the FP32 numbers that bits of BF16 are; NaN of any payload keeps it."""
+    return (bits.astype(np.uint32) << np.uint32(_BF16_SHIFT)).view(np.float32)
 
 
 @dataclass(frozen=True, slots=True)

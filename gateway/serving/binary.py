@@ -1,7 +1,7 @@
 """Bytes ↔ arrays: the binary form of tensors, whose bytes follow the JSON part of a body.
 
 Little-endian and row-major, as the machines are that ONNX Runtime runs on; so numbers are looked at where they lie and copied
-only when they are not aligned. Sizes are checked before anything is made of them.
+only when they are not aligned, or BF16. Sizes are checked before anything is made of them.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from typing import Final, cast
 
 import numpy as np
 
-from gateway.core.errors import MalformedRequest, NotOffered
-from gateway.core.tensors import NUMPY_DTYPES, Array, Datatype, Shape, Tensor
+from gateway.core.errors import MalformedRequest
+from gateway.core.tensors import NUMPY_DTYPES, Array, Datatype, Shape, Tensor, bf16_bits, element_bytes, from_bf16_bits
 
 _LENGTH_BYTES: Final = 4  # before each element of BYTES
+_BF16: Final = np.dtype(np.uint16)  # as it comes
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,6 @@ class Blobs:
 
         Raises:
             MalformedRequest: the body ends before it, or it has another number of elements than its shape.
-            NotOffered: no version takes the datatype.
         """
         name, datatype, shape, size = slot.name, slot.datatype, slot.shape, slot.size
         start, body = self._at, self._body
@@ -51,16 +51,15 @@ class Blobs:
             raise MalformedRequest(f"input {name!r}: expecting {end - len(body):,} additional bytes after the JSON part")
         if datatype is Datatype.BYTES:
             return _texts(body, start, end, shape, name)
-        dtype = NUMPY_DTYPES.get(datatype)
-        if dtype is None:
-            raise NotOffered(f"input {name!r}: {datatype.value} is not offered in any form; no version takes it")
-        count = math.prod(shape)
-        if size != (needed := count * dtype.itemsize):
+        dtype, count = NUMPY_DTYPES[datatype], math.prod(shape)
+        if size != (needed := count * element_bytes(datatype)):
             raise MalformedRequest(
                 f"input {name!r}: input byte size mismatch: shape {list(shape)} needs {needed:,} bytes, got {size:,}"
             )
         if not count:
             return np.empty(shape, dtype)
+        if datatype is Datatype.BF16:
+            return from_bf16_bits(np.frombuffer(body, _BF16, count, start)).reshape(shape)
         array = np.frombuffer(body, dtype, count, start)
         if datatype is Datatype.BOOL and array.view(np.uint8).max() > 1:
             raise MalformedRequest(f"input {name!r}: BOOL takes bytes of 0 and 1")
@@ -90,6 +89,8 @@ def text_array(elements: list[bytes], shape: Shape, name: str) -> Array:
 
 def blob(tensor: Tensor) -> bytes | Array:
     """Return a tensor's bytes; numbers as the array that they lie in."""
+    if tensor.datatype is Datatype.BF16:
+        return bf16_bits(tensor.data)
     if tensor.datatype is not Datatype.BYTES:
         return tensor.data
     elements = cast("list[bytes]", tensor.data.ravel().tolist())

@@ -14,7 +14,7 @@ import numpy as np
 
 from gateway.core.errors import MalformedRequest, OutputMismatch, SignatureMismatch
 from gateway.core.models import Version
-from gateway.core.tensors import NUMPY_DTYPES, VARIABLE, Array, Datatype, Shape, Tensor, TensorSpec
+from gateway.core.tensors import NUMPY_DTYPES, VARIABLE, Array, Datatype, Shape, Tensor, TensorSpec, element_bytes
 from gateway.serving.binary import Blobs, Slot, text_array
 from gateway.serving.elements import ELEMENTS, Element, array_of, flattened
 from gateway.serving.wire import Request
@@ -126,7 +126,7 @@ class Checker:
             return {name: Tensor(name, spec.datatype, text_array([raw], (*rows, *(1 for _ in sizes)), name))}
         if sizes.count(VARIABLE) > 1:
             raise SignatureMismatch(f"input {name!r} has several open dimensions; send its shape in a JSON part")
-        known = math.prod(size for size in sizes if size != VARIABLE) * NUMPY_DTYPES[spec.datatype].itemsize
+        known = math.prod(size for size in sizes if size != VARIABLE) * element_bytes(spec.datatype)
         shape = tuple(len(raw) // known if size == VARIABLE and known else max(size, 0) for size in sizes)
         return {name: Tensor(name, spec.datatype, Blobs(raw, 0).take(Slot(name, spec.datatype, (*rows, *shape), len(raw))))}
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from gateway.core.fields import Json
 from gateway.core.models import Version
-from gateway.core.tensors import NUMPY_DTYPES, Datatype, TensorSpec
+from gateway.core.tensors import Datatype, TensorSpec, element_bytes
 
 _JSON_BYTES: Final = 2  # of an element at least: a digit and a comma
 _INT32_MAX: Final = 2**31 - 1  # of the message's field
@@ -59,9 +59,8 @@ def _rows_within(version: Version, body_bytes_max: int) -> int:
 
 
 def _row_bytes(spec: TensorSpec) -> int:
-    dtype = NUMPY_DTYPES[spec.datatype]
-    element_bytes = _JSON_BYTES if dtype.hasobject else min(dtype.itemsize, _JSON_BYTES)
-    return element_bytes * math.prod(max(size, 1) for size in spec.shape[1:])
+    least = _JSON_BYTES if spec.datatype is Datatype.BYTES else min(element_bytes(spec.datatype), _JSON_BYTES)
+    return least * math.prod(max(size, 1) for size in spec.shape[1:])
 
 
 def _configured(spec: TensorSpec, has_rows: bool) -> Json:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from gateway.core.errors import MalformedRequest
 from gateway.core.models import DIMENSIONS_MAX
-from gateway.core.tensors import INTEGERS, NUMPY_DTYPES, Array, Datatype, Shape, Tensor
+from gateway.core.tensors import HALVES, INTEGERS, NUMPY_DTYPES, Array, Datatype, Shape, Tensor
 
 _ASK: Final = "ask for binary output"  # in the message: the protocol's clients show no more of an error
 _NESTING_MAX: Final = 100  # of `data`; Triton's limit
@@ -116,13 +116,13 @@ def json_data(tensor: Tensor) -> bytes:
     """Return the flat `data` of an output as JSON; NaN becomes null.
 
     Raises:
-        MalformedRequest: it holds what JSON cannot: infinities, FP16, text that is not UTF-8.
+        MalformedRequest: it holds what JSON cannot: infinities, FP16 or BF16, text that is not UTF-8.
     """
     flat = tensor.data.ravel()
     if flat.dtype.kind == "O":
         return orjson.dumps(_texts(tensor))
-    if tensor.datatype is Datatype.FP16:
-        raise MalformedRequest(f"output {tensor.name!r}: FP16 has no JSON form; {_ASK}")
+    if tensor.datatype in HALVES:
+        raise MalformedRequest(f"output {tensor.name!r}: {tensor.datatype.value} has no JSON form; {_ASK}")
     text = orjson.dumps(flat, option=orjson.OPT_SERIALIZE_NUMPY)
     if text.find(b"null") >= 0 and np.isinf(cast("NDArray[np.floating[Any]]", flat)).any():
         raise MalformedRequest(f"output {tensor.name!r} holds infinities, which JSON cannot carry; {_ASK}")

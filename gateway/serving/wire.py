@@ -17,7 +17,7 @@ import orjson
 from gateway.core.errors import MalformedRequest, NotOffered
 from gateway.core.models import Version
 from gateway.core.records import PredictionRecord
-from gateway.core.tensors import NUMPY_DTYPES, Datatype, Shape, Tensor
+from gateway.core.tensors import Datatype, Shape, Tensor
 from gateway.serving.binary import Blobs, Slot, blob
 from gateway.serving.classes import classified
 from gateway.serving.elements import ELEMENTS_BY_NAME, array_of, checked_shape, json_data
@@ -136,7 +136,7 @@ def encode_infer(request: Request, record: PredictionRecord) -> bytes:
     """Return the protocol's answer to a request that ran.
 
     Raises:
-        MalformedRequest: an output holds what JSON cannot: infinities, FP16, text that is not UTF-8.
+        MalformedRequest: an output holds what JSON cannot: infinities, FP16 or BF16, text that is not UTF-8.
     """
     tensors = record.outputs if request.wanted is None else selected(record.outputs, request.wanted)
     id = b"" if request.id is None else b'"id":' + orjson.dumps(request.id) + b","
@@ -269,9 +269,7 @@ def _binary_tensor(item: dict[str, Any], name: str, size: int, slots: list[Slot]
 
 
 def _why_not_read(name: str, datatype: object) -> str:
-    if (known := DATATYPES.get(str(datatype))) is not None and known not in NUMPY_DTYPES:
-        return f"input {name!r}: {datatype} has no JSON form and is not offered in another; no version takes it"
-    if known is not None:
+    if str(datatype) in DATATYPES:
         return f"input {name!r}: {datatype} has no JSON form; send it as a binary tensor"
     return f"input {name!r}: datatype {str(datatype)[:40]!r} is not one of the protocol's"
 

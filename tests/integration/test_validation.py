@@ -393,14 +393,16 @@ def test_rows_that_differ_by_rounding_alone_are_joined(tmp_path, sample, has_ref
 
 @pytest.mark.parametrize("has_reference", [False, True])
 @pytest.mark.parametrize("side", ["input", "output"])
-def test_fp16_is_accepted_with_how_to_send_it(tmp_path, sample, side, has_reference):
-    """A tensor in FP16 goes only as binary, and the registration says so."""
-    half = TensorProto.FLOAT16
+@pytest.mark.parametrize("half", [TensorProto.FLOAT16, TensorProto.BFLOAT16])
+def test_half_is_accepted_with_how_to_send_it(tmp_path, sample, side, has_reference, half):
+    """A tensor in FP16 or BF16 goes only as binary, and the registration says so."""
+    name = {TensorProto.FLOAT16: "FP16", TensorProto.BFLOAT16: "BF16"}[half]
     kinds = (half, FLOAT) if side == "input" else (FLOAT, half)
     node = helper.make_node("Cast", ["x"], ["y"], to=kinds[1])
     path = _save(tmp_path / "half.onnx", [node], [_value("x", kinds[0])], [_value("y", kinds[1])])
     version = _validate(path, sample if has_reference else None)
-    assert any(side in warning and "FP16" in warning and "binary" in warning for warning in version.warnings)
+    assert any(side in warning and name in warning and "binary" in warning for warning in version.warnings)
+    assert (version.profile is not None) == has_reference
 
 
 @pytest.mark.parametrize("shape", [(), (3, 2), (1, 4), (5,)])

@@ -1,7 +1,7 @@
 """Messages ↔ requests and answers: the protocol's tensors as gRPC carries them.
 
 Either every tensor of a message is raw, in the order of the inputs or outputs and in the binary form of `binary.py`, or every one
-is typed; FP16 only raw. An answer is written as its request was, unless the request's parameters ask otherwise.
+is typed; FP16 and BF16 only raw. An answer is written as its request was, unless the request's parameters ask otherwise.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from gateway.core.errors import MalformedRequest, NotOffered
+from gateway.core.errors import MalformedRequest
 from gateway.core.models import Version
 from gateway.core.records import PredictionRecord
 from gateway.core.tensors import NUMPY_DTYPES, Array, Datatype, Shape, Tensor
@@ -113,8 +113,6 @@ def _tensor(item: Input, raw: bytes | None) -> Tensor:
 
 def _typed(item: Input, datatype: Datatype, shape: Shape) -> Array:
     name, field = item.name, _FIELDS.get(datatype)
-    if datatype not in NUMPY_DTYPES:
-        raise NotOffered(f"input {name!r}: {datatype.value} is not offered in any form; no version takes it")
     if field is None:
         raise MalformedRequest(f"input {name!r}: {datatype.value} has no typed contents; send it in raw_input_contents")
     for given, _ in item.contents.ListFields():

@@ -47,6 +47,7 @@ DATATYPES = {
     TensorProto.FLOAT: Datatype.FP32,
     TensorProto.DOUBLE: Datatype.FP64,
     TensorProto.FLOAT16: Datatype.FP16,
+    TensorProto.BFLOAT16: Datatype.BF16,
     TensorProto.INT8: Datatype.INT8,
     TensorProto.INT16: Datatype.INT16,
     TensorProto.INT32: Datatype.INT32,
@@ -111,6 +112,17 @@ def identity(type: int, shape: Sequence[int | str] = ("n", "m")) -> Model:
     return graph([helper.make_node("Identity", ["x"], ["y"])], [("x", type, shape)], [("y", type, shape)])
 
 
+def doubled_bf16() -> Model:
+    """`y = 2 x` in BF16, worked out in FP32, as the processor has no arithmetic in BF16."""
+    bf16 = TensorProto.BFLOAT16
+    nodes = [
+        helper.make_node("Cast", ["x"], ["wide"], to=FLOAT),
+        helper.make_node("Add", ["wide", "wide"], ["sum"]),
+        helper.make_node("Cast", ["sum"], ["y"], to=bf16),
+    ]
+    return graph(nodes, [("x", bf16, ["n", "m"])], [("y", bf16, ["n", "m"])])
+
+
 def identity_row() -> Model:
     """`y = x`, [n, 1] → [n, 1]."""
     return identity(FLOAT, ("n", 1))
@@ -166,6 +178,7 @@ class Models:
     linear: Callable[..., Model] = linear
     named: Callable[..., Model] = named
     identity: Callable[..., Model] = identity
+    doubled_bf16: Callable[..., Model] = doubled_bf16
     identity_row: Callable[..., Model] = identity_row
     lookup: Callable[..., Model] = lookup
     root: Callable[..., Model] = root

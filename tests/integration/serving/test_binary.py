@@ -130,6 +130,8 @@ def served(tmp_path_factory, models, until, start_worker):
     nodes = [helper.make_node("Identity", [name], [f"{name}2"]) for name in names]
     sides = [[(name + end, real, ["n", "m"]) for name in names] for end in ("", "2")]
     worker.register("three", "1", models.graph(nodes, *sides), champion=True)
+    worker.register("BF16", "1", models.identity(TensorProto.BFLOAT16), champion=True)
+    worker.register("doubled", "1", models.doubled_bf16(), champion=True)
     worker.until_served(until)
     return worker
 
@@ -176,13 +178,51 @@ def test_bytes_that_are_no_text_are_the_callers_fault(served):
         assert (answer.status_code, "UTF-8" in answer.json()["error"]) == (400, True)
 
 
-def test_bf16_is_refused_as_not_offered(served):
-    """No version takes BF16, and a caller learns that rather than that its bytes do not fit."""
-    tensor = {"name": "x", "datatype": "BF16", "shape": [1, 1], "parameters": {"binary_data_size": 2}}
-    answer = infer(served, "FP32", request([tensor], b"\x80\x3f"))
-    assert (answer.status_code, "BF16" in answer.json()["error"]) == (501, True)
-    answer = infer(served, "FP32", request([{**tensor, "parameters": {}, "data": [1.0]}]))
-    assert (answer.status_code, "no version takes it" in answer.json()["error"]) == (400, True)
+BF16 = [0x0000, 0x8000, 0x3F80, 0xC2F7, 0x7F7F, 0x0001, 0x7F80, 0xFF80, 0x7FC1, 0xFF81]  # ends, infinities, NaN of any payload
+
+
+def bf16(patterns: list[int], **parameters: object) -> tuple[bytes, dict[str, str]]:
+    """Return a request of one row of BF16 in binary."""
+    content = struct.pack(f"<{len(patterns)}H", *patterns)
+    tensor = {"name": "x", "datatype": "BF16", "shape": [1, len(patterns)], "parameters": {"binary_data_size": len(content)}}
+    return request([tensor], content, parameters=parameters)
+
+
+def test_every_bit_pattern_of_bf16_survives_binary(served):
+    """BF16 comes back to the bit, and the log holds the FP32 numbers that it equals [OIP-65]."""
+    answer = infer(served, "BF16", bf16(BF16, binary_data_output=True))
+    assert answer.status_code == 200, answer.text
+    head = json.loads(answer.content[: int(answer.headers[LENGTH])])
+    [output] = head["outputs"]
+    assert (output["datatype"], output["shape"], output["parameters"]) == ("BF16", [1, 10], {"binary_data_size": 20})
+    assert answer.content[int(answer.headers[LENGTH]) :] == struct.pack("<10H", *BF16)
+    logged = served.predictions()[-1]
+    for tensor in (*logged.inputs, *logged.outputs):
+        assert (tensor.datatype, tensor.data.dtype, tensor.data.shape) == (Datatype.BF16, np.float32, (1, 10))
+        assert (tensor.data.view(np.uint32) >> 16).tolist() == [BF16]
+
+
+def test_bf16_is_what_a_model_computes_with(served):
+    """A model gets the numbers that were sent and its answer is what it said, also for a raw body and for no rows."""
+    one, three = 0x3F80, 0x4040
+    answer = infer(served, "doubled", bf16([one, three], binary_data_output=True))
+    assert answer.content[int(answer.headers[LENGTH]) :] == struct.pack("<2H", 0x4000, 0x40C0)
+    raw = infer(served, "doubled", (struct.pack("<2H", three, one), {LENGTH: "0"}))
+    assert raw.content[int(raw.headers[LENGTH]) :] == struct.pack("<2H", 0x40C0, 0x4000)
+    empty = infer(served, "doubled", bf16([], binary_data_output=True))
+    assert (empty.status_code, empty.json()["outputs"][0]["shape"]) == (200, [1, 0])
+
+
+def test_bf16_has_no_json_form(served):
+    """BF16 in JSON, either way, or in another number of bytes is a 400 that says what to do [OIP-43]."""
+    tensor = {"name": "x", "datatype": "BF16", "shape": [1, 1]}
+    for content, told in (
+        (request([{**tensor, "data": [1.0]}]), "send it as a binary tensor"),
+        (bf16([0x3F80]), "ask for binary"),
+        (request([{**tensor, "parameters": {"binary_data_size": 4}}], b"\0\0\x80\x3f"), "needs 2 bytes, got 4"),
+    ):
+        answer = infer(served, "BF16", content)
+        assert (answer.status_code, told in answer.json()["error"]) == (400, True), answer.text
 
 
 @pytest.mark.parametrize("shape", [(), (0, 3), (3, 0), (1, 2, 3, 1, 2, 1, 2, 2)], ids=str)

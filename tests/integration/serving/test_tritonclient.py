@@ -97,10 +97,11 @@ def test_triton_client_predicts_in_its_own_default_form(served, triton, models, 
 
 
 def test_triton_client_sends_texts_halves_and_asks_for_classes(served, triton, models, until):
-    """BYTES, FP16 and a classification come as the client reads them."""
+    """BYTES, FP16, BF16 and a classification come as the client reads them."""
     cases = {
         "BYTES": (TensorProto.STRING, np.array([["", "\0", "ä🙂"]], object)),
         "FP16": (TensorProto.FLOAT16, np.array([[1, -0.0, 65504]], np.float16)),
+        "BF16": (TensorProto.BFLOAT16, np.array([[1, -0.0, 2.0**100]], np.float32)),
         "BOOL": (TensorProto.BOOL, np.array([[True, False]])),
     }
     for name, (kind, _) in cases.items():

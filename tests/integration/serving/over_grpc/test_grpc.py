@@ -21,23 +21,25 @@ VALUES = {name: np.array([[np.iinfo(kind).min, 0, np.iinfo(kind).max]], kind) fo
 VALUES |= {
     "BOOL": np.array([[True, False, True]]),
     "FP16": np.array([[-0.0, 6e-8, np.inf]], np.float16),
+    "BF16": np.array([[0x8000, 0x0001, 0x7F80, 0x7FC1]], np.uint16),  # as bits
     "FP32": np.array([[-0.0, 1e-45, np.nan, -np.inf]], np.float32),
     "FP64": np.array([[-0.0, 5e-324, np.nan, np.inf]], np.float64),
     "BYTES": np.array([[b"", b"\0", "ä🙂".encode()]], object),
 }
 KINDS = {name: getattr(TensorProto, name) for name in (*LIMITS, "BOOL")}
-KINDS |= {"FP16": TensorProto.FLOAT16, "FP32": TensorProto.FLOAT, "FP64": TensorProto.DOUBLE, "BYTES": TensorProto.STRING}
+KINDS |= {"FP16": TensorProto.FLOAT16, "BF16": TensorProto.BFLOAT16}
+KINDS |= {"FP32": TensorProto.FLOAT, "FP64": TensorProto.DOUBLE, "BYTES": TensorProto.STRING}
 
 
 @pytest.mark.parametrize("form", ["raw", "typed"])
 def test_grpc_carries_every_datatype_exactly(start, models, until, form):
-    """Each datatype goes through an identity and back bit by bit, raw or typed, in the form it came; FP16 only raw."""
+    """Each datatype goes through an identity and back bit by bit, raw or typed, in the form it came; FP16 and BF16 only raw."""
     worker, stub = start()
     for name, kind in KINDS.items():
         worker.register(name, "1", models.identity(kind), champion=True)
     worker.until_served(until)
     for name, values in VALUES.items():
-        asked = stub.request(name, name, values, is_raw=form == "raw" or name == "FP16")
+        asked = stub.request(name, name, values, is_raw=form == "raw" or name in ("FP16", "BF16"))
         answer, _ = stub.call("ModelInfer", asked)
         [output] = answer.outputs
         assert (output.name, output.datatype, list(output.shape)) == ("y", name, list(values.shape))

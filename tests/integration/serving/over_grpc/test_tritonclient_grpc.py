@@ -82,10 +82,11 @@ def test_triton_grpc_client_predicts(triton, until):
 
 
 def test_triton_grpc_client_sends_texts_halves_and_asks_for_classes(served, triton, models, until):
-    """BYTES, FP16, compressed floats and a classification come as the client reads them."""
+    """BYTES, FP16, BF16, compressed floats and a classification come as the client reads them."""
     cases = {
         "BYTES": (TensorProto.STRING, np.array([["", "ä🙂"]], object)),
         "FP16": (TensorProto.FLOAT16, np.array([[1, -0.0, 65504]], np.float16)),
+        "BF16": (TensorProto.BFLOAT16, np.array([[1, -0.0, 2.0**100]], np.float32)),
         "FP32": (TensorProto.FLOAT, np.random.default_rng(1).normal(size=(500, 2)).astype(np.float32)),
     }
     for name, (kind, _) in cases.items():
