@@ -9,12 +9,13 @@ a ticket can wait.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from gateway.core.errors import OWN_REFUSALS, GatewayError, LogFailed
+from gateway.core.errors import UNRECORDED_REFUSALS
 from grafana.bounds import ARCHIVE_LAG_S, BUSY_SHARE, FAILED_SHARE, LAG_S, RATE_MIN, ROOM_BYTES, TRUTH_LOG_E
+from grafana.refused import refused
 
 PAGE, TICKET = "page", "ticket"
 EVALUATED: Final = "headgate:rules:evaluated"  # recorded beside the alerts: whoever has it need not evaluate them
@@ -24,9 +25,9 @@ _BURNS: Final = (  # long window, short window, times the budget, severity
     ("1d", "2h", 3.0, TICKET),  # 10 % in a day
     ("3d", "6h", 1.0, TICKET),  # 10 % in three days
 )
+_UNLOADED: Final = "gateway_load_failures_total"
 _LIVE: Final = 'gateway_predictions_total{kind="live"}'
 _FAILED: Final = 'gateway_predictions_total{kind="live", outcome!~"ok|abandoned"}'
-_UNCOUNTED: Final = tuple(kind for kind in OWN_REFUSALS if not issubclass(kind, LogFailed))  # the log's come after the prediction
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,9 @@ ALERTS: Final = (
         "min by (instance) (gateway_audit_intact) == 0",
         PAGE,
         "The audit log's chain does not hold",
-        "`headgate audit verify` names the first entry that does not follow from the one before it.",
+        "`headgate audit verify` names the first entry N that does not follow from the one before it, `headgate audit show N` "
+        "what it says now; a back-up has it as it was. First copy registry.db: it is the evidence. Then see who could write it. "
+        "docs/operations.md says how to go on.",
         stays="1h",
     ),
     Alert(
@@ -164,6 +167,15 @@ ALERTS: Final = (
         "Verdicts on the loss are void. See where outcomes come from, and why one version's are late.",
         waits="5m",
         stays="30m",
+    ),
+    Alert(
+        "VersionsFailToLoad",
+        f"sum by (instance, model, version) (increase({_UNLOADED}[15m])) > 0 "
+        f"or sum by (instance, model, version) ({_UNLOADED} unless {_UNLOADED} offset 15m) > 0",  # it begins with 1
+        TICKET,
+        "Version {{ $labels.version }} of {{ $labels.model }} does not load",
+        "The workers' journals say why, and it is tried again with the next call. Where a route needs it, the fallback answers, "
+        "or callers are refused: `headgate rollback ROUTE --reason …`, or name another version with `headgate routes set`.",
     ),
     Alert(
         "AutomationOff",
@@ -246,15 +258,10 @@ def _windows() -> tuple[str, ...]:
 
 
 def _ratios(window: str) -> Iterator[tuple[str, str]]:
-    answered = f"sum by (route) (rate({_LIVE}[{window}]) or rate({_refused(_UNCOUNTED)}[{window}]))"
-    failed = f"sum by (route) (rate({_FAILED}[{window}]) or rate({_refused(OWN_REFUSALS)}[{window}]))"
+    answered = f"sum by (route) (rate({_LIVE}[{window}]) or rate({refused(UNRECORDED_REFUSALS)}[{window}]))"
+    failed = f"sum by (route) (rate({_FAILED}[{window}]) or rate({refused()}[{window}]))"
     yield f"route:gateway_predictions:rate{window}", answered
     yield f"route:gateway_failed:ratio_rate{window}", f"({failed} or 0 * {answered}) / ({answered} > 0)"
-
-
-def _refused(kinds: Iterable[type[GatewayError]]) -> str:
-    reasons = "|".join(kind.__name__ for kind in kinds)
-    return f'gateway_rejected_requests_total{{route!="", reason=~"{reasons}"}}'
 
 
 def _burns() -> Iterator[Alert]:
@@ -266,8 +273,8 @@ def _burns() -> Iterator[Alert]:
             f"and route:gateway_predictions:rate{long} > {RATE_MIN}",
             severity,
             f"{{{{ $labels.route }}}} fails {times:g} times faster than its budget allows",
-            f"{{{{ $value | humanizePercentage }}}} of its answers failed in the last {long}. See the board Route; where it has "
-            "no failures, gateway_rejected_requests_total says why it refuses, and the workers' journals what does not load.",
+            f"{{{{ $value | humanizePercentage }}}} of its answers failed in the last {long}. See the board Route: what "
+            "failed by version, and what it refused and why; the workers' journals say what does not load.",
             stays="10m" if severity == PAGE else "30m",
             labels={"window": long},
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import assert_never
@@ -140,6 +140,11 @@ class MemoryRegistry:
         found = reversed(self._read().rollouts.values())
         chosen = [one for one in found if route in ("", one.route) and (one.is_open or not open_only)]
         return chosen[:limit]
+
+    def newest_rollouts(self) -> Mapping[str, Rollout]:
+        """Let each route's later ones take the place of those before."""
+        state = self._read()
+        return {one.route: one for one in state.rollouts.values() if one.route in state.routes}
 
     def quarantines(self) -> Sequence[Quarantine]:
         """Return all, in order of digest."""

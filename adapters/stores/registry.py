@@ -8,7 +8,7 @@ sense, is decided before: the store only keeps its promises.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Final
 
@@ -129,6 +129,15 @@ class SqliteRegistry:
                 limit,
             )
         return [rows.rollout_of(body) for (body,) in found]
+
+    def newest_rollouts(self) -> Mapping[str, Rollout]:
+        """Look one up for each route, by index."""
+        with self._database.reading() as transaction:
+            found = transaction.rows(
+                "SELECT n.name, r.body FROM routes n JOIN rollouts r ON r.number ="
+                " (SELECT max(number) FROM rollouts WHERE route = n.name) WHERE n.body IS NOT NULL"
+            )
+        return {name: rows.rollout_of(body) for name, body in found}
 
     def quarantines(self) -> Sequence[Quarantine]:
         """Read all rows; one a digest."""

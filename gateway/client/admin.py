@@ -202,6 +202,12 @@ class AdminClient(HttpClient):
         """Return the last entries, the newest first."""
         return _items(self._json("GET", "/api/v1/audit", params={"limit": str(limit), "order": "newest"}), "entries")
 
+    def audit_entry(self, seq: int) -> Json | None:
+        """Return one audit entry by its number, or None where there is none."""
+        query = {"after": str(seq - 1), "limit": "1", "order": "oldest"}
+        found = _items(self._json("GET", "/api/v1/audit", params=query), "entries")
+        return next((one for one in found if one.get("seq") == seq), None)
+
     def quarantines(self) -> Iterator[Json]:
         """Yield every digest ever set under quarantine, with its strikes."""
         return self._listing("/api/v1/quarantine", "quarantine")

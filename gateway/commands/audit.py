@@ -52,6 +52,21 @@ def list_entries(
     return output.show_table(entries, columns, empty="no changes yet")
 
 
+@group.command(epilog=examples("headgate audit show 41", "headgate audit show 41 --json"))
+@reaches
+def show(
+    gateway: Gateway,
+    seq: Annotated[int, typer.Argument(min=1, metavar="NUMBER", help="The entry's number.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Show one change: by whom and why, what stood before and after it, its evidence, its hash."""
+    with gateway.admin() as admin:
+        entry = admin.audit_entry(seq)
+    if entry is None:
+        fail(f"there is no audit entry {seq}", "headgate audit list has the newest")
+    return output.show_json(entry) if as_json else output.show_facts(entry | {"time_s": output.moment(entry.get("time_s"))})
+
+
 @group.command(epilog=examples("headgate audit verify", "headgate audit verify --head 41:9f2c… --json"))
 @reaches
 def verify(
@@ -94,7 +109,8 @@ def verify(
         output.show_json(shown)
         raise typer.Exit(0 if shown["holds"] else REFUSED)
     if broken is not None:
-        fail(f"entry {broken} does not follow from the one before it: the log was edited, shortened or reordered there")
+        why = f"entry {broken} does not follow from the one before it: the log was edited, shortened or reordered there"
+        fail(why, f"headgate audit show {broken} has what it says now, a back-up what it said")
     if not found:
         fail(f"entry {head} is not there any more: the log was shortened or written anew")
     if lost:

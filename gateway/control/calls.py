@@ -16,6 +16,7 @@ from typing import Final, TypeVar
 
 from gateway.control.lingering import Lingering
 from gateway.control.notifier import Notifier
+from gateway.control.refusals import Refusals
 from gateway.control.trail import Trail
 from gateway.control.upload import Upload
 from gateway.core.access import Principal, Scope
@@ -77,6 +78,7 @@ class Control:
     failures: Failures = field(default_factory=Failures)
     trail: Trail = field(default_factory=Trail)
     lingering: Lingering = field(default_factory=Lingering)
+    refusals: Refusals = field(default_factory=Refusals)
     notifiers: list[Notifier] = field(default_factory=list)  # one where channels are configured, else none
 
 

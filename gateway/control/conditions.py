@@ -7,9 +7,8 @@ from typing import Final
 
 from gateway.control.calls import Control
 from gateway.control.health import unwell
-from gateway.control.monitored import fleet
+from gateway.control.monitored import fleet, picture
 from gateway.control.notifier import Condition
-from gateway.core.errors import PortFault
 from gateway.core.fields import Json
 from gateway.core.health import Level
 from gateway.core.notices import Severity
@@ -28,28 +27,20 @@ def conditions(control: Control, *, listened_s: float) -> Iterator[Condition]:
     Raises:
         StoreFailed: the registry cannot be read.
     """
-    picture = _picture(control)
-    yield from _of_monitor(control, picture, listened_s)
-    for route, part in unwell(control) if picture is not None else ():
+    readings = picture(control)
+    yield from _of_monitor(control, readings, listened_s)
+    for route, part in unwell(control, readings):
         if part.name != _ROLLOUT:
             what = f"{part.name} of route {route}: {part.evidence}"
             yield Condition(f"health:{route}:{part.name}", _SEVERITIES[part.level], route, what)
 
 
-def _picture(control: Control) -> Json | None:
-    """Return the monitor's last picture; one that cannot be read, as power loss may leave it, is as good as none."""
-    try:
-        return control.readings.latest()
-    except PortFault:
-        return None
-
-
-def _of_monitor(control: Control, picture: Json | None, listened_s: float) -> Iterator[Condition]:
-    found = {one.trouble: one.reason for one in complaints(picture, now_s=control.clock.now_s())}
+def _of_monitor(control: Control, readings: Json | None, listened_s: float) -> Iterator[Condition]:
+    found = {one.trouble: one.reason for one in complaints(readings, now_s=control.clock.now_s())}
     if (silent := found.pop(Trouble.SILENT, "")) and listened_s > SILENT_S:
         yield Condition("monitor:silent", Severity.CRITICAL, "", silent)
     for trouble, reason in found.items():
         yield Condition(f"monitor:{trouble.value}", Severity.WARNING, "", reason)
-    if not silent and (reason := fleet(picture).reason):
+    if not silent and (reason := fleet(readings).reason):
         what = f"nothing is raised by itself: {reason}; look for what they share"
         yield Condition("fleet:suspended", Severity.CRITICAL, "", what)

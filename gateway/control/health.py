@@ -1,23 +1,23 @@
-"""The facts of a route's health, from the monitor's last picture and the registry; `core/health.py` judges them."""
+"""The facts of a route's health: the monitor's last picture, the workers' counts, the registry. `core/health.py` judges them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from gateway.control.calls import Answer, Call, Control
-from gateway.control.monitored import object_of, of_route
+from gateway.control.monitored import object_of, of_route, picture
 from gateway.core.drift import PSI_ROWS_MIN
 from gateway.core.fields import Json
 from gateway.core.guardrails import Verdict
-from gateway.core.health import DriftFacts, Health, Level, Part, RolloutFacts, RouteFacts, VersionFacts, health
+from gateway.core.health import DriftFacts, Health, Level, Part, RefusalFacts, RolloutFacts, RouteFacts, VersionFacts, health
 from gateway.core.records import Kind
 from gateway.core.rollouts import Rollout
 from gateway.core.routes import Route
 from gateway.metrics.control import ROUTE_HEALTH, ROUTE_UNWELL
 from gateway.ports.metrics import Sample
 
-ROLLOUTS_MAX: Final = 1_000  # the newest; a route's last one is nearly always among them
 _UNWELL: Final = (Level.WARNING, Level.CRITICAL)
 
 
@@ -26,7 +26,7 @@ def show_health(control: Control, call: Call) -> Answer:
     name = call.path["route"]
     route = control.registry.table().route(name)
     rollout = next(iter(control.registry.rollouts(name, limit=1)), None)
-    return Answer({"route": name, **health_of(control.readings.latest(), route, rollout, control.clock.now_s()).body()})
+    return Answer({"route": name, **seen_by(control, control.readings.latest()).health(route, rollout).body()})
 
 
 def health_samples(control: Control, rollouts: Mapping[str, Rollout]) -> Iterator[Sample]:
@@ -35,45 +35,58 @@ def health_samples(control: Control, rollouts: Mapping[str, Rollout]) -> Iterato
     Args:
         rollouts: The newest of each route.
     """
-    readings, now_s = control.readings.latest(), control.clock.now_s()
-    for route in routes_seen(control, readings):
-        found = health_of(readings, route, rollouts.get(route.name), now_s)
+    seen = seen_by(control, picture(control))
+    for route in routes_seen(control, seen):
+        found = seen.health(route, rollouts.get(route.name))
         yield Sample(ROUTE_HEALTH.name, (("route", route.name),), float(found.level.value))
         for part in found.parts:
             if part.level in _UNWELL:
                 yield Sample(ROUTE_UNWELL.name, (("route", route.name), ("part", part.name)), float(part.level.value))
 
 
-def unwell(control: Control) -> Iterator[tuple[str, Part]]:
+def unwell(control: Control, readings: Json | None) -> Iterator[tuple[str, Part]]:
     """Yield each route with its parts that are not well, but for those whose health is unknown."""
-    newest = {rollout.route: rollout for rollout in reversed(control.registry.rollouts(limit=ROLLOUTS_MAX))}
-    readings, now_s = control.readings.latest(), control.clock.now_s()
-    for route in routes_seen(control, readings):
-        for part in health_of(readings, route, newest.get(route.name), now_s).parts:
+    newest, seen = control.registry.newest_rollouts(), seen_by(control, readings)
+    for route in routes_seen(control, seen):
+        for part in seen.health(route, newest.get(route.name)).parts:
             if part.level in _UNWELL:
                 yield route.name, part
 
 
-def routes_seen(control: Control, readings: Json | None) -> list[Route]:
-    """Return every route, and every model that was called under its own name."""
-    table = control.registry.table()
-    called = object_of((readings or {}).get("routes")).keys() & table.champions.keys()
-    return [table.route(name) for name in sorted(table.routes.keys() | called)]
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is known of all routes at one moment: by the monitor, and by the workers."""
 
+    readings: Json | None
+    refusals: Mapping[str, RefusalFacts]
+    now_s: float
 
-def health_of(readings: Json | None, route: Route, rollout: Rollout | None, now_s: float) -> Health:
-    """Return the health of one route, whose newest rollout is given."""
-    seen = of_route(readings, route.name)
-    time_s = object_of((readings or {}).get("monitor")).get("time_s")
-    return health(
-        RouteFacts(
-            age_s=max(0.0, now_s - time_s) if isinstance(time_s, int | float) and time_s else None,
-            deadline_ms=route.deadline_ms,
-            versions=tuple(_versions(seen, route)),
-            drift=_drift(seen),
-            rollout=None if rollout is None else RolloutFacts(rollout.state, rollout.reason, _failed(seen, rollout)),
+    def health(self, route: Route, rollout: Rollout | None) -> Health:
+        """Return the health of one route, whose newest rollout is given."""
+        seen = of_route(self.readings, route.name)
+        time_s = object_of((self.readings or {}).get("monitor")).get("time_s")
+        return health(
+            RouteFacts(
+                age_s=max(0.0, self.now_s - time_s) if isinstance(time_s, int | float) and time_s else None,
+                deadline_ms=route.deadline_ms,
+                versions=tuple(_versions(seen, route)),
+                refusals=self.refusals.get(route.name),
+                drift=_drift(seen),
+                rollout=None if rollout is None else RolloutFacts(rollout.state, rollout.reason, _failed(seen, rollout)),
+            )
         )
-    )
+
+
+def seen_by(control: Control, readings: Json | None) -> Seen:
+    """Return what is known now, with what the monitor said."""
+    return Seen(readings, control.refusals.facts(), control.clock.now_s())
+
+
+def routes_seen(control: Control, seen: Seen) -> list[Route]:
+    """Return every route, and every model that was called under its own name, or would have been had it not refused."""
+    table = control.registry.table()
+    called = (object_of((seen.readings or {}).get("routes")).keys() | seen.refusals.keys()) & table.champions.keys()
+    return [table.route(name) for name in sorted(table.routes.keys() | called)]
 
 
 def _versions(seen: Mapping[str, object], route: Route) -> Iterator[VersionFacts]:

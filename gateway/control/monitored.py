@@ -8,17 +8,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gateway.control.calls import Answer, Call, Control
+from gateway.core.errors import PortFault
 from gateway.core.fields import Json
 from gateway.core.rollouts import Rollout
 from gateway.core.trouble import FleetReading
 from gateway.core.troubles import Trouble, complaints
 
 
+def picture(control: Control) -> Json | None:
+    """Return the monitor's last picture; one that cannot be read, as power loss may leave it, is as good as none."""
+    try:
+        return control.readings.latest()
+    except PortFault:
+        return None
+
+
 def monitor(control: Control, _: Call) -> Answer:
     """Return how the monitor itself is."""
-    picture = control.readings.latest()
-    found = complaints(picture, now_s=control.clock.now_s())
-    shown = object_of((picture or {}).get("monitor"))
+    readings = control.readings.latest()
+    found = complaints(readings, now_s=control.clock.now_s())
+    shown = object_of((readings or {}).get("monitor"))
     return Answer({"is_well": not found, "complaints": [one.body() for one in found], **shown})
 
 

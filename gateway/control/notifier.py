@@ -18,7 +18,8 @@ from typing import Final
 
 import orjson
 
-from gateway.core.errors import DeliveryFailed, PortFault, Rejected
+from gateway.control.repeating import repeat
+from gateway.core.errors import DeliveryFailed, Rejected
 from gateway.core.fields import Fields, Json
 from gateway.core.notices import (
     GIVE_UP_S,
@@ -83,8 +84,9 @@ class _Line:
 
     Attributes:
         failures: One after the other.
-        tried: How often in vain, by the incidents that wait.
-        next_s: Before it, nothing is tried; of the monotonic clock, since the other may be set back.
+        tried: How often in vain, by the ids of the notices that wait.
+        next_s: Before it, nothing is tried but critical notices that never were; of the monotonic clock, since the other may be
+            set back.
     """
 
     failures: int = 0
@@ -93,6 +95,10 @@ class _Line:
     error: str = ""
     delivered: int = 0
     lost: int = 0
+
+    def is_urgent(self, notice: Notice) -> bool:
+        """Return whether a notice does not wait for the next try."""
+        return notice.severity is Severity.CRITICAL and not self.tried[notice.id]
 
 
 @dataclass(slots=True)
@@ -146,7 +152,9 @@ class Notifier:
                 self._save()
 
     def deliver(self, name: str) -> None:
-        """Send one channel all that is due, the worst first, and save after each message; blocks as long as the channel does.
+        """Send one channel all that is due, the worst first, up to the first failure, and save after each message.
+
+        Blocks as long as the channel does.
 
         Raises:
             PortFault: checkpoints failed; nothing is lost.
@@ -156,6 +164,8 @@ class Notifier:
             with self._lock:
                 self._note(name, message, error)
                 self._save()
+            if error:
+                return
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -274,17 +284,18 @@ class Notifier:
     def _due(self, name: str) -> Message | None:
         """Return what a channel is to be sent next, or None for nothing now.
 
-        What was tried least comes first, so that a message that is refused again and again keeps back no other.
+        What was tried least comes first, so that a message that is refused again and again keeps back no other. While a channel
+        that failed is left alone, what is critical and was never tried goes all the same: it may be well again.
         """
         now_s, (channel, _) = self._clock.now_s(), self._channels[name]
         with self._lock:
             line = self._line(name)
-            if line.next_s > self._clock.monotonic_s():
-                return None
             mine = [one.notice for one in self._state.outbox if name in one.channels]
-            line.tried = Counter({incident: line.tried[incident] for incident in {notice.incident for notice in mine}})
+            line.tried = Counter({notice.id: line.tried[notice.id] for notice in mine})
             due = messages(notice for notice in mine if not channel.is_quiet(notice, now_s))
-            return min(due, key=lambda message: line.tried[message.incident], default=None)
+            if line.next_s > self._clock.monotonic_s():
+                due = [message for message in due if any(map(line.is_urgent, message.notices))]
+            return min(due, key=lambda message: max(line.tried[notice.id] for notice in message.notices), default=None)
 
     def _error_of(self, name: str, message: Message) -> str:
         """Send a message; return why it was not taken, or nothing."""
@@ -298,9 +309,10 @@ class Notifier:
         line = self._line(name)
         line.error = error
         if error:
+            now_s = self._clock.monotonic_s()
             line.failures += 1
-            line.tried[message.incident] += 1
-            line.next_s = self._clock.monotonic_s() + retry_s(line.failures)
+            line.tried.update(notice.id for notice in message.notices)
+            line.next_s = line.next_s if line.next_s > now_s else now_s + retry_s(line.failures)  # the others' turn stays theirs
             _journal.warning("A notice was not delivered", extra={"action": "retry", "channel": name, "reason": error})
             return
         line.failures, line.next_s = 0, -math.inf
@@ -368,21 +380,11 @@ def run_notifier(notifier: Notifier, stop: threading.Event, failed: Callable[[],
     Args:
         failed: Counts a failure that the program has no name for.
     """
+    again = partial(repeat, what="Notices could not be looked after", every_s=POLL_S, stop=stop, failed=failed)
     turns = [partial(notifier.deliver, name) for name in notifier.names]
-    threads = [threading.Thread(target=_repeat, args=(turn, stop, failed), name="notices", daemon=True) for turn in turns]
+    threads = [threading.Thread(target=again, args=(turn,), name="notices", daemon=True) for turn in turns]
     for thread in threads:
         thread.start()
-    _repeat(notifier.look, stop, failed)
+    again(notifier.look)
     for thread in threads:
         thread.join()
-
-
-def _repeat(turn: Callable[[], None], stop: threading.Event, failed: Callable[[], None]) -> None:
-    while not stop.wait(POLL_S):
-        try:
-            turn()
-        except PortFault as error:
-            _journal.warning("Notices could not be looked after", extra={"action": "retry", "reason": str(error)})
-        except Exception:  # noqa: BLE001 - the queue's drain; counted and journalled
-            failed()
-            _journal.exception("Notices could not be looked after", extra={"action": "retry"})

@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 import uvloop
@@ -17,6 +18,8 @@ from gateway.control.auth import ensure_admin_token
 from gateway.control.calls import Control
 from gateway.control.conditions import conditions
 from gateway.control.notifier import Notifier, run_notifier
+from gateway.control.refusals import STEP_S
+from gateway.control.repeating import repeat
 from gateway.control.status.visits import SECRET_NAME, ensure_secret
 from gateway.core.access import ADMIN_KEY_NAME
 from gateway.core.notices import Channel
@@ -76,9 +79,31 @@ def run_control(
         validations=threading.BoundedSemaphore(max(1, settings.control.validations_max)),
         questions=threading.BoundedSemaphore(max(1, settings.control.questions_max)),
     )
-    with _telling(control, channels, checkpoints), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with (
+        _counting(control),
+        _telling(control, channels, checkpoints),
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
         runner.run(_serve(control, visit_secret, settings, listener, stop))
     registry.close()
+
+
+@contextlib.contextmanager
+def _counting(control: Control) -> Iterator[None]:
+    """Take in what the workers refuse, in a thread, meanwhile."""
+    stop = threading.Event()
+
+    def turn() -> None:
+        control.refusals.take(control.snapshots.latest(), control.clock.monotonic_s())
+
+    again = partial(repeat, what="The workers' refusals could not be read", every_s=STEP_S, stop=stop)
+    thread = threading.Thread(target=again, args=(turn,), kwargs={"failed": control.failures.note}, name="refusals", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(DRAIN_S)
 
 
 @contextlib.contextmanager

@@ -7,11 +7,11 @@ from contextlib import suppress
 from typing import Final
 
 from gateway.control.calls import Answer, Call, Control, Reply, Text
-from gateway.control.health import ROLLOUTS_MAX, health_samples
-from gateway.control.monitored import fleet
+from gateway.control.health import health_samples
+from gateway.control.monitored import fleet, picture
 from gateway.control.propagation import revisions, statuses_of
 from gateway.core.errors import GatewayError
-from gateway.core.rollouts import Rollout, RolloutState
+from gateway.core.rollouts import RolloutState
 from gateway.core.routes import RouteTable
 from gateway.core.split import SLOTS
 from gateway.core.troubles import Trouble, complaints
@@ -101,12 +101,9 @@ def _own(control: Control) -> Iterator[Sample]:
 
 
 def _of_monitor(control: Control) -> Iterator[Sample]:
-    try:
-        picture = control.readings.latest()
-    except GatewayError:  # unreadable is as good as silent
-        picture = None
-    yield _sample(INCREASES_SUSPENDED, bool(fleet(picture).reason))
-    troubles = {one.trouble for one in complaints(picture, now_s=control.clock.now_s())}
+    readings = picture(control)
+    yield _sample(INCREASES_SUSPENDED, bool(fleet(readings).reason))
+    troubles = {one.trouble for one in complaints(readings, now_s=control.clock.now_s())}
     for trouble in Trouble:
         yield _sample(MONITOR_TROUBLE, trouble in troubles, trouble.value)
 
@@ -132,10 +129,7 @@ def _of_changes(control: Control) -> Iterator[Sample]:
     for worker, status in statuses_of(control).items():
         if worker in control.workers:
             yield _sample(REVISIONS_BEHIND, table.revision - status.revision, worker)
-    newest: dict[str, Rollout] = {}
-    for rollout in control.registry.rollouts(limit=ROLLOUTS_MAX):
-        if rollout.route in table.routes:
-            newest.setdefault(rollout.route, rollout)
+    newest = control.registry.newest_rollouts()
     for route, last in newest.items():
         for state in RolloutState:
             yield _sample(ROLLOUT_STATE, state is last.state, route, state.value)

@@ -1,15 +1,17 @@
 """What the metrics say of the audit log: how long it is, whether it holds together, and the last changes of each route.
 
-Entries are read once, a page at a time, from the newest `PAST` on; a scrape reads what was added since the last. The whole chain
-is for `headgate audit verify`: what was edited after it was read here is not seen here.
+Entries are read once, a page at a time, from the newest `PAST` on; a scrape reads what was added since the last. What of a route
+lies further back than that when the process begins is not shown again. The whole chain is for `headgate audit verify`: what was
+edited after it was read here is not seen here.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from gateway.core.access import MONITOR
@@ -20,6 +22,7 @@ from gateway.ports.stores import RegistryStore
 
 CHANGES_MAX: Final = 20  # of a route: what fits on a graph and is still told apart
 PLACES_MAX: Final = 2_000  # changes of all routes together; a series each, 0.3 MB of a scrape
+ROUTES_MAX: Final = PLACES_MAX  # that were changed last; each has a place at least for its newest change
 PAST: Final = 2_000  # entries read at the start
 _PAGE: Final = 500
 _ROUTE: Final = "route:"
@@ -41,7 +44,7 @@ class Trail:
         self._lock = threading.Lock()
         self._last: AuditEntry | None = None
         self._is_intact = True
-        self._changes: deque[_RouteChange] = deque(maxlen=PLACES_MAX)
+        self._changes: OrderedDict[str, deque[_RouteChange]] = OrderedDict()  # by route, the one changed last at the end
 
     def samples(self, registry: RegistryStore) -> list[Sample]:
         """Read what is new, and return what there is to show.
@@ -71,14 +74,22 @@ class Trail:
             for name in dict.fromkeys([*entry.before, *entry.after]):
                 if name.startswith(_ROUTE):
                     route = name.removeprefix(_ROUTE)
-                    self._changes.append(_RouteChange(entry.seq, entry.time_s, route, entry.action, by))
+                    self._note(_RouteChange(entry.seq, entry.time_s, route, entry.action, by))
+
+    def _note(self, change: _RouteChange) -> None:
+        self._changes.setdefault(change.route, deque(maxlen=CHANGES_MAX)).append(change)
+        self._changes.move_to_end(change.route)
+        if len(self._changes) > ROUTES_MAX:
+            self._changes.popitem(last=False)
 
     def _shown(self) -> Iterator[Sample]:
         yield Sample(AUDIT_ENTRIES.name, (), float(self._last.seq if self._last else 0))
         yield Sample(AUDIT_INTACT.name, (), float(self._is_intact))
-        counts: dict[str, int] = {}
-        for change in reversed(self._changes):
-            counts[change.route] = counts.get(change.route, 0) + 1
-            if counts[change.route] <= CHANGES_MAX:
-                labels = (("route", change.route), ("action", change.action), ("by", change.by), ("audit_entry", str(change.seq)))
-                yield Sample(ROUTE_CHANGE.name, labels, change.time_s)
+        for change in islice(self._in_turn(), PLACES_MAX):
+            labels = (("route", change.route), ("action", change.action), ("by", change.by), ("audit_entry", str(change.seq)))
+            yield Sample(ROUTE_CHANGE.name, labels, change.time_s)
+
+    def _in_turn(self) -> Iterator[_RouteChange]:
+        """Yield every route's newest change, then every route's second one, and so on: a busy route hides no other."""
+        for back in range(1, CHANGES_MAX + 1):
+            yield from (changes[-back] for changes in reversed(self._changes.values()) if len(changes) >= back)

@@ -209,3 +209,4 @@ OWN_REFUSALS: Final[tuple[type[GatewayError], ...]] = (  # of a prediction, for 
     LogFailed,
     LogFull,
 )
+UNRECORDED_REFUSALS: Final = tuple(kind for kind in OWN_REFUSALS if not issubclass(kind, LogFailed))  # not counted as predictions

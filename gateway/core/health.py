@@ -1,7 +1,7 @@
 """How a route is: the worst of its parts, each with the evidence that it rests on.
 
 Nothing is averaged: one critical part makes a critical route, however well the others are. What is not known is neither good nor
-bad, and says why it is not known. Pure; the facts are the monitor's last picture and the registry.
+bad, and says why it is not known. Pure; the facts are the monitor's last picture, what the workers counted, and the registry.
 """
 
 from __future__ import annotations
@@ -57,6 +57,23 @@ class VersionFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class RefusalFacts:
+    """What the workers counted of a route's live requests in the last minutes.
+
+    A refusal has no record, so the monitor does not see it; only those are meant for which the gateway itself is to blame.
+
+    Attributes:
+        span_s: How far back the counts go.
+        requests: Predictions, and the refusals that came before one.
+        reasons: Refusals by the error's name, the most frequent first.
+    """
+
+    span_s: float
+    requests: int
+    reasons: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class DriftFacts:
     """How the live version's inputs lie against its training sample.
 
@@ -90,6 +107,7 @@ class RouteFacts:
     Attributes:
         age_s: How long ago the newest record was that the monitor speaks of; None when it never spoke.
         deadline_ms: How long callers wait.
+        refusals: None when no request was counted in the last minutes.
         drift: None when the live version has no training sample, or nothing was compared with it yet.
         rollout: None when there never was one.
     """
@@ -97,6 +115,7 @@ class RouteFacts:
     age_s: float | None
     deadline_ms: float
     versions: tuple[VersionFacts, ...] = ()
+    refusals: RefusalFacts | None = None
     drift: DriftFacts | None = None
     rollout: RolloutFacts | None = None
 
@@ -140,10 +159,11 @@ def health(facts: RouteFacts) -> Health:
     rollout = Part("rollout", *_rollout(facts.rollout))
     if facts.age_s is None or facts.age_s > AGE_MAX_S:
         why = "the monitor has said nothing" + (f" of the last {facts.age_s:.0f} s" if facts.age_s is not None else "")
-        return Health((*(Part(name, Level.UNKNOWN, why) for name in ("errors", "latency", "drift", "quality")), rollout))
+        errors = Part("errors", *_with_refusals((Level.UNKNOWN, why), facts.refusals))
+        return Health((errors, *(Part(name, Level.UNKNOWN, why) for name in ("latency", "drift", "quality")), rollout))
     return Health(
         (
-            Part("errors", *_errors(facts.versions)),
+            Part("errors", *_with_refusals(_errors(facts.versions), facts.refusals)),
             Part("latency", *_latency(facts.versions, facts.deadline_ms)),
             Part("drift", *_drift(facts.drift)),
             Part("quality", *_quality(facts.versions)),
@@ -166,9 +186,25 @@ def _errors_of(facts: VersionFacts) -> _Judged:
         return Level.UNKNOWN, f"version {facts.version}: {facts.predictions} predictions in the last hour are too few to say"
     faults = round(facts.error_rate * facts.predictions)
     evidence = f"version {facts.version}: {faults:,} of {facts.predictions:,} predictions failed in the last hour"
-    if faults < FAULTS_MIN or facts.error_rate < ERRORS_WARNING:
-        return Level.GOOD, evidence
-    return (Level.CRITICAL if facts.error_rate >= ERRORS_CRITICAL else Level.WARNING), evidence
+    return _failing(faults, facts.error_rate), evidence
+
+
+def _with_refusals(judged: _Judged, facts: RefusalFacts | None) -> _Judged:
+    """Join what the workers refused to what the monitor saw: the worse of both decides, and comes first."""
+    if facts is None or not facts.reasons:
+        return judged
+    count = sum(refused for _, refused in facts.reasons)
+    reasons = ", ".join(f"{reason} {refused:,}" for reason, refused in facts.reasons)
+    evidence = f"the gateway refused {count:,} of {facts.requests:,} requests of the last {facts.span_s:.0f} s: {reasons}"
+    level = _failing(count, count / max(facts.requests, count))
+    first, second = sorted(((level, evidence), judged), key=lambda one: _WORSE[one[0]], reverse=True)
+    return first[0], f"{first[1]}; {second[1]}"
+
+
+def _failing(faults: int, share: float) -> Level:
+    if faults < FAULTS_MIN or share < ERRORS_WARNING:
+        return Level.GOOD
+    return Level.CRITICAL if share >= ERRORS_CRITICAL else Level.WARNING
 
 
 def _latency(versions: Sequence[VersionFacts], deadline_ms: float) -> _Judged:
@@ -186,7 +222,8 @@ def _latency(versions: Sequence[VersionFacts], deadline_ms: float) -> _Judged:
         return Level.WARNING, f"version {slow.version} is {most_ms / least_ms:.1f} times as slow as {fast.version}: {evidence}"
     if rare:
         return Level.UNKNOWN, f"too few predictions of version {rare} in the last hour to say: {evidence}"
-    return Level.GOOD, evidence
+    alone = "; within the deadline, and no other version to compare with" if len(known) == 1 else ""
+    return Level.GOOD, f"{evidence}{alone}"
 
 
 def _drift(facts: DriftFacts | None) -> _Judged:

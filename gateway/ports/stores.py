@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Protocol
 
@@ -71,6 +71,9 @@ class RegistryStore(Protocol):
 
     def rollouts(self, route: str = "", *, open_only: bool = False, limit: int = 100) -> Sequence[Rollout]:
         """Return rollouts, the newest first; of one route, or of all."""
+
+    def newest_rollouts(self) -> Mapping[str, Rollout]:
+        """Return the newest rollout of each route that is there and had one, by its name."""
 
     def quarantines(self) -> Sequence[Quarantine]:
         """Return every quarantine ever set, with its strikes; those with `until_s` in the past are over."""

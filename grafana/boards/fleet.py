@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Final
 
 from grafana import bounds
-from grafana.boards.answers import answered, duration, failed_share
+from grafana.boards.answers import answered, duration, unserved_share
 from grafana.bounds import GREEN, GREY, RED, YELLOW
 from grafana.panels import OF_ROUTE, SPAN, Board, Kind, Panel, Query, Unbounded, number, rate
 
 _HEALTH: Final = ((0, "unknown", GREY), (1, "good", GREEN), (2, "warning", YELLOW), (3, "critical", RED))
 _REFUSED: Final = "gateway_rejected_requests_total"
+_UNLOADED: Final = "gateway_load_failures_total"  # of a version it begins with 1, which is no increase
 _NONE: Final = 'label_replace(vector(0), "reason", "none", "", "")'
 _PANELS: Final = (
     number(
@@ -22,9 +23,10 @@ _PANELS: Final = (
     ),
     number(
         "Failed",
-        "The share of all answers that failed. The objective is one in a thousand.",
+        "The share of all requests that failed, or that the gateway refused for reasons of its own: a version that is not "
+        "loaded, a log that takes nothing. The objective is one in a thousand.",
         "percentunit",
-        failed_share(OF_ROUTE, ""),
+        unserved_share(""),
         levels=bounds.FAILED,
     ),
     number(
@@ -83,9 +85,10 @@ _PANELS: Final = (
     ),
     Panel(
         "Routes that fail most",
-        "The share of answers that failed, on the ten routes where it is highest. The first line is the objective.",
+        "The share of requests that failed, or that the gateway refused for reasons of its own, on the ten routes where it is "
+        "highest. The first line is the objective.",
         "percentunit",
-        (Query(f"topk(10, {failed_share(OF_ROUTE, 'route')})", "{{route}}"),),
+        (Query(f"topk(10, {unserved_share('route')})", "{{route}}"),),
         levels=bounds.FAILED,
     ),
     Panel(
@@ -154,7 +157,11 @@ _PANELS: Final = (
         "Loads that failed, and versions that a worker took out of rotation because they failed too often. Zero is usual.",
         "short",
         (
-            Query(f"sum(increase(gateway_load_failures_total[{SPAN}])) or vector(0)", "would not load"),
+            Query(
+                f"(sum(increase({_UNLOADED}[{SPAN}])) or vector(0))"
+                f" + (sum({_UNLOADED} unless {_UNLOADED} offset {SPAN}) or vector(0))",
+                "would not load",
+            ),
             Query(f"sum(increase(gateway_version_rests_total[{SPAN}])) or vector(0)", "taken out of rotation"),
         ),
         levels=bounds.SELDOM,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from grafana import bounds
-from grafana.boards.answers import answered, duration, failed_share
+from grafana.boards.answers import answered, duration, failed_share, refused_share
 from grafana.bounds import YELLOW
 from grafana.panels import CHOSEN, OF_ROUTE, SPAN, VERSION, Board, Panel, Query, Unbounded, quantile, rate
 
@@ -27,7 +27,7 @@ _PANELS: Final = (
     Panel(
         "Share that failed",
         "Of each version's answers: raised, answered with something invalid, ran out of time, or took its worker down. "
-        "The first line is the objective.",
+        "Requests that were refused have no version, and stand in the last panel. The first line is the objective.",
         "percentunit",
         (Query(failed_share(CHOSEN, _BY), _NAME),),
         levels=bounds.FAILED,
@@ -136,6 +136,15 @@ _PANELS: Final = (
         (Query(f"sum by (route, variant) (rate(gateway_shadow_dropped_total{{{OF_ROUTE}}}[{SPAN}]))", "{{route}} {{variant}}"),),
         width=8,
         levels=((bounds.FLOWS, YELLOW),),
+    ),
+    Panel(
+        "Share refused by the gateway itself",
+        "Of each route's requests, by reason: neither the caller nor the load is to blame, but a version that is not loaded, or "
+        "a log that takes nothing. Nobody was answered, so no version's share has them. The first line is the objective.",
+        "percentunit",
+        (Query(refused_share(), "{{route}}: {{reason}}"),),
+        width=8,
+        levels=bounds.FAILED,
     ),
 )
 

@@ -324,6 +324,10 @@ def test_registry_follows_a_rollout(registry):
     assert [one.id for one in registry.rollouts(open_only=True)] == ["r2"]
     assert registry.rollouts("delays") == [ended]
     assert len(registry.rollouts(limit=1)) == 1
+    assert {name: one.id for name, one in registry.newest_rollouts().items()} == {"delays": "r1", "other": "r2"}
+    again, split = begin(registry.table().routes["delays"], id="r3", challenger="2", plan=Plan(), salt="r3", now_s=3.0)
+    registry.commit(change(PutRoute(split), PutRollout(again), DropRoute("other"), route="delays"))
+    assert registry.newest_rollouts() == {"delays": again}
 
 
 def test_registry_hold_reports_the_route_it_names(registry):

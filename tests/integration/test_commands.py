@@ -425,6 +425,16 @@ def test_audit_names_who_did_what(run, models):
     assert "version.register" in run("audit", "list", "--limit", 200).stdout
 
 
+def test_audit_shows_one_entry(run, models):
+    """An entry is found by its number, with what the list leaves out; another number ends with 1 and says so."""
+    [newest] = parsed(run("audit", "list", "--limit", 1, "--json"))
+    shown = parsed(run("audit", "show", newest["seq"] - 1, "--json"))
+    assert (shown["seq"], newest["previous"]) == (newest["seq"] - 1, shown["hash"])
+    assert shown["hash"] in run("audit", "show", newest["seq"] - 1).stdout
+    missing = run("audit", "show", newest["seq"] + 1)
+    assert (missing.exit_code, f"no audit entry {newest['seq'] + 1}" in missing.stderr) == (1, True)
+
+
 def test_audit_verify_holds_over_many_pages(run, models, data_dir):
     """An untouched chain verifies, also when it takes several pages, and its head is found again later."""
     with admin_client(data_dir) as admin:
@@ -500,6 +510,7 @@ def test_edited_audit_log_is_found(run, models, data_dir):
             database.execute("UPDATE audit SET body = ? WHERE seq = 2", (body,))
     assert result.exit_code == 1
     assert "entry 2" in result.stderr
+    assert "headgate audit show 2" in result.stderr
     assert run("audit", "verify").exit_code == 0
 
 

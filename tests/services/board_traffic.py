@@ -63,6 +63,8 @@ class Traffic:
         gateway.register("rides", write_linear_model(directory / "rides-1.onnx"))
         gateway.register("rides", write_fragile_model(directory / "rides-2.onnx"))
         gateway.register("rides", write_fragile_model(directory / "rides-3.onnx", offsets=(0.0, float("nan"))))
+        damaged = gateway.register("rides", write_fragile_model(directory / "rides-4.onnx", offsets=(0.0, 1.0)))
+        _damage(gateway.data_dir / "artifacts" / str(damaged["digest"]))
         both = [_variant("champion", "1", 5_000), _variant("challenger", "2", 5_000)]
         gateway.put_route("rides", {"model": "rides", "variants": both})
         gateway.put_route("tolls", {"model": "rides", "variants": [_variant("only", "2", 10_000)]})
@@ -103,6 +105,7 @@ class Traffic:
             self._refused(400, "MalformedRequest", self._client.post("/v2/models/delays/infer", json={"inputs": "none"}))
             self._refused(400, "SignatureMismatch", self._infer("delays", calm[1:], key))
             self._refused(504, "DeadlineExceeded", self._infer("delays", calm, key, timeout=1))
+            self._refused(500, "ArtifactCorrupt", self._infer("rides/versions/4", calm, key))
 
     def send_while_a_worker_dies(self, until) -> tuple[int, int]:
         """Kill a worker while it owes answers to some of many callers; return how many it owed, and how many never came."""
@@ -189,6 +192,13 @@ def _goes_on(callers: list[_Caller], until) -> None:
 def _count_grows(callers: list[_Caller], by: int, until) -> None:
     before = sum(caller.count for caller in callers)
     until(lambda: sum(caller.count for caller in callers) > before + by, within_s=60)
+
+
+def _damage(artifact: Path) -> None:
+    """Change an artifact's last byte, as a disk may."""
+    content = artifact.read_bytes()
+    artifact.chmod(0o600)
+    artifact.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
 
 
 def _variant(name: str, version: str, weight: int) -> dict[str, object]:

@@ -94,6 +94,9 @@ CASES = (
     alone("FeaturesDrift", f"gateway_drift_features_over_bound{{{OF_ROUTE}}}", gauge(2, 0), BAD_MIN + 40),
     alone("RouteCritical", f"gateway_route_health{{{OF_ROUTE}}}", gauge(3, 1)),
     alone("GroundTruthUneven", f"gateway_rollout_truth_log_e{{{OF_ROUTE}}}", gauge(8, 0), BAD_MIN + 40),
+    alone(
+        "VersionsFailToLoad", f'gateway_load_failures_total{{{PLACE}, model="delays", version="2"}}', counter(1, 0), BAD_MIN + 30
+    ),
     alone("AutomationOff", f"gateway_automation_on{{{PLACE}}}", gauge(0, 1)),
     Case(
         "RefusesForLoad",
@@ -144,6 +147,15 @@ def test_alerts_fire_and_resolve(tmp_path):
     tests.append(promtool_case(quiet, OWN, [(FIRING_MIN, 0), (END_MIN - 1, 0)]))
 
     try_rules(tmp_path, [str(GRAFANA / "rules" / "*.yml")], tests)
+
+
+def test_version_that_did_not_load_once_is_told(tmp_path):
+    """A count that begins with 1 and stays there fires, though it never grows, and is over half an hour later."""
+    series = f'gateway_load_failures_total{{{PLACE}, model="delays", version="2"}}'
+    asked = promtool_case(Case("VersionsFailToLoad", (), 0), OWN, [(20, 0), (32, 1), (60, 0)])
+    asked["input_series"] = [{"series": series, "values": "_x30 1x100"}]
+
+    try_rules(tmp_path, [str(GRAFANA / "rules" / "*.yml")], [asked])
 
 
 def test_route_that_refuses_everybody_pages(tmp_path):

@@ -52,7 +52,7 @@ def test_commands_are_the_documented_ones():
         "backup",
         "restore",
         "monitor show",
-        *(f"audit {verb}" for verb in ("list", "verify")),
+        *(f"audit {verb}" for verb in ("list", "show", "verify")),
         *(f"notices {verb}" for verb in ("list", "test")),
         *(f"quarantine {verb}" for verb in ("list", "release")),
         *(f"automation {verb}" for verb in ("show", "on", "off")),

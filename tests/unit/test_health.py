@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.health import DriftFacts, Level, RolloutFacts, RouteFacts, VersionFacts, health, worst
+from gateway.core.health import DriftFacts, Level, RefusalFacts, RolloutFacts, RouteFacts, VersionFacts, health, worst
 from gateway.core.rollouts import RolloutState
 
 SOUND = VersionFacts("1", predictions=10_000, error_rate=0.0, latency_ms=2.0, truths=500, mean_loss=0.1)
@@ -58,6 +58,35 @@ def test_health_that_is_not_known_is_unknown(facts, name):
     assert health(facts).level is Level.UNKNOWN
 
 
+def test_health_sees_a_route_that_refuses_everybody():
+    """Refusals have no record: what the workers counted makes the route critical, with a silent monitor too, and says why."""
+    refusals = RefusalFacts(300.0, 40, (("LoadFailed", 30), ("NotReady", 10)))
+    said = "the gateway refused 40 of 40 requests of the last 300 s: LoadFailed 30, NotReady 10"
+    for facts in (WELL, replace(WELL, age_s=None), replace(WELL, versions=())):
+        found = part(replace(facts, refusals=refusals), "errors")
+        assert (found.level, found.evidence.partition(";")[0]) == (Level.CRITICAL, said)
+
+
+@pytest.mark.parametrize(
+    ("refused", "requests", "level"),
+    [(2, 2, Level.GOOD), (3, 10_000, Level.GOOD), (10, 10_000, Level.WARNING), (100, 10_000, Level.CRITICAL)],
+)
+def test_health_judges_refusals_as_failures(refused, requests, level):
+    """Two are chance; a share above the objective is a warning, ten times it critical; the failures stand beside them."""
+    found = part(replace(WELL, refusals=RefusalFacts(300.0, requests, (("NotReady", refused),))), "errors")
+    assert found.level is level
+    assert f"refused {refused:,} of {requests:,}" in found.evidence
+    assert "version 1: 0 of 10,000 predictions failed in the last hour" in found.evidence
+
+
+def test_health_of_few_refusals_is_not_better_known():
+    """What is unknown stays so where refusals are too few to say, and a failing version is no better for them."""
+    few = RefusalFacts(300.0, 9_000, (("NotReady", 1),))
+    failing = replace(SOUND, error_rate=0.5)
+    assert part(replace(WELL, versions=(), refusals=few), "errors").level is Level.UNKNOWN
+    assert part(replace(WELL, versions=(failing,), refusals=few), "errors").level is Level.CRITICAL
+
+
 def test_health_takes_no_chance_for_a_fault():
     """Two failures among many are chance; a rate above the objective is a warning, ten times it critical."""
     for error_rate, level in ((2 / 1_000, Level.GOOD), (5 / 1_000, Level.WARNING), (10 / 1_000, Level.CRITICAL)):
@@ -100,7 +129,9 @@ def test_health_of_a_loss_that_was_compared_with_nothing_is_unknown(versions, wh
 
 def test_health_of_one_version_within_the_deadline_is_good_in_latency():
     """The deadline is enough to judge a version by; no second one is missing."""
-    assert part(replace(WELL, versions=(SOUND,)), "latency").level is Level.GOOD
+    found = part(replace(WELL, versions=(SOUND,)), "latency")
+    assert (found.level, "no other version to compare with" in found.evidence) == (Level.GOOD, True)
+    assert "no other version" not in part(WELL, "latency").evidence
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,18 @@ def test_trail_shows_the_last_changes_of_each_route(registry):
     ]
 
 
+def test_trail_of_a_busy_route_hides_no_other(registry, monkeypatch):
+    """Where not every change has a place, each route has its newest, but those changed longest ago."""
+    monkeypatch.setattr(trail, "PLACES_MAX", 4)
+    monkeypatch.setattr(trail, "ROUTES_MAX", 3)
+    for name in ("forgotten", "quiet", "calm", *["busy"] * 50):
+        put(registry, name)
+
+    changes = shown(Trail().samples(registry), "gateway_route_change_timestamp_seconds")
+
+    assert [(route, entry) for route, _, _, entry in changes] == [("busy", "53"), ("calm", "3"), ("quiet", "2"), ("busy", "52")]
+
+
 def test_trail_goes_on_where_it_stopped(registry):
     """Each look reads what is new, and the count is that of the whole log."""
     found = Trail()

@@ -6,7 +6,7 @@ from typing import Final
 
 from gateway.control import monitored
 from gateway.control.calls import Control
-from gateway.control.health import health_of
+from gateway.control.health import seen_by
 from gateway.control.monitored import object_of, of_route
 from gateway.control.status import parts
 from gateway.control.status.frame import level_chip
@@ -30,9 +30,9 @@ def one_route(control: Control, name: str) -> Markup:
         StoreFailed: the registry cannot be read.
         UnknownRoute: there is no such route.
     """
-    route, readings, now_s = control.registry.table().route(name), control.readings.latest(), control.clock.now_s()
+    route, readings = control.registry.table().route(name), control.readings.latest()
     rollout = next(iter(control.registry.rollouts(name, limit=1)), None)
-    health, shown = health_of(readings, route, rollout, now_s), of_route(readings, name)
+    health, shown = seen_by(control, readings).health(route, rollout), of_route(readings, name)
     team = f", team {route.team}" if route.team else ""
     about = f"Model {route.model}{team}, revision {route.revision}, deadline {route.deadline_ms:,} ms."
     return joined(

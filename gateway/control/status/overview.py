@@ -9,7 +9,7 @@ from typing import Final
 from urllib.parse import quote
 
 from gateway.control.calls import Control
-from gateway.control.health import ROLLOUTS_MAX, health_of, routes_seen
+from gateway.control.health import routes_seen, seen_by
 from gateway.control.monitored import evidence, object_of, of_route
 from gateway.control.status import parts
 from gateway.control.status.frame import level_chip, route_path
@@ -44,17 +44,17 @@ def overview(control: Control, after: str) -> Markup:
     Raises:
         StoreFailed: the registry cannot be read.
     """
-    readings, table, now_s = control.readings.latest(), control.registry.table(), control.clock.now_s()
-    newest = {one.route: one for one in reversed(control.registry.rollouts(limit=ROLLOUTS_MAX))}
-    routes = {one.name: one for one in routes_seen(control, readings)}
-    healths = {name: health_of(readings, one, newest.get(name), now_s) for name, one in routes.items()}
+    readings, table, newest = control.readings.latest(), control.registry.table(), control.registry.newest_rollouts()
+    known = seen_by(control, readings)
+    routes = {one.name: one for one in routes_seen(control, known)}
+    healths = {name: known.health(one, newest.get(name)) for name, one in routes.items()}
     shown = [name for name in routes if name > after][: ROUTES_MAX + 1]
     seen = [_Seen(routes[name], healths[name], newest.get(name), of_route(readings, name)) for name in shown[:ROUTES_MAX]]
     entries = control.registry.audit(limit=CHANGES_MAX, newest_first=True)
     return joined(
         tag("h1", _headline(healths)),
         tag("p", f"Table revision {table.revision}. {_automation(control)}", class_="quiet"),
-        _troubles(readings, now_s),
+        _troubles(readings, known.now_s),
         _unwell(healths),
         tag("h2", "Routes"),
         *map(_route, seen),

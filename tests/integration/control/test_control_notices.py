@@ -286,6 +286,45 @@ def test_channel_that_refuses_is_tried_again_until_it_takes_and_holds_up_nobody(
     second.close()
 
 
+def test_critical_notice_does_not_wait_for_a_channel_that_failed(tellable, receiver):
+    """Within the pause after failures a critical notice is tried at once, and only once; the pause of the others is no longer."""
+    receiver.status = 503
+    notifier = tellable.notifier(Channel("hook", receiver.url))
+    tellable.lasting = [Condition("lag", Severity.WARNING, "", "behind")]
+    for attempt in range(1, 7):
+        turn(notifier)
+        tellable.clock.move(retry_s(attempt) if attempt < 6 else 1.0)
+    tellable.lasting.append(Condition("drift", Severity.WARNING, "", "far"))
+    turn(notifier)
+    tellable.lasting.append(Condition("silent", Severity.CRITICAL, "", "silent"))
+    turn(notifier)
+    turn(notifier)
+    assert [body["incident"] for body, _ in receiver.got] == [*["lag"] * 6, "silent"]
+
+    receiver.status = 200
+    tellable.lasting.append(Condition("fleet", Severity.CRITICAL, "", "many"))
+    turn(notifier)
+    assert [body["incident"] for body, _ in receiver.got[7:]] == ["fleet", "drift", "silent", "lag"]
+    assert notifier.body()["waiting"] == []
+
+
+def test_failing_tries_of_critical_notices_put_off_no_other(tellable, receiver):
+    """However many critical notices fail within the pause, what waits is tried when it would have been."""
+    receiver.status = 503
+    notifier = tellable.notifier(Channel("hook", receiver.url))
+    tellable.lasting = [Condition("lag", Severity.WARNING, "", "behind")]
+    turn(notifier)
+    for number in range(3):
+        tellable.clock.move(retry_s(1) / 4)
+        tellable.lasting.append(Condition(f"silent-{number}", Severity.CRITICAL, "", "silent"))
+        turn(notifier)
+    assert [body["incident"] for body, _ in receiver.got] == ["lag", "silent-0", "silent-1", "silent-2"]
+    receiver.status = 200
+    tellable.clock.move(retry_s(1) / 4)
+    turn(notifier)
+    assert notifier.body()["waiting"] == []
+
+
 def test_clock_that_is_set_back_delays_neither_a_retry_nor_the_end_of_a_condition(tellable, receiver):
     """What is measured is time that passes, not what the clock on the wall says."""
     receiver.status = 503

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from dataclasses import replace
 import pytest
 
 from adapters.clock import SystemClock
+from adapters.metrics_file import MetricsFile
 from gateway.control.calls import Control
 from gateway.control.propagation import prepared
 from gateway.core.changes import Change, PutChampion, PutRollout, PutRoute, PutVersion, Quarantine, WorkerStatus
@@ -19,6 +21,8 @@ from gateway.core.errors import NotReady
 from gateway.core.models import Digest, Runtime, Version
 from gateway.core.rollouts import RolloutState
 from gateway.core.tensors import Datatype, Signature, TensorSpec
+from gateway.metrics.metric import cell
+from gateway.metrics.serving import REJECTED
 from gateway.settings import ControlSettings
 from tests.records import numbered_id, prediction
 
@@ -578,6 +582,31 @@ def test_health_is_judged_on_what_the_monitor_published(control):
         assert f'gateway_route_health{{process="control",route="delays"}} {shown}' in control.admin.get("/metrics").text
     assert {one["part"] for one in found["parts"]} == {"errors", "latency", "drift", "quality", "rollout"}
     assert control.admin.get("/api/v1/routes/none/health").status_code == 404
+
+
+def test_route_that_refuses_everybody_is_critical_without_the_monitor(
+    start_control, write_linear_model, tmp_path, until, monkeypatch
+):
+    """Refusals have no record: the workers' own counts make a route and a called model critical, wherever health is shown."""
+    monkeypatch.setattr("gateway.control.run.STEP_S", 0.05)
+    control = _with_versions(start_control(), write_linear_model, tmp_path)
+    control.put_route("late", ("champion", "1", 10_000), if_match=0, model="delays")
+    bank = MetricsFile(control.data / "metrics" / "w0.bin")
+    asked = {name: cell(bank, REJECTED, name, "LoadFailed") for name in ("late", "delays")}
+
+    def errors() -> dict[str, str]:
+        for count in asked.values():
+            count.add(10.0)
+        [found] = [one for one in control.admin.get("/api/v1/routes/late/health").json()["parts"] if one["part"] == "errors"]
+        return found if found["level"] == "critical" else {}
+
+    evidence = until(errors, within_s=60)["evidence"]
+    assert re.match(r"the gateway refused (\d+) of \1 requests of the last \d+ s: LoadFailed \1; the monitor has said", evidence)
+    for name in asked:
+        assert f'gateway_route_health{{process="control",route="{name}"}} 3.0' in control.admin.get("/metrics").text
+        assert f'gateway_route_unwell{{part="errors",process="control",route="{name}"}} 3.0' in control.admin.get("/metrics").text
+    page = control.admin.get("/status").text
+    assert ("2 routes: 2 critical" in page, page.count("errors: the gateway refused")) == (True, 2)
 
 
 def test_metrics_show_split_revisions_and_rollouts(control):
