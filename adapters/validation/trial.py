@@ -70,9 +70,10 @@ def tried(instance: Instance, stated: Version, sample: Sample | None) -> Version
     columns = _checked_columns(stated.columns, signature, sample)
     values = None if sample is None else sample.read(_columns_read(columns, signature))
     rows = _rows_of(signature, columns, values)
-    outputs = _run(instance, signature, rows)
+    most = stated.batching.rows_max or BATCH_ROWS
+    outputs = _run(instance, signature, rows, most)
     cost_us = _cost_us(instance, _least(signature, rows))
-    is_joinable = not signature.is_batched or _answers_alike(instance, signature, rows, has_reference=values is not None)
+    is_joinable = not signature.is_batched or _answers_alike(instance, signature, rows, most, has_reference=values is not None)
     _refuse_odd_answers(target, outputs)
     warnings = _warnings(signature, outputs, has_reference=values is not None, is_joinable=is_joinable)
     return replace(
@@ -191,24 +192,27 @@ def _made_up(spec: TensorSpec) -> Array:
     return np.full(shape, b"", np.object_) if spec.datatype is Datatype.BYTES else np.zeros(shape, NUMPY_DTYPES[spec.datatype])
 
 
-def _run(instance: Instance, signature: Signature, rows: Inputs) -> dict[str, Array]:
+def _run(instance: Instance, signature: Signature, rows: Inputs, most: int) -> dict[str, Array]:
     """Return every output over all rows, after checking each answer against the signature.
+
+    Args:
+        most: Rows of a run.
 
     Raises:
         NotValid: an answer has another type or shape, or is NaN or infinite where the row was finite.
     """
-    answers = [_checked(signature, batch, instance.predict(batch)) for batch in _batches(signature, rows)]
+    answers = [_checked(signature, batch, instance.predict(batch)) for batch in _batches(signature, rows, most)]
     return {spec.name: np.concatenate([np.atleast_1d(answer[spec.name]) for answer in answers]) for spec in signature.outputs}
 
 
-def _batches(signature: Signature, rows: Inputs) -> Iterator[Inputs]:
+def _batches(signature: Signature, rows: Inputs, most: int = BATCH_ROWS) -> Iterator[Inputs]:
     count = min(len(data) for data in rows.values()) if all(data.ndim for data in rows.values()) else 0
     heights = {spec.shape[0] for spec in signature.inputs if spec.shape}
     if count == 0 or len(heights) != 1:
         yield rows
         return
     height = heights.pop()
-    step = BATCH_ROWS if height == VARIABLE else height
+    step = min(BATCH_ROWS, most) if height == VARIABLE else height
     if count < step and height != VARIABLE:
         raise NotValid(f"the model takes {height} rows at once, and the reference has {count}")
     for first in range(0, count - (0 if height == VARIABLE else step - 1), step):
@@ -250,13 +254,14 @@ def _cost_us(instance: Instance, row: Inputs) -> float:
     return round(median(spent), 1)
 
 
-def _answers_alike(instance: Instance, signature: Signature, rows: Inputs, *, has_reference: bool) -> bool:
+def _answers_alike(instance: Instance, signature: Signature, rows: Inputs, most: int, *, has_reference: bool) -> bool:
     """Return whether rows are answered alike alone and in a batch, but for rounding.
 
     Rows that are all the same would hide that answers depend on one another, so that without a reference others are made up; a
     model that takes no such values shows nothing.
     """
-    batch = _spread(rows) if has_reference and len(next(iter(rows.values()))) > 1 else _varied(signature)
+    chosen = _spread(rows) if has_reference and len(next(iter(rows.values()))) > 1 else _varied(signature)
+    batch = {name: data[:most] for name, data in chosen.items()}
     try:
         together = instance.predict(batch)
         end_s = time.perf_counter() + COST_BUDGET_S

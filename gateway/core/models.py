@@ -119,7 +119,8 @@ class Batching:
     """How rows of different requests are joined.
 
     Attributes:
-        rows_max: Rows that one run joins, 0 for what warm-up finds best; a request of more runs alone.
+        rows_max: Rows of a run at most, and so of a request. 0 sets no bound: warm-up finds how many are joined best, and a
+            request of more runs alone.
         delay_ms: How long a batch that is not full waits for more while an instance is free. Without a delay requests are joined
             all the same: those that arrive while a run goes on make the next.
     """

@@ -22,7 +22,7 @@ def configuration(name: str, version: Version, *, batch_rows_max: int, body_byte
 
     Args:
         provider: What it runs on here, or would where all it names is there.
-        batch_rows_max: Rows that one run joins where the version does not say; a request may hold more, and then runs alone.
+        batch_rows_max: Rows that one run joins where the version sets no bound; a request may hold more, and then runs alone.
         body_bytes_max: Of a request, which is what bounds its rows.
     """
     has_rows = version.signature.is_batched
@@ -54,8 +54,9 @@ def platform(version: Version) -> str:
 
 
 def _rows_within(version: Version, body_bytes_max: int) -> int:
-    """Return how many rows the largest body can hold, in whichever form they take least."""
-    return min(body_bytes_max // sum(map(_row_bytes, version.signature.inputs)), _INT32_MAX)
+    """Return how many rows a request may have: by the version's bound, or as the largest body can hold in whichever form."""
+    held = min(body_bytes_max // sum(map(_row_bytes, version.signature.inputs)), _INT32_MAX)
+    return min(held, version.batching.rows_max or held)
 
 
 def _row_bytes(spec: TensorSpec) -> int:

@@ -130,6 +130,8 @@ class Inference:
                 await self._warm_up(call, request)
                 routed = self._routed(call, request, prediction_id)
         inputs, rows = routed.candidates[0].checker.checked(request)
+        if rows > 1:
+            _keep_within_bounds(routed, rows)
         if call.allowance is not None:
             call.allowance.take_rows(rows)
         variant, ran, attempts = await self._run(call, routed, prediction_id, inputs, rows, priority=_priority(request))
@@ -303,6 +305,23 @@ class Inference:
             trace_id=context.trace_id if traceparent is not None and (context := context_of(traceparent)) else "",
             resting=routed.resting,
         )
+
+
+def _keep_within_bounds(routed: Routed, rows: int) -> None:
+    """Keep a request from variants whose versions take no so many rows: they count as resting, and the fallback answers.
+
+    So what a caller gets does not depend on the split, and a challenger with a lower bound refuses nobody.
+
+    Raises:
+        SignatureMismatch: no candidate takes as many.
+    """
+    candidates = [variant for variant in routed.candidates if variant.takes(rows)]
+    if not candidates:
+        most = max(variant.version.batching.rows_max for variant in routed.candidates)
+        raise SignatureMismatch(f"a request of {rows:,} rows: {routed.route.route.name!r} takes at most {most:,}")
+    routed.candidates = candidates
+    if routed.kind is Kind.LIVE:
+        routed.resting = tuple(dict.fromkeys((*routed.resting, *routed.route.too_small(rows))))
 
 
 def _assignment_key(route: ServedRoute, call: Call, request: Request) -> str:

@@ -71,7 +71,7 @@ class ShadowQueue:
                 continue
             size_bytes = sum(tensor.size_bytes for tensor in live.inputs)
             is_full = len(self._copies) >= self._copies_max or self._bytes + size_bytes > self._bytes_max
-            if shadow.variant.pool is None or is_full:
+            if shadow.variant.pool is None or is_full or not shadow.variant.takes(rows):
                 shadow.dropped.add(1.0)
                 continue
             self._copies.append(_Copy(shadow, live, rows, size_bytes, self._clock.monotonic_s()))

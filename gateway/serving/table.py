@@ -44,6 +44,10 @@ class ServedVariant:
         self._bench = bench
         self._counts: dict[tuple[str, str], Cell] = {}  # by values: an enum's own hash costs ten times a string's
 
+    def takes(self, rows: int) -> bool:
+        """Return whether its version's own bound allows a request of so many rows."""
+        return rows <= (self.version.batching.rows_max or rows)
+
     @cached_property
     def place(self) -> int:
         """Its number in the in-flight file, or `UNNOTED` when that has no room."""
@@ -160,6 +164,10 @@ class ServedRoute:
         if self.sole is not None:
             return ()
         return tuple([name for name, variant in self.variants.items() if self._is_resting(variant, now_s)])
+
+    def too_small(self, rows: int) -> tuple[str, ...]:
+        """Return the variants whose bound a request of so many rows exceeds; none where the split has no choice."""
+        return () if self.sole is not None else tuple([name for name, each in self.variants.items() if not each.takes(rows)])
 
     def _is_resting(self, variant: ServedVariant, now_s: float) -> bool:
         pool = variant.pool

@@ -134,7 +134,7 @@ def _measured(instance: Instance, version: Version, runs: int, clock: Clock) -> 
     curve: list[tuple[int, float]] = []
     rows, us, further_us = 1, first_us, first_us
     for more in _CURVE_ROWS:
-        if us * more / rows > _CURVE_US:
+        if us * more / rows > _CURVE_US or more > (version.batching.rows_max or more):
             break
         more_us = max(us, min(_runs_us(instance, version, more, _CURVE_RUNS, clock)))
         further_us = (more_us - us) / (more - rows)

@@ -17,7 +17,7 @@ from adapters.validation import process
 from adapters.validation.process import ProcessValidator
 from adapters.validation.trial import validated
 from gateway.core.errors import NotValid
-from gateway.core.models import Column, ColumnKind, Digest, Runtime, Target, Task, Version
+from gateway.core.models import Batching, Column, ColumnKind, Digest, Runtime, Target, Task, Version
 from gateway.core.tensors import Datatype, Signature, TensorSpec
 
 FLOAT, INT64, STRING = TensorProto.FLOAT, TensorProto.INT64, TensorProto.STRING
@@ -403,6 +403,23 @@ def test_half_is_accepted_with_how_to_send_it(tmp_path, sample, side, has_refere
     version = _validate(path, sample if has_reference else None)
     assert any(side in warning and name in warning and "binary" in warning for warning in version.warnings)
     assert (version.profile is not None) == has_reference
+
+
+@pytest.mark.parametrize("has_reference", [False, True])
+def test_trial_keeps_to_the_versions_bound(tmp_path, sample, has_reference):
+    """A model that takes two rows at most is tried with no more when its metadata says so, and does not run otherwise."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["count"], end=1),
+        helper.make_node("Sub", ["count", "one"], ["last"]),
+        helper.make_node("Gather", ["two", "last"], ["zero"]),
+        helper.make_node("Add", ["x", "zero"], ["y"]),
+    ]
+    weights = [numpy_helper.from_array(np.array([1]), "one"), numpy_helper.from_array(np.zeros(2, np.float32), "two")]
+    path = _save(tmp_path / "two.onnx", nodes, [_value("x")], [_value("y")], weights)
+    reference = sample if has_reference else None
+    assert _validate(path, reference, batching=Batching(rows_max=2)).is_joinable
+    with pytest.raises(NotValid, match="does not run"):
+        _validate(path, reference)
 
 
 @pytest.mark.parametrize("shape", [(), (3, 2), (1, 4), (5,)])

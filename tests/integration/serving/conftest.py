@@ -30,7 +30,7 @@ from adapters.stores.artifacts import DirectoryArtifacts
 from adapters.stores.memory import MemoryRegistry
 from adapters.suspicions_file import SuspicionsFile
 from gateway.core.changes import Change, PutChampion, PutRoute, PutVersion, Write
-from gateway.core.models import Column, Digest, Runtime, Version
+from gateway.core.models import Batching, Column, Digest, Runtime, Version
 from gateway.core.privacy import Privacy
 from gateway.core.records import Offset, PredictionRecord, Record
 from gateway.core.routes import route_from_body, with_weights
@@ -311,6 +311,7 @@ class Worker:
         cost_us: float = 0.0,
         champion: bool = False,
         providers: tuple[str, ...] = (),
+        rows_max: int = 0,
     ) -> Version:
         """Register a version as the control plane would."""
         staged = Path(self.artifacts.staging())
@@ -328,6 +329,7 @@ class Worker:
             columns=tuple(Column(column) for column in columns),
             cost_us_per_row=cost_us,
             providers=providers,
+            batching=Batching(rows_max=rows_max),
         )
         self.commit(PutVersion(made), *([PutChampion(name, version)] if champion else []))
         return made
