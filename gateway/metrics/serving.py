@@ -47,6 +47,18 @@ RUN_DURATION: Final = Metric(
     "Time of runs, joining their rows included.",
     ("model", "version"),
 )
+RUN_INPUT_DURATION: Final = Metric(
+    "gateway_run_input_seconds_total",
+    Type.COUNTER,
+    "The part of gateway_run_seconds_total in which rows of different requests were joined.",
+    ("model", "version"),
+)
+RUN_OUTPUT_DURATION: Final = Metric(
+    "gateway_run_output_seconds_total",
+    Type.COUNTER,
+    "Time after runs in which their answers were checked and taken apart.",
+    ("model", "version"),
+)
 LAST_RUN: Final = Metric(
     "gateway_last_run_timestamp_seconds", Type.GAUGE, "When a version last ran, to the second before.", ("model", "version")
 )

@@ -62,7 +62,9 @@ class Job:
         is_counted: Whether the pool still counts its rows.
         timer: Ends it at its deadline; only in a thread's queue.
         rank: Its priority, from 1, which goes first, or `LAST`.
-        fired: Why its batch ran; of the batch's first job only.
+        fired: Why its batch ran; of the batch's first job only, as are the two that follow.
+        input_s, output_s: How long the batch's rows were joined, 0 where there was nothing to join, and its answer checked and
+            taken apart.
         fingerprints: Of its rows, where they are watched.
         is_alone: Whether no other job may run with it: one of its inputs is suspect.
     """
@@ -81,6 +83,8 @@ class Job:
     timer: asyncio.TimerHandle | None = None
     rank: int = LAST
     fired: Fired = Fired.FREE
+    input_s: float = 0.0
+    output_s: float = 0.0
     fingerprints: tuple[bytes, ...] = ()
     is_alone: bool = False
 
@@ -135,8 +139,7 @@ def execute(predict: Predict, checker: Checker, jobs: Sequence[Job], clock: Cloc
     """
     began_s = clock.monotonic_s() if began_s is None else began_s
     try:
-        outputs = predict(joined(checker, jobs))
-        return ended(checker, jobs, outputs, began_s=began_s, duration_us=micros(clock, began_s))
+        return ended(checker, jobs, predict(joined(checker, jobs, clock)), clock, began_s=began_s)
     except ModelFault as fault:
         if len(jobs) == 1:
             outcome = Outcome.INVALID if isinstance(fault, OutputMismatch) else Outcome.FAILED
@@ -144,12 +147,21 @@ def execute(predict: Predict, checker: Checker, jobs: Sequence[Job], clock: Cloc
     return [ran for job in jobs for ran in execute(predict, checker, [job], clock)]
 
 
-def ended(checker: Checker, jobs: Sequence[Job], outputs: Mapping[str, Array], *, began_s: float, duration_us: int) -> list[Ran]:
-    """Return how each job of a run ended that answered.
+def ended(checker: Checker, jobs: Sequence[Job], outputs: Mapping[str, Array], clock: Clock, *, began_s: float) -> list[Ran]:
+    """Return how each job of a run ended that has just answered.
 
     Raises:
         OutputMismatch: the answer is not what was registered.
     """
+    answered_s = clock.monotonic_s()
+    rans = _taken_apart(checker, jobs, outputs, began_s=began_s, duration_us=int((answered_s - began_s) * 1e6))
+    jobs[0].output_s = clock.monotonic_s() - answered_s
+    return rans
+
+
+def _taken_apart(
+    checker: Checker, jobs: Sequence[Job], outputs: Mapping[str, Array], *, began_s: float, duration_us: int
+) -> list[Ran]:
     rows = sum([job.rows for job in jobs])
     found = checker.checked_outputs(outputs, rows)
     is_finite = all(map(_is_finite, found))
@@ -176,11 +188,14 @@ def _rank(job: Job) -> int:
     return job.rank
 
 
-def joined(checker: Checker, jobs: Sequence[Job]) -> Mapping[str, Array]:
+def joined(checker: Checker, jobs: Sequence[Job], clock: Clock) -> Mapping[str, Array]:
     """Return the inputs of a run, by name."""
     if len(jobs) == 1:
         return {tensor.name: tensor.data for tensor in jobs[0].inputs}
-    return {spec.name: np.concatenate([job.inputs[at].data for job in jobs]) for at, spec in enumerate(checker.inputs)}
+    began_s = clock.monotonic_s()
+    inputs = {spec.name: np.concatenate([job.inputs[at].data for job in jobs]) for at, spec in enumerate(checker.inputs)}
+    jobs[0].input_s = clock.monotonic_s() - began_s
+    return inputs
 
 
 def _is_finite(data: Array) -> bool:

@@ -9,25 +9,25 @@ that nobody refers to any more closes its instance.
 from __future__ import annotations
 
 import asyncio
-import math
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from functools import partial
 from typing import Final
 
 from gateway.core.errors import Busy, DeadlineExceeded, Overloaded, PoolSaturated, PredictFailed
 from gateway.core.records import Outcome
 from gateway.core.tensors import Shape, Tensor
-from gateway.metrics.metric import Histogram, cell, histogram
+from gateway.metrics.metric import cell
 from gateway.metrics.process import UNEXPECTED_ERRORS
-from gateway.metrics.serving import BATCH_ROWS, BATCHES, LAST_RUN, QUEUE_WAIT, REJECTED, RESTS, RUN_DURATION
+from gateway.metrics.serving import REJECTED, RESTS
 from gateway.ports.clock import Clock
 from gateway.ports.inflight import InFlight
-from gateway.ports.metrics import Cell, MetricsBank
+from gateway.ports.metrics import MetricsBank
 from gateway.ports.runtimes import RemoteInstance
 from gateway.serving.batch import LAST, Caller, Fired, Job, Ran, enqueue, execute, rows_waiting
 from gateway.serving.checking import Checker
+from gateway.serving.counts import RunCounts
 from gateway.serving.faults import FaultWindow
 from gateway.serving.gathering import Gathering
 from gateway.serving.notes import RunNotes
@@ -41,7 +41,6 @@ from gateway.settings import ServingSettings
 
 _JOBS_MAX: Final = 64  # in a run, which is what the in-flight file names of one
 _OVERRUNS_MAX: Final = 3  # runs over the turn's budget, less those within it, after which a version leaves the loop
-_LAST_RUN_S: Final = 1.0  # between two notes of when a version last ran; statistics ask for no more
 _NONE_ENDED: Final = (0, 0.0)  # rows of the batch that ended last, and when, until a thread has looked what waits since then
 _RUN_SHARE: Final = 0.5  # of a job's time that its own run may take: a larger batch would leave too little for its wait
 _UNLOOKED_US: Final = 1_000.0  # of waiting rows below which nobody asks how long they take; no deadline is that short
@@ -110,7 +109,7 @@ class Pool:
         else:
             self._queue = PoolThreads(name, turn.loop, threads_max=threads)
         self._metrics = metrics
-        self._last_run_s = -math.inf  # as last noted, on the clock's monotonic time
+        self._counts = RunCounts(version, metrics, clock)
         self._unexpected = cell(metrics, UNEXPECTED_ERRORS, "queue")
         weakref.finalize(self, warm.instance.close)
 
@@ -202,27 +201,6 @@ class Pool:
         job.future.cancel()
         cell(self._metrics, REJECTED, "", "CallerLeft").add(1.0)
         return True
-
-    @cached_property
-    def _batch_rows(self) -> Histogram:
-        return histogram(self._metrics, BATCH_ROWS, self.version.model, self.version.version)
-
-    @cached_property
-    def _fired(self) -> dict[str, Cell]:
-        names = (self.version.model, self.version.version)
-        return {reason.value: cell(self._metrics, BATCHES, *names, reason.value) for reason in Fired}
-
-    @cached_property
-    def _queue_wait(self) -> Histogram:
-        return histogram(self._metrics, QUEUE_WAIT, self.version.model, self.version.version)
-
-    @cached_property
-    def _run_duration(self) -> Cell:
-        return cell(self._metrics, RUN_DURATION, self.version.model, self.version.version)
-
-    @cached_property
-    def _last_run(self) -> Cell:
-        return cell(self._metrics, LAST_RUN, self.version.model, self.version.version)
 
     def run_inline(self, budget_us: float) -> tuple[float, bool]:
         """Run one batch of what waits; return its cost by measure, in µs, and whether more is waiting.
@@ -352,16 +330,9 @@ class Pool:
             self._forget(job)
             if not (future := job.future).done():
                 future.set_result(ran)
-        self._batch_rows.observe(result[0].batch_rows)
-        self._fired[batch[0].fired._value_].add(1.0)
-        now_s, run_s = self._clock.monotonic_s(), result[0].duration_us / 1e6
-        self._queue_wait.observe(max(now_s - batch[0].queued_s - run_s, 0.0))
-        self._run_duration.add(run_s)
+        self._counts.ran(batch, result[0])
         if self._is_expensive:
             self._pace.note(result[0].batch_rows, result[0].duration_us)
-        if now_s - self._last_run_s >= _LAST_RUN_S:
-            self._last_run_s = now_s
-            self._last_run.set(self._clock.now_s())
 
     def _expire(self, job: Job) -> None:
         """End a job whose deadline passed; if it is running, the run goes on and its result is dropped.

@@ -21,7 +21,7 @@ from gateway.core.errors import ModelFault
 from gateway.core.tensors import Array
 from gateway.ports.clock import Clock
 from gateway.ports.runtimes import RemoteInstance, RemoteRun
-from gateway.serving.batch import Job, Predict, Ran, ended, enqueue, execute, joined, micros
+from gateway.serving.batch import Job, Predict, Ran, ended, enqueue, execute, joined
 from gateway.serving.checking import Checker
 from gateway.serving.notes import RunNotes
 from gateway.serving.threads import Deliver, Execute, Take, Wait, rows_of, taken
@@ -134,7 +134,7 @@ class RemoteQueue:
     def _begin(self, batch: Sequence[Job], pool: _Pool) -> None:
         began_s = self._clock.monotonic_s()
         try:
-            run = self._instance.begin(joined(self._checker, batch))
+            run = self._instance.begin(joined(self._checker, batch, self._clock))
         except Exception as error:  # noqa: BLE001 - the queue's drain; the pool counts it and fails the jobs
             self._loop.call_soon(self._over, batch, pool, error)
             return
@@ -190,9 +190,7 @@ class RemoteQueue:
             outputs = going.run.answer()
             if outputs is None:
                 return None
-            return ended(
-                self._checker, going.batch, outputs, began_s=going.began_s, duration_us=micros(self._clock, going.began_s)
-            )
+            return ended(self._checker, going.batch, outputs, self._clock, began_s=going.began_s)
         except ModelFault:
             return None
         except Exception as error:  # noqa: BLE001 - the queue's drain; the pool counts it and fails the jobs

@@ -20,6 +20,8 @@ from gateway.metrics.serving import (
     PREDICTIONS,
     QUEUE_WAIT,
     RUN_DURATION,
+    RUN_INPUT_DURATION,
+    RUN_OUTPUT_DURATION,
 )
 from gateway.ports.metrics import MetricsSnapshots, Sample
 
@@ -33,6 +35,8 @@ _SUMS: Final = {  # a cell's name → what it adds to, and the label that says w
     f"{BATCH_ROWS.name}_sum": ("rows", "model"),
     f"{QUEUE_WAIT.name}_sum": ("waits_s", "model"),
     RUN_DURATION.name: ("runs_s", "model"),
+    RUN_INPUT_DURATION.name: ("inputs_s", "model"),
+    RUN_OUTPUT_DURATION.name: ("outputs_s", "model"),
 }
 
 
@@ -53,7 +57,8 @@ def counted_versions(found: Totals, route: str) -> Iterable[str]:
 def model_stat(found: Totals, route: str, model: str, version: str) -> Json:
     """Return one version's statistics under a route, in the protocol's form.
 
-    `queue` and `compute_infer` count runs: a run's time is the time of each request in it. What has no counter of its own is 0.
+    `queue` and the three parts of a run count runs: a run's time is the time of each request in it. There is no cache, and runs
+    of each size apart are not counted: each size would take four more cells of a bank that holds all versions.
     """
 
     def of_route(what: str) -> float:
@@ -62,7 +67,7 @@ def model_stat(found: Totals, route: str, model: str, version: str) -> Json:
     def of_model(what: str) -> float:
         return found.get((what, model, version), 0.0)
 
-    runs, failures_s = of_model("runs"), of_route("failures_s")
+    runs, inputs_s, failures_s = of_model("runs"), of_model("inputs_s"), of_route("failures_s")
     nothing = _duration(0, 0.0)
     return {
         "name": route,
@@ -74,9 +79,9 @@ def model_stat(found: Totals, route: str, model: str, version: str) -> Json:
             "success": _duration(of_route(ANSWERED), max(of_route("answers_s") - failures_s, 0.0)),
             "fail": _duration(of_route(FAILED), failures_s),
             "queue": _duration(runs, of_model("waits_s")),
-            "compute_input": nothing,
-            "compute_infer": _duration(runs, of_model("runs_s")),
-            "compute_output": nothing,
+            "compute_input": _duration(runs, inputs_s),
+            "compute_infer": _duration(runs, max(of_model("runs_s") - inputs_s, 0.0)),
+            "compute_output": _duration(runs, of_model("outputs_s")),
             "cache_hit": nothing,
             "cache_miss": nothing,
         },

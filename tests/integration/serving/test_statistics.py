@@ -51,9 +51,28 @@ def test_statistics_equal_what_was_asked_and_run(served, until):
     run, answered = live["inference_stats"]["compute_infer"], live["inference_stats"]["success"]
     assert run["count"] == live["inference_stats"]["queue"]["count"] == 5
     assert 0 < run["ns"] < answered["ns"] < (time.time() * 1000 - before_ms) * 1e6
+    output = live["inference_stats"]["compute_output"]
+    assert live["inference_stats"]["compute_input"] == {"count": 5, "ns": 0}
+    assert (output["count"], 0 < output["ns"] < answered["ns"] - run["ns"]) == (5, True)
     assert before_ms - 1 <= live["last_inference"] <= time.time() * 1000
     assert stats(served, "/r/versions/1") == {("r", "1"): live}
     assert stats(served, "/m")["m", "1"]["inference_stats"]["success"]["count"] == 0
+
+
+def test_statistics_count_the_time_of_joining_rows(served, until):
+    """Where rows of several requests make a run, the time to join them is no part of the run's own."""
+    with ThreadPoolExecutor(16) as pool:
+
+        def has_joined() -> bool:
+            assert {answer.status_code for answer in pool.map(lambda _: served.infer("m", ROWS), range(64))} == {200}
+            return stats(served, "/m")["m", "1"]["inference_stats"]["compute_input"]["ns"] > 0
+
+        until(has_joined)
+    found = stats(served, "/m")["m", "1"]
+    assert found["execution_count"] < found["inference_count"] / 2
+    whole_s = served.metric("gateway_run_seconds_total", version="1")
+    parts_ns = sum(found["inference_stats"][part]["ns"] for part in ("compute_input", "compute_infer"))
+    assert abs(parts_ns - whole_s * 1e9) <= 2
 
 
 def test_statistics_of_all_models_have_every_name(served):
