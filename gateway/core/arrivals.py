@@ -11,14 +11,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from operator import add
 from typing import Final
 
-from gateway.core.evidence import COUNT_MAX, Side, log_weight
+import numpy as np
+
+from gateway.core.evidence import COUNT_MAX, Side, log_peak, log_weight
 from gateway.core.fields import Fields, Json
 
 ARRIVAL_ALPHA: Final = 0.001  # as a sample ratio mismatch: it makes verdicts void, so it is raised more rarely than a rollback
 ODDS: Final = (0.2, 0.5, 0.8, 1.25, 2.0, 5.0)  # of the challenger's ground truth; a tenth more or less says little of a loss
+WAITING_MAX: Final = 128  # keys that wait to be counted together: nobody looks at each
 KEYS_MAX: Final = 200_000  # remembered; 17 bytes of state each
 CORRECTED_SHARE_MAX: Final = 0.05  # of the joined values; above it evidence rests on values that no longer stand
 CORRECTED_MIN: Final = 20  # below it a share says nothing
@@ -74,6 +76,7 @@ class Arrivals:
         self._log_es = [0.0] * len(ODDS)
         self._values = 0
         self._corrected = 0
+        self._waiting: list[tuple[float, ...]] = []  # what keys of the stage add to each bet's logarithm
 
     def observe(self, key: str, side: Side, share: float) -> None:
         """Take a value of ground truth of an answer that the split gave to a side with that chance of the challenger."""
@@ -81,15 +84,16 @@ class Arrivals:
         if key in self._seen or not 0.0 < share < 1.0:
             return
         if len(self._seen) >= self._keys_max:
+            self._settle()
             self._stage, self._seen = self._stage + 1, {}
             self._challenger, self._expected, self._log_es = 0, 0.0, [0.0] * len(ODDS)
         self._seen[key] = None
         is_challenger = side is Side.CHALLENGER
         self._challenger += is_challenger
         self._expected += share
-        self._log_es = list(map(add, self._log_es, _log_factors(share, is_challenger)))
-        if max(self._log_es) > self._best:  # the mean of the e-values is at most the greatest
-            self._best = max(self._best, _log_mean(self._log_es) + log_weight(self._stage))
+        self._waiting.append(_log_factors(share, is_challenger))
+        if len(self._waiting) >= WAITING_MAX:
+            self._settle()
 
     def correct(self) -> None:
         """Count a value that replaces one observed earlier."""
@@ -97,6 +101,7 @@ class Arrivals:
 
     def reading(self) -> ArrivalReading:
         """Return where the test stands."""
+        self._settle()
         return ArrivalReading(
             log_e_best=self._best,
             keys=len(self._seen),
@@ -108,6 +113,7 @@ class Arrivals:
 
     def state(self) -> Json:
         """Return everything needed to go on exactly, as JSON."""
+        self._settle()
         return {
             "best": self._best,
             "stage": self._stage,
@@ -139,12 +145,16 @@ class Arrivals:
         test._corrected = fields.integer("corrected", 0, COUNT_MAX)
         return test
 
+    def _settle(self) -> None:
+        """Take the keys that wait, in columns, to the bit as if one by one."""
+        if not self._waiting:
+            return
+        rows = np.add.accumulate(np.asarray([self._log_es, *self._waiting]))[1:].T
+        self._waiting, self._log_es = [], rows[:, -1].tolist()
+        weight = log_weight(self._stage)
+        self._best = max(self._best, log_peak(rows, self._best - weight) + weight)
+
 
 @lru_cache(1_000)  # the shares of the revisions that late ground truth still speaks of
 def _log_factors(share: float, is_challenger: bool) -> tuple[float, ...]:
     return tuple(math.log((odds if is_challenger else 1.0) / (1.0 - share + odds * share)) for odds in ODDS)
-
-
-def _log_mean(log_es: list[float]) -> float:
-    top = max(log_es)
-    return top + math.log(sum([math.exp(one - top) for one in log_es]) / len(log_es))

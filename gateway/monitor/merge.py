@@ -8,12 +8,13 @@ Keeps positions and unmerged records only; it relies on times that never fall wi
 
 from __future__ import annotations
 
-import heapq
 import logging
 import math
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 from gateway.core.errors import LogFailed
@@ -60,7 +61,7 @@ class _Stream:
     begun: Position
     read: Position  # of the last record read
     last: Merged | None = None  # merged since it was begun
-    pending: deque[Merged] = field(default_factory=deque)
+    pending: list[Merged] = field(default_factory=list)  # read, and not yet in order with those of other streams
     is_at_end: bool = False  # the last read found nothing
     was_read: bool = False
 
@@ -81,10 +82,10 @@ class Merge:
 
     def __init__(self, positions: Mapping[str, Position] | None = None) -> None:
         self._streams = {name: _Stream(position, position) for name, position in (positions or {}).items()}
-        self._heads: list[Merged] = []
+        self._ready: deque[Merged] = deque()  # of all streams, in order: nothing can come before them any more
         self._newest_s = -math.inf
         self._bound = _NOTHING
-        self._last: tuple[object, ...] = (-math.inf, "", Offset(0))
+        self._last: tuple[float, str, Offset] = (-math.inf, "", Offset(0))
         self.late_count = 0
         self.moved_count = 0
 
@@ -128,7 +129,7 @@ class Merge:
 
     def forget(self, name: str) -> None:
         """Drop a stream that is no longer in the log, unless records of it wait."""
-        if not self._streams[name].pending:
+        if not self._streams[name].pending and not any(merged.stream == name for merged in self._ready):
             del self._streams[name]
 
     def was_read(self, name: str) -> bool:
@@ -151,17 +152,16 @@ class Merge:
     def take(self, name: str, page: Page) -> int:
         """Append a page of a stream, read from `next_offset`, and return its new records; those read before are ignored."""
         stream = self._streams[name]
-        fresh = [entry for entry in page.records if entry[0] >= stream.read.next]
-        ends = [*(offset for offset, _ in fresh[1:]), page.next]
-        time_s, had_none = stream.read.time_s, not stream.pending
-        for (offset, record), after in zip(fresh, ends, strict=True) if fresh else ():
-            time_s = max(time_s, record.time_s)
-            stream.pending.append(Merged(time_s, name, offset, after, record))
+        fresh = page.records
+        if fresh and fresh[0][0] < stream.read.next:
+            fresh = tuple(entry for entry in fresh if entry[0] >= stream.read.next)
         if fresh:
+            time_s, pending = stream.read.time_s, stream.pending
+            for (offset, record), (after, _) in pairwise((*fresh, (page.next, fresh[-1][1]))):
+                time_s = max(time_s, record.time_s)
+                pending.append(Merged(time_s, name, offset, after, record))
             stream.read = Position(page.next, time_s, isinstance(fresh[-1][1], StreamEnd))
             self._newest_s = max(self._newest_s, time_s)
-            if had_none:
-                heapq.heappush(self._heads, stream.pending[0])
         stream.read = replace(stream.read, next=max(stream.read.next, page.next))
         stream.is_at_end = not fresh
         stream.was_read = True
@@ -174,26 +174,28 @@ class Merge:
 
     def peek(self) -> Merged | None:
         """Return the next record in order, or None while an older one may still arrive."""
-        if not self._heads or self._heads[0][:2] > self._bound:
-            return None
-        return self._heads[0]
+        if not self._ready:
+            self._line_up()
+        return self._ready[0] if self._ready else None
 
     def pop(self) -> Merged:
         """Return the record that `peek` showed and move past it."""
-        merged = self._heads[0]
-        stream = self._streams[merged.stream]
-        stream.pending.popleft()
-        stream.last = merged
-        place = merged[:3]
-        if place < self._last:
-            self.late_count += 1
-        else:
-            self._last = place
-        if stream.pending:
-            heapq.heapreplace(self._heads, stream.pending[0])
-        else:
-            heapq.heappop(self._heads)
+        merged = self._ready.popleft()
+        self._streams[merged.stream].last = merged
         return merged
+
+    def _line_up(self) -> None:
+        """Put what the watermark lets go into one order: streams are in order themselves, so that sorting merges them."""
+        found: list[Merged] = []
+        for stream in self._streams.values():
+            at = bisect_right(stream.pending, self._bound, key=_place)
+            found += stream.pending[:at]
+            del stream.pending[:at]
+        if found:
+            found.sort()
+            self.late_count += bisect_left(found, self._last)
+            self._last = max(self._last, found[-1][:3])
+            self._ready = deque(found)
 
     @property
     def newest_s(self) -> float:
@@ -207,6 +209,10 @@ class Merge:
         if stream.read.is_closed and stream.is_at_end:
             return (math.inf, name)
         return (stream.read.time_s, name)
+
+
+def _place(merged: Merged) -> tuple[float, str]:
+    return merged[:2]
 
 
 def refill(merge: Merge, log: PredictionLogReader, limit: int) -> int:

@@ -56,6 +56,18 @@ def test_arrivals_that_differ_raise_doubt(kept_back):
     assert reading.challenger_keys < reading.expected_keys
 
 
+def test_arrivals_that_wait_for_each_other_are_taken_as_if_alone():
+    """Whether somebody looks after every key or only at the end, over several stages: the same figures to the bit."""
+    random, together, alone = np.random.default_rng(8), Arrivals(400), Arrivals(400)
+    for number in range(2_000):
+        side = Side.CHALLENGER if random.random() < 0.15 else Side.CHAMPION
+        for test in (together, alone):
+            test.observe(f"k-{number}", side, 0.1 if number < 700 else 0.2)
+        alone.reading()
+
+    assert together.state() == alone.state()
+
+
 def test_arrivals_count_a_key_once():
     """A caller with many answers is one key, so that its own habits raise no doubt."""
     test = Arrivals()

@@ -193,6 +193,17 @@ def test_restored_evidence_goes_on_to_the_bit(seed: int, cut: int, keys_max: int
     assert share_part.state() == share.state()
 
 
+def test_keys_of_a_share_that_wait_for_each_other_are_taken_as_if_alone() -> None:
+    """Whether somebody looks after every key or only at the end, over several stages: the same figures to the bit."""
+    rng, together, alone = random.Random(6), ShareTest(400), ShareTest(400)
+    for at in range(2_000):
+        key, side = f"{rng.randrange(1_500):x}", Side.CHALLENGER if rng.random() < 0.2 else Side.CHAMPION
+        for test in (together, alone):
+            test.observe(key, side, 0.1 if at < 900 else 0.25)
+        alone.reading()
+    assert together.state() == alone.state()
+
+
 @pytest.mark.parametrize("share", [0.1, 0.5])
 def test_interval_holds_the_difference_whenever_one_looks(share: float) -> None:
     """Over 100 rollouts the interval misses the true difference at any of its moments in at most 5 %."""

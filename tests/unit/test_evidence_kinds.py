@@ -179,6 +179,24 @@ def test_restored_kind_goes_on_to_the_bit(name: str) -> None:
     assert part.reading() == whole.reading()
 
 
+@pytest.mark.parametrize("name", [*sorted(PLANS), "up"])
+@pytest.mark.parametrize(("share", "rate"), [(0.1, 0.02), (0.1, 0.4), (0.5, 0.2), (0.9, 0.1)])
+def test_keys_that_wait_for_each_other_are_taken_as_if_alone(name: str, share: float, rate: float) -> None:
+    """Whether somebody looks after every key or only at the end: the bound is reached at the same key, with the same figures."""
+    plan = replace(PLANS.get(name, EvidencePlan()), alpha=0.2, epoch_s=400.0, epoch_keys_min=1, learn_keys=20)
+    rng, together, alone = np.random.default_rng(5), Evidence(plan), Evidence(plan)
+    for key in range(1_000):
+        side = bool(rng.random() < share)
+        value = float(rng.random() < min(1.0, rate * (3.0 if side else 1.0))) if key % 5 else float(rng.random())
+        outcome = Outcome(Side.CHALLENGER if side else Side.CHAMPION, str(key), value, float(key), share, float(key % 3 == 0))
+        together.observe(outcome)
+        alone.observe(outcome)
+        alone.reading()
+        assert together.has_reached_bound == alone.has_reached_bound
+    assert together.reading() == alone.reading()
+    assert json.dumps(together.state()) == json.dumps(alone.state())
+
+
 def test_keys_that_were_learned_from_do_not_count() -> None:
     """Until the champion's quantile is known no key counts, on either side, and none of them later in the epoch."""
     evidence = Evidence(EvidencePlan(kind=EvidenceKind.EXCEEDANCE, level=0.5, learn_keys=3))

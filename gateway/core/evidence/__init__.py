@@ -6,7 +6,7 @@ So nothing is assumed of the outcomes: they may depend on the key, on each other
 `docs/decisions/0002-a-key-counts-once-an-epoch.md` has the argument. Pure; natural logarithms throughout.
 """
 
-from gateway.core.evidence.bets import factors, log_weight
+from gateway.core.evidence.bets import factors, log_peak, log_weight
 from gateway.core.evidence.epochs import Evidence
 from gateway.core.evidence.plan import COUNT_MAX, Direction, EvidenceKind, EvidencePlan, EvidenceReading, Outcome, Side
 from gateway.core.evidence.share import ShareReading, ShareTest
@@ -23,5 +23,6 @@ __all__ = [
     "ShareTest",
     "Side",
     "factors",
+    "log_peak",
     "log_weight",
 ]

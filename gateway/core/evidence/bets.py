@@ -5,14 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gateway.core.evidence.plan import COUNT_MAX, Direction
 from gateway.core.fields import Fields, Json
+from gateway.core.tensors import FloatArray
 
 ODDS: Final = (2.0, 5.0, 20.0)  # how much worse a version may be: doubled, 10 → 40 %, and from hardly ever to often
 NARROWEST: Final = 1_000  # keys at which the interval is about as narrow as one looked at once; ×1.4 at 200 and at 20,000
 PRIOR: Final = {Direction.UP: 0.1, Direction.EITHER: 0.5, Direction.DOWN: 0.9}  # pooled mean before the first key: mostly well
+ROUNDED: Final = 1e-9  # NumPy's logarithms lie closer to the true ones than this, which choose what is looked at to the bit
+
+
+class Keys(NamedTuple):
+    """Outcomes of several keys in their order, each of shape (keys,): whether it is the challenger's, the value, the chance."""
+
+    sides: NDArray[np.bool_]
+    values: FloatArray
+    shares: FloatArray
 
 
 def odds_of(direction: Direction) -> tuple[float, ...]:
@@ -37,6 +50,34 @@ def log_mean(log_es: Sequence[float]) -> float:
     """Return the log of the mean of e-values."""
     top = max(log_es)
     return top + math.log(sum([math.exp(one - top) for one in log_es]) / len(log_es))
+
+
+def log_peak(rows: FloatArray, least: float) -> float:
+    """Return the greatest `log_mean` among several moments; −inf where surely none is above `least`.
+
+    Args:
+        rows: Shape (bets, moments). Logarithms.
+    """
+    tops = rows.max(axis=0)
+    if tops.max() <= least:
+        return -math.inf
+    means = tops + np.log(np.exp(rows - tops).sum(axis=0) / len(rows))
+    highest = float(means.max())
+    if highest <= least - ROUNDED:
+        return -math.inf
+    return max(log_mean(rows[:, at].tolist()) for at in np.flatnonzero(means >= highest - 2.0 * ROUNDED).tolist())
+
+
+def grown(first: float, steps: FloatArray) -> FloatArray:
+    """Return a sum after each of several steps, itself first: the same to the bit as if each had been added alone."""
+    sums: FloatArray = np.add.accumulate(np.concatenate(([first], steps)))
+    return sums
+
+
+def logs(values: FloatArray) -> FloatArray:
+    """Return natural logarithms, to the bit those of `math.log`, which NumPy's are not on every processor."""
+    found: FloatArray = np.asarray(list(map(math.log, values.tolist())))
+    return found
 
 
 def factors(is_challenger: bool, value: float, share: float, pooled: float, odds: Sequence[float]) -> list[float]:
@@ -87,11 +128,11 @@ class SplitBet:
     side by side and are averaged. Where no key is harmed and some are helped, the mean is below 1.
     """
 
-    __slots__ = ("_odds", "_prior", "counts", "log_es", "sums")
+    __slots__ = ("_odds", "counts", "log_es", "prior", "sums")
 
     def __init__(self, direction: Direction) -> None:
         self._odds = odds_of(direction)
-        self._prior = PRIOR[direction]
+        self.prior = PRIOR[direction]
         self.log_es = [0.0] * len(self._odds)
         self.counts = [0, 0]
         self.sums = [0.0, 0.0]
@@ -99,11 +140,45 @@ class SplitBet:
     def add(self, is_challenger: bool, value: float, share: float) -> None:
         """Take one key's outcome in [0, 1]."""
         assert 0.0 <= value <= 1.0, "an outcome lies in [0, 1]"
-        pooled = (self.sums[0] + self.sums[1] + self._prior) / (self.counts[0] + self.counts[1] + 1)
+        pooled = (self.sums[0] + self.sums[1] + self.prior) / (self.counts[0] + self.counts[1] + 1)
         for at, factor in enumerate(factors(is_challenger, value, share, pooled, self._odds)):
             self.log_es[at] += math.log(factor)
         self.counts[is_challenger] += 1
         self.sums[is_challenger] += value
+
+    def add_all(self, keys: Keys) -> FloatArray:
+        """Take the outcomes of several keys as if one by one, and return the bets' logarithms after each. Shape (bets, keys)."""
+        sides, values, shares = keys
+        pooled, rests = self.pooled(keys, self.prior), 1.0 - shares
+        rows = np.empty((len(self._odds), len(values)))
+        for at, ratio in enumerate(self._odds):  # as `factors`
+            more = ratio - 1.0
+            a = rests * more
+            b = rests + shares * ratio - pooled * more
+            root = np.sqrt(b * b + 4.0 * a * pooled)
+            with np.errstate(divide="ignore", invalid="ignore"):  # in the form that is not taken
+                ta = np.where(b > 0.0, 2.0 * pooled / (b + root), (root - b) / (2.0 * a))
+            tb = ratio * ta / (1.0 + more * ta)
+            t0 = rests * ta + shares * tb
+            rates = np.where(sides, tb, ta)
+            found = values * rates / t0 + (1.0 - values) * (1.0 - rates) / (1.0 - t0)
+            rows[at] = grown(self.log_es[at], logs(found))[1:]
+        self.log_es = rows[:, -1].tolist()
+        taken = int(np.count_nonzero(sides))
+        self.counts = [self.counts[0] + len(values) - taken, self.counts[1] + taken]
+        self.sums = [float(sums[-1]) for sums in self._sums_with(keys)]
+        return rows
+
+    def pooled(self, keys: Keys, prior: float) -> FloatArray:
+        """Return the mean over both sides before each of several keys, with one more of a prior value. Shape (keys,)."""
+        champions, challengers = self._sums_with(keys)
+        counts = self.counts[0] + self.counts[1] + np.arange(len(keys.values))
+        means: FloatArray = (champions[:-1] + challengers[:-1] + prior) / (counts + 1)
+        return means
+
+    def _sums_with(self, keys: Keys) -> tuple[FloatArray, FloatArray]:
+        sides, values, _ = keys
+        return grown(self.sums[0], np.where(sides, 0.0, values)), grown(self.sums[1], np.where(sides, values, 0.0))
 
     @property
     def log_e(self) -> float:
@@ -163,13 +238,33 @@ class MeanInterval:
         varied = (self.spread + variance) / (self.count + 1)
         wish = math.sqrt(2.0 * self._level / (varied * max(self.count + 1, NARROWEST)))
         bet = min(wish * reach, 0.9)  # of [0, 1); beyond it ψ grows without bound
-        gap = ((value - mean) / reach) ** 2
-        self.slack += (-math.log1p(-bet) - bet) * gap
+        off = value - mean
+        gap = off / reach
+        self.slack += (-math.log1p(-bet) - bet) * (gap * gap)
         self.weight += bet / reach
         self.pull += bet / reach * value
-        self.spread += (value - mean) ** 2
+        self.spread += off * off
         self.centre += value
         self.count += 1
+
+    def add_all(self, values: FloatArray, *, reaches: FloatArray, variances: FloatArray) -> None:
+        """Take several values as if one by one."""
+        counts = self.count + np.arange(len(values)) + 1
+        centres = grown(self.centre, values)
+        means = np.minimum(self._limit, np.maximum(-self._limit, centres[:-1] / counts))
+        reaches = reaches + np.abs(means)
+        off = values - means
+        gaps = off / reaches
+        spreads = grown(self.spread, off * off)
+        varied = (spreads[:-1] + variances) / counts
+        wishes = np.sqrt(2.0 * self._level / (varied * np.maximum(counts, NARROWEST)))
+        bets = np.minimum(wishes * reaches, 0.9)
+        lost = np.asarray(list(map(math.log1p, (-bets).tolist())))
+        self.slack = float(grown(self.slack, (-lost - bets) * (gaps * gaps))[-1])
+        self.weight = float(grown(self.weight, bets / reaches)[-1])
+        self.pull = float(grown(self.pull, bets / reaches * values)[-1])
+        self.spread, self.centre = float(spreads[-1]), float(centres[-1])
+        self.count += len(values)
 
     def log_e(self, sign: int) -> float:
         """Return the log of the evidence that the mean is above 0 (sign 1) or below it (sign −1)."""

@@ -18,7 +18,7 @@ from gateway.core.fields import Fields, Json
 
 
 class Epoch(Protocol):
-    """What is made of one epoch's outcomes, a key each."""
+    """What is made of one epoch's outcomes, a key each. Some may wait to be taken together; readings speak of those taken."""
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -31,8 +31,12 @@ class Epoch(Protocol):
         ...
 
     @property
-    def log_e_most(self) -> float:
-        """At least `log_e`, and cheaper where it can be."""
+    def is_pressing(self) -> bool:
+        """Whether what waits must be taken now, because with it the evidence may have reached its bound, or it is too much."""
+        ...
+
+    def settle(self, least: float) -> float:
+        """Take what waits, and return the greatest log e at any moment since it was asked last; −inf if none is above `least`."""
         ...
 
     @property
@@ -90,14 +94,13 @@ class Evidence:
         if not self._epoch.add(outcome):
             return False
         self._keys += 1
-        weight = log_weight(self._number)
-        if self._epoch.log_e_most + weight > self._best:
-            self._best = max(self._best, self._epoch.log_e + weight)
+        if self._epoch.is_pressing:
+            self._settle()
         return True
 
     @property
     def has_reached_bound(self) -> bool:
-        """Whether any epoch's evidence ever reached the bound; much cheaper than a reading."""
+        """Whether any epoch's evidence ever reached the bound, that of what waits included; much cheaper than a reading."""
         return self._best >= self._bound
 
     def reading(self) -> EvidenceReading:
@@ -105,6 +108,7 @@ class Evidence:
 
         The means and the interval are the running epoch's, or the one's before while that had more keys of the challenger.
         """
+        self._settle()
         shown = self._shown()
         lower, upper = shown.interval()
         champion, challenger = shown.means()
@@ -136,6 +140,7 @@ class Evidence:
 
     def state(self) -> Json:
         """Return everything needed to go on exactly, as JSON; at most 17 bytes a key of the running epoch."""
+        self._settle()
         return {
             "since_s": self._since_s,
             "keys": self._keys,
@@ -168,6 +173,10 @@ class Evidence:
             evidence._last.restore(fields.value("last"))
         return evidence
 
+    def _settle(self) -> None:
+        weight = log_weight(self._number)
+        self._best = max(self._best, self._epoch.settle(self._best - weight) + weight)
+
     def _roll(self, time_s: float) -> None:
         """Begin an epoch where one is due. Neither side's count may play a part: the end must not depend on the split."""
         keys = len(self._seen)
@@ -176,6 +185,7 @@ class Evidence:
         span_s = time_s - self._since_s
         is_over = span_s >= self._plan.epoch_s and (keys >= self._plan.epoch_keys_min or span_s >= self._plan.epoch_max_s)
         if keys and (is_over or keys >= self._plan.keys_max):
+            self._settle()
             self._number += 1
             self._last, self._epoch = self._epoch, _begun(self._plan, self._number)
             self._seen = {}

@@ -38,14 +38,18 @@ class RateEpoch:
         return log_mean(self._log_es)
 
     @property
-    def log_e_most(self) -> float:
-        """The greatest of those that it is the mean of."""
-        return max(self._log_es)
-
-    @property
     def subject(self) -> str:
         """Nothing more."""
         return ""
+
+    @property
+    def is_pressing(self) -> bool:
+        """Always: nothing waits."""
+        return True
+
+    def settle(self, least: float) -> float:
+        """Return the log of the e-value now; −inf where it is surely not above `least`."""
+        return self.log_e if max(self._log_es) > least else -math.inf
 
     def add(self, outcome: Outcome) -> bool:
         """Take a key's value, or its pair of values, in [0, 1]."""

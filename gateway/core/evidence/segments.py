@@ -90,8 +90,12 @@ class SegmentsEpoch:
         )
 
     @property
-    def log_e_most(self) -> float:
-        """The same; there is nothing cheaper."""
+    def is_pressing(self) -> bool:
+        """Always: nothing waits."""
+        return True
+
+    def settle(self, least: float) -> float:  # noqa: ARG002 - there is nothing cheaper
+        """Return the log of the e-value now."""
         return self.log_e
 
     @property

@@ -6,10 +6,13 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.core.evidence.bets import log_mean, log_weight
+import numpy as np
+
+from gateway.core.evidence.bets import grown, log_peak, log_weight, logs
 from gateway.core.evidence.plan import COUNT_MAX, Side
 from gateway.core.fields import Fields, Json
 
+WAITING_MAX: Final = 128  # keys that wait to be counted together: nobody looks at each
 SRM_ALPHA: Final = 0.001  # a mismatch makes every verdict void, so it is raised ten times more rarely than a rollback
 
 
@@ -56,6 +59,7 @@ class ShareTest:
         self._seen: dict[str, None] = {}
         self._challenger = 0
         self._log_e = [0.0, 0.0]
+        self._waiting: list[bool] = []  # keys of the stage that the test has yet to take: whether each is the challenger's
 
     def observe(self, key: str, side: Side, share: float) -> None:
         """Take the assignment of one live prediction; a key counts when it is first seen in a stage.
@@ -65,22 +69,19 @@ class ShareTest:
         if not 0.0 < share < 1.0:
             return
         if share != self._share or len(self._seen) >= self._keys_max:
+            self._settle()
             self._stage, self._share, self._seen = self._stage + 1, share, {}
             self._challenger, self._log_e = 0, [0.0, 0.0]
         if key in self._seen:
             return
-        is_challenger = side is Side.CHALLENGER
-        for at, strength in enumerate(self.STRENGTHS):
-            believed = (strength * share + self._challenger) / (strength + len(self._seen))
-            self._log_e[at] += math.log(believed / share if is_challenger else (1.0 - believed) / (1.0 - share))
         self._seen[key] = None
-        self._challenger += is_challenger
-        weight = log_weight(self._stage)
-        if max(self._log_e) + weight > self._best:  # the mean of the e-values is at most the greatest
-            self._best = max(self._best, log_mean(self._log_e) + weight)
+        self._waiting.append(side is Side.CHALLENGER)
+        if len(self._waiting) >= WAITING_MAX:
+            self._settle()
 
     def reading(self) -> ShareReading:
         """Return where the test stands."""
+        self._settle()
         return ShareReading(
             log_e_best=max(self._best, log_weight(max(self._stage, 1))),
             bound=-math.log(SRM_ALPHA),
@@ -91,6 +92,7 @@ class ShareTest:
 
     def state(self) -> Json:
         """Return everything needed to go on exactly, as JSON."""
+        self._settle()
         return {
             "best": None if self._best == -math.inf else self._best,
             "stage": self._stage,
@@ -117,3 +119,19 @@ class ShareTest:
         test._challenger = fields.integer("challenger", 0, COUNT_MAX)
         test._log_e = [Fields({"e": e}, "share.log_e").number("e", -1e300, 1e300) for e in fields.items("log_e", 2)]
         return test
+
+    def _settle(self) -> None:
+        """Take the keys that wait, in columns, to the bit as if one by one."""
+        if not self._waiting:
+            return
+        sides, share, count = np.asarray(self._waiting), self._share, len(self._waiting)
+        challengers = self._challenger + np.cumsum(sides)
+        before, keys = challengers - sides, len(self._seen) - count + np.arange(count)
+        rows = np.empty((len(self.STRENGTHS), count))
+        for at, strength in enumerate(self.STRENGTHS):
+            believed = (strength * share + before) / (strength + keys)
+            found = logs(np.where(sides, believed / share, (1.0 - believed) / (1.0 - share)))
+            rows[at] = grown(self._log_e[at], found)[1:]
+        self._waiting, self._challenger, self._log_e = [], int(challengers[-1]), rows[:, -1].tolist()
+        weight = log_weight(self._stage)
+        self._best = max(self._best, log_peak(rows, self._best - weight) + weight)

@@ -11,12 +11,18 @@ import math
 from bisect import bisect_left, bisect_right, insort
 from typing import Final, Protocol, assert_never
 
-from gateway.core.evidence.bets import MeanInterval, SplitBet, floats, log_weight
-from gateway.core.evidence.plan import COUNT_MAX, EvidenceKind, EvidencePlan, Outcome, Side
+import numpy as np
+
+from gateway.core.evidence.bets import Keys, MeanInterval, SplitBet, floats, log_mean, log_peak, log_weight, odds_of
+from gateway.core.evidence.plan import COUNT_MAX, Direction, EvidenceKind, EvidencePlan, Outcome, Side
 from gateway.core.fields import Fields, Json
 
 LEARN_MAX: Final = 10_000  # keys of the champion that quantiles are learned from
 BINS: Final = 10  # of probabilities, as calibration is usually drawn
+WAITING_MAX: Final = 64  # keys taken together: in columns each costs a fifth of what it costs alone
+COLUMNS_MIN: Final = 12  # fewer are taken one by one: columns have a price of their own, whatever is in them
+MARGIN: Final = 1e-6  # of a logarithm: more than rounding makes of a bound
+EFFECT_PRIOR: Final = 0.5  # the pooled mean before the first key
 BIN_KEYS_MIN: Final = 5  # of the challenger in a bin before the sign of its error there is believed
 
 
@@ -24,15 +30,21 @@ class SplitEpoch:
     """One epoch.
 
     The interval is that of the mean of X = (y − m)·(±1 / the side's share), which is the key's own difference for every
-    predictable m; m is the pooled mean, which makes X small.
+    predictable m; m is the pooled mean, which makes X small. Keys that cannot bring the evidence to its bound, however they fell,
+    wait for each other and are taken together.
     """
 
-    __slots__ = ("_bet", "_interval", "_lens")
+    __slots__ = ("_bet", "_goal", "_growth", "_interval", "_lens", "_room", "_sum", "_waiting")
 
     def __init__(self, plan: EvidencePlan, number: int) -> None:
         self._lens = _lens(plan)
         self._bet = SplitBet(plan.direction)
         self._interval = MeanInterval(math.log(2.0 / plan.interval_alpha) - log_weight(number))
+        self._goal = -math.log(plan.alpha) - log_weight(number) - MARGIN  # the log e at which the bound may have been reached
+        self._growth = _Growth(plan.direction)
+        self._waiting: list[tuple[bool, float, float]] = []  # whether the challenger's, value, share; at most `WAITING_MAX`
+        self._sum = 0.0  # of all values, those that wait included
+        self._room = self._goal  # that the logarithm of a bet may still grow by with keys that wait
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -45,9 +57,9 @@ class SplitEpoch:
         return self._bet.log_e
 
     @property
-    def log_e_most(self) -> float:
-        """The greatest of those that it is the mean of."""
-        return max(self._bet.log_es)
+    def is_pressing(self) -> bool:
+        """Whether what waits must be taken now."""
+        return self._room <= 0.0 or len(self._waiting) >= WAITING_MAX
 
     @property
     def subject(self) -> str:
@@ -56,15 +68,44 @@ class SplitEpoch:
 
     def add(self, outcome: Outcome) -> bool:
         """Take a key's outcome, and return whether it counted."""
-        is_challenger = outcome.side is Side.CHALLENGER
         value = self._lens.seen(outcome)
         if value is None:
             return False
-        effect, reach = effect_of(is_challenger, value, outcome.share, pooled=self._pooled())
-        share = outcome.share
+        assert 0.0 <= value <= 1.0, "an outcome lies in [0, 1]"
+        is_challenger, share = outcome.side is Side.CHALLENGER, outcome.share
+        count = self._bet.counts[0] + self._bet.counts[1] + len(self._waiting)
+        self._room -= self._growth.most(is_challenger, value, share, (self._sum + self._bet.prior) / (count + 1))
+        self._waiting.append((is_challenger, value, share))
+        self._sum += value
+        return True
+
+    def settle(self, least: float) -> float:
+        """Take what waits, and return the greatest log e on the way; −inf where none is surely above `least`."""
+        if not self._waiting:
+            return -math.inf
+        waiting, self._waiting = self._waiting, []
+        if len(waiting) < COLUMNS_MIN:
+            peak = max([self._take(*one, least) for one in waiting])
+        else:
+            peak = self._take_all(Keys(*map(np.asarray, zip(*waiting, strict=True))), least)
+        self._sum = self._bet.sums[0] + self._bet.sums[1]
+        self._room = self._goal - max(self._bet.log_es)
+        return peak
+
+    def _take(self, is_challenger: bool, value: float, share: float, least: float) -> float:
+        effect, reach = effect_of(is_challenger, value, share, pooled=self._pooled())
         self._interval.add(effect, reach=reach, variance=0.25 / (share * (1.0 - share)))
         self._bet.add(is_challenger, value, share)
-        return True
+        return log_mean(self._bet.log_es) if max(self._bet.log_es) > least else -math.inf
+
+    def _take_all(self, keys: Keys, least: float) -> float:
+        """Do the same in columns, to the bit."""
+        sides, values, shares = keys
+        pooled, others = self._bet.pooled(keys, EFFECT_PRIOR), 1.0 - shares
+        effects = (values - pooled) * np.where(sides, 1.0 / shares, -1.0 / others)
+        reaches = np.maximum(pooled, 1.0 - pooled) / np.minimum(shares, others)
+        self._interval.add_all(effects, reaches=reaches, variances=0.25 / (shares * others))
+        return log_peak(self._bet.add_all(keys), least)
 
     def means(self) -> tuple[float, float]:
         """Return the mean of each side."""
@@ -88,9 +129,38 @@ class SplitEpoch:
         self._bet.restore(fields.value("bet"))
         self._interval.restore(fields.value("interval"))
         self._lens.restore(fields.value("lens"))
+        self._waiting = []
+        self._sum, self._room = self._bet.sums[0] + self._bet.sums[1], self._goal - max(self._bet.log_es)
 
     def _pooled(self) -> float:
-        return (self._bet.sums[0] + self._bet.sums[1] + 0.5) / (self._bet.counts[0] + self._bet.counts[1] + 1)
+        return (self._bet.sums[0] + self._bet.sums[1] + EFFECT_PRIOR) / (self._bet.counts[0] + self._bet.counts[1] + 1)
+
+
+class _Growth:
+    """How much the logarithms of a split's bets may grow with a key, at most; see `SplitBet`.
+
+    A side's rate over p_0 is at most 1 / the side's chance, and the challenger's at most the odds. Where all odds are above 1,
+    p_a ≤ p_0 ≤ p_b: an outcome of 0 grows no bet on the challenger's side and by 1/(1 − p_0) on the champion's, and p_0 is the
+    pooled rate.
+    """
+
+    __slots__ = ("_log_odds", "_share", "_shared")
+
+    def __init__(self, direction: Direction) -> None:
+        odds = odds_of(direction)
+        self._log_odds = math.log(max(odds)) if min(odds) > 1.0 else math.inf  # inf: some are not above 1
+        self._share = 0.0
+        self._shared = (0.0, 0.0)  # the logarithms of one over each side's chance
+
+    def most(self, is_challenger: bool, value: float, share: float, pooled: float) -> float:
+        """Return the bound for a key, given the pooled rate before it."""
+        if share != self._share:
+            self._share, self._shared = share, (-math.log(1.0 - share), -math.log(share))
+        if self._log_odds == math.inf:
+            return self._shared[is_challenger]
+        if is_challenger:
+            return min(self._shared[1], self._log_odds) if value else 0.0
+        return min(self._shared[0], pooled / (1.0 - pooled))
 
 
 def effect_of(is_challenger: bool, value: float, share: float, *, pooled: float) -> tuple[float, float]:
