@@ -26,7 +26,7 @@ def show_health(control: Control, call: Call) -> Answer:
     name = call.path["route"]
     route = control.registry.table().route(name)
     rollout = next(iter(control.registry.rollouts(name, limit=1)), None)
-    return Answer({"route": name, **seen_by(control, control.readings.latest()).health(route, rollout).body()})
+    return Answer({"route": name, **seen_by(control, picture(control)).health(route, rollout).body()})
 
 
 def health_samples(control: Control, rollouts: Mapping[str, Rollout]) -> Iterator[Sample]:

@@ -8,7 +8,7 @@ from typing import Final
 
 from gateway.control.auth import all_keys, new_key
 from gateway.control.calls import Answer, Call, Control, page_of
-from gateway.control.monitored import fleet
+from gateway.control.monitored import fleet, picture
 from gateway.core.access import OWN_NAMES, Key, Scope, key_body, limits_from_body
 from gateway.core.audit import FIRST_HASH, AuditEntry, entry_body, first_broken, lost_anchors
 from gateway.core.changes import Automation, Change, DropKey, PutKey, Quarantine, quarantine_body
@@ -125,7 +125,7 @@ def release(control: Control, call: Call) -> Answer:
 
 def show_automation(control: Control, _: Call) -> Answer:
     """Return whether the gateway may change routes by itself, and whether too many rollbacks keep it from raising anything."""
-    return Answer({"is_on": control.registry.automation().is_on, "fleet": fleet(control.readings.latest()).body()})
+    return Answer({"is_on": control.registry.automation().is_on, "fleet": fleet(picture(control)).body()})
 
 
 def put_automation(control: Control, call: Call) -> Answer:

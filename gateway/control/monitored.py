@@ -25,7 +25,7 @@ def picture(control: Control) -> Json | None:
 
 def monitor(control: Control, _: Call) -> Answer:
     """Return how the monitor itself is."""
-    readings = control.readings.latest()
+    readings = picture(control)
     found = complaints(readings, now_s=control.clock.now_s())
     shown = object_of((readings or {}).get("monitor"))
     return Answer({"is_well": not found, "complaints": [one.body() for one in found], **shown})
@@ -51,7 +51,7 @@ def evidence(readings: Json | None, rollout: Rollout) -> Json:
 
 def waited_for(control: Control) -> list[str]:
     """Return why a rollout's clock stands still for the monitor's own sake, in sentences; nothing while it keeps up."""
-    found = complaints(control.readings.latest(), now_s=control.clock.now_s())
+    found = complaints(picture(control), now_s=control.clock.now_s())
     return [f"Its clock waits: {one.reason}." for one in found if one.trouble in (Trouble.SILENT, Trouble.BEHIND)]
 
 
@@ -64,7 +64,7 @@ def fleet(readings: Json | None) -> FleetReading:
 def _shown(control: Control, call: Call, parts: tuple[str, ...]) -> Answer:
     name = call.path["route"]
     control.registry.table().route(name)  # a route without readings is known; a misspelt one is not
-    readings = control.readings.latest()
+    readings = picture(control)
     shown, route = object_of((readings or {}).get("monitor")), of_route(readings, name)
     return Answer(
         {

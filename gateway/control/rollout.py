@@ -87,7 +87,7 @@ def show(control: Control, call: Call) -> Answer:
     """Return a rollout in sentences, with the monitor's newest evidence and the route's budget of false rollbacks."""
     rollout = _rollout(control, call)
     budget = budget_of(rollout.plan, control.registry.rollouts(rollout.route, limit=ROLLOUTS_MAX), control.clock.now_s())
-    evidence = monitored.evidence(control.readings.latest(), rollout)
+    evidence = monitored.evidence(monitored.picture(control), rollout)
     told = [*explained(rollout, evidence), *(monitored.waited_for(control) if rollout.is_watched else ())]
     return Answer({**rollout_body(rollout), "budget": budget.body(), "explanation": told, "evidence": evidence})
 

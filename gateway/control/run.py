@@ -80,7 +80,7 @@ def run_control(
         questions=threading.BoundedSemaphore(max(1, settings.control.questions_max)),
     )
     with (
-        _counting(control),
+        _reading_ahead(control),
         _telling(control, channels, checkpoints),
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
@@ -89,15 +89,16 @@ def run_control(
 
 
 @contextlib.contextmanager
-def _counting(control: Control) -> Iterator[None]:
-    """Take in what the workers refuse, in a thread, meanwhile."""
+def _reading_ahead(control: Control) -> Iterator[None]:
+    """Take in what the workers refuse and what was changed, in a thread, meanwhile: whoever asks finds it."""
     stop = threading.Event()
 
     def turn() -> None:
         control.refusals.take(control.snapshots.latest(), control.clock.monotonic_s())
+        control.trail.read(control.registry)
 
-    again = partial(repeat, what="The workers' refusals could not be read", every_s=STEP_S, stop=stop)
-    thread = threading.Thread(target=again, args=(turn,), kwargs={"failed": control.failures.note}, name="refusals", daemon=True)
+    again = partial(repeat, what="Counts or changes could not be read", every_s=STEP_S, stop=stop, failed=control.failures.note)
+    thread = threading.Thread(target=again, args=(turn,), name="reading ahead", daemon=True)
     thread.start()
     try:
         yield

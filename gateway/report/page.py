@@ -60,7 +60,11 @@ def page(report: Report) -> str:
         tag("h2", "Changes"),
         _changes(report.changes),
     )
-    foot = tag("footer", "Every number is a count or a sum over the prediction log: docs/operations.md says how each is made.")
+    foot = tag(
+        "footer",
+        "Every number is a count or a sum over the prediction log: docs/operations.md says how each is made. "
+        "A refused request has no record there and is not counted here; the metrics have it.",
+    )
     return document(f"{title} · Headgate", head, tag("main", content), foot, style=STYLE, more=[policy])
 
 

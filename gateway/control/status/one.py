@@ -30,7 +30,7 @@ def one_route(control: Control, name: str) -> Markup:
         StoreFailed: the registry cannot be read.
         UnknownRoute: there is no such route.
     """
-    route, readings = control.registry.table().route(name), control.readings.latest()
+    route, readings = control.registry.table().route(name), monitored.picture(control)
     rollout = next(iter(control.registry.rollouts(name, limit=1)), None)
     health, shown = seen_by(control, readings).health(route, rollout), of_route(readings, name)
     team = f", team {route.team}" if route.team else ""
@@ -50,7 +50,7 @@ def one_route(control: Control, name: str) -> Markup:
         tag("h2", "Quality"),
         _quality(object_of(shown.get("quality"))),
         tag("h2", "Last changes"),
-        parts.changes(_entries(control, name), empty=f"none of the last {LOOKED_AT} changes was of this route"),
+        parts.changes(_entries(control, name), empty="no change of this route is remembered; headgate audit list has all"),
     )
 
 
@@ -141,7 +141,10 @@ def _quality(quality: parts.Shown) -> Markup:
 def _entries(control: Control, name: str) -> list[AuditEntry]:
     place = f"route:{name}"
     entries = control.registry.audit(limit=LOOKED_AT, newest_first=True)
-    return [one for one in entries if place == one.subject or place in one.before or place in one.after][:CHANGES_MAX]
+    found = [one for one in entries if place == one.subject or place in one.before or place in one.after]
+    looked = {one.seq for one in entries}
+    older = [seq for seq in control.trail.changes(name) if seq not in looked] if len(found) < CHANGES_MAX else []
+    return [*found, *(one for seq in older for one in control.registry.audit(seq - 1, 1))][:CHANGES_MAX]
 
 
 _RIGHT: Final = frozenset({"predictions", "failed", "mean latency", "mean loss", "estimated", "outcomes", "coverage"})

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from gateway.control.calls import Control
 from gateway.control.health import routes_seen, seen_by
-from gateway.control.monitored import evidence, object_of, of_route
+from gateway.control.monitored import evidence, object_of, of_route, picture
 from gateway.control.status import parts
 from gateway.control.status.frame import level_chip, route_path
 from gateway.control.status.visits import PATH
@@ -44,7 +44,7 @@ def overview(control: Control, after: str) -> Markup:
     Raises:
         StoreFailed: the registry cannot be read.
     """
-    readings, table, newest = control.readings.latest(), control.registry.table(), control.registry.newest_rollouts()
+    readings, table, newest = picture(control), control.registry.table(), control.registry.newest_rollouts()
     known = seen_by(control, readings)
     routes = {one.name: one for one in routes_seen(control, known)}
     healths = {name: known.health(one, newest.get(name)) for name, one in routes.items()}

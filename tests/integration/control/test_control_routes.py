@@ -543,6 +543,20 @@ def test_drift_and_quality_show_what_the_monitor_published(control):
     assert control.admin.get("/api/v1/routes/none/drift").status_code == 404
 
 
+def test_picture_that_cannot_be_read_is_as_good_as_none(control):
+    """After a power loss half a picture may be left: what it showed is unknown, the monitor silent, and all else answered."""
+    id = _start(control)
+    (control.data / "readings.json").write_text('{"monitor": ')
+    health = control.admin.get("/api/v1/routes/delays/health").json()
+    assert (health["level"], {one["level"] for one in health["parts"]}) == ("unknown", {"unknown", "good"})
+    assert control.admin.get("/api/v1/monitor").json()["complaints"][0]["trouble"] == "silent"
+    assert "gateway_registry_up" + '{process="control"} 1.0' in control.admin.get("/metrics").text
+    for path in (f"routes/delays/rollouts/{id}", "routes/delays/drift", "routes/delays/quality", "automation"):
+        assert control.admin.get(f"/api/v1/{path}").status_code == 200, path
+    for path in ("/status", "/status/routes/delays"):
+        assert control.admin.get(path).status_code == 200, path
+
+
 def test_rollout_says_that_its_clock_waits_for_a_monitor_that_is_behind(control):
     """A lag over its bound, or a silent monitor, is a sentence of the rollout; one that keeps up is none."""
     id = _start(control)

@@ -303,6 +303,19 @@ def test_route_page_shows_each_part(shown):
     assert shown.admin.get("/status/routes/nowhere").status_code == 404
 
 
+def test_route_page_shows_changes_that_a_busy_route_buried(shown, monkeypatch):
+    """However often another route was changed since, the last changes of this one stand on its page."""
+    monkeypatch.setattr("gateway.control.status.one.LOOKED_AT", 5)
+    for number in range(6):
+        _put_route(shown.registry, "fares", "fares", f"tuned {number}")
+    shown.admin.get("/metrics")  # reads what was added
+    text = shown.admin.get("/status/routes/seats").text
+    assert text.count("route.put") == 1
+    text = shown.admin.get("/status/routes/fares").text
+    assert re.findall(r"tuned \d", text) == [f"tuned {number}" for number in range(5, -1, -1)]
+    assert text.count("route.put") == 7
+
+
 def test_what_people_wrote_is_never_markup(shown):
     """A reason or a feature's name that looks like markup is text."""
     for path in ("/status", "/status/routes/delays"):
