@@ -34,7 +34,7 @@ ROLLOUT_STATE: Final = Metric(
 ROUTE_CHANGE: Final = Metric(
     "gateway_route_change_timestamp_seconds",
     Type.GAUGE,
-    "When a route was changed: the last 20 changes of each route, with their audit entries.",
+    "When a route was changed: the last changes of each route, up to 20, of many routes fewer, with their audit entries.",
     ("route", "action", "by", "audit_entry"),
 )
 AUDIT_ENTRIES: Final = Metric("gateway_audit_entries_total", Type.COUNTER, "Entries of the audit log.")

@@ -9,6 +9,7 @@ from grafana.bounds import GREEN, RED
 from grafana.panels import OF_ROUTE, Board, Kind, Panel, Query, Unbounded, number
 
 _CHANGES: Final = f"gateway_route_change_timestamp_seconds{{{OF_ROUTE}}}"
+_OF: Final = "of the last changes of each route: up to 20, and of more than a hundred routes fewer"
 
 _PANELS: Final = (
     number(
@@ -28,14 +29,14 @@ _PANELS: Final = (
     ),
     number(
         "By people, last day",
-        "Route changes by people in the last 24 hours, of the last 20 changes of each route.",
+        f"Route changes by people in the last 24 hours, {_OF}.",
         "short",
         f'count((time() - {_CHANGES[:-1]}, by="person"}}) < 86400) or vector(0)',
         unbounded=Unbounded.AMOUNT,
     ),
     number(
         "By the gateway, last day",
-        "Route changes that the gateway made by itself in the last 24 hours, of the last 20 changes of each route.",
+        f"Route changes that the gateway made by itself in the last 24 hours, {_OF}.",
         "short",
         f'count((time() - {_CHANGES[:-1]}, by="monitor"}}) < 86400) or vector(0)',
         unbounded=Unbounded.AMOUNT,
@@ -56,7 +57,8 @@ _PANELS: Final = (
     ),
     Panel(
         "When",
-        "The last 20 changes of each route, the newest first. An entry's reason and evidence: `headgate audit list`.",
+        "The newest first; the last changes of each route, up to 20, and of more than a hundred routes fewer. An entry's reason "
+        "and evidence: `headgate audit show` with its number.",
         "dateTimeAsIso",
         (Query(f"max by (route, action, by, audit_entry) ({_CHANGES}) * 1000", "{{audit_entry}}"),),
         Kind.TABLE,
