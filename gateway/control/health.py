@@ -1,4 +1,4 @@
-"""The facts of a route's health: the monitor's last picture, the workers' counts, the registry. `core/health.py` judges them."""
+"""The facts of a route's health: the monitor's picture, the workers' counts, the registry. `core/health.py` judges them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,22 @@ from typing import Final
 
 from gateway.control.calls import Answer, Call, Control
 from gateway.control.monitored import object_of, of_route, picture
+from gateway.control.propagation import statuses_of
 from gateway.core.drift import PSI_ROWS_MIN
 from gateway.core.fields import Json
 from gateway.core.guardrails import Verdict
-from gateway.core.health import DriftFacts, Health, Level, Part, RefusalFacts, RolloutFacts, RouteFacts, VersionFacts, health
+from gateway.core.health import (
+    ColdFacts,
+    DriftFacts,
+    Health,
+    Level,
+    Part,
+    RefusalFacts,
+    RolloutFacts,
+    RouteFacts,
+    VersionFacts,
+    health,
+)
 from gateway.core.records import Kind
 from gateway.core.rollouts import Rollout
 from gateway.core.routes import Route
@@ -59,6 +71,7 @@ class Seen:
 
     readings: Json | None
     refusals: Mapping[str, RefusalFacts]
+    cold: Mapping[tuple[str, str], ColdFacts]
     now_s: float
 
     def health(self, route: Route, rollout: Rollout | None) -> Health:
@@ -71,6 +84,7 @@ class Seen:
                 deadline_ms=route.deadline_ms,
                 versions=tuple(_versions(seen, route)),
                 refusals=self.refusals.get(route.name),
+                cold=tuple(self.cold[key] for key in sorted(_answering(route)) if key in self.cold),
                 drift=_drift(seen),
                 rollout=None if rollout is None else RolloutFacts(rollout.state, rollout.reason, _failed(seen, rollout)),
             )
@@ -79,7 +93,20 @@ class Seen:
 
 def seen_by(control: Control, readings: Json | None) -> Seen:
     """Return what is known now, with what the monitor said."""
-    return Seen(readings, control.refusals.facts(), control.clock.now_s())
+    return Seen(readings, control.refusals.facts(), _cold(control), control.clock.now_s())
+
+
+def _cold(control: Control) -> dict[tuple[str, str], ColdFacts]:
+    """Return what workers should hold warm and could not load, by (model, version), as they reported it last."""
+    found: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for worker, status in sorted(statuses_of(control).items()):
+        for one in status.cold if worker in control.workers else ():
+            found.setdefault((one.model, one.version), []).append((worker, one.reason))
+    return {key: ColdFacts(key[1], tuple(worker for worker, _ in told), told[-1][1]) for key, told in found.items()}
+
+
+def _answering(route: Route) -> set[tuple[str, str]]:
+    return {(route.model, one.version) for one in route.variants}
 
 
 def routes_seen(control: Control, seen: Seen) -> list[Route]:

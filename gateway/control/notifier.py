@@ -29,6 +29,7 @@ from gateway.core.notices import (
     Severity,
     began,
     ended,
+    is_worse,
     messages,
     notice_body,
     notice_from_body,
@@ -229,16 +230,22 @@ class Notifier:
     def _take_conditions(self) -> bool:
         now_s, state, turn_s = self._clock.now_s(), self._state, self._clock.monotonic_s()
         lasting = {one.incident: one for one in (*self._conditions(), *self._dead())}
-        fresh = [one for incident, one in lasting.items() if incident not in state.open]
+        fresh = [one for one in lasting.values() if self._is_news(one)]
         for one in fresh:
             notice = began(one.incident, one.severity, one.route, one.what, now_s)
-            state.open[one.incident] = _Open(notice, self._tell(notice, self._teams(one.route)))
+            before = state.open[one.incident].told if one.incident in state.open else frozenset()
+            state.open[one.incident] = _Open(notice, before | self._tell(notice, self._teams(one.route)))
         self._gone_s = {one: self._gone_s.get(one, turn_s) for one in state.open if one not in lasting}
         over = [incident for incident, since_s in self._gone_s.items() if turn_s - since_s >= OVER_AFTER_S]
         for incident in over:
             last = state.open.pop(incident)
             self._put(ended(last.notice, now_s), last.told)
         return bool(fresh or over)
+
+    def _is_news(self, one: Condition) -> bool:
+        """Return whether a condition began, or became worse: who is told of nothing less has not heard of it."""
+        known = self._state.open.get(one.incident)
+        return known is None or is_worse(one.severity, known.notice.severity)
 
     def _dead(self) -> Iterator[Condition]:
         """Yield the channels that take nothing: those who can still be told must know."""

@@ -7,7 +7,7 @@ bad, and says why it is not known. Pure; the facts are the monitor's last pictur
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,6 +24,7 @@ TRUTHS_MIN: Final = 50  # rows with ground truth before two versions' losses are
 SLOWER_WARNING: Final = 2.0  # times the route's fastest version: callers of one wait twice as long as those of the other
 DEADLINE_WARNING: Final = 0.5  # of the route's deadline, by a mean: the tail is beyond it
 NOTICED: Final = 0.01  # of the deadline: whoever waits 5 s does not notice whether it took 2 ms or 5
+REASON_LENGTH_MAX: Final = 200  # of why a version does not load; the worker's journal has all of it
 LOSS_MARGIN: Final = 0.10  # the guardrail's: what so few rows can show
 
 
@@ -74,6 +75,15 @@ class RefusalFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class ColdFacts:
+    """A live version that workers should hold warm and could not load, and why."""
+
+    version: str
+    workers: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class DriftFacts:
     """How the live version's inputs lie against its training sample.
 
@@ -108,6 +118,7 @@ class RouteFacts:
         age_s: How long ago the newest record was that the monitor speaks of; None when it never spoke.
         deadline_ms: How long callers wait.
         refusals: None when no request was counted in the last minutes.
+        cold: Versions that are not loaded; the fallback answers for them, or nobody does.
         drift: None when the live version has no training sample, or nothing was compared with it yet.
         rollout: None when there never was one.
     """
@@ -116,6 +127,7 @@ class RouteFacts:
     deadline_ms: float
     versions: tuple[VersionFacts, ...] = ()
     refusals: RefusalFacts | None = None
+    cold: tuple[ColdFacts, ...] = ()
     drift: DriftFacts | None = None
     rollout: RolloutFacts | None = None
 
@@ -159,11 +171,11 @@ def health(facts: RouteFacts) -> Health:
     rollout = Part("rollout", *_rollout(facts.rollout))
     if facts.age_s is None or facts.age_s > AGE_MAX_S:
         why = "the monitor has said nothing" + (f" of the last {facts.age_s:.0f} s" if facts.age_s is not None else "")
-        errors = Part("errors", *_with_refusals((Level.UNKNOWN, why), facts.refusals))
+        errors = Part("errors", *_worst_first((Level.UNKNOWN, why), facts))
         return Health((errors, *(Part(name, Level.UNKNOWN, why) for name in ("latency", "drift", "quality")), rollout))
     return Health(
         (
-            Part("errors", *_with_refusals(_errors(facts.versions), facts.refusals)),
+            Part("errors", *_worst_first(_errors(facts.versions), facts)),
             Part("latency", *_latency(facts.versions, facts.deadline_ms)),
             Part("drift", *_drift(facts.drift)),
             Part("quality", *_quality(facts.versions)),
@@ -189,16 +201,27 @@ def _errors_of(facts: VersionFacts) -> _Judged:
     return _failing(faults, facts.error_rate), evidence
 
 
-def _with_refusals(judged: _Judged, facts: RefusalFacts | None) -> _Judged:
-    """Join what the workers refused to what the monitor saw: the worse of both decides, and comes first."""
-    if facts is None or not facts.reasons:
-        return judged
-    count = sum(refused for _, refused in facts.reasons)
-    reasons = ", ".join(f"{reason} {refused:,}" for reason, refused in facts.reasons)
-    evidence = f"the gateway refused {count:,} of {facts.requests:,} requests of the last {facts.span_s:.0f} s: {reasons}"
-    level = _failing(count, count / max(facts.requests, count))
-    first, second = sorted(((level, evidence), judged), key=lambda one: _WORSE[one[0]], reverse=True)
-    return first[0], f"{first[1]}; {second[1]}"
+def _worst_first(judged: _Judged, facts: RouteFacts) -> _Judged:
+    """Join what the workers refused and could not load to what the monitor saw: the worst decides, and comes first."""
+    found = [*_refused(facts.refusals), *map(_not_loaded, facts.cold), judged]
+    found.sort(key=lambda one: _WORSE[one[0]], reverse=True)
+    return found[0][0], "; ".join(evidence for _, evidence in found)
+
+
+def _refused(facts: RefusalFacts | None) -> Iterator[_Judged]:
+    if facts is not None and facts.reasons:
+        count = sum(refused for _, refused in facts.reasons)
+        reasons = ", ".join(f"{reason} {refused:,}" for reason, refused in facts.reasons)
+        evidence = f"the gateway refused {count:,} of {facts.requests:,} requests of the last {facts.span_s:.0f} s: {reasons}"
+        yield _failing(count, count / max(facts.requests, count)), evidence
+
+
+def _not_loaded(facts: ColdFacts) -> _Judged:
+    """Warn before anybody is refused: whoever is assigned to the version gets the fallback's answer, or none."""
+    return (
+        Level.WARNING,
+        f"version {facts.version} is not loaded on {', '.join(facts.workers)}: {facts.reason[:REASON_LENGTH_MAX]}",
+    )
 
 
 def _failing(faults: int, share: float) -> Level:

@@ -43,6 +43,11 @@ class Severity(enum.Enum):
 _RANK: Final = {severity: rank for rank, severity in enumerate(Severity)}
 
 
+def is_worse(one: Severity, other: Severity) -> bool:
+    """Return whether somebody must look sooner for one than for the other."""
+    return _RANK[one] > _RANK[other]
+
+
 @dataclass(frozen=True, slots=True)
 class Notice:
     """One thing to tell.

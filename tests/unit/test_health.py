@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.health import DriftFacts, Level, RefusalFacts, RolloutFacts, RouteFacts, VersionFacts, health, worst
+from gateway.core.health import ColdFacts, DriftFacts, Level, RefusalFacts, RolloutFacts, RouteFacts, VersionFacts, health, worst
 from gateway.core.rollouts import RolloutState
 
 SOUND = VersionFacts("1", predictions=10_000, error_rate=0.0, latency_ms=2.0, truths=500, mean_loss=0.1)
@@ -85,6 +85,20 @@ def test_health_of_few_refusals_is_not_better_known():
     failing = replace(SOUND, error_rate=0.5)
     assert part(replace(WELL, versions=(), refusals=few), "errors").level is Level.UNKNOWN
     assert part(replace(WELL, versions=(failing,), refusals=few), "errors").level is Level.CRITICAL
+
+
+def test_health_warns_of_a_version_that_is_not_loaded():
+    """Before anybody is refused, and while a fallback answers: which version, on which workers, and why; refusals come first."""
+    cold = replace(WELL, cold=(ColdFacts("2", ("w0", "w1"), "no such provider"),))
+    found = part(cold, "errors")
+    assert (found.level, found.evidence.partition(";")[0]) == (
+        Level.WARNING,
+        "version 2 is not loaded on w0, w1: no such provider",
+    )
+    assert "0 of 10,000 predictions failed" in found.evidence
+    refusing = part(replace(cold, refusals=RefusalFacts(300.0, 40, (("NotReady", 40),))), "errors")
+    assert (refusing.level, refusing.evidence.partition(" ")[0]) == (Level.CRITICAL, "the")
+    assert "no such provider" in refusing.evidence
 
 
 def test_health_takes_no_chance_for_a_fault():

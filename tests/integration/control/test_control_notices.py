@@ -212,6 +212,23 @@ def test_whoever_was_told_that_a_condition_began_is_told_that_it_is_over(tellabl
     assert successor.body()["open"] == []
 
 
+def test_condition_that_becomes_worse_is_told_again(tellable, receiver):
+    """Who is told of critical things alone hears of a warning that becomes one, once, and both hear of its end."""
+    everybody = Receiver()
+    notifier = tellable.notifier(Channel("all", everybody.url), Channel("critical", receiver.url, Severity.CRITICAL))
+    for severity in (Severity.WARNING, Severity.CRITICAL, Severity.WARNING, Severity.CRITICAL):
+        tellable.lasting = [Condition("health:fraud:errors", severity, "", f"{severity.value} errors")]
+        tellable.clock.move(1.0)
+        turn(notifier)
+    tellable.lasting = []
+    turn(notifier)
+    tellable.clock.move(OVER_AFTER_S)
+    turn(notifier)
+    told = [[(body["severity"], body["is_over"]) for body, _ in one.got] for one in (everybody, receiver)]
+    assert told == [[("warning", False), ("critical", False), ("critical", True)], [("critical", False), ("critical", True)]]
+    everybody.close()
+
+
 def test_rollback_of_a_route_that_is_deleted_by_then_reaches_its_team(tellable, receiver):
     """The entry says who answered for the route; what became of it before anybody looked does not matter."""
     notifier = tellable.notifier(Channel("risk", receiver.url, teams=("risk",)))

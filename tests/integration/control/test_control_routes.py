@@ -16,7 +16,7 @@ from adapters.clock import SystemClock
 from adapters.metrics_file import MetricsFile
 from gateway.control.calls import Control
 from gateway.control.propagation import prepared
-from gateway.core.changes import Change, PutChampion, PutRollout, PutRoute, PutVersion, Quarantine, WorkerStatus
+from gateway.core.changes import Change, Cold, PutChampion, PutRollout, PutRoute, PutVersion, Quarantine, WorkerStatus
 from gateway.core.errors import NotReady
 from gateway.core.models import Digest, Runtime, Version
 from gateway.core.rollouts import RolloutState
@@ -541,6 +541,22 @@ def test_drift_and_quality_show_what_the_monitor_published(control):
     assert (drift["published_at_s"], drift["drift"]) == (5.0, {"features": []})
     assert control.admin.get("/api/v1/routes/delays/quality").json()["quality"] == {"versions": []}
     assert control.admin.get("/api/v1/routes/none/drift").status_code == 404
+
+
+def test_health_says_which_version_the_workers_could_not_load(control):
+    """What a worker reports as not loaded is a warning of the routes that answer with it, and of no other."""
+    for name, version in (("late", "2"), ("later", "3")):
+        assert control.put_route(name, ("only", version, 10_000), if_match=0, model="delays").status_code == 200
+    for number, worker in enumerate(control.workers):
+        worker.stop()
+        cold = (Cold("delays", "2", "the disk is full"),)
+        table = control.registry.table()
+        control.registry.report(WorkerStatus(f"w{number}", table.revision, 0, "", SystemClock().now_s(), table.revision, cold))
+    found = {name: control.admin.get(f"/api/v1/routes/{name}/health").json()["parts"] for name in ("late", "later")}
+    worst = {"part": "errors", "level": "warning"}
+    said = "version 2 is not loaded on w0, w1: the disk is full; the monitor has said nothing"
+    assert found["late"][0] == {**worst, "evidence": said}
+    assert "not loaded" not in str(found["later"])
 
 
 def test_picture_that_cannot_be_read_is_as_good_as_none(control):
