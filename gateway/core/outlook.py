@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from gateway.core.attribution import Attribution
 from gateway.core.guardrails import Guardrail
 from gateway.core.hindsight import Help
 from gateway.core.rollouts import Rollout, RolloutState
@@ -108,8 +109,15 @@ def _told(finding: Shown, rail: Guardrail) -> str:
         parts.append(f"about {keys} more to a pass")
     if (keys := keys_to_fail(finding)) is not None:
         parts.append(f"about {keys} more to a rollback")
+    parts += _attribution(finding)
     parts += _remarks(finding)
     return "; ".join(parts) + "."
+
+
+def _attribution(finding: Shown) -> list[str]:
+    """Return where what was found comes from, and why, unless nothing moved."""
+    named = str(finding.get("attribution", Attribution.NONE.value))
+    return [] if named == Attribution.NONE.value else [f"{named}: {finding.get('why')}"]
 
 
 def _remarks(finding: Shown) -> list[str]:

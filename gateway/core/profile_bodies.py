@@ -29,6 +29,7 @@ def profile_body(profile: ReferenceProfile) -> Json:
                 "place_levels": list(feature.place_levels),
                 "spread_levels": list(feature.spread_levels),
                 "correlation": feature.correlation,
+                "swing": feature.swing,
             }
             for feature in profile.features
         ],
@@ -61,6 +62,7 @@ def _feature_from_body(body: object) -> FeatureProfile:
         place_levels=_pair(fields, "place_levels"),
         spread_levels=_pair(fields, "spread_levels"),
         correlation=fields.number("correlation", 0.0, 1.0),
+        swing=fields.number("swing", 0.0, 1.0, 0.0),
     )
 
 

@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 from gateway.core.blocks import Blocks
 from gateway.core.errors import MalformedRequest
 from gateway.core.models import Column, ColumnKind
-from gateway.core.swings import levels, swing
+from gateway.core.swings import levels, slowest_swing, swing
 from gateway.core.tensors import Array, FloatArray, IntArray
 
 QUANTILES: Final = 101  # one a percent
 CELLS: Final = 10  # deciles, as is usual for the population stability index
 CATEGORIES_MAX: Final = 100  # kept by name; the rest is one category
+ALIKE_MAX: Final = 0.999  # of neighbours; two thousand of them are then one independent row
 FLOAT_MAX: Final = float(np.finfo(np.float64).max)
 LEVELS: Final[FloatArray] = np.linspace(0.0, 1.0, QUANTILES)
 
@@ -59,6 +60,8 @@ class FeatureProfile:
         place_levels, spread_levels: The least and the greatest level of u and of spread (`swings.levels`).
         correlation: Of neighbouring rows' u, in [0, 1), or what its swings come to if that is more: a sample taken in a row knows
             less than its rows promise.
+        swing: The same of the slowest swings of its place, at least `correlation`. What is missing or out of range does not swing
+            with the values, so only place, spread and cells are known the less for it.
     """
 
     name: str
@@ -72,6 +75,7 @@ class FeatureProfile:
     place_levels: tuple[float, float] = (0.5, 0.5)
     spread_levels: tuple[float, float] = (0.0, 0.0)
     correlation: float = 0.0
+    swing: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +130,9 @@ def spread(u: FloatArray) -> FloatArray:
     return squared
 
 
-def effective_rows(feature: FeatureProfile, rows: int) -> float:
-    """Return how many independent rows would know a feature's means as well as the reference's rows do; at least 1."""
-    return max(1.0, rows * (1.0 - feature.correlation) / (1.0 + feature.correlation))
+def effective_rows(correlation: float, rows: int) -> float:
+    """Return how many independent rows would know a mean as well as rows do whose neighbours are so much alike; at least 1."""
+    return max(1.0, rows * (1.0 - correlation) / (1.0 + correlation))
 
 
 class FeatureMap:
@@ -206,13 +210,15 @@ def _with_signals(feature: FeatureProfile, values: Array) -> FeatureProfile:
     if not known.size:
         return feature
     spreads = spread(known)
+    correlation = min(max(float(blocks.correlations[0]), swing(known)), ALIKE_MAX)
     return replace(
         feature,
         place=(float(known.mean()), float(known.std())),
         spread=(float(spreads.mean()), float(spreads.std())),
         place_levels=levels(known),
         spread_levels=levels(spreads),
-        correlation=min(max(float(blocks.correlations[0]), swing(known)), 0.999),
+        correlation=correlation,
+        swing=min(max(correlation, slowest_swing(known)), ALIKE_MAX),
     )
 
 

@@ -63,8 +63,9 @@ class Signals:
                 np.sqrt(shares * (1.0 - shares)),
             )
         )
-        independent = np.asarray([effective_rows(feature, reference_rows) for feature in features])
-        self.rows: FloatArray = independent[self.owners] if len(features) else np.zeros(0)
+        correlations = np.asarray([(max(one.correlation, one.swing), one.correlation) for one in features]).reshape(-1, 2)
+        alike = np.where(self.is_data, correlations[self.owners, 1], correlations[self.owners, 0])
+        self.rows: FloatArray = np.asarray([effective_rows(one, reference_rows) for one in alike.tolist()])
         each = np.bincount(self.owners, minlength=len(features))
         self.weights: FloatArray = 1.0 / (each[self.owners] * max(len(features), 1))
 

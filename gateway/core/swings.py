@@ -6,14 +6,16 @@ the means of neighbouring rows, show it: those of independent rows hardly differ
 
 from __future__ import annotations
 
-import math
 from typing import Final
+
+from scipy.special import chdtri
 
 from gateway.core.tensors import FloatArray
 
 LEVEL_ROWS: Final = 64  # neighbours whose mean is a level: an hour of a slow route, and .29/√64 = .036 by chance alone
 LEVELS_MIN: Final = 4  # of which a variance says something
-CHANCE_ERRORS: Final = 4.0  # standard errors of that variance which chance may explain
+SLOWER: Final = 4  # times as many rows has the next longer level: an hour, a morning, a day of a slow route
+CHANCE: Final = 1e-4  # that independent rows are taken for swinging, at each length: once in a thousand features or less often
 
 
 def levels(values: FloatArray) -> tuple[float, float]:
@@ -22,28 +24,38 @@ def levels(values: FloatArray) -> tuple[float, float]:
     Args:
         values: Shape (rows,). Finite, at least one, in their order.
     """
-    means = _means(values)
+    means = _means(values, LEVEL_ROWS)
     return float(means.min()), float(means.max())
 
 
-def swing(values: FloatArray) -> float:
+def swing(values: FloatArray, rows: int = LEVEL_ROWS) -> float:
     """Return the correlation of neighbours that would make levels vary as they do, in [0, 1); 0 where chance alone may have.
 
-    Of independent rows the levels' variance is 1/`LEVEL_ROWS` of the values'; of a first-order autoregression it is about
-    (1 + φ)/(1 − φ) times that.
+    Of independent rows the variance of levels of n rows is 1/n of the values'; of a first-order autoregression it is about
+    (1 + φ)/(1 − φ) times that, for n beyond its memory.
 
     Args:
         values: As for `levels`.
+        rows: Of a level.
     """
-    means, variance = _means(values), float(values.var())
-    if variance <= 0.0 or len(means) < LEVELS_MIN:
+    variance = float(values.var())
+    if variance <= 0.0 or len(values) < LEVELS_MIN * rows:
         return 0.0
-    times = LEVEL_ROWS * float(means.var()) / variance
-    is_chance = times < 1.0 + CHANCE_ERRORS * math.sqrt(2.0 / len(means))
+    means = _means(values, rows)
+    times = rows * float(means.var(ddof=1)) / variance
+    is_chance = times <= max(1.0, float(chdtri(len(means) - 1, CHANCE)) / (len(means) - 1))
     return 0.0 if is_chance else (times - 1.0) / (times + 1.0)
 
 
-def _means(values: FloatArray) -> FloatArray:
-    whole = len(values) - len(values) % LEVEL_ROWS
-    means: FloatArray = values[:whole].reshape(-1, LEVEL_ROWS).mean(axis=1) if whole else values.mean(keepdims=True)
+def slowest_swing(values: FloatArray) -> float:
+    """Return the greatest `swing` of levels of ever more rows: what is slower than a level shows in longer ones only."""
+    found, rows = 0.0, LEVEL_ROWS
+    while len(values) >= LEVELS_MIN * rows:
+        found, rows = max(found, swing(values, rows)), rows * SLOWER
+    return found
+
+
+def _means(values: FloatArray, rows: int) -> FloatArray:
+    whole = len(values) - len(values) % rows
+    means: FloatArray = values[:whole].reshape(-1, rows).mean(axis=1) if whole else values.mean(keepdims=True)
     return means

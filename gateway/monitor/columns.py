@@ -21,7 +21,7 @@ from gateway.core.drift import PSI_ROWS_MIN, psi_bounds, stability_indices
 from gateway.core.fields import Json
 from gateway.core.models import Column
 from gateway.core.profile_bodies import profile_body, profile_from_body
-from gateway.core.profiles import APART, FeatureMap, ReferenceProfile, build_profile, cell_count
+from gateway.core.profiles import ALIKE_MAX, APART, FeatureMap, ReferenceProfile, build_profile, cell_count
 from gateway.core.signals import Signals
 from gateway.core.tensors import Array, FloatArray, IntArray
 from gateway.ports.readings import Detector
@@ -123,7 +123,7 @@ class ColumnsWatch:
         self._usual: FloatArray = np.asarray(usual).reshape(
             -1, 2
         )  # each signal's least and greatest level, in training and told since
-        self._reference_alike: FloatArray = np.asarray([one.correlation for one in profile.features])
+        self._reference_alike: FloatArray = np.asarray([max(one.correlation, one.swing) for one in profile.features])
         self._levels: FloatArray = np.full(2 * len(self.names), np.nan)
         self._alarms: IntArray = np.zeros(2 * len(self.names), np.int64)
         self._psi_alpha = budget.psi_alpha
@@ -155,7 +155,7 @@ class ColumnsWatch:
 
     def psi(self) -> tuple[FloatArray, FloatArray]:
         """Return each feature's stability index over the window, 0 while it says nothing, and what it must exceed."""
-        alike = np.maximum(self._blocks.correlations[: len(self.names)], self._reference_alike).clip(max=0.99)
+        alike = np.maximum(self._blocks.correlations[: len(self.names)], self._reference_alike).clip(max=ALIKE_MAX)
         rows = max(self.rows, PSI_ROWS_MIN) * (1.0 - alike) / (1.0 + alike)
         bounds = psi_bounds(self._sizes, rows=rows, reference_rows=self._signals.rows[: len(self.names)], alpha=self._psi_alpha)
         if self.rows < PSI_ROWS_MIN:

@@ -46,6 +46,14 @@ def test_rollout_explains_itself_in_sentences():
     ]
 
 
+def test_rollout_says_where_a_finding_comes_from():
+    """An attribution stands beside its finding with the reason; that nothing moved needs no word."""
+    blamed = {**FINDING, "attribution": "VERSION", "why": "it is worse than the champion at the same time"}
+    told = explained(ROLLOUT, {"findings": [blamed, {**FINDING, "attribution": "NONE", "why": "nothing moved"}]})
+    assert told[-2].endswith("; VERSION: it is worse than the champion at the same time.")
+    assert "NONE" not in told[-1]
+
+
 def test_rollout_says_of_a_measure_that_never_varied():
     """What was the same in every record, and a segment that nobody met, are said beside the verdict that rests on it."""
     remarks = {"unvaried": {"value": 2.5, "records": 1_234}, "unmet_segments": ["AA", "7"]}

@@ -203,10 +203,10 @@ def test_profile_knows_what_its_own_rows_say() -> None:
     feature = numeric(independent)
     assert feature.place == pytest.approx((0.5, 0.2887), abs=0.005)
     assert feature.spread == pytest.approx((1 / 3, 0.298), abs=0.01)
-    assert effective_rows(feature, 5_000) > 4_000
+    assert effective_rows(feature.swing, 5_000) > 4_000
     for at in range(1, 5_000):
         steps[at] += 0.9 * steps[at - 1]
-    assert 100 < effective_rows(numeric(steps), 5_000) < 600
+    assert 100 < effective_rows(numeric(steps).swing, 5_000) < 600
 
 
 def test_reference_that_does_not_fit_is_refused_by_name() -> None:
