@@ -86,7 +86,7 @@ def _compared(
     seconds: float,
 ) -> bool:
     """Measure the rows, those over one model together; return whether the gateway answered everything."""
-    titles = {GATEWAY: "gateway", RUNTIME: "ONNX Runtime alone, same batches", PREDICT: "predict, called directly"}
+    titles = {GATEWAY: "gateway", RUNTIME: "ONNX Runtime alone, same batches", PREDICT: "predict, called directly in a loop"}
     titles |= {peer.key: peer.title for peer in peers}
     failed = 0
     for subject in dict.fromkeys(row.subject for row in rows):

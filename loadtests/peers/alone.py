@@ -15,6 +15,7 @@ import joblib
 import numpy as np
 
 from loadtests import load
+from loadtests.peers.subjects import Subject
 from loadtests.servers.session import session
 
 WARM_RUNS = 5
@@ -42,7 +43,8 @@ def _call(artifact: Path, rows: int) -> Callable[[], object]:
         running, inputs = session(artifact), {"features": features.astype(np.float32)}
         return lambda: running.run(["probability"], inputs)
     fitted = joblib.load(artifact)
-    return lambda: fitted.predict(features)
+    predict = getattr(fitted, Subject(artifact.name).method)
+    return lambda: predict(features)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gateway.core.models import Runtime
 from gateway.core.split import SLOTS
 from gateway.demo.house import House
 from loadtests import load, model
@@ -81,10 +80,7 @@ def running_bench(
     bench, artifact = Bench(), write_subject(subject, directory)
     expected = first_answer(subject, artifact)
     only = frozenset().union(*(row.only for row in rows)) if all(row.only for row in rows) else None
-    if subject is Subject.PICKLED and "pickled" not in {runtime.value for runtime in Runtime}:
-        bench.reasons[GATEWAY] = "registers no pickled models yet"
-    else:
-        bench.contenders.append(Contender(GATEWAY, _gateway_burst(gateway, subject, artifact)))
+    bench.contenders.append(Contender(GATEWAY, _gateway_burst(gateway, subject, artifact)))
     if subject is not Subject.SMALL:
         bench.contenders.append(_alone(gateway, subject, artifact))
     with contextlib.ExitStack() as stack:
@@ -144,8 +140,9 @@ def register(house: House, name: str, subject: Subject, artifact: Path) -> Mappi
     """Register a subject with its training sample, make its route and return name and datatype of its input."""
     reference = model.write_reference(artifact.parent / f"{name}-reference.csv")
     metadata: dict[str, object] = model.metadata()
-    if subject is Subject.PICKLED:
-        metadata = {"runtime": "pickled", "target": {"task": "regression"}, "columns": load.columns()}
+    if subject.method:
+        task = "regression" if subject.method == "predict" else "binary"
+        metadata = {"runtime": "pickled", "target": {"task": task}, "columns": load.columns()}
     with house.admin() as admin:
         version = admin.register(name, artifact, metadata=metadata, reference_path=reference)
         variants = [{"name": "champion", "version": "1", "weight": SLOTS}]
@@ -164,7 +161,7 @@ def _renamed(tensor: Mapping[str, str]) -> Callable[..., bytes]:
 
 def _alone(gateway: Measured, subject: Subject, artifact: Path) -> Contender:
     """Return the model without a server; ONNX Runtime gets as many rows a call as the gateway's batches had on average."""
-    if subject is Subject.PICKLED:
+    if subject.method:
         return Contender(PREDICT, lambda _, seconds: _called(artifact, 1, seconds))
 
     def burst(row: Row, seconds: float) -> load.Burst:

@@ -10,16 +10,17 @@ from loadtests import load
 from loadtests.peers.subjects import Subject
 
 ONNX = frozenset({Subject.SMALL, Subject.LARGE})
+PICKLES = frozenset({Subject.PICKLED, Subject.PIPELINE})
 
 
 def protocol_body(subject: Subject, rows: int) -> bytes:
     """Return a request of the Open Inference Protocol."""
-    if subject is not Subject.PICKLED:
+    if not subject.method:
         return load.body(rows=rows)
-    # The name is the method that MLServer's runtime calls; trees compare in the precision that they were fitted in.
+    # The output's name is the method that MLServer's runtime calls; trees compare in the precision that they were fitted in.
     values = load.features(rows)
-    tensor = {"name": "predict", "shape": values.shape, "datatype": "FP64", "data": values.ravel().tolist()}
-    return json.dumps({"inputs": [tensor]}).encode()
+    tensor = {"name": "input", "shape": values.shape, "datatype": "FP64", "data": values.ravel().tolist()}
+    return json.dumps({"inputs": [tensor], "outputs": [{"name": subject.method}]}).encode()
 
 
 def nested_body(_: Subject, rows: int) -> bytes:
@@ -54,7 +55,8 @@ PEERS = (
     Peer("fastapi", "FastAPI, def", "loadtests.servers.fastapi_endpoint"),
     Peer("fastapi-async", "FastAPI, async def", "loadtests.servers.fastapi_async"),
     Peer("triton", "Triton's Python wheel", "loadtests.peers.triton_endpoint", "triton", True, is_held=False),
-    Peer("mlserver", "MLServer", "loadtests.peers.mlserver_endpoint", "mlserver", True, subjects=ONNX | {Subject.PICKLED}),
+    Peer("mlserver", "MLServer", "loadtests.peers.mlserver_endpoint", "mlserver", True, subjects=ONNX | PICKLES),
+    Peer("bare", "predict in a bare server", "loadtests.servers.predict_endpoint", subjects=PICKLES),
     Peer("kserve", "KServe's Python server", "loadtests.peers.kserve_endpoint", "kserve"),
     Peer("litserve", "LitServe", "loadtests.peers.litserve_endpoint", "litserve", True),
     Peer("bentoml", "BentoML", "loadtests.peers.bentoml_endpoint", "bentoml", True, body=nested_body),

@@ -60,5 +60,7 @@ ROWS = (
         ),
     ),
     Row("pickled-1", "Pickled boosted trees, one row, 1 caller", Subject.PICKLED, 1),
-    Row("pickled-16", "Pickled boosted trees, one row, 16 callers", Subject.PICKLED, 16),
+    Row("pickled-16", "Pickled boosted trees, one row, 16 callers", Subject.PICKLED, 16, targets={"mlserver": 2}),
+    Row("pipeline-1", "Pickled scaler and regression, one row, 1 caller", Subject.PIPELINE, 1),
+    Row("pipeline-16", "Pickled scaler and regression, one row, 16 callers", Subject.PIPELINE, 16, targets={"mlserver": 2}),
 )

@@ -12,6 +12,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from sklearn.ensemble import GradientBoostingRegressor
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from loadtests import load, model
 from loadtests.servers.session import session
@@ -26,11 +29,17 @@ class Subject(enum.Enum):
     SMALL = "small.onnx"
     LARGE = "large.onnx"
     PICKLED = "trees.joblib"
+    PIPELINE = "pipeline.joblib"
 
     @property
     def is_batched(self) -> bool:
         """Whether servers that can join requests are told to; a small model is answered before a batch would fill."""
         return self is Subject.LARGE
+
+    @property
+    def method(self) -> str:
+        """What a pickled model is called by; empty for the others."""
+        return {Subject.PICKLED: "predict", Subject.PIPELINE: "predict_proba"}.get(self, "")
 
 
 def write_subject(subject: Subject, directory: Path) -> Path:
@@ -43,13 +52,15 @@ def write_subject(subject: Subject, directory: Path) -> Path:
             return _write_layers(path)
         case Subject.PICKLED:
             return _write_trees(path)
+        case Subject.PIPELINE:
+            return _write_pipeline(path)
 
 
 def first_answer(subject: Subject, artifact: Path) -> float:
     """Return what the model says of the first row that is sent."""
     row = load.features(1)
-    if subject is Subject.PICKLED:
-        return float(joblib.load(artifact).predict(row)[0])
+    if subject.method:
+        return float(getattr(joblib.load(artifact), subject.method)(row).ravel()[0])
     (probability,) = session(artifact).run(["probability"], {"features": row.astype(np.float32)})
     return float(probability[0, 0])
 
@@ -82,6 +93,17 @@ def _weights(random: np.random.Generator, wide: int, high: int) -> NDArray[np.fl
 
 def _write_trees(path: Path) -> Path:
     """Write a hundred boosted trees, fitted to a sum of some features."""
-    sample = np.random.default_rng(5).normal(size=(2_000, load.FEATURES))
+    sample = _sample()
     joblib.dump(GradientBoostingRegressor(random_state=7).fit(sample, sample[:, :5].sum(axis=1)), path)
     return path
+
+
+def _write_pipeline(path: Path) -> Path:
+    """Write a scaler and a logistic regression, fitted to the sign of that sum: the pipeline that most first models are."""
+    sample = _sample()
+    joblib.dump(make_pipeline(StandardScaler(), LogisticRegression()).fit(sample, sample[:, :5].sum(axis=1) > 0), path)
+    return path
+
+
+def _sample() -> NDArray[np.float64]:
+    return np.random.default_rng(5).normal(size=(2_000, load.FEATURES))
