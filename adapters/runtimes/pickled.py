@@ -16,6 +16,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePath
 from typing import Final
 
@@ -39,7 +40,7 @@ class PickledRuntime:
     """Loads pickles."""
 
     def __init__(self, *, limits: Limits, interpreter: str, interpreters: Sequence[str] = ()) -> None:
-        """Make the scratch directory, empty.
+        """Make the scratch directory, empty; models' processes get this thread's niceness and their own on top.
 
         Args:
             interpreter: For versions that bring none.
@@ -50,6 +51,8 @@ class PickledRuntime:
         self._interpreters = frozenset(interpreters)
         self._servers: dict[tuple[str, tuple[str, ...]], tuple[ForkServer, int]] = {}
         self._turn = threading.Lock()
+        self._starter = ThreadPoolExecutor(1, "pickled starter")  # a thread that loads is niced, and for good what it starts
+        self._starter.submit(int).result()  # now, in this thread's niceness
         shutil.rmtree(limits.scratch, ignore_errors=True)
         limits.scratch.mkdir(mode=0o700, parents=True)
 
@@ -92,7 +95,7 @@ class PickledRuntime:
         with self._turn:
             server, users = self._servers.get(key, (None, 0))
             if server is None or not server.is_alive:
-                server, users = ForkServer(*key, self._limits), 0
+                server, users = ForkServer(*key, self._limits, self._starter), 0
             self._servers[key] = (server, users + 1)
             return server
 

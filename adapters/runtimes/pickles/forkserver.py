@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,8 +56,11 @@ class Died(Exception):
 class ForkServer:
     """One fork server. Safe to share between threads."""
 
-    def __init__(self, interpreter: str, modules: Sequence[str], limits: Limits) -> None:
+    def __init__(self, interpreter: str, modules: Sequence[str], limits: Limits, starter: Executor) -> None:
         """Start it and wait until it has imported the modules.
+
+        Args:
+            starter: Whose niceness it gets.
 
         Raises:
             LoadFailed: it does not start, or refuses.
@@ -67,7 +71,8 @@ class ForkServer:
         directory = str(Path(__file__).parents[1])
         threads = str(limits.cores)
         try:
-            self._process = subprocess.Popen(  # noqa: S603 - an interpreter that the settings name, and our program
+            self._process = starter.submit(
+                subprocess.Popen,  # an interpreter that the settings name, and our program
                 [interpreter, "-I", "-B", "-c", _PROGRAM.format(directory=directory), str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
@@ -81,7 +86,7 @@ class ForkServer:
                         ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LOKY_MAX_CPU_COUNT"), threads
                     ),
                 },
-            )
+            ).result()
         except OSError as error:
             self._control.close()
             raise LoadFailed(f"the interpreter {interpreter} does not start: {error.strerror}") from error

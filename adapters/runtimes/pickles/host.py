@@ -21,6 +21,7 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
 import types
 import warnings
@@ -39,6 +40,7 @@ REASON_LENGTH_MAX = 500  # characters of a library's message
 FILES_MAX = 256  # open at once
 NAMES_MAX = 10_000  # of features or classes that are passed on
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+IMPORT_NICENESS = 10  # as the gateway's own loads have
 _FAMILIES = ("sklearn", "lightgbm", "xgboost")
 
 
@@ -66,7 +68,7 @@ def _prepared(settings: dict[str, Any]) -> dict[str, Any]:
     with open("/proc/self/statm", "rb", buffering=0) as sizes:  # noqa: PTH123 - opened now, read when nothing can be opened
         applied, missing = _confine(settings, settings["readable"], [settings["scratch"]], may_fork=True)
         began_s = time.monotonic()
-        failed = [name for name in settings["modules"] if not _imports(name)]
+        failed = _failed_imports(settings["modules"])
         sizes.seek(0)
         pages = int(sizes.read(200).split()[0])
     settings["base_bytes"] = pages * resource.getpagesize()
@@ -75,6 +77,21 @@ def _prepared(settings: dict[str, Any]) -> dict[str, Any]:
     gc.freeze()  # shared pages stay shared
     preload_ms = (time.monotonic() - began_s) * 1e3
     return {"confined": applied, "missing": missing, "preload_ms": preload_ms, "failed_imports": failed}
+
+
+def _failed_imports(modules: list[str]) -> list[str]:
+    """Import what can be in a thread that steps back for good, since nobody may step forward again; return what cannot."""
+    failed: list[str] = []
+
+    def work() -> None:
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + IMPORT_NICENESS)
+        failed.extend(name for name in modules if not _imports(name))
+
+    importer = threading.Thread(target=work)
+    importer.start()
+    importer.join()  # forks are made by a process of one thread
+    return failed
 
 
 def _imports(name: str) -> bool:

@@ -56,6 +56,24 @@ def is_running(pid: int) -> bool:
         return False
 
 
+def test_process_is_no_nicer_than_it_is_told_when_the_load_is(tmp_path):
+    """A load steps back; the process that it starts answers, and has the niceness of the gateway with its own on top."""
+    version, made, found = saved(tmp_path / "m.pkl", Where()), runtime(tmp_path / "scratch", niceness=1), []
+
+    def niced() -> None:
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + 5)
+        instance = made.load(tmp_path / "m.pkl", version)
+        pid = answering(instance)
+        found.append(os.getpriority(os.PRIO_PROCESS, pid))
+        instance.close()
+
+    loader = threading.Thread(target=niced)
+    loader.start()
+    loader.join()
+    assert found == [os.getpriority(os.PRIO_PROCESS, 0) + 1]
+
+
 def test_model_answers_from_another_process(load):
     """The answer is the model's, and no model was made in this process."""
     assert load(Sum()).predict(ROWS)["prediction"].tolist() == [1.0, 5.0, 9.0]
