@@ -168,8 +168,8 @@ def test_deaths_in_a_row_are_answered_with_growing_pauses(load):
     instance = load(Doomed(), predict_timeout_s=0.5, pickled={"instances_max": 1})
     told = []
     while not told or "its processes died" not in told[-1]:
-        assert len(told) < 20
-        with pytest.raises(PredictFailed, match=r"exited with status 3|its processes died") as failed:
+        assert len(told) < 100  # on a busy machine some wait for the next process in vain
+        with pytest.raises(PredictFailed, match=r"exited with status 3|its processes died|within 0\.5 s") as failed:
             instance.predict(row(1))
         told.append(str(failed.value))
     assert len(told) > 2
