@@ -15,7 +15,7 @@ import numpy as np
 
 from gateway.core.evidence.segments import segment_name
 from gateway.core.expressions import FEATURE, Expression, Value, compiled
-from gateway.core.guardrails import Guardrail, Measure, Of, Options, error_value, own_attempt
+from gateway.core.guardrails import Guardrail, Measure, Of, Options, own_attempt
 from gateway.core.losses import Truth, confidence, decided, loss
 from gateway.core.models import ColumnKind, Version
 from gateway.core.profile_bodies import profile_from_body
@@ -78,15 +78,13 @@ OnPairKnown = Callable[[Pair, int, Truth], Contribution | None]
 
 
 def on_record(rail: Guardrail, champion: str, version_of: VersionOf) -> OnRecord | None:
-    """Return what a live record contributes to a guardrail; None when records contribute nothing.
+    """Return what a live record contributes to a guardrail; None when records contribute nothing but a fault, or nothing at all.
 
     Args:
         champion: Its version, whose reference says what inputs should look like.
     """
     options = rail.options
     match rail.measure:
-        case Measure.ERRORS:
-            return lambda record: _plain(error_value(record))
         case Measure.LATENCY:
             return _latency
         case Measure.INVALID_OUTPUTS:
@@ -142,10 +140,6 @@ def on_pair_known(rail: Guardrail, champion: str, challenger: str, version_of: V
     if rail.measure is not Measure.SHADOW_LOSS:
         return None
     return lambda pair, row, truth: _shadow_loss(pair, row, truth, version_of(champion), version_of(challenger))
-
-
-def _plain(value: float | None) -> Contribution | None:
-    return None if value is None else Contribution(value)
 
 
 def _own(record: PredictionRecord) -> Attempt | None:

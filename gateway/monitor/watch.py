@@ -75,6 +75,7 @@ class RolloutWatch:
     def __init__(self, rollout: Rollout, *, epoch_s: float, version_of: VersionOf = _unknown) -> None:
         self.rollout = rollout
         self._rails = [Rail(guardrail, rollout, version_of, epoch_s=epoch_s) for guardrail in rollout.plan.guardrails]
+        self._by_fault = [rail for rail in self._rails if rail.guardrail.measure is Measure.ERRORS]
         self._by_record = [(rail, rail.on_record) for rail in self._rails if rail.on_record is not None]
         self._by_known = [(rail, rail.on_known) for rail in self._rails if rail.on_known is not None]
         self._keeping = Keeping(self._rails)
@@ -166,6 +167,9 @@ class RolloutWatch:
         fault = error_value(record)
         if fault is not None:
             self._burst.observe(side, record.assignment_key, time_s, is_fault=fault > 0.0)
+            outcome = Outcome(side, record.assignment_key, fault, time_s, share)
+            for rail in self._by_fault:
+                rail.observe(outcome)
         for rail, on_record in self._by_record:
             found = on_record(record)
             if found is not None:

@@ -149,20 +149,20 @@ class SplitBet:
     def add_all(self, keys: Keys) -> FloatArray:
         """Take the outcomes of several keys as if one by one, and return the bets' logarithms after each. Shape (bets, keys)."""
         sides, values, shares = keys
-        pooled, rests = self.pooled(keys, self.prior), 1.0 - shares
-        rows = np.empty((len(self._odds), len(values)))
-        for at, ratio in enumerate(self._odds):  # as `factors`
-            more = ratio - 1.0
-            a = rests * more
-            b = rests + shares * ratio - pooled * more
-            root = np.sqrt(b * b + 4.0 * a * pooled)
-            with np.errstate(divide="ignore", invalid="ignore"):  # in the form that is not taken
-                ta = np.where(b > 0.0, 2.0 * pooled / (b + root), (root - b) / (2.0 * a))
-            tb = ratio * ta / (1.0 + more * ta)
-            t0 = rests * ta + shares * tb
-            rates = np.where(sides, tb, ta)
-            found = values * rates / t0 + (1.0 - values) * (1.0 - rates) / (1.0 - t0)
-            rows[at] = grown(self.log_es[at], logs(found))[1:]
+        pooled, rests, ratios = self.pooled(keys, self.prior), 1.0 - shares, np.asarray(self._odds)[:, None]
+        more = ratios - 1.0  # from here on as `factors`, of all bets at once
+        a = rests * more
+        b = rests + shares * ratios - pooled * more
+        root = np.sqrt(b * b + 4.0 * a * pooled)
+        with np.errstate(divide="ignore", invalid="ignore"):  # in the form that is not taken
+            ta = np.where(b > 0.0, 2.0 * pooled / (b + root), (root - b) / (2.0 * a))
+        tb = ratios * ta / (1.0 + more * ta)
+        t0 = rests * ta + shares * tb
+        rates = np.where(sides, tb, ta)
+        found = values * rates / t0 + (1.0 - values) * (1.0 - rates) / (1.0 - t0)
+        rows: FloatArray = np.add.accumulate(np.column_stack((self.log_es, logs(found.ravel()).reshape(found.shape))), axis=1)[
+            :, 1:
+        ]
         self.log_es = rows[:, -1].tolist()
         taken = int(np.count_nonzero(sides))
         self.counts = [self.counts[0] + len(values) - taken, self.counts[1] + taken]

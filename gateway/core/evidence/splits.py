@@ -19,7 +19,7 @@ from gateway.core.fields import Fields, Json
 
 LEARN_MAX: Final = 10_000  # keys of the champion that quantiles are learned from
 BINS: Final = 10  # of probabilities, as calibration is usually drawn
-WAITING_MAX: Final = 64  # keys taken together: in columns each costs a fifth of what it costs alone
+WAITING_MAX: Final = 128  # keys taken together: in columns each costs a fifth of what it costs alone
 COLUMNS_MIN: Final = 12  # fewer are taken one by one: columns have a price of their own, whatever is in them
 MARGIN: Final = 1e-6  # of a logarithm: more than rounding makes of a bound
 EFFECT_PRIOR: Final = 0.5  # the pooled mean before the first key
