@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from gateway.core.fields import Json
+from gateway.core.trouble import FleetBreaker
 
 _SUMMED: Final = ("records", "late", "unplaced")
 
@@ -29,7 +30,6 @@ def joined(pictures: Mapping[str, Json | None]) -> Json | None:
         for process, picture in shown.items()
         for name, route in _object(picture.get("routes")).items()
     }
-    own = _object(_object(first.get("monitor")).get("fleet"))
     return {
         **first,
         "monitor": {
@@ -40,7 +40,7 @@ def joined(pictures: Mapping[str, Json | None]) -> Json | None:
             "cursor": _cursor(monitors),
             "truth": _sums(monitors, "truth"),
             "sampling": {**_sums(monitors, "sampling"), "rate": _rate(monitors)},
-            "fleet": next((fleet for one in monitors.values() if (fleet := _object(one.get("fleet"))).get("is_suspended")), own),
+            "fleet": _fleet(monitors),
             "processes": {process: _shown(pictures[process]) for process in pictures},
         },
         "routes": dict(sorted(routes.items())),
@@ -72,6 +72,18 @@ def _cursor(monitors: Mapping[str, Mapping[str, object]]) -> Json:
 def _sums(monitors: Mapping[str, Mapping[str, object]], part: str) -> Json:
     parts = [_object(one.get(part)) for one in monitors.values()]
     return {name: sum(_number(one.get(name)) for one in parts) for name in parts[0]}
+
+
+def _fleet(monitors: Mapping[str, Mapping[str, object]]) -> Json:
+    """Return where the breaker of all routes stands: each process knows for certain of its own rollbacks alone."""
+    fleets = [_object(one.get("fleet")) for one in monitors.values()]
+    breaker = FleetBreaker()
+    at_s = [(_number(at), name) for fleet in fleets for name, at in _object(fleet.get("rolled_back_at_s")).items()]
+    for time_s, name in sorted(at_s):
+        breaker.observe(name, time_s)
+    routes = max(int(_number(fleet.get("routes"))) for fleet in fleets)
+    now_s = max(_number(one.get("time_s")) for one in monitors.values())
+    return {**breaker.reading(routes, now_s).body(), "rolled_back_at_s": breaker.state(), "routes": routes}
 
 
 def _object(value: object) -> Mapping[str, object]:

@@ -17,7 +17,7 @@ from gateway.core.audit import AuditEntry
 from gateway.core.changes import Change, DecisionId, PutChampion, PutRollout, PutRoute, Quarantine, Write
 from gateway.core.errors import RevisionConflict
 from gateway.core.fields import Json
-from gateway.core.policy import Advance, Hold, Rollback, quarantine_s
+from gateway.core.policy import INCREASES, Advance, Hold, Rollback, quarantine_s
 from gateway.core.records import Cursor
 from gateway.core.reopening import Acquit
 from gateway.core.retraining import ASK
@@ -149,10 +149,18 @@ def action_of(event: Event) -> str:
     return f"rollout.{_ACTIONS.get(event, event.value)}"
 
 
+def is_increase(entry: AuditEntry) -> bool:
+    """Return whether an entry is an increase of a challenger's weight by the monitor."""
+    return entry.principal == MONITOR.name and entry.action in _INCREASED
+
+
 def is_rollback(entry: AuditEntry) -> bool:
     """Return whether an entry is a rollback by the monitor that blames a version or its inputs."""
     is_one = entry.principal == MONITOR.name and entry.action.endswith(f".{Event.ROLLBACK.value}")
     return is_one and not entry.decision_id.endswith(f":{Event.GIVE_UP.value}")
+
+
+_INCREASED: Final = frozenset(action_of(event) for event in INCREASES)
 
 
 def _decision_id(rollout: Rollout, moved: Rollout, event: Event, view: RouteView) -> DecisionId:
@@ -173,7 +181,7 @@ def _alias(registry: RegistryStore, moved: Rollout) -> tuple[Write, ...]:
 
 
 def roll_back_for_drift(
-    registry: RegistryStore, view: RouteView, *, incident: int, evidence: Json, now_s: float, cursor: Cursor
+    registry: RegistryStore, view: RouteView, *, evidence: Json, now_s: float, cursor: Cursor
 ) -> Acted | None:
     """Bring back what stood before the live version, because the route asks for it on drift; None when nothing did.
 
@@ -202,7 +210,7 @@ def roll_back_for_drift(
         route=view.name,
         evidence=_evidence(evidence, Attribution.NONE, cursor, now_s),
     )
-    decision_id = DecisionId(f"{view.name}:drift:{view.live_version}:{incident}")
+    decision_id = DecisionId(f"{view.name}:drift:{view.live_version}:{view.revision}")
     committed = registry.commit(change, expected_revision=Revision(view.revision), decision_id=decision_id)
     after = view_of(replace(restored, revision=committed.revision), None)
     return Acted(Event.ROLLBACK, moved, after, committed.is_repeat)

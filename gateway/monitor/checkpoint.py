@@ -23,7 +23,7 @@ from gateway.monitor.views import RouteView, version_or_none
 from gateway.monitor.watch import RolloutWatch
 from gateway.ports.stores import RegistryStore
 
-FORMAT: Final = 19
+FORMAT: Final = 20
 _UNREADABLE: Final = (
     pickle.UnpicklingError,
     AttributeError,
@@ -122,7 +122,7 @@ def _route(state: RouteState) -> dict[str, Any]:
         "drift": None if state.drift is None else state.drift.state(),
         "last_increase_s": state.last_increase_s,
         "decision": state.decision,
-        "drifted": state.drifted,
+        "is_drifted": state.is_drifted,
         "incident_count": state.incident_count,
         "changes": state.changes,
         "retraining": state.retraining,
@@ -140,7 +140,7 @@ def _restored_route(saved: dict[str, Any], fold: Fold, registry: RegistryStore) 
         else RolloutWatch.restored(saved["watch"], epoch_s=fold.epoch_s, version_of=fold.versions_of(view.model)),
         last_increase_s=saved["last_increase_s"],
         decision=saved["decision"],
-        drifted=saved["drifted"],
+        is_drifted=saved["is_drifted"],
         incident_count=saved["incident_count"],
         changes=saved["changes"],
         retraining=saved["retraining"],

@@ -17,7 +17,7 @@ from gateway.core.fields import Json
 from gateway.core.policy import INCREASES, Decision, Facts, Rollback, decide
 from gateway.core.records import Cursor
 from gateway.core.reopening import Acquit, reopened
-from gateway.core.rollouts import Rollout
+from gateway.core.rollouts import Rollout, RolloutState
 from gateway.monitor.act import Acted, acquit, act, ask_retraining, revise, roll_back_for_drift
 from gateway.monitor.drifting import DriftWatch
 from gateway.monitor.fleet import learn_rollbacks
@@ -62,8 +62,11 @@ def _decide_rollout(fold: Fold, state: RouteState, registry: RegistryStore, curs
         return
     watch.learn(unchanged_rollout(registry, state.view, watch.rollout))
     decision = judged(fold, state, watch, is_automation_on=registry.automation().is_on, lag_s=lag_s)
+    has_learned = decision.event is not None and _learn_increase(fold, state, registry)
     if decision.event in INCREASES and fold.elsewhere:
         learn_rollbacks(fold, registry)
+        has_learned = True
+    if has_learned:
         decision = judged(fold, state, watch, is_automation_on=registry.automation().is_on, lag_s=lag_s)
     state.decision = {
         "decision": type(decision).__name__,
@@ -74,6 +77,15 @@ def _decide_rollout(fold: Fold, state: RouteState, registry: RegistryStore, curs
     if decision.event is not None:
         acted = act(registry, decision, watch.rollout, state.view, now_s=fold.now_s, cursor=cursor)
         _take(fold, state, acted, decision.reason)
+
+
+def _learn_increase(fold: Fold, state: RouteState, registry: RegistryStore) -> bool:
+    """Take the route's last automatic increase from the audit log, and return whether it was not known."""
+    last_s = fold.increases.last_s(state.view.name, registry, before_s=fold.now_s)
+    if last_s is None or last_s == state.last_increase_s:
+        return False
+    state.last_increase_s = last_s
+    return True
 
 
 def judged(fold: Fold, state: RouteState, watch: RolloutWatch, *, is_automation_on: bool, lag_s: float = 0.0) -> Decision:
@@ -97,7 +109,11 @@ def _decide_reopened(fold: Fold, state: RouteState, registry: RegistryStore, cur
     watch = state.watch
     if watch is None or not watch.is_reopened or watch.rollout.is_open:
         return
-    found = judged_again(fold, state, watch, is_automation_on=registry.automation().is_on)
+    if watch.rollout.state is RolloutState.LIVE and not registry.automation().is_on:
+        return  # it stays to be looked at
+    found = judged_again(fold, state, watch, is_automation_on=True)
+    if found is not None and _learn_increase(fold, state, registry):
+        found = judged_again(fold, state, watch, is_automation_on=True)
     if isinstance(found, Acquit):
         acquit(registry, found, watch.rollout, now_s=fold.now_s, cursor=cursor)
     elif found is not None and state.view.rollout is None and state.view.live_version == watch.rollout.challenger:
@@ -140,16 +156,16 @@ def _facts(fold: Fold, state: RouteState, watch: RolloutWatch, *, is_automation_
 
 
 def _decide_drift(fold: Fold, state: RouteState, registry: RegistryStore, cursor: Cursor) -> None:
-    if not state.drifted or state.drift is None:
+    if not state.is_drifted or state.drift is None:
         return
-    if registry.automation().is_on and state.drift.version == state.view.live_version:
+    if state.drift.version == state.view.live_version:
+        if not registry.automation().is_on:
+            return  # it stays due
         evidence = drift_evidence(state.drift)
-        acted = roll_back_for_drift(
-            registry, state.view, incident=state.drifted, evidence=evidence, now_s=fold.now_s, cursor=cursor
-        )
+        acted = roll_back_for_drift(registry, state.view, evidence=evidence, now_s=fold.now_s, cursor=cursor)
         if acted is not None:
             _take(fold, state, acted, "drift")
-    state.drifted = 0
+    state.is_drifted = False
 
 
 def retraining_request(state: RouteState) -> Request | None:

@@ -21,6 +21,7 @@ from gateway.core.routes import DriftAction
 from gateway.core.sampling import RECORD_EVENTS, Sampling
 from gateway.core.trouble import FleetBreaker
 from gateway.monitor.drifting import DriftWatch
+from gateway.monitor.increases import Increases
 from gateway.monitor.measured import Known
 from gateway.monitor.merge import Merged
 from gateway.monitor.rows import RECORD_ROWS_MAX, row_count
@@ -44,6 +45,7 @@ class Fold:
         due: Routes with a decision due, in order.
         sought: Predictions to look for in the archive before the next record, because ground truth came for them.
         fleet: The routes that were rolled back lately.
+        increases: What the audit log says of the monitor's own; no part of a checkpoint.
         sampling: The share that is looked at while more comes than the budget allows.
         elsewhere: Routes that other processes handle.
         ahead: Routes folded further than the others by another process, which handed them over: their records before a cursor
@@ -74,6 +76,7 @@ class Fold:
         self.due: dict[str, None] = {}
         self.sought: list[str] = []
         self.fleet = FleetBreaker()
+        self.increases = Increases()
         self.sampling = Sampling(events_per_s_max)
         self.elsewhere: dict[str, None] = {}
         self.ahead: list[tuple[Cursor, frozenset[str]]] = []
@@ -119,7 +122,7 @@ class Fold:
                     continue
                 state.retraining.look(state.watch, self.now_s)
                 is_reopened = state.watch is not None and state.watch.wants_look(self.now_s)
-                if state.drifted or state.retraining.rise is not None or is_due(state) or is_reopened:
+                if state.is_drifted or state.retraining.rise is not None or is_due(state) or is_reopened:
                     self.due[name] = None
 
     @property
@@ -303,7 +306,7 @@ class Fold:
         drift = state.drift
         if drift is None or drift.version != live:
             drift = state.drift = self.drift_watch(version)
-            state.drifted = 0
+            state.is_drifted = False
         for attempt in record.attempts:
             outcome = attempt.outcome
             if attempt.version == live and outcome is not Outcome.ABANDONED:
@@ -333,7 +336,7 @@ class Fold:
         """Count new incidents of an alarm; where the route asks for it a rollback is due."""
         state.incident_count += incidents
         if state.view.drift_action is DriftAction.ROLLBACK:
-            state.drifted = state.incident_count
+            state.is_drifted = True
             self.due[route] = None
 
     def versions_of(self, model: str) -> Callable[[str], Version | None]:

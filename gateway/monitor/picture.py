@@ -24,6 +24,7 @@ def picture(fold: Fold, merge: Merge, *, lag_s: float, drills: Json, published_a
      "monitor": {"published_at_s", "time_s", "lag_s", "records", "late", "cursor": {stream: offset},
                  "sampling": {"rate", "passed_over"},
                  "truth": {"waiting_rows", "dropped", "recalled", "unmatched", "unscored"}, "unplaced",
+                 "fleet": {"rolled_back", "is_suspended", "until_s", "rolled_back_at_s": {route: time_s}, "routes"},
                  "drills": {"is_on", "has_too_many_alarms", drill: {"endings": {ending: count}, "last": null or {"ending",
                  "requests", "reason", "ended_at_s"}}}},
      "routes": {route: {
@@ -80,7 +81,11 @@ def picture(fold: Fold, merge: Merge, *, lag_s: float, drills: Json, published_a
             },
             "unplaced": fold.unplaced,
             "drills": drills,
-            "fleet": fold.fleet.reading(fold.route_count, fold.now_s).body(),
+            "fleet": {
+                **fold.fleet.reading(fold.route_count, fold.now_s).body(),
+                "rolled_back_at_s": fold.fleet.state(),
+                "routes": fold.route_count,
+            },
         },
         "routes": {name: _route(state, fold.now_s) for name, state in sorted(fold.routes.items())},
     }

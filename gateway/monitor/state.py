@@ -29,7 +29,7 @@ class RouteState:
         views: The revisions learned last, by number.
         tallies: By (variant, version, kind).
         decision: The last one on the rollout, as its body.
-        drifted: The incident whose rollback is due, or 0.
+        is_drifted: Whether a rollback for drift is due; while automation is off it stays so.
         incident_count: Drift incidents of all versions that were live.
         changes: How often the monitor changed the route, by event.
         retraining: Rises of the loss that may have to be told to whoever trains.
@@ -42,7 +42,7 @@ class RouteState:
     drift: DriftWatch | None = None
     last_increase_s: float | None = None
     decision: Json = field(default_factory=dict)
-    drifted: int = 0
+    is_drifted: bool = False
     incident_count: int = 0
     changes: dict[str, int] = field(default_factory=dict)
     retraining: Retraining = field(default_factory=Retraining)

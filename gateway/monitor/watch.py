@@ -68,7 +68,8 @@ class RolloutWatch:
         hindsight: What the version before answers to the same requests since the promotion; None before.
         worsening: That the promoted version got worse by its own past; None while it did not.
         aftermath: What the champion does alone since the challenger was convicted; None before.
-        is_reopened: Whether ground truth came since it ended, so that its end may have to be looked at again.
+        is_reopened: Whether its end may have to be looked at again: ground truth came since, or spoke against the version when it
+            was promoted.
         passed_over: Its live predictions that were not looked at, because their keys are not in the monitor's share.
     """
 
@@ -108,6 +109,8 @@ class RolloutWatch:
             self._clock = PhaseClock(first if is_resplit(self.rollout, rollout) else self._clock.revision)
         if rollout.state is RolloutState.QUARANTINED and self.rollout.state is not RolloutState.QUARANTINED:
             self._begin_aftermath(revision, rollout.changed_at_s)
+        if rollout.state is RolloutState.LIVE and self.rollout.is_open:
+            self.is_reopened = any(rail.has_failed and rail.guardrail.needs_truth for rail in self._rails)
         self.rollout = rollout
         if self.hindsight is None and rollout.is_cooling:
             self.hindsight = self._hindsight_of(rollout)

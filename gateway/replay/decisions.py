@@ -20,11 +20,11 @@ from gateway.core.aftermath import REVISE
 from gateway.core.audit import AuditEntry, plain_object
 from gateway.core.fields import Json
 from gateway.core.partitions import partitions
-from gateway.core.policy import INCREASES, Decision
+from gateway.core.policy import Decision
 from gateway.core.reopening import Acquit
 from gateway.core.retraining import ASK
 from gateway.core.rollouts import Event, Rollout, rollout_from_body
-from gateway.monitor.act import CODE_VERSION, action_of
+from gateway.monitor.act import CODE_VERSION, action_of, is_increase
 from gateway.monitor.decide import aftermath_evidence, drift_evidence, judged, judged_again, retraining_request
 from gateway.monitor.fleet import learn_rollbacks
 from gateway.monitor.state import RouteState
@@ -35,7 +35,6 @@ from gateway.replay.refold import Refold, Routes, entries, view_in
 
 DIFFERENCES_MAX: Final = 20  # named of one entry
 _ACQUITTAL: Final = "rollout.acquit"
-_INCREASES: Final = frozenset(action_of(event) for event in INCREASES)
 _PLACE: Final = ("cursor", "log_time_s", "code_version")  # of the evidence: where it was found, not what
 
 
@@ -127,7 +126,7 @@ def _recomputed(entry: AuditEntry, refold: Refold, registry: RegistryStore, drop
     log_time_s = _log_time_s(entry)
     if log_time_s > refold.fold.now_s:
         refold.tick(log_time_s)
-    if entry.action in _INCREASES and refold.fold.elsewhere:
+    if is_increase(entry) and refold.fold.elsewhere:
         learn_rollbacks(refold.fold, registry, before=entry.seq)
     if entry.action == ASK:
         return _recomputed_request(entry, refold, dropped_s)

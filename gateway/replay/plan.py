@@ -124,10 +124,10 @@ class PlanReplay:
                 tried.reason = decision.reason
                 if decision.event is not None:
                     self._act(state, tried, decision, fold.now_s)
-            if state.drifted and state.drift is not None:
+            if state.is_drifted and state.drift is not None:
                 reason = f"drift of version {state.drift.version}"
                 self.drifts.append(Act(fold.now_s, Event.ROLLBACK.value, reason, "NONE", drift_evidence(state.drift)))
-                state.drifted = 0
+                state.is_drifted = False
         fold.due.clear()
 
     def _tried(self, rollout: Rollout, begin_s: float) -> Tried:

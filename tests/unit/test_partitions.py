@@ -44,7 +44,7 @@ def _picture(*, lag_s: float, routes: dict[str, object], rate: float = 1.0) -> d
     shown = {"published_at_s": 100.0 - lag_s, "time_s": 90.0, "lag_s": lag_s, "records": 10, "late": 0, "unplaced": 1}
     return {
         "format": 1,
-        "monitor": {**shown, "cursor": {"w0": int(lag_s)}, "truth": truth, "sampling": sampling},
+        "monitor": {**shown, "cursor": {"w0": int(lag_s)}, "truth": truth, "sampling": sampling, "fleet": {}},
         "routes": routes,
     }
 

@@ -37,7 +37,7 @@ from gateway.core.changes import Automation, PutChampion, PutRollout, PutRoute, 
 from gateway.core.errors import StoreFailed
 from gateway.core.plans import Plan, Step
 from gateway.core.records import Attempt, GroundTruthRecord, Heartbeat, Kind, Outcome, PredictionRecord, Record
-from gateway.core.rollouts import Event, RolloutState, apply_event
+from gateway.core.rollouts import Event, Rollout, RolloutState, apply_event
 from gateway.core.routes import DriftAction, Variant, with_weights
 from gateway.core.split import SLOTS
 from gateway.history import recalled
@@ -45,6 +45,7 @@ from gateway.metrics.catalogue import METRICS
 from gateway.monitor.gauges import Gauges
 from gateway.monitor.late import Recall
 from gateway.monitor.run import Monitor
+from gateway.replay.decisions import Finding, recompute_decisions
 from gateway.settings import MonitorSettings, Settings
 
 BAD_ERRORS = replace(SOUND, errors={"1": 0.05, "2": 0.4})
@@ -277,6 +278,37 @@ def test_promoted_version_is_convicted_by_late_ground_truth():
     assert table.champions[ROUTE] == "1"
     assert scene.registry.rollout("r1").state is RolloutState.QUARANTINED
     assert [one.version for one in scene.registry.quarantines()] == ["2"]
+
+
+def _turned_on(scene: Scene, at_s: float) -> list[str]:
+    """Let the log go on with automation off, which changes nothing, and on; return what the monitor decided."""
+    for is_on in (False, True):
+        commit(scene.registry, Automation(is_on=is_on))
+        scene.write([(stream, Heartbeat(at_s + 5.0 * is_on + step)) for step in range(3) for stream in ("w0", "w1")])
+        scene.run()
+        assert is_on or scene.decisions() == []
+    return [f"{entry.action} {entry.evidence['attribution']}" for entry in scene.decisions()]
+
+
+def test_late_ground_truth_is_acted_on_when_automation_is_on_again(past_of):
+    """What convicts a promoted version while automation is off rolls it back once it is on, and is found again in the log."""
+    scene = Scene(Plan(steps=(Step(5_000),), advances_itself=False))
+    late = _late(scene, replace(SOUND, losses={"1": 0.1, "2": 0.6}), 2_000)
+    _ended(scene, Event.PROMOTE, late, PutChampion(ROUTE, "2"), Automation(is_on=False))
+
+    assert _turned_on(scene, START_S + 1_820.0) == ["rollout.rollback VERSION"]
+    assert [(one.finding, one.differences) for one in recompute_decisions(past_of(scene))] == [(Finding.SAME, ())]
+
+
+def test_promotion_by_a_person_that_ground_truth_spoke_against_is_looked_at_again(past_of):
+    """A person's promotion that comes before the rollback does not end it: the ground truth known by then is enough."""
+    scene = Scene(Plan(steps=(Step(5_000),), advances_itself=False))
+    commit(scene.registry, Automation(is_on=False))
+    scene.write(records(scene.registry, replace(SOUND, losses={"1": 0.1, "2": 0.6}), 2_000))
+    _ended(scene, Event.PROMOTE, [], PutChampion(ROUTE, "2"))
+
+    assert _turned_on(scene, START_S + 1_820.0) == ["rollout.rollback VERSION"]
+    assert [(one.finding, one.differences) for one in recompute_decisions(past_of(scene))] == [(Finding.SAME, ())]
 
 
 def test_version_convicted_too_soon_is_acquitted_on_record_only():
@@ -604,6 +636,48 @@ def test_drift_rolls_back_only_where_the_route_asks_for_it():
         assert scene.registry.rollout("r1").state is (
             RolloutState.ROLLED_BACK if action is DriftAction.ROLLBACK else RolloutState.LIVE
         )
+
+
+def _live(scene: Scene, rollout: Rollout) -> None:
+    """Promote a rollout's challenger as a person would."""
+    promoted, route = apply_event(rollout, scene.registry.table().routes[ROUTE], Event.PROMOTE, reason="fine", now_s=START_S)
+    commit(scene.registry, PutRoute(route), PutRollout(promoted), route=ROUTE)
+
+
+def _drifting(scene: Scene, seed: int, start_s: float) -> None:
+    """Let sound traffic come, and then traffic that moved."""
+    scene.write(records(scene.registry, SOUND, 2_000, seed=seed, start_s=start_s))
+    scene.write(records(scene.registry, replace(SOUND, shift=2.0), 1_000, seed=seed + 1, start_s=start_s + 20.0))
+    scene.run()
+
+
+def test_drift_is_acted_on_when_automation_is_on_again(past_of):
+    """An alarm that falls while automation is off is not thrown away where the route asks for a rollback."""
+    scene = Scene(drift_action=DriftAction.ROLLBACK)
+    _live(scene, scene.rollout)
+    commit(scene.registry, Automation(is_on=False))
+    _drifting(scene, 1, START_S)
+
+    assert _turned_on(scene, START_S + 30.0) == ["rollout.rollback NONE"]
+    assert [(one.finding, one.differences) for one in recompute_decisions(past_of(scene))] == [(Finding.SAME, ())]
+
+
+def test_drift_after_a_lost_checkpoint_is_no_repeat_of_an_earlier_one():
+    """A monitor that forgot what it rolled back before rolls the same version back anew, and both stand in the audit log."""
+    scene = Scene(drift_action=DriftAction.ROLLBACK)
+    _live(scene, scene.rollout)
+    _drifting(scene, 1, START_S)
+    cursor, _ = scene.checkpoints.load("monitor")
+    scene.checkpoints.save("monitor", cursor, b"of another form")
+    scene.monitor = scene.begun()
+    _live(scene, begin_rollout(scene.registry, "2", plan=PLAN, id="r2"))
+    _drifting(scene, 3, START_S + 100.0)
+
+    assert [(entry.action, entry.subject) for entry in scene.decisions()] == [
+        ("rollout.rollback", "rollout:r1"),
+        ("rollout.rollback", "rollout:r2"),
+    ]
+    assert scene.registry.table().routes[ROUTE].variants[0].version == "1"
 
 
 def test_drift_during_a_rollout_ends_it_without_blame():

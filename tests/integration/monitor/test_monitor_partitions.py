@@ -103,17 +103,17 @@ def _written(registry: RegistryStore, count: int) -> list[tuple[str, Record]]:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory) -> tuple[list[tuple[str, Record]], dict[str, list[str]], dict[str, object]]:
-    """Return the records, what one process decides on them, and how it shows the routes in the end."""
+    """Return the records, what one process decides on them, and its picture in the end."""
     house = House(tmp_path_factory.mktemp("alone") / "house")
     written = _written(house.registry, 900)
     house.write(written)
     picture = house.run(WHOLE)
-    return written, house.decisions(), picture["routes"]
+    return written, house.decisions(), picture
 
 
 def test_processes_share_the_routes_and_decide_what_one_does(tmp_path, alone):
     """Three processes decide as one does, to the last digit; each shows its own routes, and ground truth is counted once."""
-    written, decisions, routes = alone
+    written, decisions, picture = alone
     house = House(tmp_path / "house")
     house.write(written)
     pictures = {one.process: house.run(one) for one in partitions(3)}
@@ -123,15 +123,18 @@ def test_processes_share_the_routes_and_decide_what_one_does(tmp_path, alone):
     assert len(decisions) >= 3
     assert house.decisions() == decisions
     assert {name: {**route, "process": None} for name, route in whole["routes"].items()} == {
-        name: {**route, "process": None} for name, route in routes.items()
+        name: {**route, "process": None} for name, route in picture["routes"].items()
     }
     assert whole["monitor"]["truth"]["unmatched"] == 0
+    assert not any(picture["monitor"]["fleet"]["is_suspended"] for picture in pictures.values())
+    assert whole["monitor"]["fleet"] == picture["monitor"]["fleet"]
+    assert whole["monitor"]["fleet"]["is_suspended"]
 
 
 @pytest.mark.parametrize("counts", [(1, 3), (3, 1), (2, 3)])
 def test_routes_are_handed_over_exactly(tmp_path, alone, counts):
     """Processes that stopped at different places hand their routes over, and decide what an undisturbed one does."""
-    written, decisions, routes = alone
+    written, decisions, picture = alone
     before, after = counts
     house = House(tmp_path / "house")
     for part, one in enumerate(partitions(before), start=1):  # each is stopped further on than the one before
@@ -143,7 +146,7 @@ def test_routes_are_handed_over_exactly(tmp_path, alone, counts):
 
     assert house.decisions() == decisions
     assert {name: {**route, "process": None} for name, route in whole["routes"].items()} == {
-        name: {**route, "process": None} for name, route in routes.items()
+        name: {**route, "process": None} for name, route in picture["routes"].items()
     }
     assert int(house.checkpoints.load(LAYOUT)[1]) == after
     assert all(house.checkpoints.load(one.consumer)[1] == b"" for one in partitions(before) if one not in partitions(after))

@@ -235,6 +235,36 @@ def test_monitor_that_is_behind_raises_nothing_before_it_has_caught_up(past_of):
     assert {(one.finding, one.differences) for one in recompute_decisions(past_of(scene))} == {(Finding.SAME, ())}
 
 
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_increase_that_a_dead_monitor_forgot_still_counts(past_of, is_lost):
+    """Killed after an increase, or come back without its state: the quarter of an hour holds, and the log tells the same."""
+    run = Run(replace(PLAN, shadow=None, steps=tuple(Step(share, 2.0, 50) for share in (1_000, 2_000, 5_000))))
+    scene = run.scene
+    written = list(records(scene.registry, FINE, 1_500))
+    scene.write(written[:200])
+    scene.run()
+    cursor, state = scene.checkpoints.load("monitor")
+    scene.write(written[200:])
+    scene.run()
+    if is_lost:
+        cursor, state = scene.checkpoints.load("monitor")[0], b"of another form"
+    scene.checkpoints.save("monitor", cursor, state)
+    scene.clock.move(60.0)
+    scene.monitor = scene.begun()
+    for seed, start_s, world, decided in (
+        (2, 90.0, FINE, 1),
+        (3, 1_000.0, FINE, 2),
+        (4, 1_020.0, replace(FINE, errors={"1": 0.0, "2": 1.0}), 3),
+    ):
+        scene.write(records(scene.registry, world, 1_500, seed=seed, start_s=START_S + start_s))
+        scene.run()
+        assert len(scene.decisions()) == decided
+    assert [entry.decision_id for entry in scene.decisions()] == ["r1:advance:1", "r1:advance:2", "r1:convict"]
+    found = recompute_decisions(past_of(scene))
+    assert is_lost or {(one.finding, one.differences) for one in found} == {(Finding.SAME, ())}
+    assert not any("last_increase_s" in difference for one in found for difference in one.differences)
+
+
 def with_right_copies(written: Iterable[tuple[str, Record]], shadow: Shadow) -> Iterator[tuple[str, Record]]:
     """Yield what was written and, before the truth of each live answer, a copy's answer that it proves right."""
     live: dict[str, tuple[str, PredictionRecord]] = {}
