@@ -143,6 +143,7 @@ def _replay_plan(gateway: Gateway, route: str, file: Path, span: dict[str, float
 
     plan = plan_from_body(read_plan(file))
     with opened_past(gateway.data_dir) as past, watched("replaying", span) as progress:
+        past.registry.table().route(route)  # or it is unknown
         replayed = PlanReplay(past, route, plan)
         replayed.run(since_s=span["since_s"], until_s=span["until_s"], progress=progress)
         found = replayed.body()

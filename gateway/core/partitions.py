@@ -6,11 +6,13 @@ process, one state and one who decides. Pure.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 from zlib import crc32
 
 FIRST: Final = "monitor"  # the one that there always is
+Owns = Callable[[str], bool]  # whether a route is folded here
 
 
 @dataclass(frozen=True, slots=True)

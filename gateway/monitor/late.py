@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from gateway.core.partitions import Owns
 from gateway.core.records import PredictionRecord
 from gateway.history import Recalled
 from gateway.monitor.fold import Fold
@@ -15,8 +16,8 @@ from gateway.monitor.fold import Fold
 Recall = Callable[[Sequence[str]], Mapping[str, Recalled]]
 
 
-def look_up(fold: Fold, recall: Recall, prepare: Callable[[PredictionRecord], None]) -> None:
-    """Recall what the fold seeks, and let it go on.
+def look_up(fold: Fold, recall: Recall, prepare: Callable[[PredictionRecord], None], owns: Owns) -> None:
+    """Recall what the fold seeks, and let it go on; a prediction on a route that is not folded here is left to who does.
 
     Args:
         prepare: Lets the fold learn of what a record speaks, before it is taken.
@@ -30,6 +31,8 @@ def look_up(fold: Fold, recall: Recall, prepare: Callable[[PredictionRecord], No
         one = found.get(fold.sought[-1])
         if one is None:
             fold.truth.miss(fold.sought[-1], fold.now_s)
+        elif not owns(one.record.route):
+            fold.truth.leave(fold.sought[-1])
         else:
             prepare(one.record)
             fold.recall(one.record, one.ground_truth)

@@ -197,7 +197,7 @@ class Monitor:
         if not self.fold.sought:
             return
         try:
-            look_up(self.fold, self._recall, self._prepare)
+            look_up(self.fold, self._recall, self._prepare, self._partition.has)
         except (ArchiveFailed, LogFailed) as error:
             self.fold.sought = []
             self._gauges.turn_failed()

@@ -113,7 +113,7 @@ def _processes(past: Past, made: Sequence[AuditEntry]) -> list[_Process]:
     routes = Routes(past.registry)
     of = {entry.seq: _route_name(entry, routes) for entry in made}
     due = {own: deque(entry for entry in made if own.has(of[entry.seq])) for own in partitions(past.monitor.processes)}
-    return [_Process(Refold(past, routes.view, routes.ended, own), its) for own, its in due.items() if its]
+    return [_Process(Refold(past, routes.view, routes.ended, own.has), its) for own, its in due.items() if its]
 
 
 def _route_name(entry: AuditEntry, routes: Routes) -> str:

@@ -75,7 +75,7 @@ class PlanReplay:
         self._plan = plan
         self._routes = Routes(past.registry)
         self._rollouts = {id: _anew(rollout, plan) for id, rollout in self._routes.of(route).items()}
-        self._refold = Refold(past, self._view, self._routes.ended)
+        self._refold = Refold(past, self._view, self._routes.ended, owns=route.__eq__)
         self.tried: dict[str, Tried] = {}
         self.drifts: list[Act] = []
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from gateway.core.audit import AuditEntry
 from gateway.core.errors import MalformedRequest
-from gateway.core.partitions import WHOLE, Partition
+from gateway.core.partitions import WHOLE, Owns
 from gateway.core.records import Elsewhere, Heartbeat, Offset, PredictionRecord
 from gateway.core.rollouts import Rollout, rollout_from_body
 from gateway.core.routes import stored_route
@@ -72,7 +72,7 @@ class Refold:
     Args:
         view: Returns a route (name, model) at a revision, for records that name one not learned yet.
         ended: Returns how a rollout ended.
-        own: Whose fold it is, of several processes.
+        owns: Says which routes are folded; all are, unless it is one of several processes or about one route.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Refold:
         past: Past,
         view: Callable[[str, str, int], RouteView],
         ended: Callable[[str], Rollout],
-        own: Partition = WHOLE,
+        owns: Owns = WHOLE.has,
     ) -> None:
         settings = past.monitor
         self.fold = Fold(
@@ -94,13 +94,13 @@ class Refold:
         self._recall = partial(recalled, archive=past.archive, decode=past.decode)
         self._view = view
         self._ended = ended
-        self._own = own
+        self._owns = owns
 
     def take(self, timed: Timed) -> None:
         """Fold one record, after learning of what it speaks."""
         time_s, stream, offset, record = timed
         if isinstance(record, PredictionRecord):
-            if self._own.has(record.route):
+            if self._owns(record.route):
                 self._prepare(record)
             else:
                 record = Elsewhere(record.prediction_id, record.time_s, record.route)
@@ -117,7 +117,7 @@ class Refold:
 
     def _look_up(self) -> None:
         if self.fold.sought:
-            look_up(self.fold, self._recall, self._prepare)
+            look_up(self.fold, self._recall, self._prepare, self._owns)
 
     def learn(self, view: RouteView) -> None:
         """Take a route at a revision."""

@@ -55,7 +55,7 @@ def build_report(past: Past, route: str, spans: Spans, *, made_at_s: float, prog
         ArchiveFailed, LogFailed, StoreFailed: the past cannot be read.
     """
     routes = Routes(past.registry)
-    refold = Refold(past, routes.view, routes.ended)
+    refold = Refold(past, routes.view, routes.ended, owns=route.__eq__)
     seen = _Incidents()
 
     def version_of(model: str, name: str) -> Version | None:

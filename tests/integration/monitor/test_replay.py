@@ -5,18 +5,21 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from monitor_world import ROUTE, SOUND, START_S, records
+from monitor_world import ROUTE, SOUND, START_S, make_registry, records
 from test_monitor import BAD_ERRORS, PLAN, Scene, convicted_too_soon, promoted_too_soon
 
 from adapters.logs.segments import SegmentDirectory, SegmentWriter
 from adapters.memory import ManualClock
 from gateway.core.plans import Step
 from gateway.core.policy import INCREASE_GAP_S
-from gateway.core.records import PredictionRecord
+from gateway.core.records import GroundTruthRecord, PredictionRecord
 from gateway.core.rollouts import Event, RolloutState
 from gateway.core.routes import DriftAction
+from gateway.ports.archive import Filter
 from gateway.replay.decisions import Finding, recompute_decisions
+from gateway.replay.past import unheard
 from gateway.replay.plan import PlanReplay
+from gateway.replay.refold import Refold, Routes
 
 
 def test_decisions_are_found_again_with_the_same_evidence(past_of):
@@ -96,6 +99,41 @@ def test_plan_is_replayed_with_what_it_would_have_done(past_of):
     stricter.run()
     assert all(act.time_s > entry.evidence["log_time_s"] for act in stricter.tried["r1"].acts)
     assert len(scene.registry.audit()) == entry.seq
+
+
+def test_ground_truth_of_another_route_is_left_alone(past_of, tmp_path):
+    """A replayed route's numbers are its own, although ground truth of others comes with it whose predictions are archived."""
+    scene, other = Scene(), "other"
+    make_registry(scene.registry, plan=PLAN, rollout="r2", name=other)
+    writer = SegmentWriter(
+        tmp_path / "log",
+        "w0",
+        segment_bytes_max=1,
+        segment_age_s=3_600,
+        bytes_max=2**30,
+        free_bytes_min=0,
+        clock=ManualClock(START_S),
+    )
+    theirs = [one for _, one in records(scene.registry, SOUND, 5, name=other) if isinstance(one, PredictionRecord)]
+    for one in theirs:
+        writer.append([one])
+    writer.close()
+    del theirs[-1]  # in the segment that is still open
+    past = past_of(scene)
+    for segment in SegmentDirectory(tmp_path / "log").closed("w0"):
+        past.archive.take(segment)
+    for one in theirs:
+        scene.log.append("w1", [GroundTruthRecord(one.prediction_id, START_S + 1.0, 0, "yes", START_S + 1.0)])
+    scene.write(records(scene.registry, SOUND, 2_400, seed=2, start_s=START_S + 2.0))
+    replay = PlanReplay(past, ROUTE, PLAN)
+    replay.run()
+    assert [tried.rollout.route for tried in replay.tried.values()] == [ROUTE]
+    refold = Refold(past, Routes(past.registry).view, Routes(past.registry).ended, owns=ROUTE.__eq__)
+    for timed in past.records(Filter(route=ROUTE), unheard):
+        refold.take(timed)
+    assert refold.fold.now_s > START_S + 10.0
+    assert (list(refold.fold.routes), refold.fold.truth.recalled_count) == ([ROUTE], 0)
+    assert all(refold.fold.truth.is_left(one.prediction_id) for one in theirs)
 
 
 def test_drift_rollback_is_found_again(past_of):
