@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -14,6 +15,7 @@ from gateway.core.fields import Json
 if TYPE_CHECKING:
     from gateway.replay.decisions import Recomputed
 
+_HEAD: Final = re.compile("([0-9]+):([0-9a-f]{8,64})…?")  # what `audit list` shows of an entry, or all of its hash
 _MEANINGS: Final = {
     "same": "the same",
     "differs": "differs",
@@ -86,9 +88,10 @@ def verify(
     """
     from gateway.core.audit import FIRST_HASH, AuditEntry, first_broken
 
-    known_seq, _, known_hash = head.partition(":")
-    if head and not (known_seq.isdigit() and known_hash):
-        raise typer.BadParameter(f"{head!r} is not SEQ:HASH", param_hint="--head")
+    noted = _HEAD.fullmatch(head)
+    if head and noted is None:
+        raise typer.BadParameter(f"{head!r} is not SEQ:HASH, of the hash eight digits or more", param_hint="--head")
+    known_seq, known_hash = noted.groups() if noted is not None else ("", "")
     last, found, broken = AuditEntry(0, 0.0, "", "", "", "", "", hash=FIRST_HASH), not head, None
     with gateway.admin() as admin:
         for entry in admin.audit():
@@ -96,7 +99,7 @@ def verify(
             if broken is not None:
                 break
             last = entry
-            found = found or (str(entry.seq) == known_seq and entry.hash.startswith(known_hash.rstrip("…")))
+            found = found or (str(entry.seq) == known_seq and entry.hash.startswith(known_hash))
         anchors = output.mapping(admin.verify_audit().get("anchors")) if broken is None else {}
     lost = list(output.objects(anchors.get("lost")))
     holds = broken is None and found and not lost

@@ -455,6 +455,13 @@ def test_audit_verify_finds_a_shortened_log(run, models):
     assert "99999" in result.stderr
 
 
+@pytest.mark.parametrize("head", ["1:…", "1:", ":0123456789", "1:0123", "1:not a hash"])
+def test_audit_verify_asks_for_a_hash(run, head):
+    """A number alone would be found in any log."""
+    result = run("audit", "verify", "--head", head)
+    assert (result.exit_code, "SEQ:HASH" in result.stderr) == (2, True)
+
+
 def test_no_reply_ends_with_3(run):
     """A gateway that is not there is told apart from one that refuses."""
     for words in (("models", "list", "--admin-url", "http://127.0.0.1:9"), ("predict", "delays", "[[1]]")):

@@ -29,6 +29,9 @@ def test_document_is_yaml_or_json(tmp_path):
         ("a: !!python/object/apply:os.system [ls]\n", "could not determine a constructor"),
         ("a: 2026-01-01\n", "date"),
         ("a: .nan\n", "not JSON compliant"),
+        ("steps: [100]\nsteps: [200]\n", "'steps' stands twice"),
+        ("a: {b: [{c: 1, c: 2}]}\n", "'c' stands twice"),
+        ("? [a, b]\n: 1\n", "unhashable"),
         ("{1: [}", "expected"),
         ("a: 1\n" * BYTES_MAX, "bytes"),
         ("\x00", "unacceptable character"),
@@ -42,6 +45,13 @@ def test_document_that_is_more_than_data_is_refused(tmp_path, text, said):
         read_document(path)
     assert "plan.yaml" in str(caught.value)
     assert said in str(caught.value)
+
+
+def test_numbers_are_those_of_json(tmp_path):
+    """No number has base eight, sixty or a hidden meaning: what a person reads is what counts."""
+    path = tmp_path / "plan.yaml"
+    path.write_text("a: [0500, 1e1, 12, -3, +4, .5, 1.5e-3]\nb: 1:30\nc: 1_000\nd: 0x10\n")
+    assert read_document(path) == {"a": [500, 10.0, 12, -3, 4, 0.5, 0.0015], "b": "1:30", "c": "1_000", "d": "0x10"}
 
 
 def test_document_that_is_not_there_is_refused(tmp_path):
