@@ -20,32 +20,40 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePath
 from typing import Final
 
+from adapters.runtimes.pickles.answers import registered
 from adapters.runtimes.pickles.deaths import Deaths
 from adapters.runtimes.pickles.forkserver import Died, Fork, ForkServer
 from adapters.runtimes.pickles.framing import Broken, Late
 from adapters.runtimes.pickles.limits import Limits
 from adapters.runtimes.pickles.orders import modules_of, open_artifact, plan_of
+from adapters.runtimes.pickles.run import PickledRun
 from gateway.core.errors import LoadFailed, PredictFailed, ProcessDied
 from gateway.core.models import Digest, Pickled, Version
 from gateway.core.providers import CPU
-from gateway.core.tensors import NUMPY_DTYPES, Array
+from gateway.core.tensors import Array
+from gateway.ports.metrics import Cell
 from gateway.ports.runtimes import Instance
 
 _log = logging.getLogger(__name__)
 _LOOK_S: Final = 1.0  # how often an instance looks at its idle processes' sizes
+_SPENT_SHARE: Final = 0.75  # of what a fresh process may still take, after which one is replaced before a caller meets the bound
 _IDLE_S: Final = 60.0  # after which one process above the least is given up
 
 
 class PickledRuntime:
     """Loads pickles."""
 
-    def __init__(self, *, limits: Limits, interpreter: str, interpreters: Sequence[str] = ()) -> None:
+    def __init__(
+        self, *, limits: Limits, interpreter: str, interpreters: Sequence[str] = (), unexpected: Cell | None = None
+    ) -> None:
         """Make the scratch directory, empty; models' processes get this thread's niceness and their own on top.
 
         Args:
             interpreter: For versions that bring none.
             interpreters: What versions may bring.
+            unexpected: Counts what goes wrong without a name while processes are kept.
         """
+        self.unexpected = unexpected
         self._limits = limits
         self._interpreter = interpreter
         self._interpreters = frozenset(interpreters)
@@ -161,6 +169,7 @@ class PickledInstance:
 
         Raises:
             PredictFailed: the model raised, its process died or hung (`ProcessDied`), or none was free in time.
+            OutputMismatch: as of `named`.
         """
         deadline_s = time.monotonic() + self._limits.predict_timeout_s
         fork = self._taken(deadline_s)
@@ -210,8 +219,12 @@ class PickledInstance:
                 self._waiting -= 1
 
     def named(self, answer: Array) -> dict[str, Array]:
-        """Return a model's answer as the output that was registered."""
-        return {self._output.name: answer.astype(NUMPY_DTYPES[self._output.datatype], copy=False)}
+        """Return a model's answer as the output that was registered.
+
+        Raises:
+            OutputMismatch: it is none.
+        """
+        return {self._output.name: registered(answer, self._output)}
 
     @contextlib.contextmanager
     def at_work(self, fork: Fork) -> Iterator[None]:
@@ -261,10 +274,11 @@ class PickledInstance:
         if is_last:
             self._leave()
 
-    def _lost(self, fork: Fork) -> None:
-        """Kill a process and have it replaced."""
+    def _lost(self, fork: Fork, reason: str = "") -> None:
+        """Kill a process, for a reason or because it has ended, and have it replaced."""
         fork.end()
-        _log.error("a pickled model's process ended", extra={"action": "replace", "version": self._name, "reason": fork.ending()})
+        facts = {"action": "replace", "version": self._name, "reason": reason or fork.ending()}
+        _log.error("a pickled model's process ended", extra=facts)
         with self._changed:
             self._alive -= 1
             self._deaths.note(time.monotonic())
@@ -297,10 +311,15 @@ class PickledInstance:
                 return self._wind_up()
             now_s = time.monotonic()
             busy_s = now_s if self._waiting or not self._free else busy_s
-            if wants_more:
-                self._start()
-            else:
-                self._look(is_idle=now_s - busy_s > _IDLE_S)
+            try:
+                if wants_more:
+                    self._start()
+                else:
+                    self._look(is_idle=now_s - busy_s > _IDLE_S)
+            except Exception as error:  # noqa: BLE001 - the keeper's loop; counted, and the next process starts after a pause
+                if self._runtime.unexpected is not None:
+                    self._runtime.unexpected.add(1.0)
+                self._not_replaced(f"{type(error).__name__}: {error}")
 
     def _wants_more(self) -> bool:
         is_short = self._alive < self._pickled.instances_min or self._waiting > len(self._free)
@@ -310,20 +329,23 @@ class PickledInstance:
         try:
             fork = self._forked()
         except LoadFailed as error:
-            _log.error("a process was not replaced", extra={"action": "replace", "version": self._name, "reason": str(error)})
-            with self._changed:
-                self._deaths.note(time.monotonic())
-                self._changed.notify_all()
+            self._not_replaced(str(error))
             return
         with self._changed:
             self._alive += 1
         self.give_back(fork)
 
+    def _not_replaced(self, reason: str) -> None:
+        _log.error("a process was not replaced", extra={"action": "replace", "version": self._name, "reason": reason})
+        with self._changed:
+            self._deaths.note(time.monotonic())
+            self._changed.notify_all()
+
     def _look(self, *, is_idle: bool) -> None:
         """End one idle process that has grown over its memory, died, or is one too many."""
         with self._changed:
-            found = next((fork for fork in self._free if fork.resident_bytes() > self._limits.memory_bytes), None)
-            dead = found or next((fork for fork in self._free if not fork.is_alive()), None)
+            spent = next((fork for fork in self._free if self._is_spent(fork)), None)
+            dead = spent or next((fork for fork in self._free if not fork.is_alive()), None)
             spare = self._free[0] if is_idle and self._free and self._alive > self._pickled.instances_min else None
             chosen = dead or spare
             if chosen is None:
@@ -333,7 +355,12 @@ class PickledInstance:
         if dead is None:
             chosen.end()
         else:
-            self._lost(chosen)
+            self._lost(chosen, "" if spent is None else f"was over its memory: it held {spent.held_bytes():,} bytes and grew")
+
+    def _is_spent(self, fork: Fork) -> bool:
+        """Return whether a process has grown since it was loaded, so far that it must be expected to run out of memory."""
+        room = self._limits.memory_bytes - fork.loaded_bytes
+        return fork.held_bytes() - fork.loaded_bytes > max(room, 0) * _SPENT_SHARE
 
     def _forked(self) -> Fork:
         for _ in range(2):  # the fork server may have died since
@@ -354,50 +381,3 @@ class PickledInstance:
         if self._is_closed and self._artifact >= 0:
             os.close(self._artifact)
             self._artifact = -1
-
-
-class PickledRun:
-    """A prediction that a process is at; ended by `answer` or, where that has none, by `finish`."""
-
-    def __init__(self, instance: PickledInstance, fork: Fork, deadline_s: float) -> None:
-        self.deadline_s = deadline_s
-        self._instance = instance
-        self._fork = fork
-        self._failure: Broken | None = None
-        self._outputs: dict[str, Array] | None = None
-
-    @property
-    def process(self) -> int:
-        """The number of the process, which no other has."""
-        return self._fork.number
-
-    def fileno(self) -> int:
-        """Return the descriptor that becomes readable with the answer, or with the end of the process."""
-        return self._fork.fileno()
-
-    def answer(self) -> dict[str, Array] | None:
-        """Return every output by name; None where `finish` has to be asked."""
-        try:
-            found = self._fork.answer_at_once()
-        except Broken as failure:
-            self._failure = failure
-            return None
-        if found is None:
-            return None
-        self._instance.give_back(self._fork)
-        self._outputs = self._instance.named(found)
-        return self._outputs
-
-    def finish(self) -> dict[str, Array]:
-        """Wait for the answer and return it again, if there was one.
-
-        Raises:
-            PredictFailed: as of `PickledInstance.predict`.
-        """
-        if self._outputs is not None:
-            return self._outputs
-        with self._instance.at_work(self._fork):
-            if self._failure is not None:
-                raise self._failure
-            found = self._fork.answer(self.deadline_s)
-        return self._instance.named(found)

@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from adapters.runtimes.pickled import PickledRuntime
+from adapters.runtimes.pickles.answers import registered
 from adapters.runtimes.pickles.forkserver import Fork
 from adapters.runtimes.pickles.framing import Broken, Late
 from adapters.runtimes.pickles.limits import Limits
@@ -102,7 +103,7 @@ class _Trial:
     def predict(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Return the answer under the output's name."""
         spec = self._signature.outputs[0]
-        return {spec.name: self.answer(inputs).astype(NUMPY_DTYPES[spec.datatype], copy=False)}
+        return {spec.name: registered(self.answer(inputs), spec)}
 
     def close(self) -> None:
         """End the process."""

@@ -20,6 +20,7 @@ from gateway.core.errors import MalformedRequest
 from gateway.core.models import Runtime as RuntimeName
 from gateway.core.notices import Channel, channels_from_body
 from gateway.core.privacy import Privacy
+from gateway.ports.metrics import Cell
 from gateway.ports.notices import Sender
 from gateway.ports.runtimes import Runtime
 from gateway.settings import Settings
@@ -70,8 +71,14 @@ def privacy_of(settings: Settings) -> Privacy | None:
         raise MalformedRequest(f"log.secret_file {path}: {error}") from error
 
 
-def runtimes_of(settings: Settings, artifacts: DirectoryArtifacts, scratch: Path) -> dict[RuntimeName, Runtime]:
-    """Return what runs versions in this process; pickled ones have theirs, with room of their own in `scratch`."""
+def runtimes_of(
+    settings: Settings, artifacts: DirectoryArtifacts, scratch: Path, unexpected: Cell | None = None
+) -> dict[RuntimeName, Runtime]:
+    """Return what runs versions in this process; pickled ones have theirs, with room of their own in `scratch`.
+
+    Args:
+        unexpected: Counts what goes wrong without a name while their processes are kept.
+    """
     from adapters.runtimes.chained import ChainedRuntime
     from adapters.runtimes.onnx import OnnxRuntime
     from adapters.runtimes.pickled import PickledRuntime
@@ -79,7 +86,10 @@ def runtimes_of(settings: Settings, artifacts: DirectoryArtifacts, scratch: Path
     runtimes: dict[RuntimeName, Runtime] = {
         RuntimeName.ONNX: OnnxRuntime(),
         RuntimeName.PICKLED: PickledRuntime(
-            limits=limits_of(settings, scratch), interpreter=sys.executable, interpreters=interpreters_of(settings)
+            limits=limits_of(settings, scratch),
+            interpreter=sys.executable,
+            interpreters=interpreters_of(settings),
+            unexpected=unexpected,
         ),
     }
     return {**runtimes, RuntimeName.CHAINED: ChainedRuntime(runtimes, artifacts)}

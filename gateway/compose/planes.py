@@ -29,6 +29,8 @@ from gateway.compose.directory import DataDirectory
 from gateway.compose.parts import channels_of, interpreters_of, limits_of, log_writer, privacy_of, runtimes_of, worker_names
 from gateway.core.partitions import FIRST, partitions
 from gateway.journal import open_journal
+from gateway.metrics.metric import cell
+from gateway.metrics.process import UNEXPECTED_ERRORS
 from gateway.ports.traces import Traces
 from gateway.settings import Settings, settings_from_body
 
@@ -73,7 +75,8 @@ def _run_serving(settings: Settings, worker: str, listener: socket.socket) -> No
     from gateway.serving.run import run_worker
 
     data, clock = DataDirectory(settings.data_dir), SystemClock()
-    artifacts = DirectoryArtifacts(data.artifacts)
+    artifacts, metrics = DirectoryArtifacts(data.artifacts), MetricsFile(data.metrics / f"{worker}.bin")
+    unexpected = cell(metrics, UNEXPECTED_ERRORS, "pickled")
     run_worker(
         worker=worker,
         workers=worker_names(settings),
@@ -81,9 +84,9 @@ def _run_serving(settings: Settings, worker: str, listener: socket.socket) -> No
         settings=settings,
         registry=SqliteRegistry(data.registry, clock=clock),
         artifacts=artifacts,
-        runtimes=runtimes_of(settings, artifacts, data.run / "pickled" / worker),
+        runtimes=runtimes_of(settings, artifacts, data.run / "pickled" / worker, unexpected),
         log=log_writer(settings, worker),
-        metrics=MetricsFile(data.metrics / f"{worker}.bin"),
+        metrics=metrics,
         snapshots=MetricsDirectory(data.metrics),
         in_flight=MappedInFlight(data.in_flight(worker)),
         suspicions=SuspicionsFile(data.run / "poison.json"),

@@ -33,7 +33,8 @@ _SCOPES = 0b11  # abstract Unix sockets and signals of processes outside; from A
 _FILE_RIGHTS = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | 1 << 15  # all that a rule on a file, not a directory, may hold
 
 # Numbers of the calls that are refused, x86-64 and AArch64. Sockets of every kind; io_uring, which would open them unseen; other
-# processes' memory; programs; namespaces, mounts, modules, keys, clocks; owners and modes of files, which Landlock does not keep.
+# processes' memory; programs; namespaces, mounts, modules, keys, clocks; owners and modes of files, which Landlock does not keep;
+# memory that no limit of this process counts, because it is mapped nowhere.
 _REFUSED = {
     "socket": (41, 198), "socketpair": (53, 199), "connect": (42, 203), "bind": (49, 200), "listen": (50, 201),
     "accept": (43, 202), "accept4": (288, 242), "io_uring_setup": (425, 425), "io_uring_enter": (426, 426),
@@ -49,7 +50,8 @@ _REFUSED = {
     "name_to_handle_at": (303, 264), "mknodat": (259, 33), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452),
     "fchown": (93, 55), "fchownat": (260, 54), "setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7),
     "utimensat": (280, 88), "shmget": (29, 194), "shmat": (30, 196), "msgget": (68, 186), "semget": (64, 190),
-    "mq_open": (240, 180), "quotactl": (179, 60), "syslog": (103, 116),
+    "mq_open": (240, 180), "quotactl": (179, 60), "syslog": (103, 116), "memfd_create": (319, 279), "memfd_secret": (447, 447),
+    "vmsplice": (278, 75),
 }  # fmt: skip
 _REFUSED_AT_LAST = {"sched_setaffinity": (203, 122), "setpriority": (141, 140), "sched_setscheduler": (144, 119),
                     "sched_setattr": (314, 274), "setrlimit": (160, 164)}  # fmt: skip  # once its limits are set
@@ -58,6 +60,8 @@ _X86_FORKS = (57, 58)  # fork, vfork
 _SIGNALS = {"kill": (62, 129), "tkill": (200, 130), "tgkill": (234, 131), "rt_sigqueueinfo": (129, 138),
             "rt_tgsigqueueinfo": (297, 240), "pidfd_send_signal": (424, 424)}  # fmt: skip
 _PRLIMIT, _CLONE, _CLONE3 = (302, 261), (56, 220), (435, 435)
+_PRCTL, _FCNTL = (157, 167), (72, 25)
+_PR_SET_PDEATHSIG, _F_SETPIPE_SZ = 1, 1031
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # the column above, and AUDIT_ARCH_…
 
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
@@ -154,6 +158,8 @@ def _program(column: int, architecture: int, *, may_fork: bool) -> bytes:
         # A new limit is a pointer that is not null; both halves are looked at.
         limit = [_load(_ARGS_AT + 16), _step(_JEQ, 0, 0, 2), _load(_ARGS_AT + 20), _step(_JEQ, 0, 1, 0), _step(_RET, refuse)]
         code += _when(_PRLIMIT[column], limit)
+        code += _when(_PRCTL[column], [_load(_ARGS_AT), *_refused_if(_PR_SET_PDEATHSIG)])  # it ends with the fork server
+        code += _when(_FCNTL[column], [_load(_ARGS_AT + 8), *_refused_if(_F_SETPIPE_SZ)])  # a pipe holds 64 KB, not 1 MB
         code += _when(_CLONE3[column], [_step(_RET, _ERRNO | _ENOSYS)])  # its flags lie in memory; the C library then uses clone
         code += _when(_CLONE[column], [_load(_ARGS_AT), _step(_JSET, _CLONE_THREAD, 1, 0), _step(_RET, refuse)])
         for numbers in _SIGNALS.values():
@@ -165,6 +171,11 @@ def _program(column: int, architecture: int, *, may_fork: bool) -> bytes:
 def _when(number: int, then: Sequence[bytes]) -> list[bytes]:
     """Return the steps that run `then` for one call, and afterwards have the call's number loaded again."""
     return [_step(_JEQ, number, 0, len(then) + 1), *then, _load(_NUMBER_AT)]
+
+
+def _refused_if(value: int) -> list[bytes]:
+    """Return the steps that refuse a call whose argument, just loaded, is this one."""
+    return [_step(_JEQ, value, 0, 1), _step(_RET, _ERRNO | _EPERM)]
 
 
 def _load(offset: int) -> bytes:

@@ -54,7 +54,11 @@ class Died(Exception):
 
 
 class ForkServer:
-    """One fork server. Safe to share between threads."""
+    """One fork server. Safe to share between threads.
+
+    Attributes:
+        own_bytes: What it holds of the machine's memory after its imports, files that others share not counted.
+    """
 
     def __init__(self, interpreter: str, modules: Sequence[str], limits: Limits, starter: Executor) -> None:
         """Start it and wait until it has imported the modules.
@@ -67,7 +71,10 @@ class ForkServer:
         """
         self._limits = limits
         self._turn = threading.Lock()
-        self._control, theirs = socket.socketpair()
+        try:
+            self._control, theirs = socket.socketpair()
+        except OSError as error:
+            raise LoadFailed(f"no process can be started for pickled models: {error.strerror}") from error
         directory = str(Path(__file__).parents[1])
         threads = str(limits.cores)
         try:
@@ -111,6 +118,7 @@ class ForkServer:
             self.close()
             raise LoadFailed(str(ready["error"]), hint="pickled.confinement = warn goes on without")
         self.preload_ms = float(str(ready["preload_ms"]))
+        self.own_bytes = int(str(ready["own_bytes"]))
 
     @property
     def is_alive(self) -> bool:
@@ -125,12 +133,33 @@ class ForkServer:
             order: `imports`, `format` and `plan`, see `host.py`.
 
         Raises:
-            LoadFailed: it cannot be unpickled, or not in time.
+            LoadFailed: it cannot be unpickled, or not in time, or there is no room for a process.
             Died: the fork server is gone.
         """
         deadline_s = time.monotonic() + self._limits.load_timeout_s
+        try:
+            fork = self._begun(artifact, order)
+        except OSError as error:
+            raise LoadFailed(f"no process can be started for it: {error.strerror}") from error
+        try:
+            fork.wait_until_loaded(deadline_s, self._limits.load_timeout_s)
+        except BaseException:
+            fork.end()
+            raise
+        return fork
+
+    def _begun(self, artifact: int, order: Mapping[str, object]) -> Fork:
+        if not self._limits.scratch.is_dir():
+            self._limits.scratch.mkdir(mode=0o700, parents=True)
+            self._process.kill()  # its confinement leaves it the directory that was there when it started
+            self._process.wait()
+            raise Died("its scratch directory was gone")
         scratch = Path(tempfile.mkdtemp(dir=self._limits.scratch))
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise
         try:
             cores = _cores(self._limits.cores)
             descriptor = os.open(f"/proc/self/fd/{artifact}", os.O_RDONLY)  # with a position of its own
@@ -148,13 +177,7 @@ class ForkServer:
             raise
         finally:
             theirs.close()
-        fork = Fork(self, int(str(answer["pid"])), ours, scratch, self._limits.message_bytes_max)
-        try:
-            fork.wait_until_loaded(deadline_s, self._limits.load_timeout_s)
-        except BaseException:
-            fork.end()
-            raise
-        return fork
+        return Fork(self, int(str(answer["pid"])), ours, scratch, self._limits.message_bytes_max)
 
     def end(self, pid: int) -> int | None:
         """Kill a fork and return its wait status; None when the fork server is gone, and with it the fork."""
@@ -208,12 +231,14 @@ class Fork:
 
     Attributes:
         number: Of no other; its `pid` may become another's.
+        loaded_bytes: What it held beyond its imports once it had unpickled the model.
     """
 
     def __init__(self, server: ForkServer, pid: int, connection: socket.socket, scratch: Path, bytes_max: int) -> None:
         self.pid = pid
         self.number = next(_NUMBERS)
         self.facts: dict[str, Any] = {}
+        self.loaded_bytes = 0
         self._server = server
         self._channel = Channel(connection, bytes_max)
         self._scratch = scratch
@@ -241,6 +266,7 @@ class Fork:
         if "error" in facts:
             raise LoadFailed(f"it cannot be unpickled: {facts['error']}")
         self.facts = facts
+        self.loaded_bytes = self.held_bytes()
 
     def follow(self, plan: Mapping[str, object], deadline_s: float) -> None:
         """Say which method to call, and how.
@@ -297,10 +323,15 @@ class Fork:
         self._channel.send(JSON, json_parts({"convert": dict(order)}), deadline_s)
         return bytes(self._reply(BLOB, deadline_s))
 
-    def resident_bytes(self) -> int:
-        """Return what it holds of the machine's memory, what it shares with others included; 0 when it is gone."""
+    def held_bytes(self) -> int:
+        """Return what it holds of the machine's memory beyond what its imports take."""
+        return max(self.own_bytes() - self._server.own_bytes, 0)
+
+    def own_bytes(self) -> int:
+        """Return what it holds of the machine's memory, its imports included and shared files not; 0 when it is gone."""
         try:
-            return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+            _, resident, shared = Path(f"/proc/{self.pid}/statm").read_text().split()[:3]
+            return (int(resident) - int(shared)) * os.sysconf("SC_PAGESIZE")
         except (OSError, IndexError, ValueError):
             return 0
 
@@ -308,8 +339,10 @@ class Fork:
         """Return whether it still runs."""
         try:
             return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-        except (OSError, IndexError):
+        except (FileNotFoundError, ProcessLookupError, IndexError):
             return False
+        except OSError:  # no descriptor is left to look with
+            return True
 
     def end(self) -> None:
         """Kill it and remove what it wrote."""

@@ -70,13 +70,20 @@ def _prepared(settings: dict[str, Any]) -> dict[str, Any]:
         began_s = time.monotonic()
         failed = _failed_imports(settings["modules"])
         sizes.seek(0)
-        pages = int(sizes.read(200).split()[0])
+        pages, resident, shared = map(int, sizes.read(200).split()[:3])
     settings["base_bytes"] = pages * resource.getpagesize()
+    own_bytes = (resident - shared) * resource.getpagesize()
     settings["confined"], settings["missing"] = applied, missing
     gc.collect()
     gc.freeze()  # shared pages stay shared
     preload_ms = (time.monotonic() - began_s) * 1e3
-    return {"confined": applied, "missing": missing, "preload_ms": preload_ms, "failed_imports": failed}
+    return {
+        "confined": applied,
+        "missing": missing,
+        "preload_ms": preload_ms,
+        "failed_imports": failed,
+        "own_bytes": own_bytes,
+    }
 
 
 def _failed_imports(modules: list[str]) -> list[str]:

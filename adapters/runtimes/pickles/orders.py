@@ -39,8 +39,12 @@ def open_artifact(path: PurePath, digest: Digest) -> int:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise LoadFailed(f"the artifact cannot be opened: {error.strerror}") from error
-    with os.fdopen(os.dup(descriptor), "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        os.close(descriptor)
+        raise LoadFailed(f"the artifact cannot be read: {error.strerror}") from error
     if found != digest:
         os.close(descriptor)
         raise LoadFailed(f"the artifact has the digest {found}, and {digest} was registered")

@@ -100,6 +100,22 @@ class Leaking:
         return [float(os.getpid())] * len(rows)
 
 
+class Fickle:
+    """Answers whole numbers, or halves when a row's first number is 1, or numbers that need 40 bits when it is 2."""
+
+    n_features_in_ = 2
+
+    def predict(self, rows):
+        import numpy
+
+        match int(rows[0, 0]):
+            case 1:
+                return rows.sum(axis=1) + 0.5
+            case 2:
+                return numpy.full(len(rows), 2**40)
+        return numpy.arange(len(rows))
+
+
 class Prying:
     """Tries what a pickle must not do and says what came of each attempt."""
 
@@ -109,11 +125,19 @@ class Prying:
         self.outside = outside
 
     def predict(self, rows):
+        import ctypes
+        import fcntl
         import os
         import socket
         import subprocess
         import tempfile
         from pathlib import Path
+
+        libc = ctypes.CDLL(None, use_errno=True)
+
+        def outlive():
+            if libc.prctl(1, 0, 0, 0, 0):  # PR_SET_PDEATHSIG
+                raise OSError(ctypes.get_errno(), "")
 
         attempts = {
             "read": lambda: Path(self.outside).read_text(),
@@ -127,6 +151,9 @@ class Prying:
             "program": lambda: subprocess.run(["/bin/true"], check=True),
             "fork": os.fork,
             "signal": lambda: os.kill(os.getppid(), 0),
+            "unseen memory": lambda: os.memfd_create("x"),
+            "larger pipe": lambda: fcntl.fcntl(os.pipe()[1], 1031, 2**20),  # F_SETPIPE_SZ
+            "outliving": outlive,
             "own": lambda: Path(tempfile.gettempdir(), "kept").write_text("x"),
         }
         found = []

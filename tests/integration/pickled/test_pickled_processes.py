@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -15,11 +16,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gateway.core.errors import LoadFailed, PredictFailed
+from adapters.memory import MemoryBank
+from adapters.runtimes.pickled import PickledRuntime
+from gateway.core.errors import LoadFailed, OutputMismatch, PredictFailed
+from gateway.core.tensors import Datatype, Signature, TensorSpec
 
 sys.path.insert(0, str(Path(__file__).parent))
 import models
-from models import Doomed, Leaking, Opens, Prying, Sum, Where, runtime, saved, version_of
+from models import Doomed, Fickle, Leaking, Opens, Prying, Sum, Where, runtime, saved, version_of
 
 ROWS = {"input": np.arange(6.0).reshape(3, 2)}
 
@@ -161,6 +165,93 @@ def test_leaking_process_is_replaced_between_callers(load, until):
         answering(instance)
     until(lambda: not is_running(first), within_s=10)
     assert answering(instance) != first
+
+
+def test_memory_of_its_imports_is_not_the_process_own(load):
+    """What a process holds is counted beyond its imports, and is next to nothing for a model that holds nothing."""
+    instance = load(Sum(), memory_bytes=2**25)
+    assert instance.predict(ROWS)["prediction"].tolist() == [1.0, 5.0, 9.0]
+    fork = instance._free[0]
+    assert fork.own_bytes() > 2**22
+    assert fork.held_bytes() < 2**22
+
+
+def test_process_that_finds_no_room_is_started_when_there_is(load, tmp_path, until):
+    """While no scratch directory can be made a version is not loaded, for a reason that is told; a running one comes back."""
+    instance, scratch = load(Where(), predict_timeout_s=1.0), tmp_path / "scratch0"
+    first = answering(instance)
+    shutil.rmtree(scratch)
+    scratch.write_text("no directory")
+    os.kill(first, signal.SIGKILL)
+
+    def is_told(reason: str) -> bool:
+        with pytest.raises(PredictFailed) as failed:
+            instance.predict(row(0))
+        return reason in str(failed.value)
+
+    until(lambda: is_told("its processes died"), within_s=60)
+    version, fresh = saved(tmp_path / "m.pkl", Sum()), runtime(tmp_path / "other")
+    (tmp_path / "other").rmdir()
+    (tmp_path / "other").write_text("no directory")
+    with pytest.raises(LoadFailed, match="no process can be started for it: File exists"):
+        fresh.load(tmp_path / "m.pkl", version)
+    scratch.unlink()
+    until(lambda: is_answered(instance), within_s=60)
+
+
+def is_answered(instance) -> bool:
+    """Return whether a prediction comes back."""
+    try:
+        return answering(instance) > 0
+    except PredictFailed:
+        return False
+
+
+def test_what_has_no_name_is_counted_and_ends_no_version(tmp_path, until):
+    """A fault that nobody foresaw while a process is replaced is counted, and the version is served again after it."""
+
+    class Failing(PickledRuntime):
+        left = 1
+
+        def acquire(self, pickled):
+            if self.is_met and self.left:
+                self.left -= 1
+                raise ZeroDivisionError
+            return super().acquire(pickled)
+
+        is_met = False
+
+    counted = MemoryBank().cell("unexpected")
+    version = saved(tmp_path / "m.pkl", Where())
+    pickles = Failing(limits=models.limits(tmp_path / "scratch"), interpreter=sys.executable, unexpected=counted)
+    instance = pickles.load(tmp_path / "m.pkl", version)
+    pid = answering(instance)
+    pickles.is_met = True
+    os.kill(int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]), signal.SIGKILL)
+    until(lambda: counted.value == 1.0, within_s=60)
+    until(lambda: is_answered(instance), within_s=60)
+    instance.close()
+
+
+@pytest.mark.parametrize("value", [1, 2])
+def test_answer_of_another_kind_is_no_answer(load, value):
+    """Where whole numbers of 32 bits were registered, neither a fraction nor a larger number is cut to fit."""
+    signature = Signature(models.SIGNATURE.inputs, (TensorSpec("prediction", Datatype.INT32, (-1,)),))
+    instance = load(Fickle(), signature=signature)
+    found = instance.predict(row(0))["prediction"]
+    assert (found.dtype, found.tolist()) == (np.int32, [0])
+    with pytest.raises(OutputMismatch, match="and INT32 was registered"):
+        instance.predict(row(value))
+    run = instance.begin(row(value))
+    until_readable(run)
+    assert run.answer() is None
+    with pytest.raises(OutputMismatch, match="and INT32 was registered"):
+        run.finish()
+
+
+def until_readable(run) -> None:
+    """Wait for a run's answer."""
+    assert select.select([run.fileno()], [], [], 60)[0]
 
 
 def test_deaths_in_a_row_are_answered_with_growing_pauses(load):
