@@ -38,6 +38,7 @@ from gateway.core.commits import (
     body_of,
     entry_of,
     read_back,
+    refuse_fewer_strikes,
     refuse_other_version,
     refuse_stale,
     route_named_by,
@@ -264,6 +265,10 @@ def _settled(state: _State, write: Write) -> Write:
         case PutVersion(version):
             if (before := state.versions.get((version.model, version.version))) is not None:
                 refuse_other_version(before, version)
+            return write
+        case Quarantine(digest):
+            if (stood := state.quarantines.get(digest)) is not None:
+                refuse_fewer_strikes(stood, write)
             return write
         case _:
             return write

@@ -33,6 +33,7 @@ from gateway.core.changes import (
 )
 from gateway.core.commits import (
     read_back,
+    refuse_fewer_strikes,
     refuse_other_version,
 )
 from gateway.core.rollouts import rollout_body
@@ -46,6 +47,7 @@ def settled(transaction: Transaction, write: Write) -> Write:
 
     Raises:
         VersionExists: the version is there and differs in more than its state.
+        RevisionConflict: the digest was convicted since.
         MalformedRequest: it could not be read back.
     """
     write = read_back(write)
@@ -58,6 +60,11 @@ def settled(transaction: Transaction, write: Write) -> Write:
             before = standing(transaction, write)
             if isinstance(before, PutVersion):
                 refuse_other_version(before.version, version)
+            return write
+        case Quarantine():
+            before = standing(transaction, write)
+            if isinstance(before, Quarantine):
+                refuse_fewer_strikes(before, write)
             return write
         case _:
             return write

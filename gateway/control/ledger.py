@@ -111,6 +111,7 @@ def release(control: Control, call: Call) -> Answer:
     Raises:
         MalformedRequest: no reason was given.
         UnknownSubject: the digest is not in quarantine now.
+        RevisionConflict: it was convicted again meanwhile.
     """
     digest, now_s, reason = call.path["digest"], control.clock.now_s(), call.asked("reason", str)
     if not reason.strip():

@@ -139,6 +139,15 @@ def refuse_other_version(before: Version, after: Version) -> None:
         )
 
 
+def refuse_fewer_strikes(before: Quarantine, after: Quarantine) -> None:
+    """Raise `RevisionConflict` if a digest would have fewer strikes: it was convicted since it was looked at."""
+    if after.strikes < before.strikes:
+        raise RevisionConflict(
+            f"digest {after.digest} was convicted {before.strikes} times, not {after.strikes}",
+            hint="read it again and decide anew",
+        )
+
+
 def entry_of(
     change: Change, decision_id: DecisionId | None, *, time_s: float, before: Json, after: Json, last: tuple[int, str] | None
 ) -> AuditEntry:

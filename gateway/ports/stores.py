@@ -99,7 +99,7 @@ class RegistryStore(Protocol):
             expected_revision: Of `change.route`; 0 means that the route must not exist; None compares nothing.
 
         Raises:
-            RevisionConflict: the route moved on.
+            RevisionConflict: the route moved on, or a digest in quarantine was convicted since.
             VersionExists: the version's name is taken.
             StoreFailed: nothing was written.
         """

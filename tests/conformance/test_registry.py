@@ -308,6 +308,18 @@ def test_registry_keeps_keys_quarantines_and_the_switch(registry):
     assert registry.automation().is_on
 
 
+def test_registry_forgets_no_strike(registry):
+    """Who releases a digest that was convicted again meanwhile meets a conflict; nothing of the change is written."""
+    barred = Quarantine("d" * 64, "delays", "2", 1, 99.5, "errors")
+    registry.commit(change(barred))
+    registry.commit(change(again := replace(barred, strikes=2, until_s=400.0)))
+    with pytest.raises(RevisionConflict, match="convicted 2 times, not 1"):
+        registry.commit(change(Automation(False), replace(barred, until_s=0.0)))
+    assert (registry.quarantines(), registry.automation().is_on) == ([again], True)
+    registry.commit(change(replace(again, until_s=0.0)))
+    assert registry.quarantines() == [replace(again, until_s=0.0)]
+
+
 def test_registry_follows_a_rollout(registry):
     """A rollout is committed with its route, keeps its place in the listing, and closes."""
     registry.commit(change(PutRoute(route()), PutRoute(route("other")), route="delays"))
