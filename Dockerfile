@@ -6,7 +6,7 @@ WORKDIR /src
 COPY pyproject.toml README.md requirements.lock ./
 COPY gateway ./gateway
 COPY adapters ./adapters
-RUN python -m venv /opt/headgate && /opt/headgate/bin/pip install --no-cache-dir --disable-pip-version-check -c requirements.lock .
+RUN python -m venv /opt/headgate && /opt/headgate/bin/pip install --no-cache-dir --disable-pip-version-check -c requirements.lock '.[grpc,notices,tracing]'
 
 FROM python:3.11-slim
 RUN useradd --system --uid 10001 --home-dir /data --shell /usr/sbin/nologin headgate && install -d -o headgate -g headgate -m 0700 /data

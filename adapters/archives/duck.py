@@ -294,7 +294,7 @@ class DuckArchive:
 
         The empty ones have every fixed column, so that an export of nothing has columns too.
         """
-        lines = (json.dumps(body).encode() + b"\n" for body in bodies)
+        lines = (json.dumps(body, separators=(",", ":")).encode() + b"\n" for body in bodies)  # as logged, without blanks
         files, _ = spread(cursor, parts(lines, staged / "part.jsonl", line_bytes_max=self._line_bytes_max), staged, "tail")
         return write_empty(cursor, staged), Manifest(files=tuple(replace(file, path=str(staged / file.path)) for file in files))
 

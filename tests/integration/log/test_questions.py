@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from gateway.core.errors import ArchiveFailed, NotReady, NotValid
 from gateway.core.records import GroundTruthRecord
+from gateway.core.tensors import Datatype, Tensor
 from gateway.history import TAIL_MAX, _bounded, ask
 from gateway.ports.archive import QuestionLimits
 
@@ -52,6 +54,23 @@ def test_question_sees_the_newest_outcome_of_a_row(asked):
 def test_question_of_the_archive_alone_leaves_out_the_open_log(asked):
     """Who does not need the last minutes is not answered from them."""
     assert asked("SELECT count(*) FROM predictions", is_archived_only=True).rows == ((10,),)
+
+
+def test_question_sees_what_is_logged_raw_before_and_after_it_is_archived(house, prediction):
+    """A row with a missing value and a tensor of many numbers have their features while they are in the open log, too."""
+    missing = np.array([[1.5, np.nan, 3.0, 4.0]], np.float32)
+    many = np.arange(400, dtype=np.float32).reshape(2, 200)
+    house.write(
+        prediction(1, inputs=(Tensor("x", Datatype.FP32, missing),)), prediction(2, inputs=(Tensor("w", Datatype.FP32, many),))
+    )
+
+    def seen() -> tuple[object, ...]:
+        sql = "SELECT count(*), sum(in_x_0), count(in_x_1), sum(in_w_199) FROM predictions"
+        return ask(sql, within=LIMITS, archive=house.archive, log=house.reader).rows
+
+    in_the_open_log = seen()
+    house.take()
+    assert in_the_open_log == seen() == ((3, 1.5, 1, 199.0 + 399.0),)
 
 
 def test_question_over_nothing_has_the_fixed_columns(house):
