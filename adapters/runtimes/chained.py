@@ -16,7 +16,7 @@ from gateway.core.errors import LoadFailed, NotValid, PredictFailed
 from gateway.core.models import Runtime as RuntimeName
 from gateway.core.models import Version
 from gateway.core.tensors import NUMPY_DTYPES, Array, TensorSpec
-from gateway.ports.runtimes import Instance, Runtime
+from gateway.ports.runtimes import HoldsElsewhere, Instance, Runtime
 from gateway.ports.stores import ArtifactStore
 
 
@@ -84,6 +84,11 @@ class ChainedInstance:
     def runtime_version(self) -> str:
         """Of every member, in the order in which they run."""
         return " + ".join(instance.runtime_version for instance in self._instances)
+
+    @property
+    def outside_bytes(self) -> int:
+        """Of every member that holds memory outside of this process."""
+        return sum(instance.outside_bytes for instance in self._instances if isinstance(instance, HoldsElsewhere))
 
     def predict(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Return the last member's outputs by name.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import shutil
 import threading
@@ -36,7 +37,6 @@ from gateway.ports.runtimes import Instance
 
 _log = logging.getLogger(__name__)
 _LOOK_S: Final = 1.0  # how often an instance looks at its idle processes' sizes
-_SPENT_SHARE: Final = 0.75  # of what a fresh process may still take, after which one is replaced before a caller meets the bound
 _IDLE_S: Final = 60.0  # after which one process above the least is given up
 
 
@@ -140,6 +140,7 @@ class PickledInstance:
         self._free: list[Fork] = []
         self._alive = 0  # free or at work
         self._waiting = 0
+        self._again = 0  # of those waiting, the members of a run that failed
         self._deaths = Deaths()
         self._is_closed = False
         self._server: ForkServer | None = None
@@ -164,6 +165,12 @@ class PickledInstance:
         """How many threads may be inside `predict` at once."""
         return self._pickled.instances_max
 
+    @property
+    def outside_bytes(self) -> int:
+        """What its free processes hold; after loading, all of them."""
+        with self._changed:
+            return sum(fork.own_bytes() for fork in self._free)
+
     def predict(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Return the output by name.
 
@@ -171,13 +178,21 @@ class PickledInstance:
             PredictFailed: the model raised, its process died or hung (`ProcessDied`), or none was free in time.
             OutputMismatch: as of `named`.
         """
-        deadline_s = time.monotonic() + self._limits.predict_timeout_s
-        fork = self._taken(deadline_s)
-        with self.at_work(fork):
+        return self.predict_within(inputs, math.inf, is_again=False)
+
+    def predict_within(self, inputs: Mapping[str, Array], within_s: float, *, is_again: bool) -> dict[str, Array]:
+        """Return the output by name; raises as `predict` does. What is run again has its time from when it has a process."""
+        timeout_s = self._limits.predict_timeout_s
+        within_s = min(within_s, timeout_s)
+        deadline_s = time.monotonic() + (timeout_s if is_again else within_s)
+        fork = self._taken(deadline_s, is_again=is_again)
+        if is_again:
+            deadline_s = time.monotonic() + within_s
+        with self.at_work(fork, within_s, is_again=is_again):
             answer = fork.predict([inputs[name] for name in self._inputs], deadline_s)
         return self.named(answer)
 
-    def begin(self, inputs: Mapping[str, Array]) -> PickledRun | None:
+    def begin(self, inputs: Mapping[str, Array], *, within_s: float = math.inf) -> PickledRun | None:
         """Have a free process predict, or return None where there is none or the inputs are too large. Never blocks."""
         if not self._changed.acquire(blocking=False):
             return None
@@ -191,7 +206,7 @@ class PickledInstance:
             if not fork.begin([inputs[name] for name in self._inputs]):
                 self.give_back(fork)
                 return None
-        return PickledRun(self, fork, time.monotonic() + self._limits.predict_timeout_s)
+        return PickledRun(self, fork, min(within_s, self._limits.predict_timeout_s))
 
     def close(self) -> None:
         """Have the processes ended, in the thread that keeps them; those at work end with their answer."""
@@ -199,15 +214,16 @@ class PickledInstance:
             self._is_closed = True
             self._changed.notify_all()
 
-    def _taken(self, deadline_s: float) -> Fork:
+    def _taken(self, deadline_s: float, *, is_again: bool) -> Fork:
         with self._changed:
             self._waiting += 1
+            self._again += is_again
             try:
                 while not self._free:
                     now_s = time.monotonic()
                     if self._is_closed:
                         raise PredictFailed("the instance was closed")
-                    if self._alive == 0 and self._deaths.start_at_s > deadline_s:
+                    if self._alive == 0 and self._start_at_s() > deadline_s:
                         pause_s = self._deaths.start_at_s - now_s
                         raise PredictFailed(f"its processes died {self._deaths.count} times; the next starts in {pause_s:.1f} s")
                     if now_s >= deadline_s:
@@ -217,18 +233,15 @@ class PickledInstance:
                 return self._free.pop()  # the one used last: its caches are warm, and the others may idle
             finally:
                 self._waiting -= 1
+                self._again -= is_again
 
     def named(self, answer: Array) -> dict[str, Array]:
-        """Return a model's answer as the output that was registered.
-
-        Raises:
-            OutputMismatch: it is none.
-        """
+        """Return a model's answer as the output that was registered; raises OutputMismatch where it is none."""
         return {self._output.name: registered(answer, self._output)}
 
     @contextlib.contextmanager
-    def at_work(self, fork: Fork) -> Iterator[None]:
-        """Give a process back after its answer, or have it replaced.
+    def at_work(self, fork: Fork, within_s: float, *, is_again: bool = False) -> Iterator[None]:
+        """Give a process back after its answer, which it had so long for, or have it replaced.
 
         Raises:
             PredictFailed: as of `predict`.
@@ -236,17 +249,17 @@ class PickledInstance:
         try:
             yield
         except Late as error:
-            self._lost(fork)
+            self._lost(fork, is_again=is_again)
             raise ProcessDied(
-                f"it did not answer within {self._limits.predict_timeout_s:g} s; its process was killed",
+                f"it did not answer within {within_s:.3g} s; its process was killed",
                 hint="pickled.predict_timeout_s is the bound",
             ) from error
         except Broken as error:
-            self._lost(fork)
+            self._lost(fork, is_again=is_again)
             raise ProcessDied(f"its process {fork.ending()} while it predicted") from error
         except PredictFailed as error:
             if not fork.is_alive() or error.message.endswith("out of memory"):
-                self._lost(fork)
+                self._lost(fork, is_again=is_again)
                 raise ProcessDied(error.message) from error
             self.give_back(fork)
             raise
@@ -274,14 +287,15 @@ class PickledInstance:
         if is_last:
             self._leave()
 
-    def _lost(self, fork: Fork, reason: str = "") -> None:
+    def _lost(self, fork: Fork, reason: str = "", *, is_again: bool = False) -> None:
         """Kill a process, for a reason or because it has ended, and have it replaced."""
         fork.end()
         facts = {"action": "replace", "version": self._name, "reason": reason or fork.ending()}
         _log.error("a pickled model's process ended", extra=facts)
         with self._changed:
             self._alive -= 1
-            self._deaths.note(time.monotonic())
+            if not is_again:
+                self._deaths.note(time.monotonic())
             self._changed.notify_all()
             is_last = self._is_closed and self._alive == 0
         if is_last:
@@ -303,7 +317,7 @@ class PickledInstance:
         while True:
             with self._changed:
                 while not self._is_closed and not self._wants_more():
-                    pause_s = self._deaths.start_at_s - time.monotonic()
+                    pause_s = self._start_at_s() - time.monotonic()
                     if not self._changed.wait(pause_s if 0 < pause_s < _LOOK_S else _LOOK_S):
                         break
                 is_closed, wants_more = self._is_closed, self._wants_more()
@@ -323,7 +337,11 @@ class PickledInstance:
 
     def _wants_more(self) -> bool:
         is_short = self._alive < self._pickled.instances_min or self._waiting > len(self._free)
-        return is_short and self._alive < self._pickled.instances_max and time.monotonic() >= self._deaths.start_at_s
+        return is_short and self._alive < self._pickled.instances_max and time.monotonic() >= self._start_at_s()
+
+    def _start_at_s(self) -> float:
+        """Return when the next process may start: at once for who is run again, while any starts at all."""
+        return 0.0 if self._again and self._deaths.has_started else self._deaths.start_at_s
 
     def _start(self) -> None:
         try:
@@ -333,18 +351,20 @@ class PickledInstance:
             return
         with self._changed:
             self._alive += 1
+            self._deaths.has_started = True
         self.give_back(fork)
 
     def _not_replaced(self, reason: str) -> None:
         _log.error("a process was not replaced", extra={"action": "replace", "version": self._name, "reason": reason})
         with self._changed:
+            self._deaths.has_started = False
             self._deaths.note(time.monotonic())
             self._changed.notify_all()
 
     def _look(self, *, is_idle: bool) -> None:
         """End one idle process that has grown over its memory, died, or is one too many."""
         with self._changed:
-            spent = next((fork for fork in self._free if self._is_spent(fork)), None)
+            spent = next((fork for fork in self._free if fork.is_spent(self._limits.memory_bytes)), None)
             dead = spent or next((fork for fork in self._free if not fork.is_alive()), None)
             spare = self._free[0] if is_idle and self._free and self._alive > self._pickled.instances_min else None
             chosen = dead or spare
@@ -356,11 +376,6 @@ class PickledInstance:
             chosen.end()
         else:
             self._lost(chosen, "" if spent is None else f"was over its memory: it held {spent.held_bytes():,} bytes and grew")
-
-    def _is_spent(self, fork: Fork) -> bool:
-        """Return whether a process has grown since it was loaded, so far that it must be expected to run out of memory."""
-        room = self._limits.memory_bytes - fork.loaded_bytes
-        return fork.held_bytes() - fork.loaded_bytes > max(room, 0) * _SPENT_SHARE
 
     def _forked(self) -> Fork:
         for _ in range(2):  # the fork server may have died since

@@ -2,7 +2,7 @@
 
 A chain is a version like any other. Its members are copied into it when it is registered, so that it needs nothing but their
 artifacts and changes with nothing. Its digest is that of a manifest, which lies in the artifact store beside them and names
-every artifact and how it is called: another member is another digest.
+every artifact, how it is called and by what: another member is another digest.
 """
 
 from __future__ import annotations
@@ -56,15 +56,20 @@ def named(version: Version, name: str) -> Version:
 
 def manifest(members: Sequence[Version]) -> bytes:
     """Return the text whose sha256 is the digest of a chain of these members."""
-    named_parts = [
-        {
-            "digest": member.digest,
-            "runtime": member.runtime.value,
-            "method": "" if member.pickled is None else member.pickled.method,
-        }
-        for member in members
-    ]
-    return json.dumps({"members": named_parts}, indent=1).encode() + b"\n"
+    return json.dumps({"members": [_named_part(member) for member in members]}, indent=1).encode() + b"\n"
+
+
+def _named_part(member: Version) -> dict[str, object]:
+    """Return all that a member's answers depend on; what is usual goes without saying."""
+    part: dict[str, object] = {"digest": member.digest, "runtime": member.runtime.value, "method": ""}
+    if (pickled := member.pickled) is None:
+        return part
+    part["method"] = pickled.method
+    if pickled.interpreter:
+        part["interpreter"] = pickled.interpreter
+    if pickled.is_frame:
+        part["frame"] = [column.name for column in member.columns]
+    return part
 
 
 def digests_of(version: Version) -> tuple[Digest, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Protocol, runtime_checkable
@@ -39,6 +40,15 @@ class Instance(Protocol):
         """Give the memory back; the instance is not used again."""
 
 
+@runtime_checkable
+class HoldsElsewhere(Protocol):
+    """An instance that holds memory outside of this process."""
+
+    @property
+    def outside_bytes(self) -> int:
+        """What it holds there now, files that are shared not counted."""
+
+
 class RemoteRun(Protocol):
     """A prediction that another process is at. Ended once: by an `answer`, or else by `finish`.
 
@@ -69,8 +79,16 @@ class RemoteRun(Protocol):
 class RemoteInstance(Instance, Protocol):
     """An instance whose work another process does, so that no thread is needed to wait for it."""
 
-    def begin(self, inputs: Mapping[str, Array]) -> RemoteRun | None:
-        """Begin a prediction; None where `predict` has to be asked. Never blocks."""
+    def begin(self, inputs: Mapping[str, Array], *, within_s: float = math.inf) -> RemoteRun | None:
+        """Begin a prediction, of so long at most; None where `predict_within` has to be asked. Never blocks."""
+
+    def predict_within(self, inputs: Mapping[str, Array], within_s: float, *, is_again: bool) -> dict[str, Array]:
+        """Predict for so long at most; else as `predict`.
+
+        Args:
+            is_again: Whether these rows were part of a run that failed: a process that died of that run is replaced at once for
+                them, and their own deaths are part of that one.
+        """
 
 
 class Runtime(Protocol):

@@ -1,7 +1,8 @@
 """One run: jobs of one version joined row by row, executed, checked against the version's own signature and taken apart.
 
 Blocking and without an event loop; called from the loop for cheap versions and from a pool's thread for expensive ones.
-A batch that fails is run again member by member, so that a bad member never harms its neighbours.
+A batch that fails is run again member by member, so that a bad member never harms its neighbours. Where a process may hang, the
+joint run has half of its members' time, and then each of them its part of what is left: whoever hangs uses up no more than that.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, Final, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.core.errors import ModelFault, OutputMismatch
+from gateway.core.errors import ModelFault, OutputMismatch, PredictFailed
 from gateway.core.records import Outcome
 from gateway.core.tensors import FLOATS, Array, Shape, Tensor
 from gateway.ports.clock import Clock
@@ -27,6 +28,8 @@ from gateway.serving.checking import Checker
 UNNOTED: Final = -1  # a place or a run that the in-flight file does not hold
 _OK: Final = Outcome.OK  # a name of the module is found faster than one of a class
 LAST: Final = 1 << 30  # the rank of jobs without a priority
+_JOINT_SHARE: Final = 0.5  # of the time of a batch's members that their joint run may take; the rest is for running them again
+_AGAIN_S: Final = 0.05  # that a member run again has at least: less would kill what is sound on a busy machine
 Predict = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
 
@@ -130,12 +133,21 @@ def rows_waiting(queue: Iterable[Job], rows_max: int, *, since_s: float = math.i
     return rows
 
 
-def execute(predict: Predict, checker: Checker, jobs: Sequence[Job], clock: Clock, *, began_s: float | None = None) -> list[Ran]:
+def execute(
+    predict: Predict,
+    checker: Checker,
+    jobs: Sequence[Job],
+    clock: Clock,
+    *,
+    began_s: float | None = None,
+    again: Callable[[float], Predict] | None = None,
+) -> list[Ran]:
     """Return how each job ended; never raises for what a version does wrong.
 
     Args:
         jobs: With equal `shapes`; only one when the version does not batch.
         began_s: On the clock's monotonic time; None for now.
+        again: Returns what predicts for so long at most, for members of a batch that failed; None where that has no bound.
     """
     began_s = clock.monotonic_s() if began_s is None else began_s
     try:
@@ -144,7 +156,25 @@ def execute(predict: Predict, checker: Checker, jobs: Sequence[Job], clock: Cloc
         if len(jobs) == 1:
             outcome = Outcome.INVALID if isinstance(fault, OutputMismatch) else Outcome.FAILED
             return [Ran(outcome, jobs[0].rows, 0, micros(clock, began_s), (), fault, jobs[0].queued_s, began_s)]
-    return [ran for job in jobs for ran in execute(predict, checker, [job], clock)]
+    if again is None:
+        return [ran for job in jobs for ran in execute(predict, checker, [job], clock)]
+    return [_ran_again(again, checker, job, len(jobs) - at, clock) for at, job in enumerate(jobs)]
+
+
+def joint_s(jobs: Sequence[Job], now_s: float) -> float:
+    """Return how long a run may take so that its members could be run again by themselves; one alone has no such bound."""
+    return math.inf if len(jobs) == 1 else max(min([job.deadline_s for job in jobs]) - now_s, 0.0) * _JOINT_SHARE
+
+
+def _ran_again(again: Callable[[float], Predict], checker: Checker, job: Job, waiting: int, clock: Clock) -> Ran:
+    """Return how a member ended that was run by itself; `waiting` of its batch, itself included, share the time left."""
+    now_s = clock.monotonic_s()
+    left_s = job.deadline_s - now_s
+    if left_s <= 0.0:
+        fault = PredictFailed("the deadline passed before it was run again by itself")
+        return Ran(Outcome.ABANDONED, job.rows, 0, 0, (), fault, job.queued_s, now_s)
+    (ran,) = execute(again(max(left_s / waiting, _AGAIN_S)), checker, [job], clock, began_s=now_s)
+    return ran
 
 
 def ended(checker: Checker, jobs: Sequence[Job], outputs: Mapping[str, Array], clock: Clock, *, began_s: float) -> list[Ran]:

@@ -33,7 +33,7 @@ from gateway.serving.gathering import Gathering
 from gateway.serving.notes import RunNotes
 from gateway.serving.pace import Pace
 from gateway.serving.poison import Poison
-from gateway.serving.remote import RemoteQueue
+from gateway.serving.remote import RemoteQueue, executed_apart
 from gateway.serving.threads import IDLE, PoolThreads, Wait, cores_for_threads, rows_of
 from gateway.serving.turn import Turn
 from gateway.serving.warming import Warm
@@ -102,6 +102,7 @@ class Pool:
         self._notes = notes = RunNotes(in_flight, poison)
         name, instance = f"pool {version.model} {version.version}", warm.instance
         self._queue: PoolThreads | RemoteQueue
+        self._remote = instance if isinstance(instance, RemoteInstance) else None
         if isinstance(instance, RemoteInstance):
             self._queue = RemoteQueue(
                 name, turn.loop, instance=instance, checker=self.checker, notes=notes, clock=clock, runs_max=threads
@@ -309,7 +310,9 @@ class Pool:
     def _execute(self, batch: Sequence[Job]) -> list[Ran]:
         runs = self._notes.enter(batch)
         try:
-            return execute(self._instance.predict, self.checker, batch, self._clock)
+            if (remote := self._remote) is None:
+                return execute(self._instance.predict, self.checker, batch, self._clock)
+            return executed_apart(remote, self.checker, batch, self._clock)
         finally:
             self._notes.leave(runs)
 

@@ -14,14 +14,13 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gateway.core.errors import ModelFault
-from gateway.core.tensors import Array
 from gateway.ports.clock import Clock
 from gateway.ports.runtimes import RemoteInstance, RemoteRun
-from gateway.serving.batch import Job, Predict, Ran, ended, enqueue, execute, joined
+from gateway.serving.batch import Job, Predict, Ran, ended, enqueue, execute, joined, joint_s
 from gateway.serving.checking import Checker
 from gateway.serving.notes import RunNotes
 from gateway.serving.threads import Deliver, Execute, Take, Wait, rows_of, taken
@@ -134,7 +133,7 @@ class RemoteQueue:
     def _begin(self, batch: Sequence[Job], pool: _Pool) -> None:
         began_s = self._clock.monotonic_s()
         try:
-            run = self._instance.begin(joined(self._checker, batch, self._clock))
+            run = self._instance.begin(joined(self._checker, batch, self._clock), within_s=joint_s(batch, began_s))
         except Exception as error:  # noqa: BLE001 - the queue's drain; the pool counts it and fails the jobs
             self._loop.call_soon(self._over, batch, pool, error)
             return
@@ -149,8 +148,7 @@ class RemoteQueue:
                 self._wait_for(batch, pool, lambda: self._finished(going))
                 return
         self._going[run.process] = going
-        if self._late is None:
-            self._late = self._loop.call_later(max(run.deadline_s - began_s, 0.0), self._end_late)
+        self._look_when_late(max(run.deadline_s - began_s, 0.0))
 
     def _watch(self, run: RemoteRun) -> None:
         watch = self._watches[run.process] = _Watch(run)
@@ -180,9 +178,17 @@ class RemoteQueue:
         now_s, self._late = self._clock.monotonic_s(), None
         for process in [process for process, going in self._going.items() if going.run.deadline_s <= now_s]:
             self._end(process)
-        if self._going and self._late is None:
+        if self._going:
             next_s = min(going.run.deadline_s for going in self._going.values())
-            self._late = self._loop.call_later(max(next_s - now_s, 0.0), self._end_late)
+            self._look_when_late(max(next_s - now_s, 0.0))
+
+    def _look_when_late(self, within_s: float) -> None:
+        """Look for late batches then, or before; the runs of joined rows have less time than others."""
+        if self._late is not None:
+            if self._late.when() <= self._loop.time() + within_s:
+                return
+            self._late.cancel()
+        self._late = self._loop.call_later(within_s, self._end_late)
 
     def _result(self, going: _Going) -> list[Ran] | BaseException | None:
         """Return how a batch ended; None where that has to be waited for, or its jobs run again one by one."""
@@ -199,8 +205,7 @@ class RemoteQueue:
     def _finished(self, going: _Going) -> list[Ran]:
         """Return how a batch ended; blocks."""
         try:
-            predict = _Resumed(going.run, self._instance.predict)
-            return execute(predict, self._checker, going.batch, self._clock, began_s=going.began_s)
+            return executed_apart(self._instance, self._checker, going.batch, self._clock, going=(going.run, going.began_s))
         finally:
             self._notes.leave(going.notes)
 
@@ -224,13 +229,25 @@ class RemoteQueue:
         pool.deliver(batch, result)
 
 
-class _Resumed:
-    """Predicts: first what was begun, then anew."""
+def executed_apart(
+    instance: RemoteInstance,
+    checker: Checker,
+    batch: Sequence[Job],
+    clock: Clock,
+    *,
+    going: tuple[RemoteRun, float] | None = None,
+) -> list[Ran]:
+    """Return how each job of a batch ended in another process; blocks.
 
-    def __init__(self, run: RemoteRun, predict: Predict) -> None:
-        self._run: RemoteRun | None = run
-        self._predict = predict
+    Args:
+        going: The run that was begun for the batch, and when; None where none could be.
+    """
 
-    def __call__(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
-        run, self._run = self._run, None
-        return self._predict(inputs) if run is None else run.finish()
+    def again(within_s: float) -> Predict:
+        return lambda inputs: instance.predict_within(inputs, within_s, is_again=True)
+
+    if going is not None:
+        run, began_s = going
+        return execute(lambda _: run.finish(), checker, batch, clock, began_s=began_s, again=again)
+    within_s = joint_s(batch, clock.monotonic_s())
+    return execute(lambda inputs: instance.predict_within(inputs, within_s, is_again=False), checker, batch, clock, again=again)

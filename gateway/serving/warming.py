@@ -21,7 +21,7 @@ from gateway.core.providers import CPU
 from gateway.core.tensors import NUMPY_DTYPES, VARIABLE, Array, Datatype, TensorSpec
 from gateway.ports.clock import Clock
 from gateway.ports.loading import MemoryMeter
-from gateway.ports.runtimes import Instance, Runtime
+from gateway.ports.runtimes import HoldsElsewhere, Instance, Runtime
 from gateway.ports.stores import ArtifactStore
 from gateway.serving.checking import Checker
 
@@ -82,7 +82,7 @@ class Warm:
 
     Attributes:
         memory_bytes: What the process's heap grew by meanwhile, at least the artifact's size: what serving allocates in the
-            same moments is small beside a version, and loads come one after the other.
+            same moments is small beside a version, and loads come one after the other. And what it holds in processes of its own.
         provider: What the instance computes on; another than the version's own where that is not there.
     """
 
@@ -124,7 +124,9 @@ def warmed(
             instance.close()
             raise LoadFailed(f"version {version.version!r} of {version.model!r} runs no made-up row: {error}") from error
         cost = Cost(version.cost_us_per_row, version.cost_us_per_row)
-    return Warm(version, instance, cost, max(memory.heap_bytes() - before, version.size_bytes), instance.provider)
+    outside_bytes = instance.outside_bytes if isinstance(instance, HoldsElsewhere) else 0
+    memory_bytes = max(memory.heap_bytes() - before, version.size_bytes) + outside_bytes
+    return Warm(version, instance, cost, memory_bytes, instance.provider)
 
 
 def _measured(instance: Instance, version: Version, runs: int, clock: Clock) -> Cost:

@@ -56,6 +56,22 @@ def test_digest_changes_with_what_is_called():
     assert chain_of(DELAYS, [one]).digest != chain_of(DELAYS, [other]).digest
 
 
+def test_digest_changes_with_what_runs_a_pickle_and_the_frame_it_gets():
+    """Another environment or other columns make another chain; a pickle without either has the digest that it always had."""
+    plain = replace(SCALER, runtime=Runtime.PICKLED, pickled=Pickled("transform"))
+    frame = replace(plain, pickled=Pickled("transform", is_frame=True), columns=(Column("a"), Column("b")))
+    others = [
+        plain,
+        replace(plain, pickled=Pickled("transform", interpreter="/opt/old/bin/python")),
+        replace(plain, pickled=Pickled("transform", interpreter="/opt/new/bin/python")),
+        frame,
+        replace(frame, columns=frame.columns[::-1]),
+    ]
+    digests = [chain_of(DELAYS, [one]).digest for one in others]
+    assert len(set(digests)) == len(digests)
+    assert digests[0] == "2e44b8f8c48ae596e0fc875359189a0ac02e690159c8b5c4b2850436b7060b27"
+
+
 def test_digest_depends_on_the_order():
     """The same members in another order are another version."""
     double = version("double", (WIDE,), (WIDE,))

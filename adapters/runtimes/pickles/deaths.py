@@ -15,11 +15,13 @@ class Deaths:
     Attributes:
         count: Without a calm between them.
         start_at_s: When the next process may start, on the monotonic clock.
+        has_started: Whether one did when the last one was to.
     """
 
     def __init__(self) -> None:
         self.count = 0
         self.start_at_s = 0.0
+        self.has_started = True
         self._last_s = 0.0
 
     def note(self, now_s: float) -> None:

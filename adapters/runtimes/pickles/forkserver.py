@@ -45,6 +45,7 @@ _PROGRAM: Final = (  # our directory is on the path for these imports alone: a f
 )
 _CONTROL_BYTES_MAX: Final = 2**20  # of what a fork server answers
 _END_S: Final = 5.0  # for a fork server to collect a killed fork, or to end itself; both take about 1 ms
+_SPENT_SHARE: Final = 0.75  # of what a fresh process may still take, after which one is replaced before a caller meets the bound
 _CORES = itertools.count()
 _NUMBERS = itertools.count()
 
@@ -326,6 +327,10 @@ class Fork:
     def held_bytes(self) -> int:
         """Return what it holds of the machine's memory beyond what its imports take."""
         return max(self.own_bytes() - self._server.own_bytes, 0)
+
+    def is_spent(self, memory_bytes: int) -> bool:
+        """Return whether it has grown since it was loaded, so far that it must be expected to run out of memory."""
+        return self.held_bytes() - self.loaded_bytes > max(memory_bytes - self.loaded_bytes, 0) * _SPENT_SHARE
 
     def own_bytes(self) -> int:
         """Return what it holds of the machine's memory, its imports included and shared files not; 0 when it is gone."""

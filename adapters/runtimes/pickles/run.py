@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from adapters.runtimes.pickles.forkserver import Fork
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
 class PickledRun:
     """A prediction that a process is at; ended by `answer` or, where that has none, by `finish`."""
 
-    def __init__(self, instance: PickledInstance, fork: Fork, deadline_s: float) -> None:
-        self.deadline_s = deadline_s
+    def __init__(self, instance: PickledInstance, fork: Fork, within_s: float) -> None:
+        self.deadline_s = time.monotonic() + within_s
+        self._within_s = within_s
         self._instance = instance
         self._fork = fork
         self._failure: Broken | OutputMismatch | None = None
@@ -58,7 +60,7 @@ class PickledRun:
             return self._outputs
         if isinstance(self._failure, OutputMismatch):
             raise self._failure
-        with self._instance.at_work(self._fork):
+        with self._instance.at_work(self._fork, self._within_s):
             if self._failure is not None:
                 raise self._failure
             found = self._fork.answer(self.deadline_s)

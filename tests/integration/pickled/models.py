@@ -52,6 +52,13 @@ class Wide(Sum):
         return rows[:, :1].repeat(20_000, axis=1)
 
 
+class Large(Sum):
+    """Holds 50 MB that its pickle does not."""
+
+    def __setstate__(self, state):
+        self.held = b"x" * 50_000_000
+
+
 class Where:
     """Says which process answers, after as many seconds as the row's first number."""
 

@@ -239,3 +239,28 @@ def test_process_that_hangs_is_killed_in_time(on_loop):
         assert after.outcome is Outcome.OK
 
     on_loop(test, Where(), predict_timeout_s=0.5)
+
+
+def test_rows_that_hang_cost_their_neighbours_no_answer(on_loop):
+    """Of a batch in which rows hang, the others are answered before a deadline as short as what one process may take."""
+
+    async def test(bench: Bench) -> None:
+        deadline_s = SystemClock().monotonic_s() + 10.0
+        rans = await asyncio.gather(*[bench.submit(value, deadline_s=deadline_s) for value in (600.0, 600.0, 0.0, 0.0, 0.0)])
+        assert [ran.outcome for ran in rans[:2]] == [Outcome.FAILED] * 2
+        assert [ran.outcome for ran in rans[2:]] == [Outcome.OK] * 3, [str(ran.fault) for ran in rans]
+
+    on_loop(test, Where(), predict_timeout_s=10.0)
+
+
+def test_deaths_of_a_batch_are_one_death(on_loop):
+    """Neighbours of a row that kills its process are answered although processes died before; pauses are between batches."""
+
+    async def test(bench: Bench) -> None:
+        for _ in range(3):
+            rans = await bench.runs(1.0, 1.0, 0.0, 0.0)
+            assert [ran.outcome for ran in rans] == [Outcome.FAILED, Outcome.FAILED, Outcome.OK, Outcome.OK]
+            assert all("exited with status 3" in str(ran.fault) for ran in rans[:2])
+        assert bench.pool._instance._deaths.count == 3
+
+    on_loop(test, Doomed(), predict_timeout_s=60.0)

@@ -16,14 +16,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from adapters.clock import SystemClock
+from adapters.heap import Heap
 from adapters.memory import MemoryBank
+from adapters.runtimes.chained import ChainedInstance
 from adapters.runtimes.pickled import PickledRuntime
+from adapters.stores.artifacts import DirectoryArtifacts
 from gateway.core.errors import LoadFailed, OutputMismatch, PredictFailed
+from gateway.core.models import Runtime
 from gateway.core.tensors import Datatype, Signature, TensorSpec
+from gateway.serving.warming import warmed
 
 sys.path.insert(0, str(Path(__file__).parent))
 import models
-from models import Doomed, Fickle, Leaking, Opens, Prying, Sum, Where, runtime, saved, version_of
+from models import Doomed, Fickle, Large, Leaking, Opens, Prying, Sum, Where, runtime, saved, version_of
 
 ROWS = {"input": np.arange(6.0).reshape(3, 2)}
 
@@ -165,6 +171,20 @@ def test_leaking_process_is_replaced_between_callers(load, until):
         answering(instance)
     until(lambda: not is_running(first), within_s=10)
     assert answering(instance) != first
+
+
+def test_version_weighs_what_its_processes_hold(tmp_path):
+    """A pickled version counts with the memory of its processes, by itself as in a chain, not with the size of its file."""
+    model = Large()
+    model.held = b""
+    version = saved(tmp_path / "m.pkl", model, instances_min=2)
+    artifacts, pickles = DirectoryArtifacts(tmp_path / "artifacts"), runtime(tmp_path / "scratch")
+    artifacts.put(tmp_path / "m.pkl", version.digest)
+    warm = warmed(version, artifacts, {Runtime.PICKLED: pickles}, runs=1, memory=Heap(), clock=SystemClock())
+    assert version.size_bytes < 100_000
+    assert 100_000_000 < warm.memory_bytes < 400_000_000
+    assert ChainedInstance([version], [warm.instance]).outside_bytes > 100_000_000
+    warm.instance.close()
 
 
 def test_memory_of_its_imports_is_not_the_process_own(load):
