@@ -184,6 +184,8 @@ class Description:
         is_warm = (described.model, described.version) in table.pools
         if not is_warm and (asked.version or not table.can_answer(table.route(asked.name))):
             raise NotReady(f"{asked.name!r} is not loaded")
+        if not is_warm and self._repository.has_failed(described.model, described.version):
+            raise NotReady(f"{asked.name!r} failed to load")
         return {"name": asked.name, "ready": True}
 
     async def model(self, asked: Asked) -> Json:

@@ -150,13 +150,17 @@ class Repository:
                 hint="name a version that no route needs in parameters.version, or change the route through the admin API",
             )
         key = (route.model, version)
-        if key in self._router.needed:
+        if self._router.is_needed(key):
             needing, hint = self._needing(*key)
             raise VersionNeeded(f"version {version!r} of {route.model!r} is needed by {needing}", hint=hint)
         if key not in self._router.table.pools and key not in self._router.table.table.holds:
             await self._pinned.version(*key)
         revision = await self._committed(principal, "version.unload", route.model, [DropHold(*key)])
         await self._wait(lambda status: status.revision >= revision, _UNLOAD_S, "let it go")
+
+    def has_failed(self, model: str, version: str) -> bool:
+        """Return whether the version's last load failed, so that a request would be refused or wait for another try."""
+        return self._loader.has_failed(model, version)
 
     async def _committed(self, principal: Principal, action: str, model: str, writes: Sequence[PutHold | DropHold]) -> Revision:
         """Commit holds and return the table's revision with them."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Final
@@ -102,6 +102,7 @@ class Router:
         self._wanted: set[Pair] = set()  # named by the table or the proposal
         self._kept: set[Pair] = set()
         self._kept_by_table: set[Pair] = set()  # without what only the proposal needs
+        self._kept_unheld: set[Pair] = set()  # without what is only held
         self._loads: dict[Pair, asyncio.Task[None]] = {}
         self._proposal: Proposal | None = None
         self._prepared = 0
@@ -122,10 +123,12 @@ class Router:
         """Whether a table was read and what is kept of it can answer."""
         return self.has_read.is_set() and self.table.is_ready()
 
-    @property
-    def needed(self) -> Set[Pair]:
-        """Which versions the table or the last proposal names."""
-        return self._wanted
+    def is_needed(self, key: Pair) -> bool:
+        """Return whether the table or the last proposal names a version, so that nobody may let it go.
+
+        A hold on one that is not kept warm without it, because there are many names, may be taken back all the same.
+        """
+        return key in (self._kept_unheld if key in self.table.table.holds else self._wanted)
 
     def is_kept(self, key: Pair) -> bool:
         """Return whether every worker keeps a version warm by the table alone, so that nobody need hold it."""
@@ -234,7 +237,9 @@ class Router:
         for key, revision in table.holds.items():
             if revision > before.revision:
                 self._loader.forgive(*key)  # an operator says that it may load now
-        self._kept_by_table = kept_versions(table, names_max=self._keeping.names_max, pins=self._keeping.pins)
+        kept = kept_versions(table, names_max=self._keeping.names_max, pins=self._keeping.pins)
+        self._kept_unheld = kept | proposed
+        self._kept_by_table = kept | table.holds.keys()
         self._kept = self._kept_by_table | proposed
         self._shelf.keep(self._kept)
         self._cold = {key: cold for key, cold in self._cold.items() if key in self._kept}

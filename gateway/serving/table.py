@@ -229,11 +229,10 @@ class ServedTable:
 
 
 def kept_versions(table: RouteTable, *, names_max: int, pins: Set[str]) -> set[Pair]:
-    """Return what a worker holds warm whether anybody calls it or not.
+    """Return what a worker keeps warm whether anybody calls it or not, besides what an operator holds.
 
-    Always what an operator holds, and what a route with a choice or a way back needs: its variants, its shadows, and what a
-    rollback returns to. The only version of a route, and the champion of a model without one, as long as no more than
-    `names_max` names can be called.
+    Always what a route with a choice or a way back needs: its variants, its shadows, and what a rollback returns to. The only
+    version of a route, and the champion of a model without one, as long as no more than `names_max` names can be called.
 
     Args:
         pins: Names of models, for their champions, and of versions, as `model:version`.
@@ -244,7 +243,7 @@ def kept_versions(table: RouteTable, *, names_max: int, pins: Set[str]) -> set[P
     kept.update((model, version) for model, _, version in (pin.partition(":") for pin in pins) if version)
     if len(table.routes.keys() | table.champions.keys()) <= names_max:
         kept.update(named_versions(table))
-    return kept | table.holds.keys()
+    return kept
 
 
 def named_versions(table: RouteTable) -> set[Pair]:

@@ -124,6 +124,34 @@ def test_version_that_is_needed_cannot_be_unloaded(served, until):
     assert index(served, ready=True).keys() == {("m", "1"), ("m", "2"), ("r", "1"), ("r", "2")}
 
 
+def test_hold_on_one_of_many_names_can_be_taken_back(make_worker, models, until):
+    """A champion that is kept warm only because somebody loaded it can be let go again."""
+    worker = make_worker(kept_names_max=1)
+    for name in ("m0", "m1", "m2"):
+        worker.register(name, "1", models.linear(), champion=True)
+    worker.commit(PutKey(Key("operator", "operator", token_digest("token-operator"), frozenset({Scope.OPERATE}), 0.0)))
+    worker.start()
+    until(worker.is_ready)
+    until(lambda: move(worker, "load", "m1").status_code == 200)
+    assert set(worker.registry.table().holds) == {("m1", "1")}
+    assert move(worker, "unload", "m1", version="1").status_code == 200
+    assert not worker.registry.table().holds
+    assert move(worker, "unload", "m1", version="1").status_code == 409
+
+
+def test_name_whose_version_cannot_be_loaded_is_not_ready(make_worker, models, until):
+    """One of many names is ready before its first request, and not any more once its version failed to load."""
+    worker = make_worker(kept_names_max=1)
+    sound = models.linear()
+    for name, artifact in (("m0", sound), ("m1", type(sound)(b"not an onnx file", sound.signature))):
+        worker.register(name, "1", artifact, champion=True)
+    worker.start()
+    until(worker.is_ready)
+    assert worker.client.get("/v2/models/m1/ready").status_code == 200
+    assert worker.infer("m1", [[1.0, 2.0, 3.0, 4.0]]).status_code == 503
+    assert [worker.client.get(f"/v2/models/{name}/ready").status_code for name in ("m0", "m1")] == [200, 503]
+
+
 def test_champion_without_a_route_cannot_be_unloaded(served):
     """A model's champion answers for it and stays."""
     answer = move(served, "unload", "m", version="1")
