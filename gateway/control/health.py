@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -9,7 +10,7 @@ from typing import Final
 from gateway.control.calls import Answer, Call, Control
 from gateway.control.monitored import object_of, of_route, picture
 from gateway.control.propagation import statuses_of
-from gateway.core.drift import PSI_ROWS_MIN
+from gateway.core.drift import MERGE_S
 from gateway.core.fields import Json
 from gateway.core.guardrails import Verdict
 from gateway.core.health import (
@@ -85,7 +86,7 @@ class Seen:
                 versions=tuple(_versions(seen, route)),
                 refusals=self.refusals.get(route.name),
                 cold=tuple(self.cold[key] for key in sorted(_answering(route)) if key in self.cold),
-                drift=_drift(seen),
+                drift=_drift(seen, time_s if isinstance(time_s, int | float) else 0.0),
                 rollout=None if rollout is None else RolloutFacts(rollout.state, rollout.reason, _failed(seen, rollout)),
             )
         )
@@ -134,13 +135,25 @@ def _versions(seen: Mapping[str, object], route: Route) -> Iterator[VersionFacts
             )
 
 
-def _drift(route: Mapping[str, object]) -> DriftFacts | None:
-    features = list(_objects(object_of(route.get("drift")), "features"))
-    if not features:
+def _drift(route: Mapping[str, object], time_s: float) -> DriftFacts | None:
+    """Return how a route's drift stood at a time of the log."""
+    shown = object_of(route.get("drift"))
+    if not shown:
         return None
-    rows = int(min(_number(one, "rows") or 0 for one in features))
-    over = tuple(str(one.get("feature")) for one in features if one.get("is_breached") is True)
-    return DriftFacts(rows if rows >= PSI_ROWS_MIN else 0, len(features), over)
+    features = list(_objects(shown, "features"))
+    rows = int(min((_number(one, "rows") or 0 for one in features), default=0))
+    parts = object_of(shown.get("against_training"))
+    return DriftFacts(
+        rows=rows if all(one.get("is_judged") is True for one in features) else 0,
+        features=len(features),
+        over=tuple(str(one.get("feature")) for one in features if one.get("is_breached") is True),
+        departed=tuple(name for name, one in parts.items() if object_of(one).get("is_departed") is True),
+        incidents=tuple(
+            str(one.get("why"))
+            for one in _objects(shown, "incidents")
+            if time_s - (_number(one, "last_at_s") or -math.inf) < MERGE_S
+        ),
+    )
 
 
 def _failed(route: Mapping[str, object], rollout: Rollout) -> tuple[str, ...]:

@@ -85,16 +85,20 @@ class ColdFacts:
 
 @dataclass(frozen=True, slots=True)
 class DriftFacts:
-    """How the live version's inputs lie against its training sample.
+    """How the live version's inputs lie against its training sample, and what else of it moved.
 
     Attributes:
-        rows: That the index of the feature with the fewest rests on.
+        rows: That the index of the feature with the fewest rests on; 0 while one was not judged.
         over: Features whose index is over its bound, the furthest first.
+        departed: What is unlike its reference: inputs, summaries, answer, errors, loss.
+        incidents: Why each open one began, the newest last.
     """
 
     rows: int
     features: int
     over: tuple[str, ...] = ()
+    departed: tuple[str, ...] = ()
+    incidents: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,13 +254,23 @@ def _latency(versions: Sequence[VersionFacts], deadline_ms: float) -> _Judged:
 
 
 def _drift(facts: DriftFacts | None) -> _Judged:
-    if facts is None:
+    if moved := "; ".join(_moved(facts)) if facts is not None else "":
+        return Level.WARNING, moved
+    if facts is None or not facts.features:
         return Level.UNKNOWN, "nothing is compared with a training sample"
-    if facts.over:
-        return Level.WARNING, f"{len(facts.over)} of {facts.features} features drifted: {', '.join(facts.over[:5])}"
     if facts.rows == 0:
         return Level.UNKNOWN, "too few rows were compared with the training sample yet"
     return Level.GOOD, f"none of {facts.features} features drifted over the last {facts.rows:,} rows"
+
+
+def _moved(facts: DriftFacts) -> Iterator[str]:
+    """Yield what each watch says: one may be sure of what another has not looked at yet, or takes for normal by now."""
+    if facts.over:
+        yield f"{len(facts.over)} of {facts.features} features drifted: {', '.join(facts.over[:5])}"
+    if facts.incidents:
+        yield f"drift incidents open: {len(facts.incidents)}, the newest {facts.incidents[-1]}"
+    if facts.departed:
+        yield f"unlike the reference still: {', '.join(facts.departed)}"
 
 
 def _quality(versions: Sequence[VersionFacts]) -> _Judged:

@@ -51,6 +51,8 @@ class FeatureReading:
         rows: In the window of the stability index.
         share: Of the last departure while it lasts, else of the e-detectors' average now.
         psi, psi_bound: The index, 0 while it says nothing, and what it must exceed.
+        is_judged: Whether `is_breached` says something: not before a slot is full, nor while the index has come to exceed its
+            bound since the last look.
         value, spread: Lately, of its place and spread; None before the first.
         alarms: Of recent change, ever.
         correlation: Of neighbouring rows.
@@ -64,6 +66,7 @@ class FeatureReading:
     psi: float
     psi_bound: float
     is_breached: bool
+    is_judged: bool
     value: float | None
     spread: float | None
     alarms: int
@@ -178,6 +181,7 @@ class ColumnsWatch:
 
     def _read(self) -> list[FeatureReading]:
         psi, bounds = self.psi()
+        is_judged = (self.is_breached | (psi <= bounds)) & (len(self._slots) > 0 and self._blocks.is_known)
         shares = self.departed_shares if self.is_departed else self._by_feature(self._departures.shares())
         correlations, places = self._blocks.correlations, len(self.names)
         counts = np.split(self._counts, self._starts[1:])
@@ -189,6 +193,7 @@ class ColumnsWatch:
                 psi=float(psi[at]),
                 psi_bound=float(bounds[at]),
                 is_breached=bool(self.is_breached[at]),
+                is_judged=bool(is_judged[at]),
                 value=_number(self._levels[at]),
                 spread=_number(self._levels[places + at]),
                 alarms=int(self._alarms[at] + self._alarms[places + at]),

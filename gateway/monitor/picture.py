@@ -44,8 +44,8 @@ def picture(fold: Fold, merge: Merge, *, lag_s: float, drills: Json, published_a
                      "alarms", "why"}], "incident_count", "frozen_by", "unreadable",
                      "against_training": {"inputs", "summaries", "answer": null or {"log_e", "bound", "is_departed"},
                                           "errors", "loss": {"reference", "log_e", "bound", "is_departed"}},
-                     "features": [{"feature", "rows", "share", "psi", "psi_bound", "is_breached", "value", "spread", "alarms",
-                                   "correlation", "apart": {reason: share}, "current", "reference"}]},
+                     "features": [{"feature", "rows", "share", "psi", "psi_bound", "is_breached", "is_judged", "value", "spread",
+                                   "alarms", "correlation", "apart": {reason: share}, "current", "reference"}]},
         "quality":  {"versions": [{"variant", "version", "truths", "mean_loss", "accuracy", "rows", "rows_known", "coverage",
                      "corrected", "delay_s_p50", "delay_s_p90", "estimated_loss", "estimate_bias",
                      "estimates_checked"}]}}}}

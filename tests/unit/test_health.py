@@ -47,6 +47,7 @@ def test_health_is_not_averaged():
         (RouteFacts(age_s=1.0, deadline_ms=1_000, versions=(VersionFacts("1", predictions=5, error_rate=0.0),)), "errors"),
         (RouteFacts(age_s=1.0, deadline_ms=1_000, versions=(SOUND,)), "drift"),
         (RouteFacts(age_s=1.0, deadline_ms=1_000, drift=DriftFacts(0, 20)), "drift"),
+        (RouteFacts(age_s=1.0, deadline_ms=1_000, drift=DriftFacts(0, 0)), "drift"),
         (RouteFacts(age_s=1.0, deadline_ms=1_000, versions=(VersionFacts("1", truths=10, mean_loss=0.1),)), "quality"),
         (RouteFacts(age_s=90.0, deadline_ms=1_000, versions=(SOUND,), drift=WELL.drift), "errors"),
         (RouteFacts(age_s=None, deadline_ms=1_000, versions=(SOUND,), drift=WELL.drift), "drift"),
@@ -113,6 +114,27 @@ def test_health_names_the_features_that_drifted():
     found = part(RouteFacts(age_s=0.0, deadline_ms=1_000, drift=DriftFacts(2_000, 20, ("age", "fare"))), "drift")
 
     assert (found.level, found.evidence) == (Level.WARNING, "2 of 20 features drifted: age, fare")
+
+
+@pytest.mark.parametrize(
+    ("drift", "evidence"),
+    [
+        (
+            DriftFacts(2_000, 20, incidents=("first", "unlike training: log e 14.2")),
+            "drift incidents open: 2, the newest unlike training: log e 14.2",
+        ),
+        (DriftFacts(0, 0, incidents=("errors: more",)), "drift incidents open: 1, the newest errors: more"),
+        (DriftFacts(2_000, 20, departed=("inputs", "loss")), "unlike the reference still: inputs, loss"),
+        (
+            DriftFacts(2_000, 20, ("age",), ("inputs",), ("why",)),
+            "1 of 20 features drifted: age; drift incidents open: 1, the newest why; unlike the reference still: inputs",
+        ),
+    ],
+)
+def test_health_warns_of_drift_that_any_watch_is_sure_of(drift, evidence):
+    """An open incident and a departure are a warning that says why, whether or not an index was looked at."""
+    found = part(replace(WELL, drift=drift), "drift")
+    assert (found.level, found.evidence) == (Level.WARNING, evidence)
 
 
 def test_health_compares_losses_of_versions():

@@ -17,6 +17,7 @@ from adapters.metrics_file import MetricsFile
 from gateway.control.calls import Control
 from gateway.control.propagation import prepared
 from gateway.core.changes import Change, Cold, PutChampion, PutRollout, PutRoute, PutVersion, Quarantine, WorkerStatus
+from gateway.core.drift import MERGE_S
 from gateway.core.errors import NotReady
 from gateway.core.models import Digest, Runtime, Version
 from gateway.core.rollouts import RolloutState
@@ -612,6 +613,27 @@ def test_health_is_judged_on_what_the_monitor_published(control):
         assert f'gateway_route_health{{process="control",route="delays"}} {shown}' in control.admin.get("/metrics").text
     assert {one["part"] for one in found["parts"]} == {"errors", "latency", "drift", "quality", "rollout"}
     assert control.admin.get("/api/v1/routes/none/health").status_code == 404
+
+
+def test_health_does_not_call_drift_good_beside_an_open_incident(control):
+    """While an incident is open, or the inputs stay departed, health warns and says why; an index nobody looked at is unknown."""
+    control.put_route("delays", ("champion", "1", 10_000), if_match=0)
+    now_s = time.time()
+    feature = {"feature": "x", "rows": 514, "psi": 0.01, "psi_bound": 0.1, "is_breached": False, "is_judged": True}
+    opened = {"attribution": "DATA", "subjects": ["x"], "opened_at_s": now_s - 900, "why": "unlike training: log e 14.2"}
+    departed = {"inputs": {"log_e": 1.0, "bound": 12.7, "is_departed": True}, "answer": None}
+    for drift, level, said in (
+        ({"features": [feature], "incidents": [{**opened, "last_at_s": now_s - 90}]}, "warning", "log e 14.2"),
+        ({"features": [feature], "incidents": [{**opened, "last_at_s": now_s - MERGE_S}]}, "good", "none of 1 features"),
+        ({"features": [feature], "incidents": [], "against_training": departed}, "warning", "reference still: inputs"),
+        ({"features": [feature | {"psi": 2.4, "is_judged": False}], "incidents": []}, "unknown", "too few rows"),
+        ({"features": [], "incidents": [{**opened, "last_at_s": now_s - 90}]}, "warning", "log e 14.2"),
+    ):
+        published = {"monitor": {"time_s": now_s}, "routes": {"delays": {"drift": drift}}}
+        (control.data / "readings.json").write_text(json.dumps(published))
+        parts = control.admin.get("/api/v1/routes/delays/health").json()["parts"]
+        (found,) = (one for one in parts if one["part"] == "drift")
+        assert (found["level"], said in found["evidence"]) == (level, True), found
 
 
 def test_route_that_refuses_everybody_is_critical_without_the_monitor(

@@ -81,6 +81,7 @@ def _feature(name, psi, alarms=0):
         "psi": psi,
         "psi_bound": 0.25,
         "is_breached": psi > 0.25,
+        "is_judged": True,
         "alarms": alarms,
     }
 

@@ -161,6 +161,18 @@ def test_feature_stays_breached_after_detectors_have_forgotten():
     assert watch.is_departed
 
 
+def test_index_is_judged_once_it_was_looked_at():
+    """Before a slot is full, and while an index is over its bound that nobody looked at since, nothing says that it is not."""
+    watch = _watch(_normal(REFERENCE_ROWS, 15))
+    usual = [_shown(_fed(watch, _normal(128, seed))) for seed in range(16)]
+    assert [one["is_judged"] for one in usual] == [False] * 2 + [True] * 14
+    far = [_shown(_fed(watch, _normal(128, seed) + 4.0)) for seed in range(2)]
+    assert [(one["psi"] > one["psi_bound"], one["is_breached"], one["is_judged"]) for one in far] == [
+        (True, False, False),
+        (True, True, True),
+    ]
+
+
 def test_departure_is_said_once_while_it_lasts():
     """Thousands of drifted rows are one departure, however often the average would reach its bound again."""
     watch, drifted, said = _watch(_normal(REFERENCE_ROWS, 19)), _normal(6_400, 20) + 0.5, []
