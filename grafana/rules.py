@@ -219,6 +219,24 @@ ALERTS: Final = (
         "Their records are too long for the archive's memory. Raise `archive.memory_bytes` or lower `serving.body_bytes_max`.",
     ),
     Alert(
+        "NoticesUntold",
+        'sum by (instance) (increase(gateway_notices_untold_total{severity="critical"}[15m])) > 0',
+        PAGE,
+        "Nobody was told of something critical",
+        "No channel wants the notice: the only one that would is dead, or none names its route or team. The journal "
+        "of the process control has the notice; `headgate notices` shows the channels and what became of each.",
+        stays="1h",
+    ),
+    Alert(
+        "NoticesLost",
+        "sum by (instance, channel) (increase(gateway_notices_lost_total[15m])) > 0",
+        TICKET,
+        "Channel {{ $labels.channel }} did not get what it was to be told",
+        "Its notices waited for a day, or too many did, and were given up. `headgate notices` says why it takes none; the "
+        "journal of the process control has each.",
+        stays="1h",
+    ),
+    Alert(
         "MetricsOverflow",
         "sum by (instance, process) (increase(gateway_metrics_overflow_total[15m])) > 0",
         TICKET,

@@ -12,7 +12,7 @@ import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
@@ -73,7 +73,11 @@ class _Waiting:
 
 @dataclass(frozen=True, slots=True)
 class _Open:
-    """How a condition that lasts was told, and the channels to tell of its end: whoever answers for its route by then."""
+    """How a condition that lasts was told, and the channels to tell of its end: whoever answers for its route by then.
+
+    Attributes:
+        notice: The worst, with the time of the first: that is how long it lasts.
+    """
 
     notice: Notice
     told: frozenset[str]
@@ -233,8 +237,10 @@ class Notifier:
         fresh = [one for one in lasting.values() if self._is_news(one)]
         for one in fresh:
             notice = began(one.incident, one.severity, one.route, one.what, now_s)
-            before = state.open[one.incident].told if one.incident in state.open else frozenset()
-            state.open[one.incident] = _Open(notice, before | self._tell(notice, self._teams(one.route)))
+            told = self._tell(notice, self._teams(one.route))
+            if (known := state.open.get(one.incident)) is not None:
+                notice, told = replace(notice, time_s=known.notice.time_s), told | known.told
+            state.open[one.incident] = _Open(notice, told)
         self._gone_s = {one: self._gone_s.get(one, turn_s) for one in state.open if one not in lasting}
         over = [incident for incident, since_s in self._gone_s.items() if turn_s - since_s >= OVER_AFTER_S]
         for incident in over:

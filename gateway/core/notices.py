@@ -228,12 +228,12 @@ def began(incident: str, severity: Severity, route: str, what: str, now_s: float
     return Notice(f"{incident}@{now_s:.3f}", incident, kind, severity, route, title, text, now_s)
 
 
-def ended(first: Notice, now_s: float) -> Notice:
-    """Return the notice that the condition that `first` told of is over."""
-    text = f"It lasted {now_s - first.time_s:.0f} s."
-    title = f"over: {first.title}"[:TITLE_LENGTH_MAX]
-    id = f"{first.id}-over"
-    return Notice(id, first.incident, first.kind, first.severity, first.route, title, text, now_s, is_over=True)
+def ended(worst: Notice, now_s: float) -> Notice:
+    """Return the notice that the condition that `worst` told of is over; its time is when the condition began."""
+    text = f"It lasted {now_s - worst.time_s:.0f} s."
+    title = f"over: {worst.title}"[:TITLE_LENGTH_MAX]
+    id = f"{worst.id}-over"
+    return Notice(id, worst.incident, worst.kind, worst.severity, worst.route, title, text, now_s, is_over=True)
 
 
 def retry_s(attempts: int) -> float:

@@ -109,6 +109,8 @@ CASES = (
     alone("ArchiveBehind", f"gateway_archive_lag_seconds{{{PLACE}}}", gauge(7200, 0)),
     alone("DiskFills", f"gateway_log_free_bytes{{{PLACE}}}", gauge(0, 1e9)),
     alone("ArchiveShortens", f"gateway_archive_shortened_records_total{{{PLACE}}}", counter(1, 0)),
+    alone("NoticesUntold", f'gateway_notices_untold_total{{{PLACE}, severity="critical"}}', counter(1, 0), BAD_MIN + 80),
+    alone("NoticesLost", f'gateway_notices_lost_total{{{PLACE}, channel="mail"}}', counter(1, 0), BAD_MIN + 80),
     alone("MetricsOverflow", f"gateway_metrics_overflow_total{{{PLACE}}}", counter(5, 0)),
     alone("UnexpectedErrors", f'gateway_unexpected_errors_total{{{PLACE}, loop="request"}}', counter(1, 0)),
 )

@@ -229,6 +229,23 @@ def test_condition_that_becomes_worse_is_told_again(tellable, receiver):
     everybody.close()
 
 
+def test_end_of_a_condition_that_became_worse_counts_from_its_beginning(tellable, receiver):
+    """An hour of warning before it turned critical is part of how long it lasted, for a successor of the process too."""
+    channel = Channel("all", receiver.url)
+    notifier = tellable.notifier(channel)
+    for severity, after_s in ((Severity.WARNING, 3_600.0), (Severity.CRITICAL, 10.0)):
+        tellable.lasting = [Condition("health:fraud:errors", severity, "", "errors")]
+        turn(notifier)
+        tellable.clock.move(after_s)
+    tellable.lasting = []
+    notifier = tellable.notifier(channel)
+    turn(notifier)
+    tellable.clock.move(OVER_AFTER_S)
+    turn(notifier)
+    last = receiver.got[-1][0]
+    assert (last["is_over"], last["notices"][-1]["text"]) == (True, f"It lasted {3_610 + OVER_AFTER_S:.0f} s.")
+
+
 def test_rollback_of_a_route_that_is_deleted_by_then_reaches_its_team(tellable, receiver):
     """The entry says who answered for the route; what became of it before anybody looked does not matter."""
     notifier = tellable.notifier(Channel("risk", receiver.url, teams=("risk",)))
