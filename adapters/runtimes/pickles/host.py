@@ -15,7 +15,6 @@ import importlib
 import json
 import os
 import pickle
-import platform
 import resource
 import signal
 import socket
@@ -32,16 +31,15 @@ import numpy as np
 
 from . import confinement
 from .convert import converted
+from .facts import facts_of, name_of
 from .framing import BLOB, JSON, TENSORS, Broken, Channel, TooLarge, json_parts, read_json, read_tensors, tensor_parts
 from .scan import NotScannable, scanned
 
 CONTROL_BYTES_MAX = 16 * 2**20  # an order names at most 10,000 imports
 REASON_LENGTH_MAX = 500  # characters of a library's message
 FILES_MAX = 256  # open at once
-NAMES_MAX = 10_000  # of features or classes that are passed on
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 IMPORT_NICENESS = 10  # as the gateway's own loads have
-_FAMILIES = ("sklearn", "lightgbm", "xgboost")
 
 
 class Refused(Exception):
@@ -224,7 +222,7 @@ class _Host:
         self._names: list[str] = []
         self._is_frame = False
         self.facts = {
-            **_facts(self._model),
+            **facts_of(self._model),
             "imports": imports,
             "format": kind,
             "confined": order["confined"],
@@ -238,7 +236,7 @@ class _Host:
         """Take on the method to call, the names of the inputs, and whether it gets them as a frame."""
         method = getattr(self._model, plan["method"], None)
         if not callable(method) or plan["method"].startswith("_"):
-            raise Refused(f"the model, a {_name(type(self._model))}, has no method {plan['method']!r}")
+            raise Refused(f"the model, a {name_of(type(self._model))}, has no method {plan['method']!r}")
         self._method, self._names, self._is_frame = method, plan["names"], plan["is_frame"]
 
     def predict(self, arrays: list[Any]) -> list[Any]:
@@ -292,47 +290,6 @@ def _unpickled(file: IO[bytes], kind: str, imports: frozenset[str]) -> Any:
     return joblib_pickle.load(file)
 
 
-def _facts(model: Any) -> dict[str, Any]:
-    """Return what a model says of itself, none of it taken on trust by the reader."""
-    kind = type(model)
-    family = kind.__module__.split(".")[0]
-    library = sys.modules.get(family)
-    version = getattr(library, "__version__", "")
-    return {
-        "class": _name(kind),
-        "family": family if family in _FAMILIES else "",
-        "library": f"{family} {version}" if version else f"Python {platform.python_version()}",
-        "methods": [name for name in ("predict", "predict_proba") if callable(_had(model, name))],
-        "features": _count(_had(model, "n_features_in_")),
-        "feature_names": _names(_had(model, "feature_names_in_")),
-        "classes": _names(_had(model, "classes_")),
-    }
-
-
-def _had(model: Any, name: str) -> Any:
-    try:
-        return getattr(model, name, None)
-    except Exception:  # noqa: BLE001 - a property of foreign code
-        return None
-
-
-def _count(value: Any) -> int:
-    try:
-        return int(value or 0)
-    except (TypeError, ValueError):
-        return 0
-
-
-def _names(value: Any) -> list[str]:
-    if value is None:
-        return []
-    try:
-        found = np.asarray(value)
-        return [str(item) for item in found.tolist()] if found.ndim == 1 and len(found) <= NAMES_MAX else []
-    except Exception:  # noqa: BLE001 - whatever foreign code keeps there
-        return []
-
-
 def _answer(channel: Channel, host: _Host) -> None:
     """Answer until the other end hangs up, or memory has run out, after which nothing can be relied on."""
     while True:
@@ -376,10 +333,6 @@ def _texts(array: Any) -> Any:
     texts = np.empty(array.shape, np.object_)
     texts.reshape(-1)[:] = [item.decode() for item in array.reshape(-1).tolist()]
     return texts
-
-
-def _name(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"[:200]
 
 
 def _reason(error: BaseException) -> str:
