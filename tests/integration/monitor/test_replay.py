@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from monitor_world import ROUTE, SOUND, START_S, make_registry, records
@@ -12,12 +14,12 @@ from adapters.logs.segments import SegmentDirectory, SegmentWriter
 from adapters.memory import ManualClock
 from gateway.core.plans import Step
 from gateway.core.policy import INCREASE_GAP_S
-from gateway.core.records import GroundTruthRecord, PredictionRecord
+from gateway.core.records import GroundTruthRecord, PredictionRecord, Record
 from gateway.core.rollouts import Event, RolloutState
 from gateway.core.routes import DriftAction
 from gateway.ports.archive import Filter
 from gateway.replay.decisions import Finding, recompute_decisions
-from gateway.replay.past import unheard
+from gateway.replay.past import Past, unheard
 from gateway.replay.plan import PlanReplay
 from gateway.replay.refold import Refold, Routes
 
@@ -41,6 +43,24 @@ def test_reopened_verdicts_are_found_again(past_of, made):
     assert [(one.finding, one.differences) for one in found] == [(Finding.SAME, ())]
 
 
+def archive(past: Past, directory: Path, stream: str, written: Sequence[Record]) -> None:
+    """Write each record in a segment of its own, and archive all but the last, which stays open."""
+    writer = SegmentWriter(
+        directory,
+        stream,
+        segment_bytes_max=1,
+        segment_age_s=3_600,
+        bytes_max=2**30,
+        free_bytes_min=0,
+        clock=ManualClock(START_S),
+    )
+    for record in written:
+        writer.append([record])
+    writer.close()
+    for segment in SegmentDirectory(directory).closed(stream):
+        past.archive.take(segment)
+
+
 @pytest.fixture
 def changed_past(past_of):
     """Return a past in which the monitor decided once, and a log of which some records were changed since."""
@@ -62,20 +82,8 @@ def test_log_that_was_changed_gives_another_decision(changed_past):
 
 def test_decision_on_a_dropped_part_of_the_log_is_told_from_a_false_one(changed_past, tmp_path):
     """What does not come out is no accusation when records of the rollout's time are past retention."""
-    writer = SegmentWriter(
-        tmp_path / "log",
-        "w7",
-        segment_bytes_max=1,
-        segment_age_s=3_600,
-        bytes_max=2**30,
-        free_bytes_min=0,
-        clock=ManualClock(START_S),
-    )
     old = [record for _, record in records(changed_past.registry, SOUND, 2) if isinstance(record, PredictionRecord)]
-    for record in old:
-        writer.append([replace(record, time_s=START_S + 1.0)])
-    writer.close()
-    changed_past.archive.take(SegmentDirectory(tmp_path / "log").closed("w7")[0])
+    archive(changed_past, tmp_path / "log", "w7", [replace(record, time_s=START_S + 1.0) for record in old])
     changed_past.archive.drop(START_S + 2.0)
     [found] = recompute_decisions(changed_past)
     assert found.finding is Finding.GONE
@@ -105,23 +113,10 @@ def test_ground_truth_of_another_route_is_left_alone(past_of, tmp_path):
     """A replayed route's numbers are its own, although ground truth of others comes with it whose predictions are archived."""
     scene, other = Scene(), "other"
     make_registry(scene.registry, plan=PLAN, rollout="r2", name=other)
-    writer = SegmentWriter(
-        tmp_path / "log",
-        "w0",
-        segment_bytes_max=1,
-        segment_age_s=3_600,
-        bytes_max=2**30,
-        free_bytes_min=0,
-        clock=ManualClock(START_S),
-    )
     theirs = [one for _, one in records(scene.registry, SOUND, 5, name=other) if isinstance(one, PredictionRecord)]
-    for one in theirs:
-        writer.append([one])
-    writer.close()
-    del theirs[-1]  # in the segment that is still open
     past = past_of(scene)
-    for segment in SegmentDirectory(tmp_path / "log").closed("w0"):
-        past.archive.take(segment)
+    archive(past, tmp_path / "log", "w0", theirs)
+    del theirs[-1]  # in the segment that is still open
     for one in theirs:
         scene.log.append("w1", [GroundTruthRecord(one.prediction_id, START_S + 1.0, 0, "yes", START_S + 1.0)])
     scene.write(records(scene.registry, SOUND, 2_400, seed=2, start_s=START_S + 2.0))
