@@ -8,10 +8,9 @@ from typing import Final
 from gateway.control.calls import Control
 from gateway.control.health import unwell
 from gateway.control.monitored import fleet, picture
-from gateway.control.notifier import Condition
 from gateway.core.fields import Json
 from gateway.core.health import Level
-from gateway.core.notices import Severity
+from gateway.core.notices import Condition, Severity
 from gateway.core.troubles import SILENT_S, Trouble, complaints
 
 _SEVERITIES: Final = {Level.WARNING: Severity.WARNING, Level.CRITICAL: Severity.CRITICAL}

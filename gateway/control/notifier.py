@@ -24,6 +24,7 @@ from gateway.core.fields import Fields, Json
 from gateway.core.notices import (
     GIVE_UP_S,
     Channel,
+    Condition,
     Message,
     Notice,
     Severity,
@@ -51,16 +52,6 @@ POLL_S: Final = 1.0
 _PAGE: Final = 500
 _AUDIT: Final = "audit"
 _journal = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """Something that lasts, and is told when it begins and when it is over."""
-
-    incident: str
-    severity: Severity
-    route: str
-    what: str
 
 
 @dataclass(slots=True)

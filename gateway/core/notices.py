@@ -119,6 +119,16 @@ def _fits(name: str, patterns: Sequence[str]) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class Condition:
+    """Something that lasts, and is told when it begins and when it is over."""
+
+    incident: str
+    severity: Severity
+    route: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """What one channel is sent at once: the notices of one incident, the oldest first."""
 

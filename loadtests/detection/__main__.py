@@ -29,7 +29,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     size.add_argument("--quick", dest="size", action="store_const", const=Size.QUICK, help="whether everything runs")
     size.add_argument("--full", dest="size", action="store_const", const=Size.FULL, help="as many runs as the targets name")
     parser.set_defaults(size=Size.USUAL)
-    logging.getLogger("gateway").setLevel(logging.ERROR)  # what the monitor does to made-up routes is the table's to say
     options = parser.parse_args(arguments)
     began_s = time.monotonic()
     with ProcessPoolExecutor(options.processes) as pool:
@@ -73,4 +72,5 @@ def _rows(text: str) -> list[Row]:
 
 
 if __name__ == "__main__":
+    logging.getLogger("gateway").setLevel(logging.ERROR)  # what the monitor does to made-up routes is the table's to say
     sys.exit(main())

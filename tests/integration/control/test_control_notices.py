@@ -35,11 +35,11 @@ from adapters.stores.registry import SqliteRegistry
 from gateway.compose.parts import channels_of
 from gateway.control.calls import Control
 from gateway.control.conditions import conditions
-from gateway.control.notifier import CONSUMER, DEAD_ATTEMPTS, OVER_AFTER_S, Condition, Notifier
+from gateway.control.notifier import CONSUMER, DEAD_ATTEMPTS, OVER_AFTER_S, Notifier
 from gateway.core.access import MONITOR
 from gateway.core.changes import Automation, Change, DecisionId, DropRoute, PutRoute
 from gateway.core.errors import MalformedRequest
-from gateway.core.notices import GIVE_UP_S, Channel, Severity, retry_s
+from gateway.core.notices import GIVE_UP_S, Channel, Condition, Severity, retry_s
 from gateway.core.records import Offset
 from gateway.core.retraining import ASK
 from gateway.core.routes import champion_route
