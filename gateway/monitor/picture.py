@@ -1,4 +1,43 @@
-"""What the monitor shows: one JSON object that control reads and people see. Decisions never depend on it."""
+"""What the monitor shows: one JSON object that control reads and people see. Decisions never depend on it.
+
+```
+{"format": 1,
+ "monitor": {"published_at_s", "time_s", "lag_s", "records", "late", "cursor": {stream: offset},
+             "sampling": {"rate", "passed_over"},
+             "truth": {"waiting_rows", "dropped", "recalled", "unmatched", "unscored"}, "unplaced",
+             "fleet": {"rolled_back", "is_suspended", "until_s", "rolled_back_at_s": {route: time_s}, "routes"},
+             "drills": {"is_on", "has_too_many_alarms", drill: {"endings": {ending: count}, "last": null or {"ending",
+             "requests", "reason", "ended_at_s"}}}},
+ "routes": {route: {
+    "revision", "model", "live_version",
+    "versions": [{"variant", "version", "kind", "since_s", "until_s", "predictions", "error_rate", "latency_ms_mean"}],
+    "rollout":  null or {"rollout": <rollout body>, "findings": [{"guardrail", "measure", "class", "is_dry_run",
+                 "verdict", "reason", "margin", "harm", "log_e", "log_e_best", "bound", "champion_count", "challenger_count",
+                 "champion_mean", "challenger_mean", "estimate", "lower", "upper", "epoch", "keys", "subject",
+                 "attribution", "why"}],
+                 "truth": {"keys", "challenger_keys", "expected_keys", "values", "corrected", "log_e_best", "bound", "doubt",
+                 "held"},
+                 "aftermath": [{"guardrail", "measure", "champion_before", "challenger_before", "champion_after", "keys",
+                 "has_helped"}],
+                 "hindsight": [a finding of errors and one of loss on the same requests, after a promotion],
+                 "decision", "reason", "attribution", "evidence"},
+    "drift":    null or {"version", "incidents": [{"attribution", "subjects", "opened_at_s", "last_at_s",
+                 "alarms", "why"}], "incident_count", "frozen_by", "unreadable",
+                 "against_training": {"inputs", "summaries", "answer": null or {"log_e", "bound", "is_departed"},
+                                      "errors", "loss": {"reference", "log_e", "bound", "is_departed"}},
+                 "features": [{"feature", "rows", "share", "psi", "psi_bound", "is_breached", "is_judged", "value", "spread",
+                               "alarms", "correlation", "apart": {reason: share}, "current", "reference"}]},
+    "quality":  {"versions": [{"variant", "version", "truths", "mean_loss", "accuracy", "rows", "rows_known", "coverage",
+                 "corrected", "delay_s_p50", "delay_s_p90", "estimated_loss", "estimate_bias",
+                 "estimates_checked"}]}}}}
+```
+
+`versions` and the losses speak of the last hour; `rows`, `rows_known`, `coverage`, `corrected` and the delays of all. Shares
+and rates are in [0, 1] and null without data; `accuracy` is 1 − mean loss. A rollout's `reason` says what it waits for or why
+it ended; the entry stays until the route's next rollout; `doubt` says why no verdict on ground truth stands, or is empty.
+`estimated_loss` is of the last hour's answers, before their ground truth; `estimate_bias` is what such estimates said less
+what came true, a row of the `estimates_checked`. Features come with the one furthest over its bound first.
+"""
 
 from __future__ import annotations
 
@@ -17,45 +56,7 @@ FORMAT: Final = 1
 
 
 def picture(fold: Fold, merge: Merge, *, lag_s: float, drills: Json, published_at_s: float) -> Json:
-    """Return the whole picture.
-
-    ```
-    {"format": 1,
-     "monitor": {"published_at_s", "time_s", "lag_s", "records", "late", "cursor": {stream: offset},
-                 "sampling": {"rate", "passed_over"},
-                 "truth": {"waiting_rows", "dropped", "recalled", "unmatched", "unscored"}, "unplaced",
-                 "fleet": {"rolled_back", "is_suspended", "until_s", "rolled_back_at_s": {route: time_s}, "routes"},
-                 "drills": {"is_on", "has_too_many_alarms", drill: {"endings": {ending: count}, "last": null or {"ending",
-                 "requests", "reason", "ended_at_s"}}}},
-     "routes": {route: {
-        "revision", "model", "live_version",
-        "versions": [{"variant", "version", "kind", "since_s", "until_s", "predictions", "error_rate", "latency_ms_mean"}],
-        "rollout":  null or {"rollout": <rollout body>, "findings": [{"guardrail", "measure", "class", "is_dry_run",
-                     "verdict", "reason", "margin", "harm", "log_e", "log_e_best", "bound", "champion_count", "challenger_count",
-                     "champion_mean", "challenger_mean", "estimate", "lower", "upper", "epoch", "keys", "subject",
-                     "attribution", "why"}],
-                     "truth": {"keys", "challenger_keys", "expected_keys", "values", "corrected", "log_e_best", "bound", "doubt",
-                     "held"},
-                     "aftermath": [{"guardrail", "measure", "champion_before", "challenger_before", "champion_after", "keys",
-                     "has_helped"}],
-                     "hindsight": [a finding of errors and one of loss on the same requests, after a promotion],
-                     "decision", "reason", "attribution", "evidence"},
-        "drift":    null or {"version", "incidents": [{"attribution", "subjects", "opened_at_s", "last_at_s",
-                     "alarms", "why"}], "incident_count", "frozen_by", "unreadable",
-                     "against_training": {"inputs", "summaries", "answer": null or {"log_e", "bound", "is_departed"},
-                                          "errors", "loss": {"reference", "log_e", "bound", "is_departed"}},
-                     "features": [{"feature", "rows", "share", "psi", "psi_bound", "is_breached", "is_judged", "value", "spread",
-                                   "alarms", "correlation", "apart": {reason: share}, "current", "reference"}]},
-        "quality":  {"versions": [{"variant", "version", "truths", "mean_loss", "accuracy", "rows", "rows_known", "coverage",
-                     "corrected", "delay_s_p50", "delay_s_p90", "estimated_loss", "estimate_bias",
-                     "estimates_checked"}]}}}}
-    ```
-
-    `versions` and the losses speak of the last hour; `rows`, `rows_known`, `coverage`, `corrected` and the delays of all. Shares
-    and rates are in [0, 1] and null without data; `accuracy` is 1 − mean loss. A rollout's `reason` says what it waits for or why
-    it ended; the entry stays until the route's next rollout; `doubt` says why no verdict on ground truth stands, or is empty.
-    `estimated_loss` is of the last hour's answers, before their ground truth; `estimate_bias` is what such estimates said less
-    what came true, a row of the `estimates_checked`. Features come with the one furthest over its bound first.
+    """Return the whole picture, of the form above.
 
     Args:
         lag_s: How far the merged log is behind the clock.
