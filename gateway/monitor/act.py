@@ -27,7 +27,7 @@ from gateway.monitor.retraining import Request
 from gateway.monitor.views import RouteView, view_of
 from gateway.ports.stores import RegistryStore
 
-CODE_VERSION: Final = "7"  # of the decision's arithmetic; grows when the same log may give another decision
+CODE_VERSION: Final = "8"  # of the decision's arithmetic; grows when the same log may give another decision
 
 _ACTIONS: Final = {Event.CONVICT: "rollback", Event.GIVE_UP: "rollback"}  # a rollback is one to whoever reads the audit log
 

@@ -170,7 +170,7 @@ def _decide_drift(fold: Fold, state: RouteState, registry: RegistryStore, cursor
 
 def retraining_request(state: RouteState) -> Request | None:
     """Return what a route would ask of whoever trains; None when its live version's loss did not rise."""
-    live = state.view.live_version if state.view.revision or state.drift is None else state.drift.version
+    live = state.view.live_version if state.drift is None else state.drift.version
     return state.retraining.request(live, state.watch, state.drift.incidents if state.drift is not None else ())
 
 
@@ -224,6 +224,9 @@ def learn_versions(fold: Fold, registry: RegistryStore, model: str, versions: It
 
 
 def _read_again(fold: Fold, name: str, registry: RegistryStore) -> None:
-    view = present_view(registry, name)
-    gone = RouteView(name, fold.routes[name].view.model, fold.routes[name].view.revision)
-    learn_route(fold, view or gone, registry.rollout)
+    """Take a route as it is now; of one that is gone, or that only its model's champion implies, nothing is decided any more."""
+    state = fold.routes[name]
+    view = present_view(registry, name) or RouteView(name, state.view.model, 0)
+    learn_route(fold, view, registry.rollout)
+    if view.revision == 0:
+        state.remove(view)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from gateway.core.hindsight import ERRORS, LOSS, Worsening
@@ -218,10 +219,11 @@ class Fold:
         waiting = None
         if record.kind is Kind.LIVE:
             waiting = self._places.waiting(record, version, rollout=rollout, share=view.share, now_s=self.now_s)
-        if waiting is None:
+        if waiting is None or version is None:
             self.truth.miss(record.prediction_id, self.now_s, for_good=True)
             return
-        values = [(truth.row, truth.value, truth.time_s) for truth in known]
+        fits = partial(loss, version.target, record.outputs)
+        values = [(truth.row, truth.value, truth.time_s) for truth in known if fits(truth.row, truth.value) is not None]
         for joined in self.truth.recall(record.prediction_id, replace(waiting, time_s=record.time_s), values):
             self._know(record.prediction_id, joined)
 
@@ -264,6 +266,7 @@ class Fold:
         found = scored(version.target, (answer,), joined.row, joined.value)
         if found is None:
             self.unscored += 1
+            self.truth.refuse(prediction_id, joined)
             return
         value, statement = found
         watch = state.watch if place.rollout and state.watch is not None and state.watch.rollout.id == place.rollout else None
@@ -299,7 +302,7 @@ class Fold:
 
     def _observe_drift(self, state: RouteState, record: PredictionRecord, answering: Version | None) -> None:
         """Feed the live version's own answers and faults to its drift watch."""
-        live = state.view.live_version if state.view.revision else record.version  # revision 0: whatever the champion is
+        live = state.view.live_version if record.revision else record.version  # revision 0: whatever the champion is
         version = answering if live == record.version else self.versions.get((record.model, live))
         if version is None:
             return

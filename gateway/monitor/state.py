@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from gateway.core.attribution import Attribution
@@ -56,6 +56,17 @@ class RouteState:
             del self.views[next(iter(self.views))]  # not the oldest: a monitor that is behind needs just those
         if view.revision >= self.view.revision:
             self.view = view
+
+    def remove(self, view: RouteView) -> None:
+        """Take that the route was deleted: what its promoted version was watched for, and what it asked for on drift, is over.
+
+        Args:
+            view: What answers under its name now.
+        """
+        self.view = view
+        self.is_drifted = False
+        if self.watch is not None and self.watch.rollout.is_cooling:
+            self.watch.learn(replace(self.watch.rollout, cools_until_s=0.0))
 
     def tally(self, variant: str, version: str, kind: Kind) -> VersionTally:
         """Return the tally of a version, making room for a new one."""

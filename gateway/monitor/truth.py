@@ -2,9 +2,9 @@
 
 Predictions wait, the oldest dropped first when there are too many; of each only what the loss needs is kept. Ground truth whose
 prediction is not known waits too, since the merge may deliver it first; after a while it is sought in the archive, again and
-again until it cannot be there any more. Of a row the value that the log has last stands: the same one again is a repetition and
-counts for nothing, another one is a correction, told apart from a first value. So that corrections are known, the predictions
-known in full are kept for a while, the oldest dropped first.
+again until it cannot be there any more. Of a row the value that the log has last stands, if it fits the answer: the same one
+again is a repetition and counts for nothing, another one is a correction, told apart from a first value. So that corrections are
+known, the predictions known in full are kept for a while, the oldest dropped first.
 """
 
 from __future__ import annotations
@@ -263,6 +263,16 @@ class TruthJoin:
         else:
             self._keep_early(prediction_id, row, value, time_s)
         return None
+
+    def refuse(self, prediction_id: str, joined: Joined) -> None:
+        """Take that a joined value fits no answer: what stood before it stands on, or nothing."""
+        among = self._waiting if prediction_id in self._waiting else self._settled
+        if (entry := among.get(prediction_id)) is None:
+            return
+        place, key, rows, answer, since_s, known, estimate = entry
+        stood = () if joined.corrects is None else ((joined.row, *joined.corrects),)
+        others = tuple(one for one in known if one[0] != joined.row)
+        among[prediction_id] = (place, key, rows, answer, since_s, (*others, *stood), estimate)
 
     def _joined(self, prediction_id: str, entry: _Entry, row: int, came: tuple[Truth, float]) -> Joined | None:
         place, key, rows, answer, since_s, known, estimate = entry

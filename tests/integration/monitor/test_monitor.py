@@ -425,6 +425,27 @@ def test_corrected_ground_truth_stands_and_is_counted():
     assert all(one["delay_s_p90"] == pytest.approx(0.1) for one in shown)
 
 
+def test_ground_truth_that_fits_no_answer_takes_nothings_place(archived):
+    """What is no label is dropped: the value before it still stands, in memory and in the archive, and counts once."""
+    scene, keep = archived
+    written = list(records(scene.registry, replace(SOUND, losses={"1": 0.0, "2": 0.0}), 300))
+    truths = [(stream, record) for stream, record in written if isinstance(record, GroundTruthRecord)]
+    opposite = {"yes": "no", "no": "yes"}
+    last = truths[-100:]  # the archive alone remembers the others
+    unfit = [(stream, replace(one, time_s=START_S + 200.0, value="maybe")) for stream, one in truths]
+    again = [(stream, replace(one, time_s=START_S + 300.0)) for stream, one in truths]
+    wrong = [(stream, replace(one, time_s=START_S + 400.0, value=opposite[str(one.value)])) for stream, one in last]
+    keep([*written, *unfit])
+    scene.write([*written, *unfit, *again, *wrong])
+    scene.write([(stream, Heartbeat(START_S + 400.0 + step)) for step in range(30) for stream in ("w0", "w1")])
+
+    shown = scene.run()["quality"]["versions"]
+
+    assert sum(one["rows_known"] for one in shown) == len(truths)
+    assert sum(one["corrected"] for one in shown) == len(last)
+    assert sum(one["mean_loss"] * one["truths"] for one in shown) == pytest.approx(len(last))
+
+
 def test_world_that_gets_worse_convicts_nobody():
     """Errors and losses that double in both versions, with inputs that move, roll nothing back."""
     scene = Scene()

@@ -8,7 +8,7 @@ import pytest
 from monitor_world import ROUTE, SETTINGS, START_S, World, begin_rollout, commit, records
 from test_monitor import PLAN, Scene
 
-from gateway.core.changes import PutRollout, PutRoute
+from gateway.core.changes import DropRoute, PutChampion, PutRollout, PutRoute
 from gateway.core.outcomes import LEARN_OUTCOMES
 from gateway.core.records import PredictionRecord
 from gateway.core.retraining import ASK
@@ -93,3 +93,24 @@ def test_route_that_asked_does_not_ask_again_for_a_while(gap_s, count):
         scene.write(records(scene.registry, world, number, seed=at + 1, start_s=START_S + at * APART_S))
         scene.run()
     assert len(asked(scene)) == count
+
+
+def test_model_whose_route_was_deleted_still_asks():
+    """A route that goes while its promoted version cools down leaves nothing due that keeps its model's rise from being told."""
+    scene = Scene(replace(LEFT_ALONE, cool_down_s=60.0))
+    run(scene, (FINE, 50))
+    alone(scene, Event.PROMOTE)
+    commit(scene.registry, PutChampion(ROUTE, "2"))
+    scene.write(records(scene.registry, FINE, 50, seed=2, start_s=START_S + 10.0))
+    scene.run()
+    worlds = ((FINE, LEARN_OUTCOMES + 100), (WORSE, 400), (WORSE, 50))
+    written = [
+        list(records(scene.registry, world, count, seed=at + 3, start_s=START_S + (at + 1) * APART_S))
+        for at, (world, count) in enumerate(worlds)
+    ]
+    commit(scene.registry, DropRoute(ROUTE), route=ROUTE)
+    for each in written:
+        scene.write((at, replace(one, revision=0) if isinstance(one, PredictionRecord) else one) for at, one in each)
+        scene.run()
+    [entry] = asked(scene)
+    assert entry.evidence["finding"]["version"] == "2"
