@@ -23,7 +23,7 @@ from gateway.metrics.metric import cell
 from gateway.metrics.process import UNEXPECTED_ERRORS
 from gateway.ports.metrics import MetricsBank
 from gateway.serving.answers import Answer, decoded, encoded
-from gateway.serving.compression import compressed, decompressed, refuse_other_encoding
+from gateway.serving.compression import VARY, WORTH_BYTES, compressed, decompressed, refuse_other_encoding
 from gateway.serving.infer import Call, Inference
 from gateway.serving.limits import Callers
 from gateway.serving.recorder import Recorder
@@ -123,10 +123,12 @@ class ServingApp:
             self._inference.refuse_early(call)
         request = decoded(call)
         answer = encoded(call, request, await self._inference.infer(call, request))
-        if b"accept-encoding" in headers:
-            answer.body, encoding = await compressed(answer.body, headers[b"accept-encoding"])
-            if encoding:
-                answer.headers = [*answer.headers, (b"content-encoding", encoding)]
+        if len(answer.body) >= WORTH_BYTES:
+            answer.headers = [*answer.headers, VARY]
+            if b"accept-encoding" in headers:
+                answer.body, encoding = await compressed(answer.body, headers[b"accept-encoding"])
+                if encoding:
+                    answer.headers.append((b"content-encoding", encoding))
         return answer
 
     async def _taken(self, exchange: Exchange) -> Answer:

@@ -182,10 +182,11 @@ class Description:
         self._refuse_while_draining()
         table = self._router.table
         is_warm = (described.model, described.version) in table.pools
-        if not is_warm and (asked.version or not table.can_answer(table.route(asked.name))):
-            raise NotReady(f"{asked.name!r} is not loaded")
+        retry_in_s = self._repository.retry_in_s(described.model, described.version)
+        if not is_warm and (asked.version or not table.can_answer(table.looked_at(asked.name))):
+            raise NotReady(f"{asked.name!r} is not loaded", retry_after_s=retry_in_s)
         if not is_warm and self._repository.has_failed(described.model, described.version):
-            raise NotReady(f"{asked.name!r} failed to load")
+            raise NotReady(f"{asked.name!r} failed to load", retry_after_s=retry_in_s)
         return {"name": asked.name, "ready": True}
 
     async def model(self, asked: Asked) -> Json:
@@ -248,7 +249,7 @@ class Description:
 
     async def _described(self, asked: Asked) -> Version:
         """Return the version that the caller named, from the table or the registry, or the fallback's."""
-        route = self._router.table.route(asked.name)
+        route = self._router.table.looked_at(asked.name)
         if not asked.version:
             return route.fallback.version
         key = (route.route.model, asked.version)

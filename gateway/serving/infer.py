@@ -14,7 +14,7 @@ from typing import Final, cast
 
 import numpy as np
 
-from gateway.core.errors import Busy, DeadlineExceeded, MalformedRequest, NotReady, Overloaded, PoisonousInput, SignatureMismatch
+from gateway.core.errors import Busy, DeadlineExceeded, NotReady, Overloaded, PoisonousInput, SignatureMismatch
 from gateway.core.records import Attempt, Kind, Outcome, PredictionRecord
 from gateway.core.routes import AssignmentSource
 from gateway.core.split import hashed_id, hashed_key
@@ -200,7 +200,10 @@ class Inference:
         if fallback.pool is not None and fallback is not assigned:
             found.append(fallback)
         if not found:
-            raise NotReady(f"version {assigned.version.version!r} of {assigned.version.model!r} is not loaded")
+            raise NotReady(
+                f"version {assigned.version.version!r} of {assigned.version.model!r} is not loaded",
+                retry_after_s=self._pinned.retry_in_s((assigned.version, fallback.version)),
+            )
         return found
 
     async def _run(
@@ -370,12 +373,8 @@ def _first_value(route: ServedRoute, request: Request, name: str) -> object:
 
 def _deadline_s(route: ServedRoute, call: Call, request: Request) -> float:
     """Return the deadline on the clock's monotonic time: the route's, or sooner by the request's parameter `timeout`, in µs."""
-    timeout_us = request.parameters.get("timeout") if request.parameters else None
-    if not timeout_us:
-        return call.received_s + route.deadline_s
-    if isinstance(timeout_us, bool | str) or not 0 < timeout_us < 1e15:
-        raise MalformedRequest("parameters.timeout: expected microseconds")
-    return call.received_s + min(route.deadline_s, timeout_us / 1e6)
+    timeout_us = cast("float", request.parameters.get("timeout", 0)) if request.parameters else 0
+    return call.received_s + (min(route.deadline_s, timeout_us / 1e6) if timeout_us else route.deadline_s)
 
 
 def _priority(request: Request) -> int:

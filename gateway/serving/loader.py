@@ -105,6 +105,11 @@ class Loader:
         """Return whether the version's last load failed."""
         return (model, version) in self._failed
 
+    def retry_in_s(self, model: str, version: str) -> float:
+        """Return for how long a version that did not load is not tried again; 0 when it may be, or is being."""
+        retry_at_s, _ = self._failed.get((model, version), (0.0, None))
+        return max(retry_at_s - self._clock.monotonic_s(), 0.0)
+
     async def give_back(self, memory: MemoryMeter) -> None:
         """Give the memory of unloaded versions back to the system, until cancelled.
 

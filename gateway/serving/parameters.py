@@ -16,6 +16,7 @@ Parameters = Mapping[str, str | int | float | bool]
 _SEQUENCE_KEYS: Final = ("sequence_id", "sequence_start", "sequence_end")
 _SHARED_MEMORY: Final = "shared_memory"  # what the names of its parameters begin with
 _PRIORITY_MAX: Final = 2**32 - 1
+_TIMEOUT_US_MAX: Final = 10**15  # thirty years; what is meant to be no bound at all is left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,10 @@ def request_parameters(parameters: object) -> Parameters:
         priority = checked["priority"]
         if type(priority) is not int or not 0 <= priority <= _PRIORITY_MAX:
             raise MalformedRequest(f"parameters.priority: expected an integer from 0 to {_PRIORITY_MAX}")
+    if "timeout" in checked:
+        timeout_us = checked["timeout"]
+        if isinstance(timeout_us, bool | str) or not 0 <= timeout_us <= _TIMEOUT_US_MAX:
+            raise MalformedRequest(f"parameters.timeout: expected microseconds from 0, which is none, to {_TIMEOUT_US_MAX}")
     if "binary_data_output" in checked:
         _boolean(checked["binary_data_output"], "parameters.binary_data_output")
     return checked

@@ -7,7 +7,7 @@ goes on, so that the next request may find it warm.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -33,14 +33,6 @@ class PinnedPools:
         self._lookups = 0
         self._waiting = 0
 
-    def warm(self, model: str, version: str) -> Pool | None:
-        """Return the pool of a version if it is warm."""
-        return self._shelf.use((model, version))
-
-    def versions(self, model: str) -> list[str]:
-        """Return the versions of a model that are warm here."""
-        return [version for named, version in self._shelf if named == model]
-
     async def pool(self, model: str, version: str, *, within_s: float) -> Pool:
         """Return the pool of a registered version, loading it if it is not warm.
 
@@ -49,7 +41,7 @@ class PinnedPools:
             NotReady: it did not load in time, too many wait, or there is no room; the load goes on.
             LoadFailed: it does not load.
         """
-        found = self.warm(model, version)
+        found = self._shelf.use((model, version))
         return found if found is not None else await self._within(self._named(model, version), model, version, within_s)
 
     async def warm_up(self, version: Version, *, within_s: float) -> None:
@@ -62,6 +54,10 @@ class PinnedPools:
             await self._within(self._loader.load(version, is_asked=True), version.model, version.version, within_s)
         except ModelFault:
             return
+
+    def retry_in_s(self, versions: Iterable[Version]) -> float:
+        """Return for how long none of these versions, which did not all load, is tried again."""
+        return min(self._loader.retry_in_s(version.model, version.version) for version in versions)
 
     async def version(self, model: str, version: str) -> Version:
         """Return what the registry knows of a version.

@@ -162,6 +162,10 @@ class Repository:
         """Return whether the version's last load failed, so that a request would be refused or wait for another try."""
         return self._loader.has_failed(model, version)
 
+    def retry_in_s(self, model: str, version: str) -> float:
+        """Return for how long a version that did not load is not tried again; 0 when it may be, or is being."""
+        return self._loader.retry_in_s(model, version)
+
     async def _committed(self, principal: Principal, action: str, model: str, writes: Sequence[PutHold | DropHold]) -> Revision:
         """Commit holds and return the table's revision with them."""
         subject = f"version:{model}/{writes[0].version}" if len(writes) == 1 else f"model:{model}"
@@ -197,8 +201,7 @@ class Repository:
 
     def warm_versions(self, model: str) -> list[str]:
         """Return the versions of a model that are warm here, in order of name."""
-        held = [version for named, version in self._router.table.pools if named == model]
-        return sorted({*held, *self._pinned.versions(model)})
+        return sorted(version for named, version in self._shelf if named == model)
 
     def close(self) -> None:
         """List and commit nothing any more."""
@@ -212,7 +215,7 @@ class Repository:
             yield name, table.routes[name].model if name in table.routes else name
 
     def _standing(self, model: str, version: str, state: VersionState) -> Json:
-        if (model, version) in self._router.table.pools or self._pinned.warm(model, version) is not None:
+        if (model, version) in self._shelf:
             return {"state": "READY", "reason": ""}
         if self._loader.is_loading(model, version):
             return {"state": "LOADING", "reason": ""}

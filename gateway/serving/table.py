@@ -186,16 +186,24 @@ class ServedTable:
         self._pinned: dict[tuple[str, str], ServedVariant] = {}
 
     def route(self, name: str) -> ServedRoute:
-        """Return a route.
+        """Return a route that is called, which is a use of its version.
 
         Raises:
             UnknownRoute: neither a route nor a model has that name.
         """
         found = self._routes.get(name)
         if found is None:
-            found = self._routes[name] = ServedRoute(self.table.route(name), self.table, self.pools, self._bench)
+            found = self._bound(name)
         if found.sole_key is not None:
             self.pools.use(found.sole_key)
+        return found
+
+    def looked_at(self, name: str) -> ServedRoute:
+        """Return a route that somebody asks about, which is no use of its version; raises as `route` does."""
+        return self._routes.get(name) or self._bound(name)
+
+    def _bound(self, name: str) -> ServedRoute:
+        found = self._routes[name] = ServedRoute(self.table.route(name), self.table, self.pools, self._bench)
         return found
 
     def forget(self, key: Pair) -> None:

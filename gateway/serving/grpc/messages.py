@@ -7,7 +7,7 @@ is typed; FP16 and BF16 only raw. An answer is written as its request was, unles
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 
@@ -137,8 +137,8 @@ def _values(parameters: Mapping[str, InferParameter]) -> dict[str, Any]:
 
 def _within(parameters: Parameters, left_s: float | None) -> Parameters:
     """Return the parameters with the nearer of the caller's deadline and their own `timeout`."""
-    own_us = parameters.get("timeout")
-    if left_s is None or isinstance(own_us, bool | str):  # what is no number is refused later
+    if left_s is None:
         return parameters
+    own_us = cast("float", parameters.get("timeout", 0))
     left_us = min(max(left_s * 1e6, 1.0), _TIMEOUT_US_MAX)
     return {**parameters, "timeout": min(own_us, left_us) if own_us else left_us}

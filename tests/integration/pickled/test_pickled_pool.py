@@ -44,12 +44,17 @@ class Bench:
     pool: Pool
     place: int
     in_flight: MappedInFlight
+    before: frozenset[threading.Thread]
 
     def submit(self, *values: float, **more: object) -> asyncio.Future[Ran]:
         """Submit rows with these first numbers."""
         inputs = (Tensor("input", Datatype.FP64, np.array([[value, 0.0] for value in values])),)
         deadline_s = SystemClock().monotonic_s() + 60.0
         return self.pool.submit(str(uuid4()), self.place, inputs, len(values), **{"deadline_s": deadline_s, **more})
+
+    def threads(self) -> int:
+        """Return how many threads the pool has; those of others may not have ended yet."""
+        return sum(thread.name.startswith("pool ") for thread in set(threading.enumerate()) - self.before)
 
     async def runs(self, *values: float) -> list[Ran]:
         """Return how requests of one row each ended that came in one turn."""
@@ -77,11 +82,11 @@ def on_loop(tmp_path: Path) -> Callable[..., None]:
             in_flight, metrics, clock, settings = MappedInFlight(tmp_path / "w0"), MemoryBank(), SystemClock(), ServingSettings()
             turn = Turn(asyncio.get_running_loop(), settings.inline_turn_us_max)
             poison = Poison(SuspicionsFile(tmp_path / "poison"), keep_s=0.0, metrics=metrics, clock=clock)
-            warm = Warm(version, instance, Cost(100.0, 1.0))
+            warm, before = Warm(version, instance, Cost(100.0, 1.0)), frozenset(threading.enumerate())
             pool = Pool(warm, turn=turn, settings=settings, in_flight=in_flight, poison=poison, metrics=metrics, clock=clock)
             try:
                 async with asyncio.timeout(60):
-                    await body(Bench(pool, in_flight.bind(Place("r", "m", 1, "a", "1", "ab" * 32, "0")), in_flight))
+                    await body(Bench(pool, in_flight.bind(Place("r", "m", 1, "a", "1", "ab" * 32, "0")), in_flight, before))
             finally:
                 instance.close()
 
@@ -96,17 +101,12 @@ def answers(rans: Sequence[Ran]) -> list[object]:
     return [ran.outputs[0].data.tolist() if ran.outcome is Outcome.OK else ran.outcome for ran in rans]
 
 
-def pool_threads() -> int:
-    """Return how many threads pools have."""
-    return sum(thread.name.startswith("pool ") for thread in threading.enumerate())
-
-
 def test_requests_of_one_turn_share_a_run_without_a_thread(on_loop):
     """What came together runs together, and each gets its own rows."""
 
     async def test(bench: Bench) -> None:
         rans = await bench.runs(*map(float, range(16)))
-        assert pool_threads() == 0
+        assert bench.threads() == 0
         assert answers(rans) == [[float(at)] for at in range(16)]
         assert {(ran.batch_rows, ran.batch_position) for ran in rans} == {(16, at) for at in range(16)}
 
@@ -123,7 +123,7 @@ def test_what_waits_runs_when_the_process_is_free(on_loop):
         first, caller = bench.submit(0.3), Caller()
         while bench.in_flight.oldest_s() == float("inf"):  # noqa: ASYNC110 - what is waited for is no event
             await asyncio.sleep(0)
-        assert pool_threads() == 0
+        assert bench.threads() == 0
         later = [bench.submit(0.0) for _ in range(3)]
         gone = bench.submit(0.0, caller=caller)
         assert caller.on_gone is not None

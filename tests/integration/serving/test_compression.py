@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import resource
 import zlib
@@ -83,6 +84,30 @@ def test_the_bound_is_of_the_expanded_body(served, more):
     padded = content + b" " * (BYTES_MAX - len(content) + more)
     answer = served.client.post("/v2/models/m/infer", content=gzip.compress(padded), headers={"Content-Encoding": "gzip"})
     assert answer.status_code == (413 if more else 200)
+
+
+def test_gzip_of_several_members_is_read_as_one(served):
+    """Members follow one another, of any sizes, empty ones among them (RFC 1952, 2.2), and the bound is of all together."""
+    content, _ = body(np.arange(30_000, dtype=np.float32).reshape(1, -1), binary=False)
+    cuts = [0, 1, 1, 9, 70_000, 140_000, len(content)]
+    members = b"".join(gzip.compress(content[start:end]) for start, end in itertools.pairwise(cuts))
+    headers = {"Content-Encoding": "gzip"}
+    answer = served.client.post("/v2/models/m/infer", content=members, headers=headers)
+    assert answer.json()["outputs"][0]["data"] == list(range(30_000))
+    bomb = members + b"".join([gzip.compress(b" " * 2**16)] * 16)
+    assert served.client.post("/v2/models/m/infer", content=bomb, headers=headers).status_code == 413
+
+
+def test_answers_that_may_be_compressed_say_that_they_vary(served):
+    """A cache is told for whom an answer of a kilobyte was made, compressed or not (RFC 9110, 12.5.5); a small one is for all."""
+    for count, varies in ((1, None), (1_000, "accept-encoding")):
+        content, _ = body(np.ones((1, count), np.float32), binary=False)
+        for accepted in ("gzip", "identity", "br"):
+            headers, _ = infer(served, content, {"Accept-Encoding": accepted})
+            assert headers.get("vary") == varies, (count, accepted)
+    request = served.client.build_request("POST", "/v2/models/m/infer", content=content)
+    del request.headers["accept-encoding"]
+    assert served.client.send(request).headers["vary"] == "accept-encoding"
 
 
 def test_rows_are_compressed_too(served):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from pathlib import PurePath
+
+import pytest
 
 from adapters.heap import Heap
 from adapters.runtimes.onnx import OnnxRuntime
@@ -14,6 +17,12 @@ from gateway.ports.runtimes import Instance
 A, B = {"name": "a", "version": "1"}, {"name": "b", "version": "2"}
 ROW = [[1, 2, 3, 4]]
 WIDE = 25_000  # features: a file of 100 kB that takes 1.6 MB, because the runtime packs a column of weights into sixteen
+
+
+@pytest.fixture(autouse=True)
+def settled_heap() -> None:
+    """Free what the workers before left in cycles: freed while a version loads, it would be taken off that version's memory."""
+    gc.collect()
 
 
 def fill(worker, models, count: int) -> None:
@@ -81,6 +90,29 @@ def test_least_recently_called_gives_way_and_comes_back(make_worker, models, unt
     assert worker.metric("gateway_evictions_total") == 6
     assert worker.metric("gateway_warm_bytes") <= 5 * 2**20
     assert worker.metric("gateway_model_memory_bytes", model="m1") > 10 * 4 * WIDE
+
+
+def test_reading_about_a_version_is_no_use_of_it(make_worker, models, until):
+    """Whoever asks what a model is, whether it is ready or for the index neither warms it nor keeps it from giving way."""
+    worker = make_worker(kept_names_max=1, model_memory_bytes_max=5 * 2**20)
+    for number in range(5):
+        worker.register(f"m{number}", "1", models.linear(WIDE, bias=float(number)), champion=True)
+    worker.start()
+    until(worker.is_ready)
+    asked = ["", "/ready", "/config", "/stats", "/versions/1", "/versions/1/ready", "/versions/1/config"]
+    row = [[0.0] * WIDE]
+    for number in (1, 2, 3):
+        assert worker.infer(f"m{number}", row).status_code == 200
+    for path in asked:
+        for model in ("m0", "m1"):
+            assert worker.client.get(f"/v2/models/{model}{path}").status_code in (
+                200,
+                503,
+            )  # a version that is not warm is not ready
+    assert worker.client.post("/v2/repository/index", json={}).status_code == 200
+    assert sorted(worker.warm()) == [("m1", "1"), ("m2", "1"), ("m3", "1")]
+    assert worker.infer("m4", row).status_code == 200
+    assert sorted(worker.warm()) == [("m2", "1"), ("m3", "1"), ("m4", "1")]
 
 
 def test_cold_model_that_loads_too_slowly_is_a_503_and_then_warm(make_worker, models, until, monkeypatch):

@@ -284,6 +284,7 @@ def test_what_is_not_offered_is_a_501(served, asked):
         {"parameters": {"priority": 1.0}},
         {"parameters": {"priority": True}},
         {"parameters": {"priority": "high"}},
+        *({"parameters": {"timeout": timeout}} for timeout in (False, True, "", "5", None, [], -1, -0.5, 10**16)),
         {"parameters": {"binary_data_output": 1}},
         {"parameters": {"binary_data_output": "true"}},
         {"parameters": {"triton_x": 1}},
@@ -303,6 +304,15 @@ def test_parameters_of_other_types_are_refused(served, asked):
     """A reserved parameter of another type, or a value that is no string, number or boolean, is a 400 [OIP-32, 41]."""
     answer = served.infer("FP32", [[1]], **asked)
     assert (answer.status_code, answer.json().keys()) == (400, {"error"})
+
+
+def test_timeout_that_is_none_or_no_time_is_told_apart(served):
+    """0 is the protocol's default and shortens nothing; what is no number of microseconds is refused by its name [OIP-41, 51]."""
+    assert served.infer("FP32", [[1]], parameters={"timeout": 0}).status_code == 200
+    for wrong in (False, "", None, -1):
+        answer = served.infer("FP32", [[1]], parameters={"timeout": wrong})
+        assert answer.status_code == 400
+        assert answer.json()["error"].startswith("parameters.timeout: expected ")
 
 
 def test_harmless_parameters_and_members_pass(served):
