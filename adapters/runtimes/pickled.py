@@ -138,6 +138,7 @@ class PickledInstance:
         }
         self._changed = threading.Condition()
         self._free: list[Fork] = []
+        self._forks: list[Fork] = []  # every one, and some that have ended; replaced by the one thread that starts them
         self._alive = 0  # free or at work
         self._waiting = 0
         self._again = 0  # of those waiting, the members of a run that failed
@@ -167,9 +168,8 @@ class PickledInstance:
 
     @property
     def outside_bytes(self) -> int:
-        """What its free processes hold; after loading, all of them."""
-        with self._changed:
-            return sum(fork.own_bytes() for fork in self._free)
+        """What its processes hold."""
+        return sum(fork.own_bytes() for fork in self._forks)
 
     def predict(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Return the output by name.
@@ -383,7 +383,8 @@ class PickledInstance:
                 self._leave()
                 self._server = self._runtime.acquire(self._pickled)
             try:
-                return self._server.fork(self._artifact, self._order)
+                self._forks = [*filter(Fork.own_bytes, self._forks), self._server.fork(self._artifact, self._order)]
+                return self._forks[-1]
             except Died as error:
                 reason = str(error)
         raise LoadFailed(reason)

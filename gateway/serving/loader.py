@@ -36,6 +36,7 @@ _NICENESS: Final = 10  # a tenth of what the event loop gets where both want one
 
 _OTHERS_S: Final = 5.0  # for the other workers to load; a change's loads wait at once, so it is spent once of its 30 s
 _LOOK_S: Final = 0.01  # between two looks at whether they have
+_WEIGH_S: Final = 5.0  # between two looks at versions' own processes, of 20 µs each; one that idles stays for a minute
 _GIVE_BACK_S: Final = 1.0  # after a version went: the requests that hold it finish, and several are given back at once
 
 
@@ -122,6 +123,14 @@ class Loader:
             self._shelf.has_dropped.clear()
             await loop.run_in_executor(self._thread, memory.trim)
 
+    async def weigh(self) -> None:
+        """Have the shelf know what versions hold in processes of their own, which come and go and grow, until cancelled."""
+        while True:
+            await asyncio.sleep(_WEIGH_S)
+            for key in [key for key, pool in self._shelf.items() if pool.version.has_pickle]:
+                if (pool := self._shelf.get(key)) is not None:
+                    self._shelf.weigh(key, pool.outside_bytes)
+
     def close(self) -> None:
         """Start no further load."""
         self._thread.shutdown(wait=False, cancel_futures=True)
@@ -162,7 +171,7 @@ class Loader:
             self._duration.observe(self._clock.monotonic_s() - began_s)
             self._note_fallback(warm)
             pool = self._pool(warm)
-            self._shelf.put((version.model, version.version), pool, warm.memory_bytes)
+            self._shelf.put((version.model, version.version), pool, warm.memory_bytes, warm.outside_bytes)
             return pool
         finally:
             self._pass_on()

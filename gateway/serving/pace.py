@@ -10,7 +10,7 @@ from typing import Final
 from gateway.serving.warming import Cost
 
 _NEWS: Final = 0.1  # weight of the last run: a change of pace is known within some twenty runs, one slow run moves little
-_FACTOR_MAX: Final = 100.0  # of one run against its cost; a run that stood still is no pace
+_SURPRISE_MAX: Final = 100.0  # of a run against what was expected of it: one that stood still is no pace, several that do are
 
 
 class Pace:
@@ -25,7 +25,7 @@ class Pace:
 
     def note(self, rows: int, duration_us: float) -> None:
         """Learn from a run."""
-        now = min(duration_us / max(self._cost.of(rows), 1.0), _FACTOR_MAX)
+        now = min(duration_us / max(self._cost.of(rows), 1.0), self._factor * _SURPRISE_MAX)
         self._factor += (now - self._factor) * _NEWS
 
     def wait_s(self, rows: int) -> float:

@@ -24,7 +24,7 @@ from gateway.metrics.serving import REJECTED, RESTS
 from gateway.ports.clock import Clock
 from gateway.ports.inflight import InFlight
 from gateway.ports.metrics import MetricsBank
-from gateway.ports.runtimes import RemoteInstance
+from gateway.ports.runtimes import HoldsElsewhere, RemoteInstance
 from gateway.serving.batch import LAST, Caller, Fired, Job, Ran, enqueue, execute, rows_waiting
 from gateway.serving.checking import Checker
 from gateway.serving.counts import RunCounts
@@ -113,6 +113,11 @@ class Pool:
         self._counts = RunCounts(version, metrics, clock)
         self._unexpected = cell(metrics, UNEXPECTED_ERRORS, "queue")
         weakref.finalize(self, warm.instance.close)
+
+    @property
+    def outside_bytes(self) -> int:
+        """What its instance holds in processes of its own now."""
+        return self._instance.outside_bytes if isinstance(self._instance, HoldsElsewhere) else 0
 
     def submit(
         self,

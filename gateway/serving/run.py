@@ -129,6 +129,7 @@ def _duties(worker: str, parts: Parts, *, settings: Settings, ports: Ports) -> l
         parts.router.follow(),
         parts.router.report(),
         parts.loader.give_back(ports.memory),
+        parts.loader.weigh(),
         _turn_regularly(in_flight, parts.recorder, parts.poison, metrics, clock, run_hung_s=hung_s),
         record_left_behind(in_flight, parts.router, parts.recorder, worker, metrics=metrics),
     ]

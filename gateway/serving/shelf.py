@@ -27,7 +27,12 @@ NOTHING: Final[frozenset[Pair]] = frozenset()
 @dataclass(frozen=True, slots=True)
 class _Place:
     pool: Pool
-    memory_bytes: int
+    memory_bytes: int  # in this process
+    outside_bytes: int
+
+    @property
+    def bytes(self) -> int:
+        return self.memory_bytes + self.outside_bytes
 
 
 class Shelf(Mapping[Pair, Pool]):
@@ -75,19 +80,31 @@ class Shelf(Mapping[Pair, Pool]):
         self._places.move_to_end(key)
         return place.pool
 
-    def put(self, key: Pair, pool: Pool, memory_bytes: int) -> None:
-        """Take a version in, evicting others as far as the budget asks."""
+    def put(self, key: Pair, pool: Pool, memory_bytes: int, outside_bytes: int = 0) -> None:
+        """Take a version in, evicting others as far as the budget asks.
+
+        Args:
+            outside_bytes: What it holds in processes of its own.
+        """
         self.drop(key)
-        self._places[key] = _Place(pool, memory_bytes)
-        self._count(key, memory_bytes, memory_bytes)
+        place = self._places[key] = _Place(pool, memory_bytes, outside_bytes)
+        self._count(key, place.bytes, place.bytes)
         self.changed(key)
         self._evict(0, spared=key)
+
+    def weigh(self, key: Pair, outside_bytes: int) -> None:
+        """Say what a version holds in processes of its own now, evicting others as far as the budget asks; it is no use of it."""
+        place = self._places.get(key)
+        if place is not None and place.outside_bytes != outside_bytes:
+            weighed = self._places[key] = _Place(place.pool, place.memory_bytes, outside_bytes)
+            self._count(key, weighed.bytes - place.bytes, weighed.bytes)
+            self._evict(0, spared=key)
 
     def drop(self, key: Pair) -> None:
         """Let a version go; requests that hold it finish, then its instance closes."""
         place = self._places.pop(key, None)
         if place is not None:
-            self._count(key, -place.memory_bytes, 0)
+            self._count(key, -place.bytes, 0)
             self.has_dropped.set()
             self.changed(key)
 
@@ -97,7 +114,7 @@ class Shelf(Mapping[Pair, Pool]):
 
     def make_room(self, memory_bytes: int) -> bool:
         """Evict what a version of that size needs; return False, having evicted nothing, when what is kept leaves no room."""
-        kept = sum([self._places[key].memory_bytes for key in self._kept if key in self._places])
+        kept = sum([self._places[key].bytes for key in self._kept if key in self._places])
         if kept + memory_bytes > self._bytes_max:
             return False
         self._evict(memory_bytes, spared=None)
@@ -105,7 +122,7 @@ class Shelf(Mapping[Pair, Pool]):
 
     def has_room_to_keep(self, keys: Iterable[Pair]) -> bool:
         """Return whether versions, as far as they are here, fit beside what is kept already."""
-        kept = [self._places[key].memory_bytes for key in {*self._kept, *keys} if key in self._places]
+        kept = [self._places[key].bytes for key in {*self._kept, *keys} if key in self._places]
         return sum(kept) <= self._bytes_max
 
     def _evict(self, coming_bytes: int, *, spared: Pair | None) -> None:

@@ -82,7 +82,8 @@ class Warm:
 
     Attributes:
         memory_bytes: What the process's heap grew by meanwhile, at least the artifact's size: what serving allocates in the
-            same moments is small beside a version, and loads come one after the other. And what it holds in processes of its own.
+            same moments is small beside a version, and loads come one after the other.
+        outside_bytes: What it held in processes of its own then.
         provider: What the instance computes on; another than the version's own where that is not there.
     """
 
@@ -90,6 +91,7 @@ class Warm:
     instance: Instance
     cost: Cost
     memory_bytes: int = 0
+    outside_bytes: int = 0
     provider: str = CPU
 
 
@@ -124,9 +126,9 @@ def warmed(
             instance.close()
             raise LoadFailed(f"version {version.version!r} of {version.model!r} runs no made-up row: {error}") from error
         cost = Cost(version.cost_us_per_row, version.cost_us_per_row)
+    memory_bytes = max(memory.heap_bytes() - before, version.size_bytes)
     outside_bytes = instance.outside_bytes if isinstance(instance, HoldsElsewhere) else 0
-    memory_bytes = max(memory.heap_bytes() - before, version.size_bytes) + outside_bytes
-    return Warm(version, instance, cost, memory_bytes, instance.provider)
+    return Warm(version, instance, cost, memory_bytes, outside_bytes, instance.provider)
 
 
 def _measured(instance: Instance, version: Version, runs: int, clock: Clock) -> Cost:

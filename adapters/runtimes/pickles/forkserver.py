@@ -334,6 +334,8 @@ class Fork:
 
     def own_bytes(self) -> int:
         """Return what it holds of the machine's memory, its imports included and shared files not; 0 when it is gone."""
+        if self._is_ended:  # its number may be another's by now
+            return 0
         try:
             _, resident, shared = Path(f"/proc/{self.pid}/statm").read_text().split()[:3]
             return (int(resident) - int(shared)) * os.sysconf("SC_PAGESIZE")

@@ -72,6 +72,10 @@ class Where:
         return [float(os.getpid())] * len(rows)
 
 
+class LargeWhere(Where, Large):
+    """Says which process answers, and when, and holds 50 MB."""
+
+
 class Doomed:
     """Ends its process by the row's first number: 1 exits, 2 segfaults, 3 takes memory until there is none, 4 raises."""
 

@@ -29,7 +29,7 @@ from gateway.serving.warming import warmed
 
 sys.path.insert(0, str(Path(__file__).parent))
 import models
-from models import Doomed, Fickle, Large, Leaking, Opens, Prying, Sum, Where, runtime, saved, version_of
+from models import Doomed, Fickle, Large, LargeWhere, Leaking, Opens, Prying, Sum, Where, runtime, saved, version_of
 
 ROWS = {"input": np.arange(6.0).reshape(3, 2)}
 
@@ -182,9 +182,28 @@ def test_version_weighs_what_its_processes_hold(tmp_path):
     artifacts.put(tmp_path / "m.pkl", version.digest)
     warm = warmed(version, artifacts, {Runtime.PICKLED: pickles}, runs=1, memory=Heap(), clock=SystemClock())
     assert version.size_bytes < 100_000
-    assert 100_000_000 < warm.memory_bytes < 400_000_000
+    assert warm.memory_bytes < 100_000_000 < warm.outside_bytes < 400_000_000
     assert ChainedInstance([version], [warm.instance]).outside_bytes > 100_000_000
     warm.instance.close()
+
+
+def test_version_weighs_what_its_later_processes_hold(load, until):
+    """A process that is started because others are at work counts, as do those at work, until it has ended."""
+    model = LargeWhere()
+    model.held = b""
+    instance = load(model, pickled={"instances_min": 1, "instances_max": 2})
+    alone = instance.outside_bytes
+    asking = [threading.Thread(target=instance.predict, args=(row(1.0),)) for _ in range(2)]
+    for thread in asking:
+        thread.start()
+    until(lambda: instance.outside_bytes > alone + 40_000_000, within_s=60)
+    for thread in asking:
+        thread.join()
+    run = instance.begin(row(0.1))
+    assert instance.outside_bytes > alone + 40_000_000
+    run.finish()
+    os.kill(answering(instance), signal.SIGKILL)
+    until(lambda: instance.outside_bytes < alone + 40_000_000, within_s=60)
 
 
 def test_memory_of_its_imports_is_not_the_process_own(load):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pytest
@@ -14,6 +15,7 @@ from adapters.memory import ManualClock, MemoryBank
 from gateway.core.errors import LoadFailed, NotReady
 from gateway.core.models import Digest, Runtime, Version
 from gateway.core.tensors import Signature
+from gateway.ports.metrics import Sample
 from gateway.serving.loader import Loader
 from gateway.serving.shelf import Shelf
 from gateway.serving.warming import Cost, Warm
@@ -32,6 +34,19 @@ VERSION = version_of("m")
 def warmed(version: Version) -> Warm:
     """Return what a load gives; nothing here runs it."""
     return Warm(version, instance=None, cost=Cost(1.0, 0.0), memory_bytes=version.size_bytes)
+
+
+@dataclass
+class Held:
+    """What a loader looks at of a pool: a version, and by its model what it holds in processes of its own."""
+
+    version: Version
+    held: dict[str, int]
+
+    @property
+    def outside_bytes(self) -> int:
+        """Look it up."""
+        return self.held[self.version.model]
 
 
 def loader_of(warm: Callable[[Version], Warm], *, clock: ManualClock | None = None, shelf: Shelf | None = None) -> Loader:
@@ -213,4 +228,28 @@ def test_wait_for_another_worker_is_bounded(tmp_path):
         assert other.try_take(), "and gave back what it took"
         loader.close()
 
+    asyncio.run(run())
+
+
+def test_processes_are_weighed_while_a_version_is_warm(monkeypatch):
+    """What a pickled version's processes hold later is known to the shelf, and nobody else is asked."""
+    pickled = replace(version_of("p"), runtime=Runtime.PICKLED)
+    held = {"p": 2 * MIB}
+
+    async def run() -> None:
+        metrics = MemoryBank()
+        shelf = Shelf(bytes_max=8 * MIB, metrics=metrics)
+        shelf.put(("p", "1"), Held(pickled, held), MIB)
+        shelf.put(("m", "1"), Held(VERSION, {}), MIB)
+        loader = loader_of(warmed, shelf=shelf)
+        weighing = asyncio.create_task(loader.weigh())
+        for bytes_held in (2, 4):
+            held["p"] = bytes_held * MIB
+            async with asyncio.timeout(60):
+                while Sample("gateway_warm_bytes", (), (2 + bytes_held) * MIB) not in metrics.samples():  # noqa: ASYNC110 - a number
+                    await asyncio.sleep(0)
+        weighing.cancel()
+        loader.close()
+
+    monkeypatch.setattr("gateway.serving.loader._WEIGH_S", 0.0)
     asyncio.run(run())

@@ -44,6 +44,21 @@ def test_room_is_made_before_a_load_and_only_if_it_helps():
     assert set(shelf) == {A}
 
 
+def test_version_whose_processes_grow_makes_others_give_way():
+    """What a version holds outside of the worker counts as it is now, which is no use of it and evicts others, not itself."""
+    metrics = MemoryBank()
+    shelf = Shelf(bytes_max=30, metrics=metrics)
+    for key in (A, B, C):
+        shelf.put(key, object(), 4, 4)
+    shelf.weigh(B, 14)
+    assert set(shelf) == {B, C}
+    shelf.weigh(B, 4)
+    shelf.weigh(D, 50)  # it went meanwhile
+    assert {sample.value for sample in metrics.samples() if sample.name == "gateway_warm_bytes"} == {16}
+    shelf.put(A, object(), 20)
+    assert set(shelf) == {C, A}
+
+
 def test_memory_is_shown_by_version_and_together():
     """Each version's bytes are a gauge, zero once it went; their sum is another."""
     metrics = MemoryBank()
