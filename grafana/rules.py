@@ -220,11 +220,13 @@ ALERTS: Final = (
     ),
     Alert(
         "NoticesUntold",
-        'sum by (instance) (increase(gateway_notices_untold_total{severity="critical"}[15m])) > 0',
+        'sum by (instance) (gateway_notices_unheard{severity="critical"}) > 0 '
+        'or sum by (instance) (increase(gateway_notices_untold_total{severity="critical"}[15m])) > 0',
         PAGE,
         "Nobody was told of something critical",
-        "No channel wants the notice: the only one that would is dead, or none names its route or team. The journal "
-        "of the process control has the notice; `headgate notices` shows the channels and what became of each.",
+        "Every channel that wants the notice is dead, or none names its route or team. `headgate notices list` shows the "
+        "channels, what waits for them and what lasts; the journal of the process control has each notice.",
+        waits="2m",  # a channel that failed takes it with a later try
         stays="1h",
     ),
     Alert(
@@ -232,7 +234,7 @@ ALERTS: Final = (
         "sum by (instance, channel) (increase(gateway_notices_lost_total[15m])) > 0",
         TICKET,
         "Channel {{ $labels.channel }} did not get what it was to be told",
-        "Its notices waited for a day, or too many did, and were given up. `headgate notices` says why it takes none; the "
+        "Its notices waited for a day, or too many did, and were given up. `headgate notices list` says why it takes none; the "
         "journal of the process control has each.",
         stays="1h",
     ),

@@ -20,7 +20,7 @@ def add_to(app: typer.Typer) -> None:
 @group.command("list", epilog=examples("headgate notices list", "headgate notices list --json"))
 @reaches
 def list_notices(gateway: Gateway, as_json: JsonOption = False) -> None:
-    """List the channels, and the notices that wait for one of them."""
+    """List the channels, the notices that wait for one of them, and what lasts."""
     with gateway.admin() as admin:
         told = admin.notices()
     if as_json:
@@ -45,7 +45,14 @@ def list_notices(gateway: Gateway, as_json: JsonOption = False) -> None:
         "notice": lambda one: output.shortened(one.get("title")),
         "waits for": lambda one: ", ".join(map(str, names)) if isinstance(names := one.get("channels"), list) else "",
     }
-    return output.show_table(list(output.objects(told.get("waiting"))), waiting, empty="nothing waits")
+    output.show_table(list(output.objects(told.get("waiting"))), waiting, empty="nothing waits")
+    lasting: dict[str, output.Cell] = {
+        "since": lambda one: output.moment(one.get("time_s")),
+        "severity": lambda one: one.get("severity"),
+        "what lasts": lambda one: output.shortened(one.get("title")),
+        "told to": lambda one: one.get("told") or "nobody",
+    }
+    return output.show_table(list(output.objects(told.get("open"))), lasting, empty="nothing lasts")
 
 
 @group.command(epilog=examples("headgate notices test on-call"))

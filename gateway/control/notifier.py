@@ -12,15 +12,14 @@ import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
-import orjson
-
+from gateway.control.outbox import OUTBOX_MAX, Open, Outbox, Waiting, decoded
 from gateway.control.repeating import repeat
 from gateway.core.errors import DeliveryFailed, Rejected
-from gateway.core.fields import Fields, Json
+from gateway.core.fields import Json
 from gateway.core.notices import (
     GIVE_UP_S,
     Channel,
@@ -33,7 +32,6 @@ from gateway.core.notices import (
     is_worse,
     messages,
     notice_body,
-    notice_from_body,
     notice_of,
     retry_s,
     teams_of,
@@ -45,64 +43,12 @@ from gateway.ports.notices import Sender
 from gateway.ports.stores import CheckpointStore, RegistryStore
 
 CONSUMER: Final = "notices"
-OUTBOX_MAX: Final = 10_000  # notices that wait; beyond it the oldest is given up and counted
 OVER_AFTER_S: Final = 60.0  # what stops and begins again within it is one condition
 DEAD_ATTEMPTS: Final = 4  # failures one after the other, half a minute, after which the other channels are told
 POLL_S: Final = 1.0
 _PAGE: Final = 500
 _AUDIT: Final = "audit"
 _journal = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class _Waiting:
-    """A notice, and the channels that have not taken it."""
-
-    notice: Notice
-    channels: set[str]
-
-
-@dataclass(frozen=True, slots=True)
-class _Open:
-    """How a condition that lasts was told, and the channels to tell of its end: whoever answers for its route by then.
-
-    Attributes:
-        notice: The worst, with the time of the first: that is how long it lasts.
-    """
-
-    notice: Notice
-    told: frozenset[str]
-
-
-@dataclass(slots=True)
-class _Line:
-    """How one channel does.
-
-    Attributes:
-        failures: One after the other.
-        tried: How often in vain, by the ids of the notices that wait.
-        next_s: Before it, nothing is tried but critical notices that never were; of the monotonic clock, since the other may be
-            set back.
-    """
-
-    failures: int = 0
-    next_s: float = -math.inf
-    tried: Counter[str] = field(default_factory=Counter)
-    error: str = ""
-    delivered: int = 0
-    lost: int = 0
-
-    def is_urgent(self, notice: Notice) -> bool:
-        """Return whether a notice does not wait for the next try."""
-        return notice.severity is Severity.CRITICAL and not self.tried[notice.id]
-
-
-@dataclass(slots=True)
-class _State:
-    outbox: list[_Waiting] = field(default_factory=list)
-    open: dict[str, _Open] = field(default_factory=dict)  # conditions that last, by incident
-    lines: dict[str, _Line] = field(default_factory=dict)
-    untold: Counter[Severity] = field(default_factory=Counter)  # since this process began
 
 
 class Notifier:
@@ -130,9 +76,9 @@ class Notifier:
         self._checkpoints = checkpoints
         self._conditions = conditions
         self._clock = clock
-        self._state = _State()
+        self._box = Outbox()
         self._gone_s: dict[str, float] = {}  # when each open condition was first seen to have stopped, by the monotonic clock
-        self._routes: Mapping[str, Route] = {}  # as the last look found them
+        self._routes: Mapping[str, Route] = registry.table().routes  # as the last look found them
         self._lock = threading.Lock()  # of the state and its saving; never held while a channel is waited for
         self._seq = self._restored()  # of the last audit entry read
 
@@ -176,7 +122,7 @@ class Notifier:
     def body(self) -> Json:
         """Return every channel and what waits for it; never an address, which may hold a secret."""
         with self._lock:
-            waiting = Counter(name for one in self._state.outbox for name in one.channels)
+            waiting = Counter(name for one in self._box.waiting for name in one.channels)
             channels = [
                 {
                     "channel": name,
@@ -187,31 +133,37 @@ class Notifier:
                     "kinds": list(channel.kinds),
                     "quiet": [f"{one:%H:%M}" for one in channel.quiet or ()],
                     "waiting": waiting[name],
-                    "delivered": self._line(name).delivered,
-                    "lost": self._line(name).lost,
-                    "failures": self._line(name).failures,
-                    "error": self._line(name).error,
+                    "delivered": self._box.line(name).delivered,
+                    "lost": self._box.line(name).lost,
+                    "failures": self._box.line(name).failures,
+                    "error": self._box.line(name).error,
                 }
                 for name, (channel, _) in self._channels.items()
             ]
-            notices = [{**notice_body(one.notice), "channels": sorted(one.channels)} for one in self._state.outbox[-_PAGE:]]
+            notices = [{**notice_body(one.notice), "channels": sorted(one.channels)} for one in self._box.waiting[-_PAGE:]]
             return {
                 "channels": channels,
                 "waiting": notices,
-                "open": [notice_body(one.notice) for one in self._state.open.values()],
+                "open": [{**notice_body(one.notice), "told": sorted(one.told)} for one in self._box.open.values()],
             }
 
     def counts(self) -> Iterator[tuple[str, int, int, int]]:
         """Yield for each channel its name and how many notices wait, were delivered and were lost."""
         with self._lock:
-            waiting = Counter(name for one in self._state.outbox for name in one.channels)
-            found = [(name, waiting[name], self._line(name).delivered, self._line(name).lost) for name in self._channels]
+            waiting = Counter(name for one in self._box.waiting for name in one.channels)
+            found = [(name, waiting[name], self._box.line(name).delivered, self._box.line(name).lost) for name in self._channels]
         yield from found
 
     def untold(self) -> Iterator[tuple[Severity, int]]:
-        """Yield how many notices of each severity no channel wanted, since this process began."""
+        """Yield how many notices of each severity no channel wanted."""
         with self._lock:
-            found = self._state.untold.copy()
+            found = self._box.untold.copy()
+        yield from ((severity, found[severity]) for severity in Severity)
+
+    def unheard(self) -> Iterator[tuple[Severity, int]]:
+        """Yield of how many notices of each severity nobody has heard yet."""
+        with self._lock:
+            found = self._box.unheard()
         yield from ((severity, found[severity]) for severity in Severity)
 
     def _take_entries(self) -> bool:
@@ -223,31 +175,31 @@ class Notifier:
         return bool(entries)
 
     def _take_conditions(self) -> bool:
-        now_s, state, turn_s = self._clock.now_s(), self._state, self._clock.monotonic_s()
+        now_s, lasted, turn_s = self._clock.now_s(), self._box.open, self._clock.monotonic_s()
         lasting = {one.incident: one for one in (*self._conditions(), *self._dead())}
         fresh = [one for one in lasting.values() if self._is_news(one)]
         for one in fresh:
             notice = began(one.incident, one.severity, one.route, one.what, now_s)
             told = self._tell(notice, self._teams(one.route))
-            if (known := state.open.get(one.incident)) is not None:
+            if (known := lasted.get(one.incident)) is not None:
                 notice, told = replace(notice, time_s=known.notice.time_s), told | known.told
-            state.open[one.incident] = _Open(notice, told)
-        self._gone_s = {one: self._gone_s.get(one, turn_s) for one in state.open if one not in lasting}
+            lasted[one.incident] = Open(notice, told)
+        self._gone_s = {one: self._gone_s.get(one, turn_s) for one in lasted if one not in lasting}
         over = [incident for incident, since_s in self._gone_s.items() if turn_s - since_s >= OVER_AFTER_S]
         for incident in over:
-            last = state.open.pop(incident)
-            self._put(ended(last.notice, now_s), last.told)
+            last = lasted.pop(incident)
+            self._put(Waiting(ended(last.notice, now_s), set(last.told)))
         return bool(fresh or over)
 
     def _is_news(self, one: Condition) -> bool:
         """Return whether a condition began, or became worse: who is told of nothing less has not heard of it."""
-        known = self._state.open.get(one.incident)
+        known = self._box.open.get(one.incident)
         return known is None or is_worse(one.severity, known.notice.severity)
 
     def _dead(self) -> Iterator[Condition]:
         """Yield the channels that take nothing: those who can still be told must know."""
         for name in self._channels:
-            line = self._line(name)
+            line = self._box.line(name)
             if line.failures >= DEAD_ATTEMPTS:
                 what = f"channel {name} takes no notices: {line.error}"
                 yield Condition(f"channel:{name}", Severity.CRITICAL, "", what)
@@ -262,27 +214,27 @@ class Notifier:
         wanted = {name for name, (channel, _) in self._channels.items() if any(channel.wants(notice, team) for team in teams)}
         wanted -= {notice.incident.removeprefix("channel:")} if notice.incident.startswith("channel:") else set()
         if not wanted:
-            self._state.untold[notice.severity] += 1
+            self._box.untold[notice.severity] += 1
             level = logging.INFO if notice.severity is Severity.INFO else logging.WARNING
             extra = {"action": "tell nobody", "notice": notice.id, "reason": notice.title}
             _journal.log(level, "No channel wants a notice", extra=extra)
-        self._put(notice, frozenset(wanted))
+        self._put(Waiting(notice, set(wanted)))
         return frozenset(wanted)
 
-    def _put(self, notice: Notice, channels: frozenset[str]) -> None:
-        if not channels:
+    def _put(self, waiting: Waiting) -> None:
+        if not waiting.channels:
             return
-        self._state.outbox.append(_Waiting(notice, set(channels)))
-        if len(self._state.outbox) > OUTBOX_MAX:
-            self._give_up(self._state.outbox.pop(0))
+        self._box.waiting.append(waiting)
+        if len(self._box.waiting) > OUTBOX_MAX:
+            self._give_up(self._box.waiting.pop(0))
 
     def _give_up_old(self) -> bool:
         """Give up what is too old for anybody to need it."""
         oldest_s = self._clock.now_s() - GIVE_UP_S
-        old = [one for one in self._state.outbox if one.notice.time_s < oldest_s]
+        old = [one for one in self._box.waiting if one.notice.time_s < oldest_s]
         for one in old:
             self._give_up(one)
-            self._state.outbox.remove(one)
+            self._box.waiting.remove(one)
         return bool(old)
 
     def _due(self, name: str) -> Message | None:
@@ -293,8 +245,8 @@ class Notifier:
         """
         now_s, (channel, _) = self._clock.now_s(), self._channels[name]
         with self._lock:
-            line = self._line(name)
-            mine = [one.notice for one in self._state.outbox if name in one.channels]
+            line = self._box.line(name)
+            mine = [one.notice for one in self._box.waiting if name in one.channels]
             line.tried = Counter({notice.id: line.tried[notice.id] for notice in mine})
             due = messages(notice for notice in mine if not channel.is_quiet(notice, now_s))
             if line.next_s > self._clock.monotonic_s():
@@ -310,7 +262,7 @@ class Notifier:
         return ""
 
     def _note(self, name: str, message: Message, error: str) -> None:
-        line = self._line(name)
+        line = self._box.line(name)
         line.error = error
         if error:
             now_s = self._clock.monotonic_s()
@@ -322,27 +274,20 @@ class Notifier:
         line.failures, line.next_s = 0, -math.inf
         line.delivered += len(message.notices)
         sent = {notice.id for notice in message.notices}
-        for one in self._state.outbox:
+        for one in self._box.waiting:
             if one.notice.id in sent:
                 one.channels.discard(name)
-        self._state.outbox = [one for one in self._state.outbox if one.channels]
+                one.is_taken = True
+        self._box.waiting = [one for one in self._box.waiting if one.channels]
 
-    def _give_up(self, waiting: _Waiting) -> None:
+    def _give_up(self, waiting: Waiting) -> None:
         for name in waiting.channels & self._channels.keys():
-            self._line(name).lost += 1
+            self._box.line(name).lost += 1
         extra = {"action": "give up", "notice": waiting.notice.id, "reason": waiting.notice.title}
         _journal.error("A notice was not delivered to everybody", extra=extra)
 
-    def _line(self, name: str) -> _Line:
-        return self._state.lines.setdefault(name, _Line())
-
     def _save(self) -> None:
-        state = {
-            "outbox": [[notice_body(one.notice), sorted(one.channels)] for one in self._state.outbox],
-            "open": [[notice_body(one.notice), sorted(one.told)] for one in self._state.open.values()],
-            "lines": {name: [line.delivered, line.lost] for name, line in self._state.lines.items()},
-        }
-        self._checkpoints.save(CONSUMER, {_AUDIT: Offset(self._seq)}, orjson.dumps(state))
+        self._checkpoints.save(CONSUMER, {_AUDIT: Offset(self._seq)}, self._box.encoded())
 
     def _restored(self) -> int:
         """Return the last audit entry read; a gateway that begins to tell begins with what happens from now on."""
@@ -351,9 +296,9 @@ class Notifier:
             return self._begun()
         cursor, state = saved
         try:
-            self._restore(Fields(orjson.loads(state), "notices"))
+            self._take_over(decoded(state))
         except (Rejected, ValueError, IndexError) as error:  # of another version of the program; what lasts is told again
-            self._state = _State()
+            self._box = Outbox()
             _journal.error("The saved state of notices cannot be read", extra={"action": "begin anew", "reason": str(error)})
         return int(cursor.get(_AUDIT, 0))
 
@@ -363,19 +308,18 @@ class Notifier:
         self._save()
         return self._seq
 
-    def _restore(self, fields: Fields) -> None:
-        self._state.outbox = [_Waiting(notice, set(names)) for notice, names in self._pairs(fields, "outbox") if names]
-        self._state.open = {notice.incident: _Open(notice, names) for notice, names in self._pairs(fields, "open")}
-        for name, counts in fields.mapping("lines").items():
-            if name in self._channels and isinstance(counts, list):
-                self._state.lines[name] = _Line(delivered=counts[0], lost=counts[1])
-
-    def _pairs(self, fields: Fields, field: str) -> Iterator[tuple[Notice, frozenset[str]]]:
-        """Yield saved notices, and which of their channels there still are."""
-        for item in fields.items(field, OUTBOX_MAX + 1):
-            pair = Fields({"pair": item}, "notices").items("pair", 2)
-            names = frozenset(map(str, Fields({"names": pair[1]}, "notices").items("names", 1_000)))
-            yield notice_from_body(pair[0]), names & self._channels.keys()
+    def _take_over(self, kept: Outbox) -> None:
+        """Go on with what a predecessor kept; what waited only for channels that are no more is told to those that there are."""
+        mine, box = self._channels.keys(), self._box
+        box.untold = kept.untold
+        box.lines = {name: line for name, line in kept.lines.items() if name in mine}
+        box.open = {one: replace(of, told=of.told & mine) for one, of in kept.open.items() if not of.told or of.told & mine}
+        anew = kept.open.keys() - box.open.keys()  # conditions that nobody here was told of: if they last, they begin now
+        for one in kept.waiting:
+            if channels := one.channels & mine:
+                self._put(replace(one, channels=channels))
+            elif not one.is_taken and not one.notice.is_over and one.notice.incident not in anew:
+                self._tell(one.notice, self._teams(one.notice.route))
 
 
 def run_notifier(notifier: Notifier, stop: threading.Event, failed: Callable[[], None]) -> None:

@@ -23,6 +23,7 @@ from gateway.metrics.control import (
     NEWEST_TABLE_REVISION,
     NOTICES_DELIVERED,
     NOTICES_LOST,
+    NOTICES_UNHEARD,
     NOTICES_UNTOLD,
     NOTICES_WAITING,
     QUARANTINED,
@@ -97,6 +98,8 @@ def _own(control: Control) -> Iterator[Sample]:
         yield _sample(NOTICES_LOST, lost, channel)
     for severity, count in (one for notifier in control.notifiers for one in notifier.untold()):
         yield _sample(NOTICES_UNTOLD, count, severity.value)
+    for severity, count in (one for notifier in control.notifiers for one in notifier.unheard()):
+        yield _sample(NOTICES_UNHEARD, count, severity.value)
     yield from found
 
 

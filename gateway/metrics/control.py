@@ -67,3 +67,6 @@ NOTICES_LOST: Final = Metric(
     "gateway_notices_lost_total", Type.COUNTER, "Notices given up: a day old, or too many waited.", ("channel",)
 )
 NOTICES_UNTOLD: Final = Metric("gateway_notices_untold_total", Type.COUNTER, "Notices that no channel wanted.", ("severity",))
+NOTICES_UNHEARD: Final = Metric(
+    "gateway_notices_unheard", Type.GAUGE, "Notices that wait and no channel took yet, or last and none wants.", ("severity",)
+)

@@ -211,12 +211,14 @@ _PANELS: Final = (
         levels=bounds.SELDOM,
     ),
     Panel(
-        "Notices that nobody got, last hour",
-        "Given up after a day, or because too many waited; and those above info that no channel wants.",
+        "Notices that nobody got",
+        "Given up after a day, or because too many waited; those above info that no channel wants; and critical ones of which "
+        "nobody has heard yet.",
         "short",
         (
-            Query(_in_an_hour("gateway_notices_lost_total"), "given up"),
-            Query(_in_an_hour('gateway_notices_untold_total{severity!="info"}'), "wanted by no channel"),
+            Query('sum(gateway_notices_unheard{severity="critical"}) or vector(0)', "critical and not heard of yet"),
+            Query(_in_an_hour("gateway_notices_lost_total"), "given up in the last hour"),
+            Query(_in_an_hour('gateway_notices_untold_total{severity!="info"}'), "wanted by no channel in the last hour"),
         ),
         width=8,
         levels=bounds.SELDOM,

@@ -398,6 +398,10 @@ def test_notices_say_who_is_told_of_what(run):
         assert listed.exit_code == 0, listed.output
         assert [one for one in ("risk", "https", "fraud-*", "aml", "22:00", "06:30", "warning") if one not in listed.stdout] == []
         assert "s3cret" not in listed.stdout
+    lasting = run("notices", "list").stdout
+    assert (
+        "nothing lasts" in lasting or "nobody" in lasting.partition("what lasts")[2]
+    )  # where no monitor shows anything for long
     [channel] = parsed(run("notices", "list", "--json"))["channels"]
     told = {name: channel[name] for name in ("routes", "teams", "kinds", "quiet")}
     assert told == {"routes": ["fraud-*", "aml"], "teams": ["risk"], "kinds": ["x"], "quiet": ["22:00", "06:30"]}

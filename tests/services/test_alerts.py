@@ -160,6 +160,15 @@ def test_version_that_did_not_load_once_is_told(tmp_path):
     try_rules(tmp_path, [str(GRAFANA / "rules" / "*.yml")], [asked])
 
 
+def test_critical_notice_that_every_channel_refuses_pages_until_one_takes_it(tmp_path):
+    """Channels that all want a notice and are all dead tell nobody; what they take within two minutes is no trouble."""
+    series = f'gateway_notices_unheard{{{PLACE}, severity="critical"}}'
+    asked = promtool_case(Case("NoticesUntold", (), 0), OWN, [(14, 0), (24, 0), (36, 1), (95, 1), (160, 0)])
+    asked["input_series"] = [{"series": series, "values": "0x11 1 0x17 1x10 0x120"}]  # one that was late, and one for ten minutes
+
+    try_rules(tmp_path, [str(GRAFANA / "rules" / "*.yml")], [asked])
+
+
 def test_route_that_refuses_everybody_pages(tmp_path):
     """One of fifty routes whose version is not loaded pages, though it is 2 % of the traffic and it never answered; so does
     each that refuses for another reason of the gateway's own after it answered. No other does, and all is over afterwards.

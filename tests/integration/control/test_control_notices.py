@@ -476,6 +476,51 @@ def test_dead_channel_is_told_on_another_and_its_return_too(tellable, receiver):
     dead.close()
 
 
+def test_critical_notice_that_every_channel_refuses_is_unheard_until_one_takes_it(tellable, receiver):
+    """Two dead channels cannot tell of each other: a number says so at once, and no more as soon as somebody heard."""
+    receiver.status = 500
+    notifier = tellable.notifier(Channel("mail", receiver.url), Channel("pager", receiver.url))
+    tellable.lasting = [Condition("health:seats:errors", Severity.CRITICAL, "", "route seats is critical")]
+    turn(notifier)
+    assert dict(notifier.unheard()) == {Severity.INFO: 0, Severity.WARNING: 0, Severity.CRITICAL: 1}
+    receiver.status = 200
+    tellable.clock.move(retry_s(1))
+    notifier.deliver("pager")
+    assert dict(notifier.unheard())[Severity.CRITICAL] == 0
+    assert next(notifier.counts())[:2] == ("mail", 1), "the other still waits for it"
+
+
+def test_condition_that_no_channel_wants_is_unheard_while_it_lasts(tellable, receiver):
+    """A route without a channel is not told of; it stays so for the deliverer's successor, and ends with the condition."""
+    channel = Channel("risk", receiver.url, teams=("risk",))
+    tellable.lasting = [Condition("health:seats:errors", Severity.CRITICAL, "seats", "route seats is critical")]
+    tellable.notifier(channel)
+    successor = tellable.notifier(channel)
+    assert (dict(successor.unheard())[Severity.CRITICAL], dict(successor.untold())[Severity.CRITICAL]) == (1, 1)
+    tellable.lasting = []
+    turn(successor)
+    tellable.clock.move(OVER_AFTER_S)
+    turn(successor)
+    assert (dict(successor.unheard())[Severity.CRITICAL], dict(successor.untold())[Severity.CRITICAL]) == (0, 1)
+    assert receiver.got == []
+
+
+def test_what_waited_for_a_channel_that_is_no_more_goes_to_those_that_are(tellable, receiver):
+    """Whoever renames a dead channel gets what it never took, once: changes as they were, and what still lasts anew."""
+    dead = Receiver()
+    dead.status = 500
+    tellable.lasting = [Condition("health:seats:errors", Severity.CRITICAL, "", "route seats is critical")]
+    notifier = tellable.notifier(Channel("mail", dead.url))
+    tellable.switch()
+    turn(notifier)
+    for _ in range(2):
+        turn(tellable.notifier(Channel("e-mail", receiver.url)))
+    told = [notice["incident"] for body, _ in receiver.got for notice in body["notices"]]
+    assert told == ["health:seats:errors", "automation"]
+    assert dict(notifier.unheard())[Severity.CRITICAL] == 1
+    dead.close()
+
+
 def test_condition_triggers_and_resolves_one_incident_at_pagerduty(tellable, receiver):
     """Begin and end have one deduplication key; what comes back within a minute is the same condition."""
     notifier = tellable.notifier(Channel("duty", f"pagerduty://KEY?endpoint={receiver.url}/v2/enqueue"))
