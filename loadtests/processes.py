@@ -44,17 +44,21 @@ def step_back(pid: int) -> None:
         os.sched_setscheduler(int(task.name), os.SCHED_IDLE, os.sched_param(0))
 
 
+def children(pid: int) -> list[int]:
+    """Return the processes that a process started."""
+    return [int(child) for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()]
+
+
 def planes(supervisor: int) -> dict[str, int]:
     """Return the process id of each plane (`control`, `monitor`, `archive`) and each worker (`w0`, …) of a gateway."""
     found: dict[str, int] = {}
-    for children in Path(f"/proc/{supervisor}/task").glob("*/children"):
-        for pid in map(int, children.read_text().split()):
-            words: list[str] = []
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
-                words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-            if "plane" in words:
-                plane = words[words.index("plane") + 1]
-                found[words[words.index("--worker") + 1] if "--worker" in words else plane] = pid
+    for pid in children(supervisor):
+        words: list[str] = []
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+            words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        if "plane" in words:
+            plane = words[words.index("plane") + 1]
+            found[words[words.index("--worker") + 1] if "--worker" in words else plane] = pid
     return found
 
 

@@ -76,11 +76,8 @@ class RemoteRun(Protocol):
 
 
 @runtime_checkable
-class RemoteInstance(Instance, Protocol):
-    """An instance whose work another process does, so that no thread is needed to wait for it."""
-
-    def begin(self, inputs: Mapping[str, Array], *, within_s: float = math.inf) -> RemoteRun | None:
-        """Begin a prediction, of so long at most; None where `predict_within` has to be asked. Never blocks."""
+class BoundedInstance(Instance, Protocol):
+    """An instance whose predictions can be ended, because other processes do what may stand still."""
 
     def predict_within(self, inputs: Mapping[str, Array], within_s: float, *, is_again: bool) -> dict[str, Array]:
         """Predict for so long at most; else as `predict`.
@@ -89,6 +86,14 @@ class RemoteInstance(Instance, Protocol):
             is_again: Whether these rows were part of a run that failed: a process that died of that run is replaced at once for
                 them, and their own deaths are part of that one.
         """
+
+
+@runtime_checkable
+class RemoteInstance(BoundedInstance, Protocol):
+    """An instance all of whose work another process does, so that no thread is needed to wait for it."""
+
+    def begin(self, inputs: Mapping[str, Array], *, within_s: float = math.inf) -> RemoteRun | None:
+        """Begin a prediction, of so long at most; None where `predict_within` has to be asked. Never blocks."""
 
 
 class Runtime(Protocol):

@@ -24,7 +24,7 @@ from gateway.metrics.serving import REJECTED, RESTS
 from gateway.ports.clock import Clock
 from gateway.ports.inflight import InFlight
 from gateway.ports.metrics import MetricsBank
-from gateway.ports.runtimes import HoldsElsewhere, RemoteInstance
+from gateway.ports.runtimes import BoundedInstance, HoldsElsewhere, RemoteInstance
 from gateway.serving.batch import LAST, Caller, Fired, Job, Ran, enqueue, execute, rows_waiting
 from gateway.serving.checking import Checker
 from gateway.serving.counts import RunCounts
@@ -102,7 +102,7 @@ class Pool:
         self._notes = notes = RunNotes(in_flight, poison)
         name, instance = f"pool {version.model} {version.version}", warm.instance
         self._queue: PoolThreads | RemoteQueue
-        self._remote = instance if isinstance(instance, RemoteInstance) else None
+        self._bounded = instance if is_apart and isinstance(instance, BoundedInstance) else None
         if isinstance(instance, RemoteInstance):
             self._queue = RemoteQueue(
                 name, turn.loop, instance=instance, checker=self.checker, notes=notes, clock=clock, runs_max=threads
@@ -315,9 +315,9 @@ class Pool:
     def _execute(self, batch: Sequence[Job]) -> list[Ran]:
         runs = self._notes.enter(batch)
         try:
-            if (remote := self._remote) is None:
+            if (bounded := self._bounded) is None:
                 return execute(self._instance.predict, self.checker, batch, self._clock)
-            return executed_apart(remote, self.checker, batch, self._clock)
+            return executed_apart(bounded, self.checker, batch, self._clock)
         finally:
             self._notes.leave(runs)
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from gateway.core.errors import ModelFault
 from gateway.ports.clock import Clock
-from gateway.ports.runtimes import RemoteInstance, RemoteRun
+from gateway.ports.runtimes import BoundedInstance, RemoteInstance, RemoteRun
 from gateway.serving.batch import Job, Predict, Ran, ended, enqueue, execute, joined, joint_s
 from gateway.serving.checking import Checker
 from gateway.serving.notes import RunNotes
@@ -230,7 +230,7 @@ class RemoteQueue:
 
 
 def executed_apart(
-    instance: RemoteInstance,
+    instance: BoundedInstance,
     checker: Checker,
     batch: Sequence[Job],
     clock: Clock,

@@ -39,6 +39,7 @@ def scenarios(minutes: float, rate: float) -> Mapping[str, Scenario]:
         "bombs": clients.bombs,
         "log-cannot-grow": surroundings.log_cannot_grow,
         "disk-full": surroundings.disk_full,
+        "disk-full-pickled": instances.instance_dies_on_full_disk,
         "registry-locked": surroundings.registry_locked,
         "clock": surroundings.clock_steps,
         "churn": partial(churn.churn, minutes=minutes, rate=rate),

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import sys
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import cloudpickle
@@ -15,11 +19,14 @@ from gateway.demo.wire import post
 from loadtests.chaos.callers import FEATURES, Traffic
 from loadtests.chaos.deaths import STEADY_S, ask_once
 from loadtests.chaos.harmed import SEGFAULT, STICK
-from loadtests.chaos.world import Report, World, until, world
+from loadtests.chaos.surroundings import RESERVE_BYTES, fill, small_disk
+from loadtests.chaos.world import Report, World, is_good, until, world
+from loadtests.processes import children
 
 MODEL = "frail"
 RATE = 100.0  # good rows a second of the same model; one process answers thousands
 HANG_S = 2.0  # pickled.predict_timeout_s as it is by default
+PLENTY_INODES = 100_000
 TIMES = 3  # deaths by different rows: the same one would be refused after the second
 
 
@@ -65,6 +72,58 @@ def instance_dies_and_hangs(directory: Path) -> Report:
         for traffic in (others, beside):
             report.check_log(gateway.data_dir, traffic.seen)
     return report
+
+
+def instance_dies_on_full_disk(directory: Path) -> Report:
+    """A pickled model's process, its fork server and then the worker are killed while there is no byte and no inode left."""
+    report = Report("a pickled model's processes are killed on a full disk")
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    artifact = directory / "frail.pkl"
+    artifact.write_bytes(cloudpickle.dumps(Frail()))
+    with small_disk(directory) as is_mounted:
+        if not is_mounted:
+            report.facts.append("not run: mounting a small file system needs root")
+            return report
+        with world(directory, environment={"HEADGATE_LOG_FREE_BYTES_MIN": str(RESERVE_BYTES)}) as gateway:
+            gateway.admin.register(MODEL, artifact, metadata={"runtime": "pickled"})
+            with gateway.traffic() as others, gateway.traffic(rate=RATE, requests=[_row(1.0)]) as beside:
+                time.sleep(STEADY_S)
+                balloon = gateway.data_dir / "balloon"
+                fill(balloon)
+                _bound_inodes(gateway.data_dir, used_only=True)
+                until(lambda: not is_good(gateway.house.url + "/v2/health/ready"))
+                worker = gateway.pid("w0")
+                for pid in (*_grandchildren(worker), *children(worker)):
+                    os.kill(pid, signal.SIGKILL)
+                    time.sleep(STEADY_S)
+                report.claim(gateway.pid("w0") == worker, "the worker died with them")
+                pid, _ = gateway.kill("w0")
+                gateway.until_succeeded("w0", pid)
+                until(lambda: is_good(gateway.house.url + "/v2/health/live"), within_s=60)
+                time.sleep(STEADY_S)
+                over_s = time.monotonic()
+                balloon.unlink()
+                _bound_inodes(gateway.data_dir, used_only=False)
+                for traffic, what in ((others, "another model"), (beside, "the pickled model")):
+                    good = until(partial(traffic.seen.good_since, over_s), within_s=90)
+                    assert isinstance(good, list)
+                    report.facts.append(f"{what}: first good answer {good[0] - over_s:.1f} s after there was room")
+            for traffic in (others, beside):
+                report.note_seen(traffic.seen)
+                report.claim(traffic.seen.statuses().keys() <= {200, 503}, "callers saw something undocumented")
+                report.check_log(gateway.data_dir, traffic.seen)
+    return report
+
+
+def _bound_inodes(place: Path, *, used_only: bool) -> None:
+    """Leave a mounted file system no inode beyond those in use, or plenty again."""
+    status = os.statvfs(place)
+    count = status.f_files - status.f_ffree if used_only else PLENTY_INODES
+    subprocess.run(["mount", "-o", f"remount,nr_inodes={count}", str(place)], check=True)
+
+
+def _grandchildren(pid: int) -> list[int]:
+    return [grandchild for child in children(pid) for grandchild in children(child)]
 
 
 def _harmed(report: Report, gateway: World, beside: Traffic, row: bytes) -> str:

@@ -43,14 +43,14 @@ def log_cannot_grow(directory: Path) -> Report:
 def disk_full(directory: Path) -> Report:
     """The file system of the whole data directory has no byte left, then has room again. Needs the right to mount."""
     report = Report("the data directory's file system is full")
-    with _small_disk(directory) as is_mounted:
+    with small_disk(directory) as is_mounted:
         if not is_mounted:
             report.facts.append("not run: mounting a small file system needs root")
             return report
         with world(directory, environment={"HEADGATE_LOG_FREE_BYTES_MIN": str(RESERVE_BYTES)}) as gateway:
             balloon = gateway.data_dir / "balloon"
             with _harmed(report, gateway):
-                _fill(balloon)
+                fill(balloon)
                 until(lambda: not is_good(gateway.house.url + "/v2/health/ready"), within_s=FULL_S)
                 report.facts.append(f"a split change meanwhile: {_attempt(gateway)}")
                 for name in ("control", "monitor", "archive", "w0"):
@@ -167,8 +167,8 @@ def _check_times(report: Report, gateway: World) -> None:
 
 
 @contextlib.contextmanager
-def _small_disk(directory: Path) -> Iterator[bool]:
-    """Mount a small file system where the data directory will be; yield whether that was possible."""
+def small_disk(directory: Path) -> Iterator[bool]:
+    """Mount a small file system where the data directory will be; yield whether that was possible, which needs root."""
     place = directory / "data"
     place.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={ROOM_BYTES}", "chaos", str(place)]
@@ -180,7 +180,7 @@ def _small_disk(directory: Path) -> Iterator[bool]:
             subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def _fill(balloon: Path) -> None:
+def fill(balloon: Path) -> None:
     """Take every byte that is left."""
     with balloon.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:

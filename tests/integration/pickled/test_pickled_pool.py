@@ -22,6 +22,7 @@ from models import SIGNATURE, Choosy, Doomed, Sum, Where, Wide, runtime, saved
 from adapters.clock import SystemClock
 from adapters.inflight import MappedInFlight
 from adapters.memory import MemoryBank
+from adapters.runtimes.chained import ChainedInstance
 from adapters.suspicions_file import SuspicionsFile
 from gateway.core.models import Batching
 from gateway.core.records import Outcome
@@ -72,6 +73,7 @@ def on_loop(tmp_path: Path) -> Callable[..., None]:
         signature: Signature = SIGNATURE,
         pickled: dict[str, object] | None = None,
         delay_ms: float = 0.0,
+        is_chain: bool = False,
         **limits: object,
     ) -> None:
         async def main() -> None:
@@ -82,7 +84,8 @@ def on_loop(tmp_path: Path) -> Callable[..., None]:
             in_flight, metrics, clock, settings = MappedInFlight(tmp_path / "w0"), MemoryBank(), SystemClock(), ServingSettings()
             turn = Turn(asyncio.get_running_loop(), settings.inline_turn_us_max)
             poison = Poison(SuspicionsFile(tmp_path / "poison"), keep_s=0.0, metrics=metrics, clock=clock)
-            warm, before = Warm(version, instance, Cost(100.0, 1.0)), frozenset(threading.enumerate())
+            served = ChainedInstance([version], [instance]) if is_chain else instance
+            warm, before = Warm(version, served, Cost(100.0, 1.0)), frozenset(threading.enumerate())
             pool = Pool(warm, turn=turn, settings=settings, in_flight=in_flight, poison=poison, metrics=metrics, clock=clock)
             try:
                 async with asyncio.timeout(60):
@@ -251,6 +254,21 @@ def test_rows_that_hang_cost_their_neighbours_no_answer(on_loop):
         assert [ran.outcome for ran in rans[2:]] == [Outcome.OK] * 3, [str(ran.fault) for ran in rans]
 
     on_loop(test, Where(), predict_timeout_s=10.0)
+
+
+def test_row_that_hangs_in_a_chain_costs_its_neighbours_no_answer(on_loop):
+    """A run of a chain has half of its callers' time, too, and each row after that its part of the rest."""
+
+    async def test(bench: Bench) -> None:
+        first = bench.submit(0.3)
+        while bench.in_flight.oldest_s() == float("inf"):  # noqa: ASYNC110 - what is waited for is no event
+            await asyncio.sleep(0)
+        deadline_s = SystemClock().monotonic_s() + 8.0
+        joined = [bench.submit(value, deadline_s=deadline_s) for value in (600.0, 0.0, 0.0)]
+        rans = await asyncio.gather(first, *joined)
+        assert [ran.outcome for ran in rans] == [Outcome.OK, Outcome.FAILED, Outcome.OK, Outcome.OK], [ran.fault for ran in rans]
+
+    on_loop(test, Where(), is_chain=True, predict_timeout_s=60.0)
 
 
 def test_deaths_of_a_batch_are_one_death(on_loop):
