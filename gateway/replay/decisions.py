@@ -17,6 +17,7 @@ from typing import Final
 
 from gateway.core.access import MONITOR
 from gateway.core.aftermath import REVISE
+from gateway.core.attribution import Attribution
 from gateway.core.audit import AuditEntry, plain_object
 from gateway.core.fields import Json
 from gateway.core.partitions import partitions
@@ -35,6 +36,7 @@ from gateway.replay.refold import Refold, Routes, entries, view_in
 
 DIFFERENCES_MAX: Final = 20  # named of one entry
 _ACQUITTAL: Final = "rollout.acquit"
+_UNFROZEN: Final = Attribution.NONE.value
 _PLACE: Final = ("cursor", "log_time_s", "code_version")  # of the evidence: where it was found, not what
 
 
@@ -148,7 +150,7 @@ def _recomputed(entry: AuditEntry, refold: Refold, registry: RegistryStore, drop
     if entry.evidence.get("code_version") != CODE_VERSION:
         finding = Finding.OTHER_CODE
     elif differences:
-        is_gone = dropped_s > 0.0 and (_began_s(before, refold, began.name if began else "") <= dropped_s)
+        is_gone = dropped_s > 0.0 and (_began_s(entry, before, refold, began.name if began else "") <= dropped_s)
         finding = Finding.GONE if is_gone else Finding.DIFFERS
     return Recomputed(entry.seq, entry.action, entry.subject, log_time_s, finding, tuple(differences[:DIFFERENCES_MAX]))
 
@@ -232,10 +234,11 @@ def _unlike(name: str, recorded: object, found: object) -> Iterator[str]:
             pass
 
 
-def _began_s(rollout: Rollout | None, refold: Refold, route: str) -> float:
+def _began_s(entry: AuditEntry, rollout: Rollout | None, refold: Refold, route: str) -> float:
     """Return since when a decision's evidence is gathered: its rollout's begin; unknown and so 0 where drift takes part."""
     state = refold.fold.routes.get(route)
     has_drift = state is not None and state.drift is not None and bool(state.drift.incidents)
+    has_drift |= entry.evidence.get("frozen_by", _UNFROZEN) != _UNFROZEN or "incidents" in entry.evidence
     return 0.0 if rollout is None or has_drift else rollout.started_at_s
 
 

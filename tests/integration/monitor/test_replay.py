@@ -12,7 +12,7 @@ from test_monitor import BAD_ERRORS, PLAN, Scene, convicted_too_soon, promoted_t
 
 from adapters.logs.segments import SegmentDirectory, SegmentWriter
 from adapters.memory import ManualClock
-from gateway.core.plans import Step
+from gateway.core.plans import Inconclusive, Step
 from gateway.core.policy import INCREASE_GAP_S
 from gateway.core.records import GroundTruthRecord, PredictionRecord, Record
 from gateway.core.rollouts import Event, RolloutState
@@ -86,6 +86,27 @@ def test_decision_on_a_dropped_part_of_the_log_is_told_from_a_false_one(changed_
     archive(changed_past, tmp_path / "log", "w7", [replace(record, time_s=START_S + 1.0) for record in old])
     changed_past.archive.drop(START_S + 2.0)
     [found] = recompute_decisions(changed_past)
+    assert found.finding is Finding.GONE
+
+
+def test_decision_on_a_drift_that_began_in_a_dropped_part_of_the_log_is_no_false_one(past_of, tmp_path):
+    """Drift has no beginning: a hold for an incident that today's log does not show is no accusation after retention."""
+    scene, later = (Scene(replace(PLAN, patience_s=5.0, inconclusive=Inconclusive.HOLD)) for _ in range(2))
+    moved = replace(SOUND, shift=1.5)
+    for one, world in ((scene, moved), (later, SOUND)):
+        one.write(records(one.registry, SOUND, 500))
+        one.write(records(one.registry, world, 1_000, seed=2, start_s=START_S + 5.0))
+    scene.run()
+    past = replace(past_of(scene), log=later.log)
+    assert [entry.evidence["frozen_by"] for entry in scene.decisions()] == ["WORLD"]
+
+    [found] = recompute_decisions(past)
+    assert found.finding is Finding.DIFFERS
+
+    old = [record for _, record in records(scene.registry, SOUND, 2) if isinstance(record, PredictionRecord)]
+    archive(past, tmp_path / "log", "w7", [replace(record, time_s=START_S - 100.0) for record in old])
+    past.archive.drop(START_S - 50.0)
+    [found] = recompute_decisions(past)
     assert found.finding is Finding.GONE
 
 
