@@ -39,6 +39,7 @@ from gateway.web import read_certificate
 
 _log = logging.getLogger(__name__)
 _WATCH_S: Final = 0.1  # how often the watchdog looks; signals wake it at once
+_STOOD_S: Final = 1.0  # between two looks: this process stood still itself, as when all of them are frozen or starved
 _START_S: Final = 60.0  # a worker may take so long to load its versions before the watchdog expects it to turn
 _STOP_S: Final = 10.0  # for the planes without requests of their own
 _CALM_S: Final = 60.0  # alive for so long, a process's earlier deaths are forgotten
@@ -165,10 +166,12 @@ def _run(settings: Settings, signals: _Signals, program: Sequence[str]) -> None:
 
 
 def _keep_running(children: list[Child], settings: Settings, signals: _Signals) -> None:
+    looked_s = awake_s = time.monotonic()
     while not signals.is_stopping:
         signals.wait(_WATCH_S)
+        awake_s, looked_s = awake_since(awake_s, looked_s, time.monotonic()), time.monotonic()
         for child in children:
-            _kill_if_hung(child, settings)
+            kill_if_hung(child, settings, awake_s=awake_s)
             _note_death(child, settings)
             if child.process is None and time.monotonic() >= child.restart_at_s and not signals.is_stopping:
                 _start(child, settings)
@@ -209,12 +212,18 @@ def _note_death(child: Child, settings: Settings) -> None:
     child.process = None
 
 
-def _kill_if_hung(child: Child, settings: Settings) -> None:
+def awake_since(awake_s: float, looked_s: float, now_s: float) -> float:
+    """Return since when the supervisor looks without a gap: while it stood still itself, nobody can be said to have hung."""
+    return now_s if now_s - looked_s > _STOOD_S else awake_s
+
+
+def kill_if_hung(child: Child, settings: Settings, *, awake_s: float) -> None:
+    """Kill a worker whose loop stands still for longer than it may, counted from when the supervisor was awake."""
     if child.process is None or child.watch is None or child.is_killed or child.process.poll() is not None:
         return
     now_s, turned_s = time.monotonic(), child.watch.last_turn_s()
     is_starting = turned_s < child.started_s
-    silent_s = now_s - max(turned_s, child.started_s)
+    silent_s = now_s - max(turned_s, child.started_s, awake_s)
     if silent_s > (_START_S if is_starting else settings.supervisor.hang_s):
         _log.error("a worker's loop stands still", extra={"action": "kill", "child": child.name, "silent_s": silent_s})
         child.watch.mark_hung()
