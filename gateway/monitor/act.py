@@ -27,6 +27,7 @@ from gateway.monitor.retraining import Request
 from gateway.monitor.views import RouteView, view_of
 from gateway.ports.stores import RegistryStore
 
+BEGIN: Final = "monitor.begin"  # the action in the audit log
 CODE_VERSION: Final = "8"  # of the decision's arithmetic; grows when the same log may give another decision
 
 _ACTIONS: Final = {Event.CONVICT: "rollback", Event.GIVE_UP: "rollback"}  # a rollback is one to whoever reads the audit log
@@ -142,6 +143,28 @@ def ask_retraining(registry: RegistryStore, view: RouteView, request: Request, *
         evidence=_evidence(request.evidence(view.model, now_s), request.attribution, cursor, now_s),
     )
     registry.commit(change, decision_id=DecisionId(f"{view.name}:retraining:{request.key}"))
+
+
+def begin(registry: RegistryStore, consumer: str, cursor: Cursor) -> None:
+    """Record, once, that nothing is known of the log before a place, because the monitor's state was lost.
+
+    Args:
+        consumer: Whose state.
+
+    Raises:
+        StoreFailed: nothing was written.
+    """
+    place = dict(sorted(cursor.items()))
+    change = Change(
+        principal=MONITOR.name,
+        action=BEGIN,
+        subject=f"monitor:{consumer}",
+        reason="the monitor's state is gone or of another form: it forgot what the log said before, and evidence begins at zero",
+        writes=(),
+        evidence={"cursor": place},
+    )
+    at = ",".join(f"{stream}={offset}" for stream, offset in place.items())
+    registry.commit(change, decision_id=DecisionId(f"{consumer}:begin:{at}"))
 
 
 def action_of(event: Event) -> str:

@@ -19,6 +19,7 @@ from gateway.core.partitions import WHOLE, Partition
 from gateway.core.records import PredictionRecord
 from gateway.metrics.metric import cell
 from gateway.metrics.process import UNEXPECTED_ERRORS
+from gateway.monitor.act import begin
 from gateway.monitor.checkpoint import restored, state_of
 from gateway.monitor.decide import decide_due, learn_route, learn_versions
 from gateway.monitor.drills import Drills
@@ -102,6 +103,7 @@ class Monitor:
 
     Raises:
         StoreFailed: the checkpoint or the registry cannot be read.
+        LogFailed: the log cannot be read.
     """
 
     def __init__(
@@ -216,14 +218,16 @@ class Monitor:
 
     def _restored(self) -> Merge:
         saved = self._checkpoints.load(self._partition.consumer)
-        if saved is None:
-            return Merge()
-        cursor, state = saved
-        merge = restored(state, self.fold, self._registry)
-        if merge is None:
-            _journal.warning("The checkpoint is of another form", extra={"action": "go on from its cursor with nothing known"})
-            return Merge.after(cursor)
-        return merge
+        merge = None if saved is None else restored(saved[1], self.fold, self._registry)
+        if merge is not None:
+            return merge
+        cursor = {} if saved is None else saved[0]
+        oldest = {name: self._log.oldest(name) for name in self._log.streams()}
+        begun = {name: max(cursor.get(name, offset), offset) for name, offset in oldest.items()}
+        if any(begun.values()):
+            _journal.warning("The monitor's state is lost", extra={"action": "go on from its cursor with nothing known"})
+            begin(self._registry, self._partition.consumer, begun)
+        return Merge.after(cursor)
 
     def _save(self) -> None:
         begin_s = self._clock.monotonic_s()

@@ -95,6 +95,8 @@ def view_at(registry: RegistryStore, name: str, model: str, revision: int) -> Ro
     present = present_view(registry, name)
     if present is not None and present.revision == revision:
         return present
+    if revision == 0:  # whatever the model's champion was; no commit made it
+        return RouteView(name, model, revision)
     after = 0
     for _ in range(AUDIT_PAGES_MAX):
         page = registry.audit(after, AUDIT_PAGE, newest_first=True)

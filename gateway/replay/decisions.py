@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,7 +25,7 @@ from gateway.core.policy import Decision
 from gateway.core.reopening import Acquit
 from gateway.core.retraining import ASK
 from gateway.core.rollouts import Event, Rollout, rollout_from_body
-from gateway.monitor.act import CODE_VERSION, action_of, is_increase
+from gateway.monitor.act import BEGIN, CODE_VERSION, action_of, is_increase
 from gateway.monitor.decide import aftermath_evidence, drift_evidence, judged, judged_again, retraining_request
 from gateway.monitor.fleet import learn_rollbacks
 from gateway.monitor.state import RouteState
@@ -36,6 +36,7 @@ from gateway.replay.refold import Refold, Routes, entries, view_in
 
 DIFFERENCES_MAX: Final = 20  # named of one entry
 _ACQUITTAL: Final = "rollout.acquit"
+_NOWHERE: Final[Mapping[str, int]] = {}
 _UNFROZEN: Final = Attribution.NONE.value
 _PLACE: Final = ("cursor", "log_time_s", "code_version")  # of the evidence: where it was found, not what
 
@@ -78,10 +79,22 @@ class Recomputed:
 
 @dataclass(frozen=True, slots=True)
 class _Process:
-    """One of the monitor's processes: the fold of its routes, and what it decided, in its own order."""
+    """One life of one of the monitor's processes: the fold of its routes, and what it decided, in its own order.
+
+    Attributes:
+        begun: Before which it knew nothing of the log, because the state before was lost; empty for the first life.
+        increases: When each route's challenger got more callers by itself, in the log's time, whoever lived then.
+    """
 
     refold: Refold
     due: deque[AuditEntry]
+    begun: Mapping[str, int]
+    increases: Mapping[str, Sequence[float]]
+
+    def has_read(self, timed: Timed) -> bool:
+        """Return whether a record lies behind the place where it began."""
+        _, stream, offset, _ = timed
+        return offset >= self.begun.get(stream, 0)
 
 
 def recompute_decisions(past: Past, *, progress: Progress = unheard) -> list[Recomputed]:
@@ -103,19 +116,31 @@ def recompute_decisions(past: Past, *, progress: Progress = unheard) -> list[Rec
     for timed in past.records(Filter(until_s=until_s), progress):
         for one in processes:
             while one.due and not _rests_on(one.due[0], timed):
-                found.append(_recomputed(one.due.popleft(), one.refold, past.registry, dropped_s))
-            one.refold.take(timed)
-            one.refold.fold.due.clear()
-    found += [_recomputed(entry, one.refold, past.registry, dropped_s) for one in processes for entry in one.due]
+                found.append(_recomputed(one.due.popleft(), one, past.registry, dropped_s))
+            if one.due and one.has_read(timed):
+                one.refold.take(timed)
+                one.refold.fold.due.clear()
+    found += [_recomputed(entry, one, past.registry, dropped_s) for one in processes for entry in one.due]
     return sorted(found, key=lambda one: one.seq)
 
 
 def _processes(past: Past, made: Sequence[AuditEntry]) -> list[_Process]:
-    """Return those of the monitor's processes that decided anything."""
+    """Return those of the monitor's processes that decided anything, each once for every time that it began."""
     routes = Routes(past.registry)
     of = {entry.seq: _route_name(entry, routes) for entry in made}
-    due = {own: deque(entry for entry in made if own.has(of[entry.seq])) for own in partitions(past.monitor.processes)}
-    return [_Process(Refold(past, routes.view, routes.ended, own.has), its) for own, its in due.items() if its]
+    increases: dict[str, list[float]] = {}
+    for entry in filter(is_increase, made):
+        increases.setdefault(of[entry.seq], []).append(_log_time_s(entry))
+    begins = [entry for entry in entries(past.registry) if entry.principal == MONITOR.name and entry.action == BEGIN]
+    found: list[_Process] = []
+    for own in partitions(past.monitor.processes):
+        lives = [(0, _NOWHERE), *((one.seq, _cursor(one)) for one in begins if one.subject == f"monitor:{own.consumer}")]
+        ends = [*(seq for seq, _ in lives[1:]), math.inf]
+        for (seq, begun), end in zip(lives, ends, strict=True):
+            its = deque(entry for entry in made if seq < entry.seq < end and own.has(of[entry.seq]))
+            if its:
+                found.append(_Process(Refold(past, routes.view, routes.ended, own.has), its, begun, increases))
+    return found
 
 
 def _route_name(entry: AuditEntry, routes: Routes) -> str:
@@ -123,9 +148,9 @@ def _route_name(entry: AuditEntry, routes: Routes) -> str:
     return routes.rollouts[name].route if kind == "rollout" and name in routes.rollouts else name
 
 
-def _recomputed(entry: AuditEntry, refold: Refold, registry: RegistryStore, dropped_s: float) -> Recomputed:
+def _recomputed(entry: AuditEntry, process: _Process, registry: RegistryStore, dropped_s: float) -> Recomputed:
     """Compare one decision, and let the fold go on from what it wrote."""
-    log_time_s = _log_time_s(entry)
+    refold, log_time_s = process.refold, _log_time_s(entry)
     if log_time_s > refold.fold.now_s:
         refold.tick(log_time_s)
     if is_increase(entry) and refold.fold.elsewhere:
@@ -140,8 +165,10 @@ def _recomputed(entry: AuditEntry, refold: Refold, registry: RegistryStore, drop
     elif began is None or became is None:
         differences = ["route: the entry does not hold it"]
     else:
-        if began.name in refold.fold.routes:
+        if (state := refold.fold.routes.get(began.name)) is not None:
             refold.learn(began)
+            before_s = [time_s for time_s in process.increases.get(began.name, ()) if time_s < log_time_s]
+            state.last_increase_s = max(before_s, default=None)
         differences = list(_differences(entry, refold, began.name, before))
         if began.name in refold.fold.routes:
             event = _event(entry)
@@ -254,9 +281,12 @@ def _event(entry: AuditEntry) -> Event:
 def _rests_on(entry: AuditEntry, timed: Timed) -> bool:
     """Return whether a record was folded before a decision: the entry's cursor names the first of each stream that was not."""
     _, stream, offset, _ = timed
+    return offset < _cursor(entry).get(stream, 0)
+
+
+def _cursor(entry: AuditEntry) -> dict[str, int]:
     cursor = entry.evidence.get("cursor")
-    after = cursor.get(stream, 0) if isinstance(cursor, dict) else 0
-    return isinstance(after, int) and offset < after
+    return {str(stream): at for stream, at in cursor.items() if isinstance(at, int)} if isinstance(cursor, dict) else {}
 
 
 def _log_time_s(entry: AuditEntry) -> float:

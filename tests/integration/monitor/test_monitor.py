@@ -42,6 +42,7 @@ from gateway.core.routes import DriftAction, Variant, with_weights
 from gateway.core.split import SLOTS
 from gateway.history import recalled
 from gateway.metrics.catalogue import METRICS
+from gateway.monitor.act import BEGIN
 from gateway.monitor.gauges import Gauges
 from gateway.monitor.late import Recall
 from gateway.monitor.run import Monitor
@@ -103,8 +104,9 @@ class Scene:
         return [one for route in picture["routes"].values() for one in route["quality"]["versions"]]
 
     def decisions(self) -> list[AuditEntry]:
-        """Return what the monitor did."""
-        return [entry for entry in self.registry.audit() if entry.principal == "monitor"]
+        """Return what the monitor decided."""
+        own = [entry for entry in self.registry.audit() if entry.principal == "monitor"]
+        return [entry for entry in own if entry.action != BEGIN]
 
 
 def test_drills_touch_nothing_that_is_real():

@@ -36,6 +36,23 @@ def test_decisions_are_found_again_with_the_same_evidence(past_of):
     assert [(one.finding, one.differences) for one in found] == [(Finding.SAME, ())] * 2
 
 
+def test_decisions_of_a_monitor_that_forgot_are_found_again(past_of):
+    """A monitor whose state was lost says in the audit log where it began anew; what it decided then rests on that alone."""
+    scene = Scene(replace(PLAN, steps=(Step(2_000, 3.0, 50), Step(5_000))))
+    scene.write(records(scene.registry, SOUND, 12_000))
+    scene.run()
+    cursor, _ = scene.checkpoints.load("monitor")
+    scene.checkpoints.save("monitor", cursor, b"of another form")
+    for _ in range(2):  # it dies once more before its first checkpoint
+        scene.monitor = scene.begun()
+    scene.write(records(scene.registry, BAD_ERRORS, 4_000, seed=2, start_s=1_700_000_100.0))
+    scene.run()
+    actions = [entry.action for entry in scene.registry.audit() if entry.principal == "monitor"]
+    assert actions == ["rollout.advance", "monitor.begin", "rollout.rollback"]
+    found = recompute_decisions(past_of(scene))
+    assert [(one.finding, one.differences) for one in found] == [(Finding.SAME, ())] * 2
+
+
 @pytest.mark.parametrize("made", [promoted_too_soon, convicted_too_soon])
 def test_reopened_verdicts_are_found_again(past_of, made):
     """What ground truth said after a rollout's end comes out of the log with the same numbers."""
