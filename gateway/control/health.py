@@ -87,7 +87,7 @@ class Seen:
                 refusals=self.refusals.get(route.name),
                 cold=tuple(self.cold[key] for key in sorted(_answering(route)) if key in self.cold),
                 drift=_drift(seen, time_s if isinstance(time_s, int | float) else 0.0),
-                rollout=None if rollout is None else RolloutFacts(rollout.state, rollout.reason, _failed(seen, rollout)),
+                rollout=None if rollout is None else _rollout(seen, rollout, self.now_s),
             )
         )
 
@@ -154,6 +154,10 @@ def _drift(route: Mapping[str, object], time_s: float) -> DriftFacts | None:
             if time_s - (_number(one, "last_at_s") or -math.inf) < MERGE_S
         ),
     )
+
+
+def _rollout(route: Mapping[str, object], rollout: Rollout, now_s: float) -> RolloutFacts:
+    return RolloutFacts(rollout.state, rollout.reason, _failed(route, rollout), now_s - rollout.changed_at_s)
 
 
 def _failed(route: Mapping[str, object], rollout: Rollout) -> tuple[str, ...]:

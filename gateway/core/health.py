@@ -26,6 +26,7 @@ DEADLINE_WARNING: Final = 0.5  # of the route's deadline, by a mean: the tail is
 NOTICED: Final = 0.01  # of the deadline: whoever waits 5 s does not notice whether it took 2 ms or 5
 REASON_LENGTH_MAX: Final = 200  # of why a version does not load; the worker's journal has all of it
 LOSS_MARGIN: Final = 0.10  # the guardrail's: what so few rows can show
+TOLD_S: Final = 86_400.0  # after a rollback by the gateway; a route that is always amber is looked at by nobody
 
 
 class Level(enum.Enum):
@@ -107,11 +108,13 @@ class RolloutFacts:
 
     Attributes:
         failed: Guardrails that failed.
+        changed_s: How long it has been in its state.
     """
 
     state: RolloutState
     reason: str = ""
     failed: tuple[str, ...] = ()
+    changed_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,8 +303,14 @@ def _rollout(facts: RolloutFacts | None) -> _Judged:
         case RolloutFacts(RolloutState.HELD, reason):
             return Level.WARNING, f"the rollout is held: {reason}"
         case RolloutFacts(RolloutState.QUARANTINED, reason):
-            return Level.WARNING, f"the last rollout was rolled back by the gateway: {reason}"
+            level = Level.WARNING if facts.changed_s < TOLD_S else Level.GOOD
+            return level, f"the last rollout was rolled back by the gateway {_ago(facts.changed_s)}: {reason}"
     return Level.GOOD, f"the last rollout is {facts.state.value}"
 
 
-_BOTH_ANSWER: Final = frozenset({RolloutState.CANARY, RolloutState.HELD})
+def _ago(seconds: float) -> str:
+    hours = int(max(0.0, seconds) // 3_600)
+    return f"{hours // 24} days ago" if hours >= 48 else f"{hours} hours ago" if hours >= 2 else "just now"
+
+
+_BOTH_ANSWER: Final = frozenset({RolloutState.CANARY, RolloutState.HELD, RolloutState.BAKING, RolloutState.AWAITING_APPROVAL})

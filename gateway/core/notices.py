@@ -162,8 +162,8 @@ class Message:
 
     @property
     def text(self) -> str:
-        """Everything, a paragraph a notice."""
-        return "\n\n".join(f"{moment(notice.time_s)} {notice.title}\n{notice.text}".strip() for notice in self.notices)
+        """Everything, a paragraph a notice with its id, by which people know it again."""
+        return "\n\n".join(map(_paragraph, self.notices))
 
     def body(self) -> Json:
         """Return the message as a webhook gets it."""
@@ -175,6 +175,10 @@ class Message:
             "is_over": self.is_over,
             "notices": [notice_body(notice) for notice in self.notices],
         }
+
+
+def _paragraph(notice: Notice) -> str:
+    return "\n".join(filter(None, (f"{moment(notice.time_s)} {notice.title}", notice.text, f"notice {notice.id}")))
 
 
 def messages(notices: Iterable[Notice]) -> list[Message]:

@@ -48,6 +48,10 @@ class Routes:
         """Return a rollout as it was when it had just ended; as it stands while it is open."""
         return self._ended.get(id) or self.rollouts[id]
 
+    def has(self, name: str) -> bool:
+        """Return whether there is or was a route of that name, and not only what a champion implies."""
+        return any(route == name for route, _ in self._views)
+
     def of(self, route: str) -> dict[str, Rollout]:
         """Return a route's rollouts by id."""
         return {id: rollout for id, rollout in self.rollouts.items() if rollout.route == route}

@@ -53,8 +53,11 @@ def build_report(past: Past, route: str, spans: Spans, *, made_at_s: float, prog
 
     Raises:
         ArchiveFailed, LogFailed, StoreFailed: the past cannot be read.
+        UnknownRoute: there never was such a route, and no model has that name.
     """
     routes = Routes(past.registry)
+    if not routes.has(route):
+        past.registry.table().route(route)
     refold = Refold(past, routes.view, routes.ended, owns=route.__eq__)
     seen = _Incidents()
 

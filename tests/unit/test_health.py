@@ -8,8 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.control.health import Seen
 from gateway.core.health import ColdFacts, DriftFacts, Level, RefusalFacts, RolloutFacts, RouteFacts, VersionFacts, health, worst
-from gateway.core.rollouts import RolloutState
+from gateway.core.plans import Plan
+from gateway.core.rollouts import RolloutState, begin
+from gateway.core.routes import champion_route
 
 SOUND = VersionFacts("1", predictions=10_000, error_rate=0.0, latency_ms=2.0, truths=500, mean_loss=0.1)
 PEER = replace(SOUND, version="0")
@@ -175,16 +178,33 @@ def test_health_of_one_version_within_the_deadline_is_good_in_latency():
     [
         (RolloutFacts(RolloutState.CANARY), Level.GOOD),
         (RolloutFacts(RolloutState.CANARY, failed=("loss",)), Level.CRITICAL),
+        (RolloutFacts(RolloutState.BAKING, failed=("loss",)), Level.CRITICAL),
+        (RolloutFacts(RolloutState.AWAITING_APPROVAL, failed=("loss",)), Level.CRITICAL),
+        (RolloutFacts(RolloutState.SHADOW, failed=("loss",)), Level.GOOD),
         (RolloutFacts(RolloutState.HELD, "by hand"), Level.WARNING),
-        (RolloutFacts(RolloutState.QUARANTINED, "loss", ("loss",)), Level.WARNING),
+        (RolloutFacts(RolloutState.QUARANTINED, "loss", ("loss",), 3_600.0), Level.WARNING),
+        (RolloutFacts(RolloutState.QUARANTINED, "loss", ("loss",), 100_000.0), Level.GOOD),
         (RolloutFacts(RolloutState.LIVE), Level.GOOD),
     ],
 )
 def test_health_of_a_rollout_is_that_of_what_answers(rollout, level):
-    """A failed challenger that still answers is critical; one that is held or was rolled back is a warning."""
+    """A failed challenger that still answers is critical; one that is held is a warning, as is for a day one rolled back."""
     facts = replace(WELL, rollout=rollout)
     assert part(facts, "rollout").level is level
     assert health(facts).level is level
+
+
+@pytest.mark.parametrize(
+    ("hours", "level", "when"), [(1, "warning", "just now"), (30, "good", "30 hours ago"), (72, "good", "3 days ago")]
+)
+def test_health_warns_of_a_rollback_by_the_gateway_for_a_day(hours, level, when):
+    """It counts from when the rollout came into its state, and the evidence says how long ago that was."""
+    begun, route = begin(champion_route("delays", "1"), id="r1", challenger="2", plan=Plan(), salt="s", now_s=1e6)
+    ended = replace(begun, state=RolloutState.QUARANTINED, changed_at_s=2e6, reason="loss")
+    [shown] = [
+        one for one in Seen(None, {}, {}, 2e6 + hours * 3_600).health(route, ended).body()["parts"] if one["part"] == "rollout"
+    ]
+    assert (shown["level"], when in shown["evidence"]) == (level, True)
 
 
 @given(st.lists(st.sampled_from(Level), min_size=1))

@@ -12,6 +12,7 @@ from gateway.core.errors import MalformedRequest
 from gateway.core.notices import (
     MESSAGE_NOTICES_MAX,
     TITLE_LENGTH_MAX,
+    Message,
     Severity,
     began,
     channels_from_body,
@@ -110,6 +111,14 @@ def test_notices_of_one_incident_become_one_message_with_the_worst_severity():
     assert [[one.id for one in message.notices] for message in found] == [["audit-7", "audit-8"], [other.id]]
     assert found[0].severity is Severity.CRITICAL
     assert (found[0].id, found[0].is_over) == ("audit-8", False)
+
+
+def test_text_of_a_message_has_the_id_of_each_notice():
+    """Whoever is told twice, where nothing but text is shown, can see that it is the same."""
+    first, second = notice_of(entry(action="rollout.hold")), began("health:x", Severity.WARNING, "", "behind", NOON_S)
+    paragraphs = Message((first, second)).text.split("\n\n")
+    assert [one.splitlines()[-1] for one in paragraphs] == ["notice audit-7", f"notice {second.id}"]
+    assert len(paragraphs[1].splitlines()) == 2
 
 
 def test_worst_incident_goes_first_and_keeps_its_own_order():

@@ -7,6 +7,7 @@ import math
 import os
 import re
 from collections import defaultdict
+from contextlib import closing
 from dataclasses import replace
 from html import escape
 from html.parser import HTMLParser
@@ -25,6 +26,7 @@ from adapters.stores.memory import MemoryRegistry
 from adapters.stores.registry import SqliteRegistry
 from gateway.commands.app import app
 from gateway.compose.past import opened_past
+from gateway.core.changes import Change, DropRoute, PutRoute
 from gateway.core.plans import Plan, Step
 from gateway.core.profiles import Apart
 from gateway.core.records import GroundTruthRecord, PredictionRecord
@@ -235,14 +237,40 @@ def test_command_writes_files_and_days(data, tmp_path):
     assert "wrote" not in done.stdout
 
 
+def put_as(registry: SqliteRegistry, name: str) -> None:
+    """Write the route once more under another name."""
+    write = PutRoute(replace(registry.table().route(ROUTE), name=name))
+    registry.commit(Change("ana", "route.put", f"route:{name}", "", (write,), route=name))
+
+
 @pytest.mark.parametrize("name", ["façade 'ж' 東京 🛫 &=+,;@[]{}$`~^()!.x", "é" * 100, "-rf", "x" * 200])
 def test_report_of_any_route_has_its_name(data, tmp_path, monkeypatch, name):
     """The file is called as the route is, whatever that is, and the name in it is text."""
     monkeypatch.chdir(tmp_path)
+    with closing(SqliteRegistry(data / "registry.db", clock=SystemClock())) as registry:
+        put_as(registry, name)
     words = ["report", "--since", str(START_S), "--until", str(END_S), "--data-dir", str(data), "--", name]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
     assert escape(name) in Path(f"report-{name}.html").read_text()
+
+
+def test_report_of_a_route_that_never_was_is_refused_and_of_one_that_is_gone_is_not(data, tmp_path):
+    """A name that is misspelt is no route without traffic; what a deleted route did can be told for good."""
+
+    def headgate(route: str, *words: object):
+        return CliRunner().invoke(app, ["report", route, "--since", str(START_S), *map(str, words), "--data-dir", str(data)])
+
+    until = ("--until", END_S + 86_400)
+    for words in ((*until, "--to", tmp_path / "x.html"), (*until, "--daily", tmp_path / "days")):
+        refused = headgate("dellays", *words)
+        assert (refused.exit_code, "dellays" in refused.stderr) == (1, True)
+    assert not list(tmp_path.glob("*.html"))
+    assert not (tmp_path / "days").exists()
+    with closing(SqliteRegistry(data / "registry.db", clock=SystemClock())) as registry:
+        put_as(registry, "gone")
+        registry.commit(Change("ana", "route.delete", "route:gone", "", (DropRoute("gone"),), route="gone"))
+    assert headgate("gone", *until, "--to", tmp_path / "x.html").exit_code == 0
 
 
 def test_report_of_what_is_no_name_is_refused(data):
