@@ -80,7 +80,7 @@ def run_control(
         questions=threading.BoundedSemaphore(max(1, settings.control.questions_max)),
     )
     with (
-        _reading_ahead(control),
+        _reading_ahead(control, checkpoints),
         _telling(control, channels, checkpoints),
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
@@ -89,13 +89,15 @@ def run_control(
 
 
 @contextlib.contextmanager
-def _reading_ahead(control: Control) -> Iterator[None]:
+def _reading_ahead(control: Control, checkpoints: CheckpointStore) -> Iterator[None]:
     """Take in what the workers refuse and what was changed, in a thread, meanwhile: whoever asks finds it."""
     stop = threading.Event()
+    control.refusals.recall(checkpoints, control.clock)
 
     def turn() -> None:
         control.refusals.take(control.snapshots.latest(), control.clock.monotonic_s())
         control.trail.read(control.registry)
+        control.refusals.keep(checkpoints, control.clock)
 
     again = partial(repeat, what="Counts or changes could not be read", every_s=STEP_S, stop=stop, failed=control.failures.note)
     thread = threading.Thread(target=again, args=(turn,), name="reading ahead", daemon=True)

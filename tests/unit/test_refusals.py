@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from gateway.control.refusals import SPAN_S, STEP_S, Refusals
+import pytest
+
+from adapters.memory import ManualClock
+from adapters.stores.memory import MemoryCheckpoints
+from gateway.control.refusals import CONSUMER, SPAN_S, STEP_S, Refusals
 from gateway.core.health import RefusalFacts
 from gateway.ports.metrics import Sample
 
@@ -73,3 +77,55 @@ def test_refusals_go_on_when_a_count_begins_anew():
     found.take({"w0": [refused(100.0)], "w1": [refused(50.0)]}, 0.0)
     found.take({"w0": [refused(4.0)]}, STEP_S)
     assert found.facts()["delays"].reasons == (("NotReady", 4),)
+
+
+def test_refusals_outlast_the_process_that_read_them():
+    """A successor knows what was refused and since when, counts on from there, and forgets it after the span all the same."""
+    clock, checkpoints = ManualClock(), MemoryCheckpoints()
+    found = Refusals()
+    for count in (0.0, 6.0):
+        found.take({"w0": [refused(count), answered(2 * count)]}, clock.monotonic_s())
+        found.keep(checkpoints, clock)
+        clock.move(STEP_S)
+
+    successor = Refusals()
+    successor.recall(checkpoints, clock)
+    assert successor.facts()["delays"].reasons == (("NotReady", 6),)
+    successor.take({"w0": [refused(7.0), answered(14.0)]}, clock.monotonic_s())
+    clock.move(STEP_S)
+    successor.take({"w0": [refused(8.0), answered(14.0)]}, clock.monotonic_s())
+    assert successor.facts() == {"delays": RefusalFacts(3 * STEP_S, 19, (("NotReady", 7),))}
+
+    clock.move(SPAN_S - 2 * STEP_S)
+    late = Refusals()
+    late.recall(checkpoints, clock)
+    late.take({}, clock.monotonic_s())
+    assert late.facts() == {}
+
+
+def test_refusals_are_written_only_while_there_are_any():
+    """A gateway that refuses nobody writes nothing; one that stopped refusing leaves nothing for a successor to find."""
+    clock, checkpoints = ManualClock(), MemoryCheckpoints()
+    found = Refusals()
+    for count in (0.0, 5.0):
+        found.take({"w0": [answered(count)]}, clock.monotonic_s())
+        found.keep(checkpoints, clock)
+    assert checkpoints.load(CONSUMER) is None
+    found.take({"w0": [answered(5.0), refused(3.0)]}, clock.monotonic_s())
+    found.keep(checkpoints, clock)
+    clock.move(SPAN_S)
+    found.take({"w0": [answered(9.0), refused(3.0)]}, clock.monotonic_s())
+    found.keep(checkpoints, clock)
+    successor = Refusals()
+    successor.recall(checkpoints, clock)
+    assert successor.facts() == {}
+
+
+@pytest.mark.parametrize("state", [b"{}", b"[]", b"x", b'{"time_s": 1, "began_s": 2, "steps": [[1]]}', b'{"time_s": "x"}'])
+def test_refusals_that_cannot_be_read_stop_no_start(state):
+    """A successor that does not know the saved form begins anew."""
+    checkpoints = MemoryCheckpoints()
+    checkpoints.save(CONSUMER, {}, state)
+    found = Refusals()
+    found.recall(checkpoints, ManualClock())
+    assert found.facts() == {}

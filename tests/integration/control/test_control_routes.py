@@ -8,12 +8,14 @@ import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
 
 from adapters.clock import SystemClock
 from adapters.metrics_file import MetricsFile
+from adapters.stores.checkpoints import SqliteCheckpoints
 from gateway.control.calls import Control
 from gateway.control.propagation import prepared
 from gateway.core.changes import Change, Cold, PutChampion, PutRollout, PutRoute, PutVersion, Quarantine, WorkerStatus
@@ -659,6 +661,25 @@ def test_route_that_refuses_everybody_is_critical_without_the_monitor(
         assert f'gateway_route_unwell{{part="errors",process="control",route="{name}"}} 3.0' in control.admin.get("/metrics").text
     page = control.admin.get("/status").text
     assert ("2 routes: 2 critical" in page, page.count("errors: the gateway refused")) == (True, 2)
+
+
+def test_route_that_refused_everybody_is_critical_for_the_successor_of_control(
+    start_control, write_linear_model, tmp_path, until, monkeypatch
+):
+    """What was refused in the last minutes is known to whoever takes over, though nobody is refused any more."""
+    monkeypatch.setattr("gateway.control.run.STEP_S", 0.05)
+    control = _with_versions(start_control(), write_linear_model, tmp_path)
+    count = cell(MetricsFile(control.data / "metrics" / "w0.bin"), REJECTED, "delays", "LoadFailed")
+
+    def is_kept() -> bool:
+        count.add(10.0)
+        with closing(SqliteCheckpoints(control.data / "checkpoints.db")) as checkpoints:
+            return checkpoints.load("refusals") is not None
+
+    until(is_kept, within_s=60)
+    health = start_control(running=0).admin.get("/api/v1/routes/delays/health").json()
+    assert (health["level"], health["parts"][0]["part"]) == ("critical", "errors")
+    assert "LoadFailed" in health["parts"][0]["evidence"]
 
 
 def test_metrics_show_split_revisions_and_rollouts(control):
