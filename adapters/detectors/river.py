@@ -9,6 +9,7 @@ scale, and its fading sum has no stated false-alarm rate.
 
 from __future__ import annotations
 
+import math
 import pickle
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
@@ -36,10 +37,10 @@ class AdwinDetector:
 
         After an alarm ADWIN begins anew with the following value and learns the drifted values as normal.
         """
+        assert not values or _are_in_range(values), _PROMISE
         adwin, alarm_count = self._adwin, 0
         following = iter(values)
         for first in following:
-            assert 0.0 <= first <= 1.0, _PROMISE
             adwin.update(first)  # River's own, which begins anew after an alarm and then does what `_follow` does
             alarm_count += adwin.drift_detected or _follow(adwin, following)
         return Reading(adwin.total / adwin.width, alarm_count)  # the window holds at least the last value
@@ -62,10 +63,12 @@ def _follow(adwin: Any, following: Iterator[float]) -> bool:
 
     River's `update` looks at the flag before each value and passes it on through two more calls, which takes as long again.
     """
-    update = adwin._helper.update  # noqa: SLF001
-    for value in following:
-        assert 0.0 <= value <= 1.0, _PROMISE
-        if update(value):
-            adwin._drift_detected = True  # noqa: SLF001
-            return True
-    return False
+    if not any(map(adwin._helper.update, following)):  # noqa: SLF001 - takes values up to the first that raises one
+        return False
+    adwin._drift_detected = True  # noqa: SLF001
+    return True
+
+
+def _are_in_range(values: Sequence[float]) -> bool:
+    """Return whether all values lie in [0, 1]; of a NaN neither the least nor the greatest tells, but the sum."""
+    return min(values) >= 0.0 and max(values) <= 1.0 and not math.isnan(sum(values))

@@ -9,6 +9,7 @@ agreed on from which ground truth counts as missing, and a version that only slo
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -94,6 +95,14 @@ class Arrivals:
         self._waiting.append(_log_factors(share, is_challenger))
         if len(self._waiting) >= WAITING_MAX:
             self._settle()
+
+    def observe_all(self, keys: Sequence[str], sides: Sequence[bool], shares: Sequence[float]) -> None:
+        """Take several values; `sides` says which are the challenger's."""
+        for key, is_challenger, share in zip(keys, sides, shares, strict=True):
+            if key not in self._seen:
+                self.observe(key, Side.CHALLENGER if is_challenger else Side.CHAMPION, share)
+            else:
+                self._values += 1
 
     def correct(self) -> None:
         """Count a value that replaces one observed earlier."""

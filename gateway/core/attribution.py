@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -124,6 +124,13 @@ class PastWatch:
         """Take one outcome in [0, 1]."""
         self._recent.append(value)
         if len(self._recent) > self.RECENT:
+            self._count += 1
+            self._sum += self._recent.popleft()
+
+    def observe_all(self, values: Sequence[float]) -> None:
+        """Take several outcomes."""
+        self._recent.extend(values)
+        while len(self._recent) > self.RECENT:
             self._count += 1
             self._sum += self._recent.popleft()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -73,6 +74,16 @@ class Cohorts:
             counts[3 if known.side is Side.CHALLENGER else 1] += 1
         self._held.append((cohort, now_s + WAIT_FACTOR * (now_s - answered_s) + COHORT_S, known))
 
+    def trial(self) -> CohortTrial:
+        """Return what counts answers and what becomes known of them apart, until `take` is given it."""
+        return CohortTrial(self._counts)
+
+    def take(self, trial: CohortTrial) -> None:
+        """Count what a trial counted."""
+        self._counts.update(trial.counts)
+        while len(self._counts) > COHORTS_MAX:
+            del self._counts[next(iter(self._counts))]
+
     def pop(self, now_s: float) -> Known | None:
         """Return the next value that may pass, or None."""
         if not self._held:
@@ -111,6 +122,41 @@ class Cohorts:
             known = Known(Side(item[2]), str(item[3]), float(item[4]), float(item[5]), others)
             cohorts._held.append((int(item[0]), float(item[1]), known))
         return cohorts
+
+
+class CohortTrial:
+    """Counts of some cohorts beside those of a rollout, for as long as everything that becomes known passes at once.
+
+    Attributes:
+        counts: Of the cohorts met.
+    """
+
+    def __init__(self, before: Mapping[int, list[int]]) -> None:
+        self._before = before
+        self.counts: dict[int, list[int]] = {}
+
+    def expect(self, is_challenger: bool, time_s: float) -> None:
+        """Count an answer."""
+        cohort = int(time_s // COHORT_S)
+        counts = self._of(cohort) or self.counts.setdefault(cohort, [0, 0, 0, 0])
+        counts[2 if is_challenger else 0] += 1
+
+    def passes(self, is_challenger: bool, answered_s: float) -> bool:
+        """Count what became known of an answer, if it need not wait; return whether."""
+        counts = self._of(int(answered_s // COHORT_S))
+        if counts is None:
+            return True
+        at = 3 if is_challenger else 1
+        counts[at] += 1
+        is_even = _is_even(counts)
+        counts[at] -= not is_even
+        return is_even
+
+    def _of(self, cohort: int) -> list[int] | None:
+        found = self.counts.get(cohort)
+        if found is None and (before := self._before.get(cohort)) is not None:
+            found = self.counts[cohort] = list(before)
+        return found
 
 
 def _is_even(counts: list[int] | None) -> bool:

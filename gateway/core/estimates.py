@@ -9,6 +9,7 @@ What it said is compared with what came true. Pure.
 from __future__ import annotations
 
 import bisect
+import copy
 from typing import Final
 
 from gateway.core.losses import Statement
@@ -37,6 +38,12 @@ class LossEstimate:
         self.checked = 0
         self.estimated = 0.0
         self.realised = 0.0
+
+    def copied(self) -> LossEstimate:
+        """Return the same estimate again, which goes its own way."""
+        after = copy.copy(self)
+        after.cells, after.first = dict(self.cells), list(self.first)
+        return after
 
     def expect(self, statement: Statement) -> float | None:
         """Return the loss to expect of an answer, in [0, 1]; None while there is nothing to go by."""

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from typing import NamedTuple, assert_never
 
 from gateway.core.models import Target, Task
-from gateway.core.tensors import Tensor
+from gateway.core.tensors import Array, Tensor
 
 Truth = str | float | int | bool
 Statement = tuple[float | str, float | None]  # a number or a label, and the loss that it implies if it is a probability
 
 
-class _Row(NamedTuple):
+class Answered(NamedTuple):
     """One row of an answer as plain values: of so few, arrays would take ten times as long.
 
     Attributes:
@@ -42,17 +42,18 @@ def loss(target: Target, outputs: Sequence[Tensor], row: int, truth: Truth) -> f
     None when the output or the row is missing, a number is not finite, or the truth is not one of the labels.
     """
     answer = _row(target, outputs, row)
-    return None if answer is None else _loss(target, answer, truth)
+    return None if answer is None else loss_of(target, answer, truth)
 
 
 def scored(target: Target, outputs: Sequence[Tensor], row: int, truth: Truth) -> tuple[float, Statement | None] | None:
     """Return what `loss` and `stated` return of one row; None where there is no loss."""
     answer = _row(target, outputs, row)
-    wrong = None if answer is None else _loss(target, answer, truth)
-    return None if answer is None or wrong is None else (wrong, _stated(target, answer))
+    wrong = None if answer is None else loss_of(target, answer, truth)
+    return None if answer is None or wrong is None else (wrong, statement_of(target, answer))
 
 
-def _loss(target: Target, answer: _Row, truth: Truth) -> float | None:
+def loss_of(target: Target, answer: Answered, truth: Truth) -> float | None:
+    """Return what `loss` does of a row."""
     match target.task:
         case Task.BINARY:
             return _binary_loss(target, answer, truth)
@@ -82,10 +83,11 @@ def stated(target: Target, outputs: Sequence[Tensor], row: int) -> Statement | N
     the number. None where `loss` says nothing.
     """
     answer = _row(target, outputs, row)
-    return None if answer is None else _stated(target, answer)
+    return None if answer is None else statement_of(target, answer)
 
 
-def _stated(target: Target, answer: _Row) -> Statement | None:
+def statement_of(target: Target, answer: Answered) -> Statement | None:
+    """Return what `stated` does of a row."""
     if target.task is Task.BINARY and answer.kind == "f" and len(answer.numbers) == 1 and 0.0 <= answer.numbers[0] <= 1.0:
         highest = answer.numbers[0]
         return highest, 1.0 - highest if highest >= target.threshold else highest
@@ -126,7 +128,7 @@ def confidence(target: Target, outputs: Sequence[Tensor], row: int, truth: Truth
             assert_never(target.task)
 
 
-def _row(target: Target, outputs: Sequence[Tensor], row: int) -> _Row | None:
+def _row(target: Target, outputs: Sequence[Tensor], row: int) -> Answered | None:
     """Return one row of the answer; None when there is none or a number in it is not finite."""
     tensor = None
     for output in outputs:
@@ -135,14 +137,18 @@ def _row(target: Target, outputs: Sequence[Tensor], row: int) -> _Row | None:
             break
     if tensor is None or tensor.data.ndim not in (1, 2) or not 0 <= row < tensor.data.shape[0]:
         return None
-    data = tensor.data
+    return answered(tensor.data, row)
+
+
+def answered(data: Array, row: int) -> Answered | None:
+    """Return one row of an answer of one or two dimensions that has it; None when a number in it is not finite."""
     kind, numbers = data.dtype.kind, [data.item(row)] if data.size == data.shape[0] else data[row].tolist()
     if not numbers or (kind == "f" and not all(map(math.isfinite, numbers))):
         return None
-    return _Row(kind, numbers)
+    return Answered(kind, numbers)
 
 
-def _decided(target: Target, answer: _Row) -> str | float | None:
+def _decided(target: Target, answer: Answered) -> str | float | None:
     match target.task:
         case Task.BINARY:
             return _binary_label(target, answer)
@@ -156,7 +162,7 @@ def _decided(target: Target, answer: _Row) -> str | float | None:
             assert_never(target.task)
 
 
-def _binary_loss(target: Target, answer: _Row, truth: Truth) -> float | None:
+def _binary_loss(target: Target, answer: Answered, truth: Truth) -> float | None:
     labels = target.labels or ("0", "1")
     true_label, said = _label(truth, labels), _binary_label(target, answer)
     if true_label is None or said is None:
@@ -165,7 +171,7 @@ def _binary_loss(target: Target, answer: _Row, truth: Truth) -> float | None:
     return float((said == positive) != (true_label == positive))
 
 
-def _binary_label(target: Target, answer: _Row) -> str | None:
+def _binary_label(target: Target, answer: Answered) -> str | None:
     labels = target.labels or ("0", "1")
     positive = target.positive or labels[-1]
     if answer.kind != "f":
@@ -177,7 +183,7 @@ def _binary_label(target: Target, answer: _Row) -> str | None:
     return labels[0] if labels[0] != positive else labels[1] if len(labels) > 1 else ""
 
 
-def _positive_probability(target: Target, answer: _Row) -> float:
+def _positive_probability(target: Target, answer: Answered) -> float:
     """Return the probability that a binary answer of floats gives its positive label."""
     if len(answer.numbers) != 2:
         return answer.numbers[0]
@@ -185,20 +191,20 @@ def _positive_probability(target: Target, answer: _Row) -> float:
     return answer.numbers[labels.index(target.positive or labels[-1])]
 
 
-def _multiclass_loss(target: Target, answer: _Row, truth: Truth) -> float | None:
+def _multiclass_loss(target: Target, answer: Answered, truth: Truth) -> float | None:
     labels = target.labels or tuple(str(index) for index in range(len(answer.numbers) if answer.kind == "f" else 0))
     said, true_label = _class_label(target, answer), _label(truth, labels)
     return None if said is None or true_label is None else float(said != true_label)
 
 
-def _class_label(target: Target, answer: _Row) -> str | None:
+def _class_label(target: Target, answer: Answered) -> str | None:
     if answer.kind != "f":
         return _label(answer.numbers[0], target.labels) if len(answer.numbers) == 1 else None
     labels = target.labels or tuple(str(index) for index in range(len(answer.numbers)))
     return labels[answer.numbers.index(max(answer.numbers))] if len(answer.numbers) == len(labels) else None
 
 
-def _regression_loss(target: Target, answer: _Row, truth: Truth) -> float | None:
+def _regression_loss(target: Target, answer: Answered, truth: Truth) -> float | None:
     if len(answer.numbers) != 1 or answer.kind not in "fiu" or isinstance(truth, str):
         return None
     error = abs(float(answer.numbers[0]) - float(truth))

@@ -6,6 +6,7 @@ Only more is a departure. What moved it this cannot say: without a concurrent va
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -94,6 +95,14 @@ class OutcomeWatch:
             self._room -= 1
         return self._settle() if self._room < 0 else ""
 
+    def with_all(self, values: Sequence[float], times_s: Sequence[float]) -> OutcomeWatch | None:
+        """Return what this becomes with several outcomes, to the bit as if one by one; None where one of them is an alarm.
+
+        This watch stays as it is.
+        """
+        after = self._copied()
+        return after if after._takes(values, times_s) else None  # noqa: SLF001 - of its own kind
+
     @property
     def is_departed(self) -> bool:
         """Whether it is worse now than at first."""
@@ -127,6 +136,38 @@ class OutcomeWatch:
         vars(self).update(state)
         self._blocks = blocks
         blocks.restore(state["_blocks"])
+
+    def _copied(self) -> OutcomeWatch:
+        """Return the same watch again: what grows in its place is copied, what is always made anew is shared."""
+        after = copy.copy(self)
+        after._blocks = copy.copy(self._blocks)  # noqa: SLF001
+        for name in ("_sums", "_chunk", "_walks", "_begins", "_waiting"):
+            setattr(after, name, list(getattr(self, name)))
+        return after
+
+    def _takes(self, values: Sequence[float], times_s: Sequence[float]) -> bool:
+        """Take outcomes up to the first alarm, and return whether there was none."""
+        at = 0
+        while at < len(values):
+            until = min(max(at + 1, at + CHUNK - 1 - len(self._chunk)), len(values))  # a chunk's last is taken by itself
+            if not self._waits_with(values[at:until], times_s[at:until]):
+                for one in range(at, until):
+                    if self.observe(values[one], times_s[one]):
+                        return False
+            at = until
+        return True
+
+    def _waits_with(self, values: Sequence[float], times_s: Sequence[float]) -> bool:
+        """Let outcomes wait that do not fill the chunk, where that is all there is to do with them; return whether it is."""
+        if not self._stakes or len(self._chunk) + len(values) >= CHUNK:
+            return False
+        above = sum(map(self._high.__lt__, values))
+        if above > self._room:
+            return False
+        self._chunk += values
+        self._waiting += zip(values, times_s, strict=True)
+        self._room -= above
+        return True
 
     def _learn(self, value: float, at_s: float) -> None:
         self._count += 1

@@ -7,6 +7,7 @@ minutes count. A function of the log alone: how late it is read changes nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,6 +35,16 @@ class PhaseClock:
         """Take a record of the rollout at a revision of the route; one from before the phase counts for nothing."""
         if revision >= self.revision:
             self.counted_s, self.last_s = self.passed_s(now_s), now_s
+
+    def observe_all(self, revision: int, times_s: Sequence[float]) -> None:
+        """Take several records of one revision."""
+        if revision < self.revision or not times_s:
+            return
+        self.observe(revision, times_s[0])
+        counted_s, last_s = self.counted_s, times_s[0]
+        for now_s in times_s:
+            counted_s, last_s = counted_s + min(now_s - last_s, SILENCE_S), now_s
+        self.counted_s, self.last_s = counted_s, last_s
 
     def passed_s(self, now_s: float) -> float:
         """Return how long the phase has been seen."""

@@ -5,7 +5,7 @@ Folds in the log's order; what it means is `core/policy.py`'s to say.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -109,6 +109,23 @@ class BurstWatch:
             _remember(self._champion, key, (time_s, is_fault), CALM_KEYS)
         else:
             self._faults += is_fault - _remember(self._challenger, key, (time_s, is_fault), BURST_KEYS)
+
+    def observe_sound(self, sides: Sequence[bool], keys: Sequence[str], times_s: Sequence[float]) -> None:
+        """Take attempts of which none failed; `sides` says which are the challenger's."""
+        champion = self._champion
+        for is_challenger, key, time_s in zip(sides, keys, times_s, strict=True):
+            if is_challenger:
+                self.observe(Side.CHALLENGER, key, time_s, is_fault=False)
+            else:
+                champion.pop(key, None)
+                champion[key] = (time_s, False)
+                if len(champion) > CALM_KEYS:
+                    del champion[next(iter(champion))]
+
+    @property
+    def is_far_from_burst(self) -> bool:
+        """Whether it takes another fault to make one."""
+        return self._faults < BURST_FAULTS
 
     @property
     def is_burst(self) -> bool:

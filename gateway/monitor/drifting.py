@@ -23,7 +23,7 @@ from gateway.core.profile_bodies import profile_from_body
 from gateway.core.profiles import ReferenceProfile, cell_names
 from gateway.core.records import PredictionRecord
 from gateway.core.summaries import summarised
-from gateway.core.tensors import Array, FloatArray
+from gateway.core.tensors import Array, FloatArray, Tensor
 from gateway.monitor.columns import WINDOW_ROWS, Budget, ColumnsWatch, FeatureReading, LearnedWatch, Moved
 from gateway.monitor.rows import (
     ANSWER,
@@ -122,10 +122,47 @@ class DriftWatch:
                 self.unreadable += 1
             else:
                 batch.summaries.append([_few(values) for values in summaries])
-        span_s = time_s - batch.since_s
-        if (batch.rows < BATCH_ROWS or span_s < BATCH_SHORT_S) and batch.rows < BATCH_ROWS_MAX and span_s < BATCH_S:
-            return None
-        return self._fold(time_s)
+        return self._fold(time_s) if self._is_full(time_s) else None
+
+    def observe_all(self, records: Sequence[PredictionRecord], times_s: Sequence[float]) -> int:
+        """Take several live answers of one row each, alike in form, and return how many incidents their alarms began."""
+        if not records:
+            return 0
+        wide = records[0].inputs[0].data if len(records[0].inputs) == 1 else None
+        if self._hidden or self._summary_columns or wide is None or wide.ndim != 2 or wide.shape[1] != len(self._columns):
+            return sum(self.observe(record, time_s) or 0 for record, time_s in zip(records, times_s, strict=True))
+        begun, at = 0, 0
+        while at < len(records):
+            if not self._batch.rows:
+                self._batch.since_s = times_s[at]
+            until = self._until_full(times_s, at)
+            self._stack(records[at:until])
+            if self._is_full(times_s[until - 1]):
+                begun += self._fold(times_s[until - 1]) or 0
+            at = until
+        return begun
+
+    def _until_full(self, times_s: Sequence[float], at: int) -> int:
+        """Return behind which of the rows that come from one on the batch is full, or that there are no more."""
+        rows, since_s = self._batch.rows - at, self._batch.since_s
+        for until in range(at + 1, len(times_s) + 1):
+            if _is_full(rows + until, times_s[until - 1] - since_s):
+                return until
+        return len(times_s)
+
+    def _is_full(self, time_s: float) -> bool:
+        return _is_full(self._batch.rows, time_s - self._batch.since_s)
+
+    def _stack(self, records: Sequence[PredictionRecord]) -> None:
+        """Let rows that are alike in form wait as one part of the batch."""
+        self._batch.rows += len(records)
+        self._batch.features.append(np.concatenate([record.inputs[0].data for record in records]))
+        output = records[0].outputs[0]
+        stacked = np.concatenate([record.outputs[0].data for record in records])
+        answer = answer_column(self._known, (Tensor(output.name, output.datatype, stacked),))
+        if answer is not None:
+            self._answer_column = answer[0]
+            self._batch.answers.append(answer[1])
 
     def observe_outcome(self, name: str, value: float, time_s: float, *, answered_s: float) -> int | None:
         """Take an error (1, or 0 for none) or a loss in [0, 1], and return what `observe` does.
@@ -250,6 +287,10 @@ class DriftWatch:
             self.incidents = with_alarm(self.incidents, Alarm(one.subjects, one.attribution, time_s, one.why))
             self.incident_count += self.incidents[-1].alarms == 1 and self.incidents[-1].why == one.why
         return self.incident_count - before if moved else None
+
+
+def _is_full(rows: int, span_s: float) -> bool:
+    return rows >= BATCH_ROWS_MAX or span_s >= BATCH_S or (rows >= BATCH_ROWS and span_s >= BATCH_SHORT_S)
 
 
 def _few(values: _Rows) -> _Rows:

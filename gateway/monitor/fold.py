@@ -25,13 +25,14 @@ from gateway.monitor.drifting import DriftWatch
 from gateway.monitor.increases import Increases
 from gateway.monitor.measured import Known
 from gateway.monitor.merge import Merged
+from gateway.monitor.phase import Told
 from gateway.monitor.rows import RECORD_ROWS_MAX, row_count
 from gateway.monitor.sides import SIDES
 from gateway.monitor.state import RouteState, is_due
 from gateway.monitor.truth import Joined, TruthJoin, unpacked
 from gateway.monitor.views import RouteView
 from gateway.monitor.waiting import Places
-from gateway.monitor.watch import RolloutWatch, Told
+from gateway.monitor.watch import RolloutWatch
 from gateway.ports.readings import Detector
 
 _ROLLBACKS: Final = frozenset({Event.CONVICT, Event.ROLLBACK})  # of the monitor's own events
@@ -56,6 +57,7 @@ class Fold:
         unscored: Values of ground truth that fit no answer.
         epoch_s: Of the evidence, see `core/evidence/plan.py`.
         unplaced: Live records of a revision that was not found; they are no evidence.
+        places: Shared by what waits for its ground truth.
     """
 
     def __init__(
@@ -85,7 +87,7 @@ class Fold:
         self.left = 0
         self.unscored = 0
         self.unplaced = 0
-        self._places = Places()
+        self.places = Places()
 
     def lacks_view(self, record: PredictionRecord) -> bool:
         """Return whether the route at the record's revision must be learned before it is folded."""
@@ -185,7 +187,7 @@ class Fold:
         self.unplaced += not view.is_known
         if watch is not None and watch.aftermath is not None:
             watch.observe_after(record)
-        rollout = self._evidence_of(state, view, record) if watch is not None and watch.rollout.is_open else ""
+        rollout = self.evidence_of(state, view, record) if watch is not None and watch.rollout.is_open else ""
         if rollout and watch is not None:
             if not self.sampling.takes(record.assignment_key):
                 watch.passed_over += 1
@@ -214,11 +216,11 @@ class Fold:
         """
         state = self.routes[record.route]
         view = state.views.get(record.revision, state.view)
-        rollout = self._evidence_of(state, view, record) if self.sampling.has_taken(record.assignment_key) else ""
+        rollout = self.evidence_of(state, view, record) if self.sampling.has_taken(record.assignment_key) else ""
         version = self.versions.get((record.model, record.version))
         waiting = None
         if record.kind is Kind.LIVE:
-            waiting = self._places.waiting(record, version, rollout=rollout, share=view.share, now_s=self.now_s)
+            waiting = self.places.waiting(record, version, rollout=rollout, share=view.share, now_s=self.now_s)
         if waiting is None or version is None:
             self.truth.miss(record.prediction_id, self.now_s, for_good=True)
             return
@@ -227,7 +229,7 @@ class Fold:
         for joined in self.truth.recall(record.prediction_id, replace(waiting, time_s=record.time_s), values):
             self._know(record.prediction_id, joined)
 
-    def _evidence_of(self, state: RouteState, view: RouteView, record: PredictionRecord) -> str:
+    def evidence_of(self, state: RouteState, view: RouteView, record: PredictionRecord) -> str:
         """Return the id of the rollout whose evidence a live record is, ended or not; empty when it is none."""
         watch = state.watch
         is_evidence = (
@@ -242,7 +244,7 @@ class Fold:
     def _expect(
         self, state: RouteState, record: PredictionRecord, version: Version | None, rollout: str, view: RouteView
     ) -> None:
-        waiting = self._places.waiting(record, version, rollout=rollout, share=view.share, now_s=self.now_s)
+        waiting = self.places.waiting(record, version, rollout=rollout, share=view.share, now_s=self.now_s)
         if waiting is None or version is None:
             return
         tally = state.tally(record.variant, record.version, record.kind)
@@ -262,7 +264,7 @@ class Fold:
         state = self.routes.get(place.route)
         if version is None or state is None:
             return
-        answer = unpacked(joined.waiting, version.target.output)
+        answer = unpacked(place, joined.waiting.answer, version.target.output)
         found = scored(version.target, (answer,), joined.row, joined.value)
         if found is None:
             self.unscored += 1

@@ -12,7 +12,7 @@ import logging
 import math
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Final, NamedTuple
@@ -177,6 +177,16 @@ class Merge:
         if not self._ready:
             self._line_up()
         return self._ready[0] if self._ready else None
+
+    @property
+    def ready(self) -> Sequence[Merged]:
+        """Everything that is in order, the next record first; look with `peek` before."""
+        return self._ready
+
+    def pass_by(self, count: int) -> None:
+        """Move past so many of the records that `ready` shows."""
+        for _ in range(count):
+            self.pop()
 
     def pop(self) -> Merged:
         """Return the record that `peek` showed and move past it."""

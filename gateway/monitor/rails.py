@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway.core.attribution import PastWatch
-from gateway.core.evidence import Evidence, Outcome, Side
+from gateway.core.evidence import Evidence, Outcome, Outcomes, Side, Trial
 from gateway.core.evidence.segments import SegmentReading
 from gateway.core.fields import Fields, Json
 from gateway.core.guardrails import Finding, Guardrail, Measure, Verdict, judge
@@ -46,6 +46,23 @@ class Rail:
         if outcome.side is Side.CHAMPION and self.guardrail.measure in _OF_THE_PAST:
             self.past.observe(outcome.value)
         self._look()
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether its evidence is below its bound, and takes nothing of a record but its fault, nor of a truth but the loss."""
+        takes = (self.on_record, self.kept_of, self.on_known, self.on_pair, self.on_pair_known)
+        return not self._evidence.has_reached_bound and all(one is None for one in takes)
+
+    def trial(self, outcomes: Outcomes, until_s: float) -> Trial | None:
+        """Return what several outcomes make of quiet evidence; None where they must be taken one by one, see `Evidence.trial`."""
+        return self._evidence.trial(outcomes, until_s)
+
+    def take(self, trial: Trial) -> None:
+        """Take what `trial` returned."""
+        self._evidence.take(trial)
+        if self.guardrail.measure in _OF_THE_PAST:
+            fresh = trial.fresh
+            self.past.observe_all([value for value, is_other in zip(fresh.values, fresh.sides, strict=True) if not is_other])
 
     def finding(self) -> Finding:
         """Return the verdict."""

@@ -28,6 +28,7 @@ from gateway.monitor.gauges import Gauges
 from gateway.monitor.late import Recall, look_up
 from gateway.monitor.merge import Merge, refill
 from gateway.monitor.picture import picture
+from gateway.monitor.runs import take_run
 from gateway.monitor.views import view_at
 from gateway.ports.clock import Clock
 from gateway.ports.log import PredictionLogReader
@@ -40,6 +41,8 @@ FAILURE_REST_S: Final = 0.5  # after a turn that failed: the registry or the log
 CHECKPOINT_SHARE: Final = 0.05  # of the time at most is spent on checkpoints, however large the state is
 PICTURE_SHARE: Final = 0.05  # the same for pictures
 GC_OBJECTS: Final = 20_000  # new containers between collections of the youngest: more than a page has, and none is in a cycle
+REST_MIN: Final = 4  # records folded one by one where no run could be taken, before the next is tried…
+REST_MAX: Final = 512  # …and so many where none can be again and again: what is gathered in vain takes a third of folding it
 _journal = logging.getLogger(__name__)
 
 
@@ -139,6 +142,7 @@ class Monitor:
         drilled = self._settings if partition.index == 0 else replace(self._settings, drill_s=0.0)  # all run the same code
         self._drills = Drills(detector, settings=drilled, gauges=gauges, clock=clock)
         self._merge = self._restored()
+        self._rest = REST_MIN
         self._saved_records = self.fold.records
         self._save_at_s = self._publish_at_s = clock.monotonic_s()
 
@@ -158,15 +162,14 @@ class Monitor:
             self._gauges.positions_moved(self._merge.moved_count - moved)
         self._look_up()
         self._decide_due()
-        while (merged := self._merge.peek()) is not None and not stop.is_set():
-            if isinstance(merged.record, PredictionRecord):
-                self._prepare(merged.record)
-            self._merge.pop()
-            self.fold.take(merged)
-            if self.fold.sought:
-                self._look_up()
-            if self.fold.due:
-                self._decide_due()
+        while self._merge.peek() is not None and not stop.is_set():
+            following, is_taken = take_run(self.fold, self._merge.ready)
+            if is_taken:
+                self._merge.pass_by(following)
+                self._rest = REST_MIN
+            else:
+                self._take(max(following, self._rest))
+                self._rest = min(2 * self._rest, REST_MAX)
         self._gauges.count(self.fold, lag_s=self._lag_s())
         now_s = self._clock.monotonic_s()
         if now_s >= self._publish_at_s:
@@ -175,6 +178,21 @@ class Monitor:
             self._save()
         self._drills.turn()
         return count + self.fold.records - before
+
+    def _take(self, count: int) -> None:
+        """Fold so many records one by one, or all that are in order."""
+        for _ in range(count):
+            merged = self._merge.peek()
+            if merged is None:
+                return
+            if isinstance(merged.record, PredictionRecord):
+                self._prepare(merged.record)
+            self._merge.pop()
+            self.fold.take(merged)
+            if self.fold.sought:
+                self._look_up()
+            if self.fold.due:
+                self._decide_due()
 
     def close(self) -> None:
         """Save and publish a last time; what fails now is repeated after the next start."""

@@ -13,6 +13,7 @@ import enum
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import islice
 from typing import Final
 
 import numpy as np
@@ -108,16 +109,15 @@ def packed(data: Array) -> Packed:
     return data.ravel().tolist() if data.dtype.kind == "O" else data.tobytes()
 
 
-def unpacked(waiting: Waiting, name: str) -> Tensor:
-    """Return the answer as the tensor it was, under a name."""
-    place, answer = waiting.place, waiting.answer
+def unpacked(place: Place, answer: Packed, name: str) -> Tensor:
+    """Return an answer as the tensor it was, under a name."""
     flat = np.array(answer, np.object_) if isinstance(answer, list) else np.frombuffer(answer, _DTYPES[place.datatype._value_])
     return Tensor(name, place.datatype, flat.reshape(-1, *place.row_shape))
 
 
 _Known = tuple[tuple[int, Truth, float], ...]  # row, value, when it came
 _Early = tuple[float, float, _Known]  # when the first value came, when the archive is asked, the values
-_Entry = tuple[
+Entry = tuple[
     Place, str, int, Packed, float, _Known, float | None
 ]  # a `Waiting` and what is known; a plain tuple is saved five times as fast
 
@@ -133,9 +133,9 @@ class TruthJoin:
 
     def __init__(self, rows_max: int) -> None:
         self._rows_max = rows_max
-        self._waiting: dict[str, _Entry] = {}
+        self._waiting: dict[str, Entry] = {}
         self._rows = 0
-        self._settled: dict[str, _Entry] = {}
+        self._settled: dict[str, Entry] = {}
         self._settled_rows = 0
         self._early: dict[str, _Early] = {}  # never looked for
         self._missed: dict[str, _Early] = {}  # looked for and not found
@@ -175,6 +175,11 @@ class TruthJoin:
         return join
 
     @property
+    def rows_max(self) -> int:
+        """Of all waiting predictions."""
+        return self._rows_max
+
+    @property
     def unmatched_count(self) -> int:
         """Values dropped, for whatever reason."""
         return sum(self.uncounted.values())
@@ -188,13 +193,30 @@ class TruthJoin:
         """Let a prediction wait, and return what was known of it already."""
         if prediction_id in self._waiting or prediction_id in self._settled:
             return []
-        self._waiting[prediction_id] = _entry(waiting, ())
-        self._rows += waiting.rows
-        while self._rows > self._rows_max:
-            rows = self._waiting.pop(next(iter(self._waiting)))[2]
-            self._rows -= rows
-            self.dropped_count += 1
+        self._wait(prediction_id, entry_of(waiting))
         return self._join_early(prediction_id)
+
+    def is_new(self, prediction_id: str) -> bool:
+        """Return whether nothing at all is known of a prediction, nor of its ground truth."""
+        return not any(prediction_id in among for among in (self._waiting, self._settled, self._early, self._missed))
+
+    def waiting(self, prediction_id: str) -> Entry | None:
+        """Return a prediction that waits."""
+        return self._waiting.get(prediction_id)
+
+    def first_out(self, count: int) -> frozenset[str]:
+        """Return the predictions that may have to make room when so many rows more wait."""
+        return frozenset(islice(self._waiting, count)) if self._rows + count > self._rows_max else frozenset()
+
+    def take(self, entries: Iterable[tuple[str, Entry]]) -> None:
+        """Take predictions of one row, new ones to wait and those that wait with what is known of them, in order."""
+        for id, entry in entries:
+            if entry[5]:
+                del self._waiting[id]
+                self._rows -= 1
+                self._settle(id, entry)
+            else:
+                self._wait(id, entry)
 
     def leave(self, prediction_id: str) -> None:
         """Take that another process handles a prediction, so that its ground truth is nobody's concern here."""
@@ -225,7 +247,7 @@ class TruthJoin:
         first_s, _, _ = self._early.get(prediction_id) or self._missed[prediction_id]
         counted = {row: (row, value, time_s) for row, value, time_s in known if time_s < first_s}
         self.recalled_count += 1
-        self._settle(prediction_id, _entry(waiting, tuple(counted.values())))
+        self._settle(prediction_id, entry_of(waiting, tuple(counted.values())))
         return self._join_early(prediction_id)
 
     def sought(self, now_s: float) -> list[str]:
@@ -274,7 +296,7 @@ class TruthJoin:
         others = tuple(one for one in known if one[0] != joined.row)
         among[prediction_id] = (place, key, rows, answer, since_s, (*others, *stood), estimate)
 
-    def _joined(self, prediction_id: str, entry: _Entry, row: int, came: tuple[Truth, float]) -> Joined | None:
+    def _joined(self, prediction_id: str, entry: Entry, row: int, came: tuple[Truth, float]) -> Joined | None:
         place, key, rows, answer, since_s, known, estimate = entry
         if not 0 <= row < rows:
             self.uncounted[Uncounted.NO_ROW] += 1
@@ -296,7 +318,15 @@ class TruthJoin:
             self._waiting[prediction_id] = entry
         return Joined(Waiting(place, key, rows, answer, since_s, estimate), row, *came, corrects)
 
-    def _settle(self, prediction_id: str, entry: _Entry) -> None:
+    def _wait(self, prediction_id: str, entry: Entry) -> None:
+        self._waiting[prediction_id] = entry
+        self._rows += entry[2]
+        while self._rows > self._rows_max:
+            rows = self._waiting.pop(next(iter(self._waiting)))[2]
+            self._rows -= rows
+            self.dropped_count += 1
+
+    def _settle(self, prediction_id: str, entry: Entry) -> None:
         self._settled[prediction_id] = entry
         self._settled_rows += entry[2]
         while self._settled_rows > SETTLED_ROWS_MAX:
@@ -325,7 +355,7 @@ class TruthJoin:
             self.miss(next(iter(self._missed or self._early)), time_s, for_good=True)
 
 
-def _answered_s(one: tuple[str, _Entry]) -> float:
+def _answered_s(one: tuple[str, Entry]) -> float:
     return one[1][4]
 
 
@@ -339,7 +369,8 @@ def _hashed(prediction_id: str) -> bytes:
     return blake2b(prediction_id.encode(), digest_size=8).digest()
 
 
-def _entry(waiting: Waiting, known: _Known) -> _Entry:
+def entry_of(waiting: Waiting, known: _Known = ()) -> Entry:
+    """Return what waits with what is known of it, as it is kept."""
     return waiting.place, waiting.key, waiting.rows, waiting.answer, waiting.time_s, known, waiting.estimate
 
 

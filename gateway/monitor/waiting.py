@@ -36,10 +36,11 @@ class Places:
         answer = answer_tensor(version.target, record.outputs)
         if answer is None or answer.data.ndim not in (1, 2) or not answer.data.size:
             return None
-        place = self._place(record, answer, rollout if rollout and is_own(record) else "", share)
+        place = self.place(record, answer, rollout if rollout and is_own(record) else "", share)
         return Waiting(place, record.assignment_key, row_count(record), packed(answer.data), now_s)
 
-    def _place(self, record: PredictionRecord, answer: Tensor, rollout: str, share: float) -> Place:
+    def place(self, record: PredictionRecord, answer: Tensor, rollout: str, share: float) -> Place:
+        """Return what a prediction is charged to; `rollout` is empty where it is no evidence."""
         share = share if rollout else 0.0
         key = (
             record.route,

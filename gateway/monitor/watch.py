@@ -5,56 +5,36 @@ Folds records in merged order; its findings and facts are what `core/policy.py` 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Final
 
 from gateway.core import cohorts
 from gateway.core.aftermath import Aftermath, blames_of
 from gateway.core.arrivals import Arrivals
 from gateway.core.attribution import Attribution, Move, attribute, attributed_body
 from gateway.core.cohorts import Cohorts
-from gateway.core.evidence import COUNT_MAX, Outcome, ShareTest, Side
+from gateway.core.evidence import COUNT_MAX, Outcome, Side, Trial
 from gateway.core.evidence.segments import SegmentReading
 from gateway.core.fields import Fields, Json
 from gateway.core.guardrails import Finding, Measure, error_value, own_attempt
 from gateway.core.hindsight import Worsening
 from gateway.core.losses import Truth
-from gateway.core.phases import PhaseClock, is_resplit
 from gateway.core.policy import Facts
 from gateway.core.records import FAULTS, Kind, PredictionRecord
 from gateway.core.records import Outcome as Ended
 from gateway.core.rollouts import Rollout, RolloutState, rollout_body, rollout_from_body
-from gateway.core.trouble import BurstWatch
 from gateway.monitor.hindsight import EVEN, Hindsight
 from gateway.monitor.keeping import Keeping
 from gateway.monitor.measured import Contribution, Known, VersionOf
 from gateway.monitor.pairs import Pairs
+from gateway.monitor.phase import Phase, RunOfRollout, Told
 from gateway.monitor.rails import Rail
 from gateway.monitor.sides import SIDES, is_compared, side_beside
-
-STEP_KEYS_MAX: Final = 100_000  # counted at one step; a plan that asks for more waits for a person
 
 
 def _unknown(version: str) -> None:
     """No version is known: only what needs none is measured."""
-
-
-@dataclass(slots=True)
-class Told:
-    """Whose answer the truth became known of. Never changed; not frozen, because every value of ground truth makes one.
-
-    Attributes:
-        key: The hashed assignment key.
-        share: The challenger's chance of this key.
-        answered_s: When it was answered, in the log's time.
-    """
-
-    prediction_id: str
-    side: Side
-    key: str
-    share: float
-    answered_s: float
 
 
 class RolloutWatch:
@@ -83,14 +63,11 @@ class RolloutWatch:
         self.pairs: Pairs | None = None
         if any(rail.on_pair or rail.on_pair_known for rail in self._rails):
             self.pairs = Pairs(rollout, version_of, keeps=any(rail.on_pair_known for rail in self._rails))
-        self._share = ShareTest()
+        self._phase = Phase(rollout)
         self.arrivals = Arrivals()
         self.cohorts = Cohorts()
         self.is_reopened = False
         self.passed_over = 0
-        self._burst = BurstWatch()
-        self._step_keys: dict[str, None] = {}
-        self._clock = PhaseClock(rollout.since_revision)
         self._hindsight_of = partial(Hindsight, version_of=version_of, epoch_s=epoch_s)
         self.hindsight = self._hindsight_of(rollout) if rollout.is_cooling else None
         self.worsening: Worsening | None = None
@@ -103,10 +80,7 @@ class RolloutWatch:
         Args:
             revision: Of the route, as the rollout has it now; a phase with another split begins with records from it on.
         """
-        if rollout.since_s != self.rollout.since_s:
-            self._step_keys = {}
-            first = max(revision, rollout.since_revision)
-            self._clock = PhaseClock(first if is_resplit(self.rollout, rollout) else self._clock.revision)
+        self._phase.learn(self.rollout, rollout, revision)
         if rollout.state is RolloutState.QUARANTINED and self.rollout.state is not RolloutState.QUARANTINED:
             self._begin_aftermath(revision, rollout.changed_at_s)
         if rollout.state is RolloutState.LIVE and self.rollout.is_open:
@@ -136,7 +110,7 @@ class RolloutWatch:
 
     def _begin_aftermath(self, revision: int, since_s: float) -> None:
         findings = [*self.findings(), *(self.hindsight.findings() if self.hindsight is not None else ())]
-        blames = blames_of(findings, is_burst=self._burst.is_burst)
+        blames = blames_of(findings, is_burst=self._phase.burst.is_burst)
         self.aftermath = Aftermath(blames, revision=revision, since_s=since_s) if blames else None
 
     @property
@@ -161,15 +135,15 @@ class RolloutWatch:
     def observe(self, record: PredictionRecord, time_s: float, share: float) -> bool:
         """Take a record that `accepts` let through, and return whether a decision became urgent."""
         side = SIDES[record.assigned]
-        self._clock.observe(record.revision, time_s)
-        self._share.observe(record.assignment_key, side, share)
+        self._phase.clock.observe(record.revision, time_s)
+        self._phase.share.observe(record.assignment_key, side, share)
         if not is_compared(record):
             return False
         if side is Side.CHALLENGER:
-            self._count_key(record)
+            self._phase.count_key(record.assignment_key, record.revision)
         fault = error_value(record)
         if fault is not None:
-            self._burst.observe(side, record.assignment_key, time_s, is_fault=fault > 0.0)
+            self._phase.burst.observe(side, record.assignment_key, time_s, is_fault=fault > 0.0)
             outcome = Outcome(side, record.assignment_key, fault, time_s, share)
             for rail in self._by_fault:
                 rail.observe(outcome)
@@ -179,6 +153,44 @@ class RolloutWatch:
                 rail.observe(_outcome(found, side, record.assignment_key, time_s, share))
         self._keeping.keep(record)
         return self._became_urgent()
+
+    @property
+    def takes_runs(self) -> bool:
+        """Whether nothing but the evidence of errors and losses, the split's share and the arrival of truth are told of records.
+
+        And none of that is near a decision but the evidence, which `trial` is asked of.
+        """
+        if self.hears_pairs or self.aftermath is not None or self.rollout.state is RolloutState.SHADOW or self._was_urgent:
+            return False
+        return self._phase.burst.is_far_from_burst and not self.cohorts.held and all(rail.is_quiet for rail in self._rails)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its rollout ended, and live answers say nothing of it any more."""
+        return not self.rollout.is_open and not self.hears_pairs and (self.aftermath is None or self.aftermath.is_judged)
+
+    def trial(self, run: RunOfRollout, until_s: float) -> list[tuple[Rail, Trial]] | None:
+        """Return what a run makes of each rail; None where its records must be taken one by one, see `Evidence.trial`."""
+        found = []
+        for rail in self._rails:
+            outcomes = run.told if rail.guardrail.needs_truth else run.seen
+            if outcomes.keys:
+                trial = rail.trial(outcomes, until_s)
+                if trial is None:
+                    return None
+                found.append((rail, trial))
+        return found
+
+    def take(self, run: RunOfRollout, trials: Sequence[tuple[Rail, Trial]]) -> None:
+        """Take a run whose `trial` this is; nothing in it makes a decision urgent."""
+        told = run.told
+        self._phase.take(run)
+        if told.keys:
+            self.arrivals.observe_all(told.keys, told.sides, told.shares)
+            self.is_reopened = self.is_reopened or not self.rollout.is_open
+        for rail, trial in trials:
+            rail.take(trial)
+        self.cohorts.take(run.cohorts)
 
     def observe_pairable(self, record: PredictionRecord, time_s: float) -> bool:
         """Take a live answer or a shadow's at a revision of the rollout, and return whether a decision became urgent."""
@@ -215,10 +227,10 @@ class RolloutWatch:
         side = side_beside(self.rollout, record)
         if side is None or not record.attempts or record.attempts[0].outcome is Ended.ABANDONED:
             return False
-        self._clock.observe(record.revision, time_s)
+        self._phase.clock.observe(record.revision, time_s)
         if record.kind is Kind.SHADOW and side is Side.CHALLENGER:
-            self._count_key(record)
-        self._burst.observe(side, record.assignment_key, time_s, is_fault=record.attempts[0].outcome in FAULTS)
+            self._phase.count_key(record.assignment_key, record.revision)
+        self._phase.burst.observe(side, record.assignment_key, time_s, is_fault=record.attempts[0].outcome in FAULTS)
         return self._became_urgent()
 
     def observe_value(self, measure: Measure, outcome: Outcome) -> bool:
@@ -268,7 +280,7 @@ class RolloutWatch:
 
     def attributed(self, frozen_by: Attribution) -> list[Json]:
         """Return the verdicts as people see them, each with where it comes from."""
-        srm, truth, moves = self._share.reading(), self.arrivals.reading(), self._moves()
+        srm, truth, moves = self._phase.share.reading(), self.arrivals.reading(), self._moves()
         return [
             attributed_body(rail.finding(), srm=srm, truth=truth, moves=moves, frozen_by=frozen_by) | rail.remarks()
             for rail in self._rails
@@ -279,7 +291,7 @@ class RolloutWatch:
         risen = {name: move for name, move in self._moves().items() if move.has_risen}
         if not risen:
             return None
-        srm, truth = self._share.reading(), self.arrivals.reading()
+        srm, truth = self._phase.share.reading(), self.arrivals.reading()
         for finding in self.findings():
             move = risen.get(finding.guardrail.name)
             if finding.guardrail.measure is Measure.LOSS and move is not None:
@@ -303,19 +315,19 @@ class RolloutWatch:
         return Facts(
             now_s=now_s,
             step_since_s=self.rollout.since_s,
-            challenger_keys=len(self._step_keys),
-            srm=self._share.reading(),
+            challenger_keys=len(self._phase.keys),
+            srm=self._phase.share.reading(),
             truth=self.arrivals.reading(),
             passed_over=self.passed_over,
-            is_burst=self._burst.is_burst,
+            is_burst=self._phase.burst.is_burst,
             moves=self._moves(),
             frozen_by=frozen_by,
             is_automation_on=is_automation_on,
             last_increase_s=last_increase_s,
             is_fleet_failing=is_fleet_failing,
             needs_approval=needs_approval,
-            seen_s=self._clock.passed_s(now_s),
-            stalled=self._clock.stalled(now_s),
+            seen_s=self._phase.clock.passed_s(now_s),
+            stalled=self._phase.clock.stalled(now_s),
             hindsight=tuple(self.hindsight.findings()) if self.hindsight is not None else (),
             worsening=self.worsening,
             lag_s=lag_s,
@@ -328,14 +340,11 @@ class RolloutWatch:
             "rails": {rail.guardrail.name: rail.state() for rail in self._rails},
             "kept": self._keeping.state(),
             "pairs": None if self.pairs is None else self.pairs.state(),
-            "share": self._share.state(),
+            **self._phase.state(),
             "arrivals": self.arrivals.state(),
             "cohorts": self.cohorts.state(),
             "is_reopened": self.is_reopened,
             "passed_over": self.passed_over,
-            "burst": self._burst.state(),
-            "step_keys": list(self._step_keys),
-            "clock": self._clock.state(),
             "aftermath": None if self.aftermath is None else self.aftermath.state(),
             "hindsight": None if self.hindsight is None else self.hindsight.state(),
             "worsening": None if self.worsening is None else [self.worsening.outcome, self.worsening.why],
@@ -357,14 +366,11 @@ class RolloutWatch:
         watch._keeping.restore(fields.mapping("kept"))
         if watch.pairs is not None:
             watch.pairs.restore(fields.mapping("pairs"))
-        watch._share = ShareTest.restored(fields.value("share"))
+        watch._phase.restore(fields)
         watch.arrivals = Arrivals.restored(fields.value("arrivals"))
         watch.cohorts = Cohorts.restored(fields.value("cohorts"))
         watch.is_reopened = fields.boolean("is_reopened")
         watch.passed_over = fields.integer("passed_over", 0, COUNT_MAX)
-        watch._burst = BurstWatch.restored(fields.value("burst"))
-        watch._step_keys = dict.fromkeys(str(key) for key in fields.items("step_keys", STEP_KEYS_MAX))
-        watch._clock = PhaseClock.restored(fields.value("clock"))
         if watch.hindsight is None and fields.has("hindsight"):
             watch.hindsight = watch._hindsight_of(watch.rollout)
         if watch.hindsight is not None:
@@ -379,14 +385,9 @@ class RolloutWatch:
     def _moves(self) -> dict[str, Move]:
         return {rail.guardrail.name: move for rail in self._rails if (move := rail.past.move()) is not None}
 
-    def _count_key(self, record: PredictionRecord) -> None:
-        """Count a key of the challenger in this phase."""
-        if record.revision >= self._clock.revision and len(self._step_keys) < STEP_KEYS_MAX:
-            self._step_keys[record.assignment_key] = None
-
     def _became_urgent(self) -> bool:
         """Return whether there is reason to roll back now and there was none before; in between the seconds' decisions do."""
-        is_urgent = self._burst.is_burst
+        is_urgent = self._phase.burst.is_burst
         for rail in self._rails:
             is_urgent = is_urgent or rail.has_failed
         became, self._was_urgent = is_urgent and not self._was_urgent, is_urgent

@@ -162,7 +162,7 @@ class Tallies:
         version = self._version(place.model, place.version)
         assert version is not None, "whose answer waits"
         assert at is not None, "only what was made in a span waits"
-        answer = unpacked(joined.waiting, version.target.output)
+        answer = unpacked(place, joined.waiting.answer, version.target.output)
         value = loss(version.target, (answer,), joined.row, joined.value)
         before = None if joined.corrects is None else loss(version.target, (answer,), joined.row, joined.corrects[0])
         self.unscored += value is None

@@ -112,3 +112,22 @@ def test_departure_says_since_when_and_how_much() -> None:
         assert departure.reference == pytest.approx(0.1, abs=0.03)
         assert departure.reference < departure.high < departure.mean
         assert departure.log_e >= departure.bound
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.02, 0.5])
+def test_outcomes_taken_together_leave_the_watch_as_one_by_one_does(rate: float) -> None:
+    """In parts of any size, up to an alarm, which is told by there being nothing; the watch before stays as it was."""
+    alone, together = OutcomeWatch(alarm_rows=1e5), OutcomeWatch(alarm_rows=1e5)
+    values, sizes, at = outcomes(rate, 6_000, 5), np.random.default_rng(6).integers(0, 300, 100), 0
+    for size in sizes.tolist():
+        part = values[at : at + size]
+        times = [float(at + one) for one in range(len(part))]
+        assert [alone.observe(value, time_s) for value, time_s in zip(part, times, strict=True)] == [""] * len(part)
+        before = pickle.dumps(vars(together)) if size < 20 else b""
+        after = together.with_all(part, times)
+        assert not before or pickle.dumps(vars(together)) == before
+        assert after is not None
+        together, at = after, at + size
+        if size % 2:
+            assert pickle.dumps(together.state()) == pickle.dumps(alone.state())
+    assert together.with_all([1.0] * 2_000, [0.0] * 2_000) is None

@@ -7,7 +7,7 @@ So nothing is assumed of the outcomes: they may depend on the key, on each other
 """
 
 from gateway.core.evidence.bets import factors, log_peak, log_weight
-from gateway.core.evidence.epochs import Evidence
+from gateway.core.evidence.epochs import Evidence, Outcomes, Trial
 from gateway.core.evidence.plan import COUNT_MAX, Direction, EvidenceKind, EvidencePlan, EvidenceReading, Outcome, Side
 from gateway.core.evidence.share import ShareReading, ShareTest
 
@@ -19,9 +19,11 @@ __all__ = [
     "EvidencePlan",
     "EvidenceReading",
     "Outcome",
+    "Outcomes",
     "ShareReading",
     "ShareTest",
     "Side",
+    "Trial",
     "factors",
     "log_peak",
     "log_weight",

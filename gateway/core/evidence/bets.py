@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from functools import lru_cache
@@ -136,6 +137,12 @@ class SplitBet:
         self.log_es = [0.0] * len(self._odds)
         self.counts = [0, 0]
         self.sums = [0.0, 0.0]
+
+    def copied(self) -> SplitBet:
+        """Return the same bet again, which goes its own way."""
+        after = copy.copy(self)
+        after.log_es, after.counts, after.sums = list(self.log_es), list(self.counts), list(self.sums)
+        return after
 
     def add(self, is_challenger: bool, value: float, share: float) -> None:
         """Take one key's outcome in [0, 1]."""

@@ -7,6 +7,8 @@ what was learnt by side would carry over which callers always fail, and on which
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Protocol, assert_never
 
 from gateway.core.evidence.bets import log_weight
@@ -65,6 +67,53 @@ class Epoch(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """Outcomes of several predictions, in the log's merged order; see `Outcome`.
+
+    Attributes:
+        sides: Whether each is the challenger's.
+        shares: Each in (0, 1).
+    """
+
+    keys: list[str]
+    sides: list[bool]
+    values: list[float]
+    shares: list[float]
+
+    def add(self, key: str, is_challenger: bool, value: float, share: float) -> None:
+        """Take one more."""
+        self.keys.append(key)
+        self.sides.append(is_challenger)
+        self.values.append(value)
+        self.shares.append(share)
+
+    def first_of_keys(self, seen: Collection[str]) -> Outcomes:
+        """Return the first outcome of each key that was not seen yet."""
+        first: dict[str, int] = {}
+        for at, key in enumerate(self.keys):
+            if key not in seen and key not in first:
+                first[key] = at
+        if len(first) == len(self.keys):
+            return self
+        kept = list(first.values())
+        values, shares = ([column[at] for at in kept] for column in (self.values, self.shares))
+        return Outcomes(list(first), [self.sides[at] for at in kept], values, shares)
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What evidence would become with several outcomes.
+
+    Attributes:
+        fresh: Those that count: the first of each key.
+    """
+
+    epoch: SplitEpoch
+    best: float
+    fresh: Outcomes
+
+
 class Evidence:
     """The evidence of one guardrail over one rollout. Not shared between threads."""
 
@@ -97,6 +146,30 @@ class Evidence:
         if self._epoch.is_pressing:
             self._settle()
         return True
+
+    def trial(self, outcomes: Outcomes, until_s: float) -> Trial | None:
+        """Return what several outcomes make of this evidence, which stays as it is until `take` is given that.
+
+        None where they cannot be taken together: they bring it to its bound, an epoch may begin or end with them, or its kind
+        learns from each.
+
+        Args:
+            until_s: The time of the last.
+        """
+        if not isinstance(self._epoch, SplitEpoch) or not self._epoch.is_plain or not self._seen:
+            return None
+        if self.has_reached_bound or self._is_over(len(self._seen) + len(outcomes.keys), until_s):
+            return None
+        fresh = outcomes.first_of_keys(self._seen)
+        epoch, weight = self._epoch.with_all(fresh.sides, fresh.values, fresh.shares), log_weight(self._number)
+        best = max(self._best, epoch.settle(self._best - weight) + weight)
+        return None if best >= self._bound else Trial(epoch, best, fresh)
+
+    def take(self, trial: Trial) -> None:
+        """Become what `trial` returned; nothing may have been taken since."""
+        self._epoch, self._best = trial.epoch, trial.best
+        self._keys += len(trial.fresh.keys)
+        self._seen.update(dict.fromkeys(trial.fresh.keys))
 
     @property
     def has_reached_bound(self) -> bool:
@@ -182,14 +255,17 @@ class Evidence:
         keys = len(self._seen)
         if keys == 0:
             self._since_s = time_s
-        span_s = time_s - self._since_s
-        is_over = span_s >= self._plan.epoch_s and (keys >= self._plan.epoch_keys_min or span_s >= self._plan.epoch_max_s)
-        if keys and (is_over or keys >= self._plan.keys_max):
+        if keys and self._is_over(keys, time_s):
             self._settle()
             self._number += 1
             self._last, self._epoch = self._epoch, _begun(self._plan, self._number)
             self._seen = {}
             self._since_s = time_s
+
+    def _is_over(self, keys: int, time_s: float) -> bool:
+        span_s = time_s - self._since_s
+        is_over = span_s >= self._plan.epoch_s and (keys >= self._plan.epoch_keys_min or span_s >= self._plan.epoch_max_s)
+        return is_over or keys >= self._plan.keys_max
 
 
 def _begun(plan: EvidencePlan, number: int) -> Epoch:

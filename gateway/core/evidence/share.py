@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -77,6 +78,20 @@ class ShareTest:
         self._seen[key] = None
         self._waiting.append(side is Side.CHALLENGER)
         if len(self._waiting) >= WAITING_MAX:
+            self._settle()
+
+    def observe_all(self, keys: Sequence[str], sides: Sequence[bool], share: float) -> None:
+        """Take several assignments at one share; `sides` says which are the challenger's."""
+        if share != self._share or len(self._seen) + len(keys) > self._keys_max:
+            for key, is_challenger in zip(keys, sides, strict=True):
+                self.observe(key, Side.CHALLENGER if is_challenger else Side.CHAMPION, share)
+            return
+        seen, waiting = self._seen, self._waiting
+        for key, is_challenger in zip(keys, sides, strict=True):
+            if key not in seen:
+                seen[key] = None
+                waiting.append(is_challenger)
+        if len(waiting) >= WAITING_MAX:
             self._settle()
 
     def reading(self) -> ShareReading:

@@ -7,8 +7,10 @@ from do not count in its epoch. Pure.
 
 from __future__ import annotations
 
+import copy
 import math
 from bisect import bisect_left, bisect_right, insort
+from collections.abc import Sequence
 from typing import Final, Protocol, assert_never
 
 import numpy as np
@@ -91,6 +93,18 @@ class SplitEpoch:
         self._sum = self._bet.sums[0] + self._bet.sums[1]
         self._room = self._goal - max(self._bet.log_es)
         return peak
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether values count as they are: every key's, whatever was learned before."""
+        return isinstance(self._lens, _Plain)
+
+    def with_all(self, sides: Sequence[bool], values: Sequence[float], shares: Sequence[float]) -> SplitEpoch:
+        """Return what this plain epoch becomes with the outcomes of several keys, which wait to be taken; it stays as it is."""
+        after = copy.copy(self)
+        after._bet, after._interval = self._bet.copied(), copy.copy(self._interval)  # noqa: SLF001 - of its own kind
+        after._waiting = [*self._waiting, *zip(sides, values, shares, strict=True)]  # noqa: SLF001
+        return after
 
     def _take(self, is_challenger: bool, value: float, share: float, least: float) -> float:
         effect, reach = effect_of(is_challenger, value, share, pooled=self._pooled())

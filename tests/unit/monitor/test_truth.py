@@ -172,7 +172,9 @@ def test_what_counts_for_nothing_is_shown_by_reason():
 )
 def test_packed_answer_comes_back_to_the_bit(tensor):
     """What waits is the answer's own bits."""
-    again = unpacked(_waiting(2, tensor), "y")
+    waiting = _waiting(2, tensor)
+
+    again = unpacked(waiting.place, waiting.answer, "y")
 
     assert again.datatype is tensor.datatype
     assert again.shape == tensor.shape
