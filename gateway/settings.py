@@ -126,7 +126,7 @@ class ServingSettings:
     drain_s: float = 20.0  # after SIGTERM, for what is in flight
     kept_names_max: int = 100  # routes and models beyond which one that has a single version is loaded when it is called
     keep_warm: str = ""  # pins, with commas between: a model for its champion, or model:version; never evicted
-    model_memory_bytes_max: int = 4 * 2**30  # of one worker's versions; beyond it what nobody called for longest goes
+    model_memory_bytes_max: int = 4 * 2**30  # of one worker, its versions' processes included; the longest unused go first
     warm_runs: int = 5  # predictions on made-up rows before a version is ready
 
 

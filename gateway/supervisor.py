@@ -358,5 +358,8 @@ def _url(host: str, port: int) -> str:
 
 def _replace(path: Path, body: object) -> None:
     staged = path.with_suffix(".new")
-    staged.write_text(json.dumps(body))
-    staged.replace(path)
+    try:
+        staged.write_text(json.dumps(body))
+        staged.replace(path)
+    except OSError as error:
+        raise StoreFailed(f"{path}: {error.strerror}", hint="make room on the file system") from error

@@ -224,6 +224,8 @@ def _hint(error: sqlite3.Error) -> str | None:
             return f"another process held the database for {BUSY_TIMEOUT_S:.0f} s; look for one that is stopped"
         case sqlite3.SQLITE_FULL:
             return "make room on the file system"
+        case sqlite3.SQLITE_IOERR:  # what a mapped file of a full file system says, among others
+            return "make room on the file system if it is full; else look at what the kernel says of it"
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
             return "restore a backup with `headgate restore`"
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN:

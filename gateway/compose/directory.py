@@ -23,6 +23,7 @@ class DataDirectory:
         self.lock = root / "lock"
         self.run = root / "run"
         self.metrics = self.run / "metrics"
+        self.scratch = self.run / "pickled"  # of pickled models' processes, by who starts them
         self.settings = self.run / "settings.json"
         self.addresses = self.run / "addresses.json"
 

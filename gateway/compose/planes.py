@@ -84,7 +84,7 @@ def _run_serving(settings: Settings, worker: str, listener: socket.socket) -> No
         settings=settings,
         registry=SqliteRegistry(data.registry, clock=clock),
         artifacts=artifacts,
-        runtimes=runtimes_of(settings, artifacts, data.run / "pickled" / worker, unexpected),
+        runtimes=runtimes_of(settings, artifacts, data.scratch / worker, unexpected),
         log=log_writer(settings, worker),
         metrics=metrics,
         snapshots=MetricsDirectory(data.metrics),
@@ -120,7 +120,7 @@ def _run_control(settings: Settings, listener: socket.socket) -> None:
         validator=ProcessValidator(
             timeout_s=control.validation_timeout_s,
             memory_bytes=control.validation_memory_bytes,
-            limits=limits_of(settings, data.run / "pickled" / "validation"),
+            limits=limits_of(settings, data.scratch / "validation"),
             interpreters=interpreters_of(settings),
         ),
         archive=DuckArchive(data.archive, memory_bytes=settings.archive.memory_bytes),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import shutil
 from typing import Final
 
 from adapters.clock import SystemClock
@@ -38,6 +39,7 @@ def prepare_data(settings: Settings) -> None:
     SqliteRegistry(data.registry, clock=SystemClock()).close()
     _hand_over(SqliteCheckpoints(data.checkpoints), settings.monitor.processes)
     _end_gauges(data, settings)
+    shutil.rmtree(data.scratch, ignore_errors=True)  # whose processes are gone; each runtime makes its own again
     SegmentDirectory(data.log).repair()
     for stream in set(SegmentReader(data.log).streams()) - set(worker_names(settings)):
         writer = log_writer(settings, stream)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -16,9 +17,14 @@ from gateway.compose.directory import DataDirectory
 from gateway.core.records import Offset, Outcome, PredictionRecord
 
 
-def _serve(*options: str) -> subprocess.CompletedProcess[str]:
+def _serve(*options: str, file_bytes_max: int = resource.RLIM_INFINITY) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "gateway", "serve", *options], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "gateway", "serve", *options],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes_max, resource.RLIM_INFINITY)),
     )
 
 
@@ -32,6 +38,20 @@ def test_second_gateway_is_refused(start_gateway, tmp_path):
     same_port = _serve("--data-dir", str(tmp_path / "other"), "--port", port, "--admin-port", "0")
     assert same_port.returncode == 1
     assert f"cannot listen on 127.0.0.1:{port}" in same_port.stderr
+
+
+def test_start_without_room_says_so(tmp_path):
+    """What cannot be written, the registry or what the processes read, stops the start in one line that says what to do."""
+    options = ("--port", "0", "--admin-port", "0")
+    no_room = _serve("--data-dir", str(tmp_path / "full"), *options, file_bytes_max=4_096)
+    (tmp_path / "data" / "run" / "settings.new").mkdir(parents=True)
+    no_settings = _serve("--data-dir", str(tmp_path / "data"), *options)
+    for failed in (no_room, no_settings):
+        told = failed.stderr.splitlines()[-1]
+        assert failed.returncode == 1
+        assert "the gateway cannot start" in told
+        assert "make room on the file system" in told
+        assert "Traceback" not in failed.stderr
 
 
 def test_every_process_comes_back(start_gateway, until):

@@ -37,3 +37,12 @@ def test_start_shows_no_gauge_of_processes_that_will_not_run(tmp_path):
     assert before - shown(directory) == {("gateway_loop_lag_seconds", "w1"), ("gateway_monitor_lag_seconds", "monitor-1")}
     cell(MetricsFile(directory / "w1.bin"), LOOP_LAG).set(1.0)  # as when there are as many again
     assert ("gateway_loop_lag_seconds", "w1") in shown(directory)
+
+
+def test_start_removes_what_models_wrote_whose_processes_are_gone(tmp_path):
+    """Scratch directories go, also those of workers that will not run any more."""
+    left = tmp_path / "data" / "run" / "pickled" / "w7" / "tmp1" / "cache"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"x" * 1_000)
+    prepare_data(Settings(data_dir=tmp_path / "data"))
+    assert not left.exists()
