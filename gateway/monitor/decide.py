@@ -174,21 +174,31 @@ def retraining_request(state: RouteState) -> Request | None:
     return state.retraining.request(live, state.watch, state.drift.incidents if state.drift is not None else ())
 
 
-def _decide_retraining(fold: Fold, state: RouteState, registry: RegistryStore, cursor: Cursor, *, gap_s: float) -> None:
-    """Ask for a model to be trained anew where the world made its loss rise, once for each rise."""
+def retraining_due(state: RouteState, *, now_s: float, gap_s: float) -> Request | None:
+    """Return what is to be asked of whoever trains now; a rise that is to be told to nobody is forgotten."""
     retraining = state.retraining
     request = retraining_request(state)
     if request is None:
         retraining.drop()
-        return
-    if fold.now_s < retraining.risen_s + REST_S or request.attribution is Attribution.NONE or not registry.automation().is_on:
-        return
-    is_asked = retraining.asked_s is not None and fold.now_s - retraining.asked_s < gap_s
+        return None
+    if now_s < retraining.risen_s + REST_S or request.attribution is Attribution.NONE:
+        return None
+    is_asked = retraining.asked_s is not None and now_s - retraining.asked_s < gap_s
     if request.attribution is not Attribution.WORLD or is_asked:
         retraining.drop()
+        return None
+    return request
+
+
+def _decide_retraining(fold: Fold, state: RouteState, registry: RegistryStore, cursor: Cursor, *, gap_s: float) -> None:
+    """Ask for a model to be trained anew where the world made its loss rise, once for each rise."""
+    if state.retraining.rise is None or not registry.automation().is_on:
+        return  # it stays due
+    request = retraining_due(state, now_s=fold.now_s, gap_s=gap_s)
+    if request is None:
         return
     ask_retraining(registry, state.view, request, now_s=fold.now_s, cursor=cursor)
-    retraining.asked(fold.now_s)
+    state.retraining.asked(fold.now_s)
     facts = {"action": "ask", "route": state.view.name, "reason": request.why}
     _journal.warning("A model is to be trained anew", extra=facts)
 

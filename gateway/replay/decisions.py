@@ -26,8 +26,9 @@ from gateway.core.reopening import Acquit
 from gateway.core.retraining import ASK
 from gateway.core.rollouts import Event, Rollout, rollout_from_body
 from gateway.monitor.act import BEGIN, CODE_VERSION, action_of, is_increase
-from gateway.monitor.decide import aftermath_evidence, drift_evidence, judged, judged_again, retraining_request
+from gateway.monitor.decide import aftermath_evidence, drift_evidence, judged, judged_again, retraining_due, retraining_request
 from gateway.monitor.fleet import learn_rollbacks
+from gateway.monitor.fold import Fold
 from gateway.monitor.state import RouteState
 from gateway.ports.archive import Filter, Timed
 from gateway.ports.stores import RegistryStore
@@ -119,9 +120,18 @@ def recompute_decisions(past: Past, *, progress: Progress = unheard) -> list[Rec
                 found.append(_recomputed(one.due.popleft(), one, past.registry, dropped_s))
             if one.due and one.has_read(timed):
                 one.refold.take(timed)
-                one.refold.fold.due.clear()
+                _forget_due(one.refold.fold, past.monitor.retraining_gap_s)
     found += [_recomputed(entry, one, past.registry, dropped_s) for one in processes for entry in one.due]
     return sorted(found, key=lambda one: one.seq)
+
+
+def _forget_due(fold: Fold, gap_s: float) -> None:
+    """Let what is due pass, as the monitor did where it decided nothing: a rise that it told nobody of it forgot."""
+    for name in fold.due:
+        state = fold.routes[name]
+        if state.retraining.rise is not None:
+            retraining_due(state, now_s=fold.now_s, gap_s=gap_s)
+    fold.due.clear()
 
 
 def _processes(past: Past, made: Sequence[AuditEntry]) -> list[_Process]:

@@ -12,7 +12,7 @@ from gateway.core.changes import DropRoute, PutChampion, PutRollout, PutRoute
 from gateway.core.outcomes import LEARN_OUTCOMES
 from gateway.core.records import PredictionRecord
 from gateway.core.retraining import ASK
-from gateway.core.rollouts import Event, apply_event
+from gateway.core.rollouts import Event, apply_event, begin
 from gateway.replay.decisions import Finding, recompute_decisions
 
 FINE = World({"1": 0.0, "2": 0.0}, {"1": 0.1, "2": 0.1})
@@ -93,6 +93,30 @@ def test_route_that_asked_does_not_ask_again_for_a_while(gap_s, count):
         scene.write(records(scene.registry, world, number, seed=at + 1, start_s=START_S + at * APART_S))
         scene.run()
     assert len(asked(scene)) == count
+
+
+def test_request_after_a_rise_that_was_told_to_nobody_is_found_again(past_of):
+    """A rise that broken inputs explain is forgotten, live and in a replay, and what a rollout tells later is asked for."""
+    scene = Scene(LEFT_ALONE)
+    run(scene, (FINE, 50))
+    alone(scene)
+    begun_s = START_S + APART_S
+    scene.write(records(scene.registry, FINE, LEARN_OUTCOMES + 100, seed=3, start_s=begun_s))
+    for stream, record in records(scene.registry, WORSE, 400, seed=4, start_s=begun_s + APART_S):
+        if isinstance(record, PredictionRecord):
+            record.inputs[0].data[0, 0] = float("nan")
+        scene.log.append(stream, [record])
+    scene.write(records(scene.registry, FINE, 10, seed=5, start_s=begun_s + 2 * APART_S))
+    scene.run()
+    assert asked(scene) == []
+    route = scene.registry.table().routes[ROUTE]
+    rollout, split = begin(route, id="r2", challenger="2", plan=LEFT_ALONE, salt="r2", now_s=begun_s + 9 * APART_S)
+    commit(scene.registry, PutRoute(split), PutRollout(rollout), route=ROUTE)
+    for at, world, count in ((10, FINE, 600), (11, WORSE, 300), (12, FINE, 10)):
+        scene.write(records(scene.registry, world, count, seed=at, start_s=begun_s + at * APART_S))
+        scene.run()
+    assert len(asked(scene)) == 1
+    assert {(one.finding, one.differences) for one in recompute_decisions(past_of(scene))} == {(Finding.SAME, ())}
 
 
 def test_model_whose_route_was_deleted_still_asks():
