@@ -191,9 +191,9 @@ def test_version_weighs_what_its_later_processes_hold(load, until):
     """A process that is started because others are at work counts, as do those at work, until it has ended."""
     model = LargeWhere()
     model.held = b""
-    instance = load(model, pickled={"instances_min": 1, "instances_max": 2})
+    instance = load(model, pickled={"instances_min": 1, "instances_max": 2}, predict_timeout_s=60.0)
     alone = instance.outside_bytes
-    asking = [threading.Thread(target=instance.predict, args=(row(1.0),)) for _ in range(2)]
+    asking = [threading.Thread(target=instance.predict, args=(row(2.0),)) for _ in range(2)]
     for thread in asking:
         thread.start()
     until(lambda: instance.outside_bytes > alone + 40_000_000, within_s=60)
