@@ -42,6 +42,7 @@ class MappedInFlight:
 
     def __init__(self, path: Path) -> None:
         self._map = _mapped(path)
+        self._turned = _turned_in(self._map)
         self._left, self._runs_left = _left_behind(self._map), _runs_left(self._map)
         self._places: dict[Place, int] = {}
         self._bound = 0  # places ever; a place's number, whose remainder is its slot
@@ -55,7 +56,7 @@ class MappedInFlight:
 
     def turned(self) -> None:
         """Say that the event loop turns."""
-        struct.pack_into("=d", self._map, 0, time.monotonic())
+        self._turned[0] = time.monotonic()
 
     def bind(self, place: Place) -> int:
         """Return the number of a place."""
@@ -140,10 +141,11 @@ class InFlightWatch:
 
     def __init__(self, path: Path) -> None:
         self._map = _mapped(path)
+        self._turned = _turned_in(self._map)
 
     def last_turn_s(self) -> float:
         """Return the monotonic time of the last turn; 0 when there was none."""
-        return float(_HEADER.unpack_from(self._map)[0])
+        return self._turned[0]
 
     def mark_hung(self) -> None:
         """Note that the worker is killed because its loop stood still."""
@@ -158,6 +160,14 @@ def _mapped(path: Path) -> mmap.mmap:
             return mmap.mmap(file.fileno(), _SIZE)
     except OSError as error:
         raise StoreFailed(f"the in-flight file {path} cannot be mapped: {error}") from error
+
+
+def _turned_in(content: mmap.mmap) -> memoryview[float]:
+    """Return the place of the time at which the loop last turned, which is read and written in one piece.
+
+    `struct` writes zeros first and then byte by byte: who looks meanwhile sees a worker that never turned, and kills it.
+    """
+    return memoryview(content)[:8].cast("d")
 
 
 def _left_behind(content: mmap.mmap) -> list[Interrupted]:

@@ -70,6 +70,27 @@ def test_watch_sees_the_loop_turn(tmp_path):
     assert watch.last_turn_s() > first > 0
 
 
+def test_watch_never_sees_half_of_a_turn(tmp_path):
+    """However often the loop turns while the watchdog looks, it reads a time at which it turned."""
+    program = f"""
+from pathlib import Path
+from adapters.inflight import MappedInFlight
+flight = MappedInFlight(Path({str(tmp_path / "w0")!r}))
+print("turns", flush=True)
+while True:
+    flight.turned()
+"""
+    began_s = time.monotonic()
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as worker:
+        try:
+            assert worker.stdout.readline() == b"turns\n"
+            watch = InFlightWatch(tmp_path / "w0")
+            earliest_s = min(watch.last_turn_s() for _ in range(2_000_000))  # a second
+        finally:
+            worker.kill()
+    assert earliest_s >= began_s
+
+
 def test_in_flight_keeps_the_newest_places(tmp_path):
     """Places beyond the room replace the oldest; a run on an overwritten place is left out rather than blamed on another."""
     flight = MappedInFlight(tmp_path / "w0")
