@@ -52,6 +52,7 @@ class Facts:
         is_fleet_failing: Whether so many routes were rolled back lately that nothing is raised by itself (see `FleetBreaker`).
         needs_approval: Whether the route wants a person's approval before a promotion.
         lag_s: How far what was read of the log is behind the clock; beyond `LAG_S` nothing is raised by itself.
+        quarantined_until_s: Until when the challenger's digest is in quarantine, by a rollout of another route; 0 if it is not.
     """
 
     now_s: float
@@ -72,6 +73,7 @@ class Facts:
     hindsight: Sequence[Finding] = ()
     worsening: Worsening | None = None
     lag_s: float = 0.0
+    quarantined_until_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +240,8 @@ def _not_yet(rollout: Rollout, facts: Facts) -> str | None:
         return None
     if facts.lag_s > LAG_S:
         return f"the monitor is {facts.lag_s:.0f} s behind; nothing is raised by itself until it has read what came since"
+    if (rest_s := facts.quarantined_until_s - facts.now_s) > 0:
+        return f"version {rollout.challenger} is in quarantine for {rest_s:.0f} s more, and is not raised by itself until then"
     if facts.is_fleet_failing:
         return "too many routes were rolled back lately; nothing is raised by itself until that is over"
     if facts.last_increase_s is not None and (rest_s := facts.last_increase_s + INCREASE_GAP_S - facts.now_s) > 0:

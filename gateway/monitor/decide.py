@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Final
 
 from gateway.core.aftermath import has_not_helped
 from gateway.core.attribution import Attribution
+from gateway.core.chains import digests_of
 from gateway.core.errors import RevisionConflict
 from gateway.core.fields import Json
 from gateway.core.policy import INCREASES, Decision, Facts, Rollback, decide
@@ -66,8 +68,10 @@ def _decide_rollout(fold: Fold, state: RouteState, registry: RegistryStore, curs
     if decision.event in INCREASES and fold.elsewhere:
         learn_rollbacks(fold, registry)
         has_learned = True
-    if has_learned:
-        decision = judged(fold, state, watch, is_automation_on=registry.automation().is_on, lag_s=lag_s)
+    until_s = _quarantined_until_s(registry, state.view, watch.rollout) if decision.event in INCREASES else 0.0
+    if has_learned or until_s > fold.now_s:
+        is_on = registry.automation().is_on
+        decision = judged(fold, state, watch, is_automation_on=is_on, lag_s=lag_s, quarantined_until_s=until_s)
     state.decision = {
         "decision": type(decision).__name__,
         "reason": decision.reason,
@@ -88,10 +92,31 @@ def _learn_increase(fold: Fold, state: RouteState, registry: RegistryStore) -> b
     return True
 
 
-def judged(fold: Fold, state: RouteState, watch: RolloutWatch, *, is_automation_on: bool, lag_s: float = 0.0) -> Decision:
+def _quarantined_until_s(registry: RegistryStore, view: RouteView, rollout: Rollout) -> float:
+    """Return until when a rollout's challenger, or a member of it, is in quarantine; 0 if it is not.
+
+    A route that moved on since the view is none of its concern: what is decided then was decided before, or meets a conflict.
+    """
+    present = registry.table().routes.get(view.name)
+    if present is None or present.revision != view.revision:
+        return 0.0
+    version = version_or_none(registry, rollout.model, rollout.challenger)
+    digests = () if version is None else digests_of(version)
+    return max((one.until_s for one in registry.quarantines() if one.digest in digests), default=0.0)
+
+
+def judged(
+    fold: Fold,
+    state: RouteState,
+    watch: RolloutWatch,
+    *,
+    is_automation_on: bool,
+    lag_s: float = 0.0,
+    quarantined_until_s: float = 0.0,
+) -> Decision:
     """Return what happens to a route's rollout now; the monitor acts on it, a replay compares it or takes it further."""
     facts = _facts(fold, state, watch, is_automation_on=is_automation_on, lag_s=lag_s)
-    return decide(watch.rollout, watch.findings(), facts)
+    return decide(watch.rollout, watch.findings(), replace(facts, quarantined_until_s=quarantined_until_s))
 
 
 def judged_again(fold: Fold, state: RouteState, watch: RolloutWatch, *, is_automation_on: bool) -> Rollback | Acquit | None:

@@ -33,7 +33,7 @@ from adapters.logs.segments import SegmentDirectory
 from adapters.memory import ManualClock, MemoryBank, MemoryReadings
 from adapters.stores.memory import MemoryCheckpoints, MemoryRegistry
 from gateway.core.audit import AuditEntry
-from gateway.core.changes import Automation, PutChampion, PutRollout, PutRoute, PutVersion
+from gateway.core.changes import Automation, PutChampion, PutRollout, PutRoute, PutVersion, Quarantine
 from gateway.core.errors import StoreFailed
 from gateway.core.plans import Plan, Step
 from gateway.core.records import Attempt, GroundTruthRecord, Heartbeat, Kind, Outcome, PredictionRecord, Record
@@ -477,6 +477,20 @@ def test_good_challenger_advances_to_the_next_step():
     assert [entry.decision_id for entry in scene.decisions()] == ["r1:advance:1"]
     assert rollout.changed_at_s >= START_S + PLAN.steps[0].dwell_s
     assert scene.registry.table().routes[ROUTE].variant("challenger").weight == 5_000
+
+
+def test_challenger_that_another_route_quarantined_is_not_raised():
+    """While its digest is in quarantine the monitor gives a challenger no more callers, as it lets no person do."""
+    scene = Scene()
+    until_s = START_S + 16.0
+    commit(scene.registry, Quarantine(version_of("2").digest, ROUTE, "2", 1, until_s, "a rollout of another route"))
+    scene.write(records(scene.registry, World({"1": 0.0, "2": 0.0}, {"1": 0.02, "2": 0.02}), 3_000))
+
+    scene.run()
+
+    [entry] = scene.decisions()
+    assert entry.decision_id == "r1:advance:1"
+    assert entry.evidence["log_time_s"] >= until_s
 
 
 def test_monitor_changes_nothing_while_automation_is_off():
