@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from gateway.core.estimates import LossEstimate
 from gateway.core.models import Version
@@ -48,6 +49,18 @@ class Counted:
             tally.delays.count(delay_s)
 
 
+class Form(NamedTuple):
+    """What tensors that are alike have in common."""
+
+    name: str
+    datatype: Datatype
+    shape: Shape
+
+    def has(self, tensor: Tensor) -> bool:
+        """Return whether a tensor is of this form."""
+        return tensor.data.shape == self.shape and tensor.datatype is self.datatype and tensor.name == self.name
+
+
 @dataclass(slots=True)
 class Lane:
     """One variant's answers at one revision: what all of them have in common.
@@ -65,8 +78,8 @@ class Lane:
     version: str
     share: float
     inputs: int
-    input: tuple[str, Datatype, Shape]
-    output: tuple[str, Datatype, Shape]
+    input: Form
+    output: Form
     counted: Counted
     place: Place | None
     is_evidence: bool
@@ -89,11 +102,6 @@ def is_plain(record: PredictionRecord, lane: Lane, time_s: float) -> bool:
         and not (record.resting or record.dropped or record.hashed)
         and len(record.inputs) == lane.inputs
         and len(record.outputs) == 1
-        and form(record.inputs[0]) == lane.input
-        and form(record.outputs[0]) == lane.output
+        and lane.input.has(record.inputs[0])
+        and lane.output.has(record.outputs[0])
     )
-
-
-def form(tensor: Tensor) -> tuple[str, Datatype, Shape]:
-    """Return what tensors that are alike have in common."""
-    return tensor.name, tensor.datatype, tensor.data.shape

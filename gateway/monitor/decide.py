@@ -65,7 +65,7 @@ def _decide_rollout(fold: Fold, state: RouteState, registry: RegistryStore, curs
     watch.learn(unchanged_rollout(registry, state.view, watch.rollout))
     decision = judged(fold, state, watch, is_automation_on=registry.automation().is_on, lag_s=lag_s)
     has_learned = decision.event is not None and _learn_increase(fold, state, registry)
-    if decision.event in INCREASES and fold.elsewhere:
+    if decision.event in INCREASES:
         learn_rollbacks(fold, registry)
         has_learned = True
     until_s = _quarantined_until_s(registry, state.view, watch.rollout) if decision.event in INCREASES else 0.0

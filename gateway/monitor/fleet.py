@@ -1,7 +1,9 @@
-"""Learns from the audit log what other monitor processes rolled back, for the breaker that they all share.
+"""Learns from the audit log what monitor processes rolled back, for the breaker that they all share.
 
-Asked only before a challenger is to get more callers, which is rare. Two processes that decide in the same moment may not know of
-each other; each rollback counts for whatever is raised afterwards.
+What this process rolled back itself it knows, unless its checkpoint was left aside; what it decides again, because it died before
+it saved, counts from its own place in the log on, as the first time. Asked only before a challenger is to get more callers, which
+is rare. Two processes that decide in the same moment may not know of each other; each rollback counts for whatever is raised
+afterwards.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ _ROUTE = "route:"
 
 
 def learn_rollbacks(fold: Fold, registry: RegistryStore, *, before: int = 0) -> None:
-    """Take the rollbacks of routes elsewhere that are young enough to count.
+    """Take the rollbacks that are young enough to count.
 
     Args:
         before: The audit entry that older ones are taken of; 0 for all.
@@ -44,5 +46,5 @@ def learn_rollbacks(fold: Fold, registry: RegistryStore, *, before: int = 0) -> 
 def _take(fold: Fold, entry: AuditEntry, at_s: float) -> None:
     for subject in entry.after:
         name = subject.removeprefix(_ROUTE)
-        if name != subject and name in fold.elsewhere:
+        if name != subject and (name in fold.elsewhere or at_s < fold.now_s):
             fold.fleet.observe(name, at_s)

@@ -185,8 +185,12 @@ class Merge:
 
     def pass_by(self, count: int) -> None:
         """Move past so many of the records that `ready` shows."""
+        last: dict[str, Merged] = {}
         for _ in range(count):
-            self.pop()
+            merged = self._ready.popleft()
+            last[merged.stream] = merged
+        for name, merged in last.items():
+            self._streams[name].last = merged
 
     def pop(self) -> Merged:
         """Return the record that `peek` showed and move past it."""

@@ -21,7 +21,8 @@ from gateway.core.records import Anchor, GroundTruthRecord, Heartbeat, Kind, Pre
 from gateway.core.rollouts import CHALLENGER
 from gateway.core.routes import DriftAction
 from gateway.core.sampling import RECORD_EVENTS
-from gateway.monitor.alike import Counted, Lane, form, is_plain
+from gateway.core.tensors import Tensor
+from gateway.monitor.alike import Counted, Form, Lane, is_plain
 from gateway.monitor.fold import Fold
 from gateway.monitor.merge import Merged
 from gateway.monitor.phase import RunOfRollout
@@ -104,6 +105,7 @@ class _Run:
         self.routes: dict[str, _Route | None] = {}
         self._now_s = fold.now_s
         self._join = fold.truth
+        self._count_max = fold.truth.rows_max  # none of the run has to make room for another of it
         self._dropped = fold.truth.first_out(count)
         self._fresh: dict[str, tuple[Entry, Answered | None, Statement | None]] = {}  # predictions of the run that wait
         self._known: set[str] = set()
@@ -112,7 +114,7 @@ class _Run:
     def adds(self, merged: Merged) -> bool:
         """Take one more record; return whether it is like the others."""
         time_s, record = merged.time_s, merged.record
-        if not self._now_s <= time_s < self._second + 1 or self.count >= self._join.rows_max:
+        if not self._now_s <= time_s < self._second + 1 or self.count >= self._count_max:
             return False
         if isinstance(record, PredictionRecord):
             is_alike = self._predict(record, time_s)
@@ -249,8 +251,8 @@ class _Run:
             version=record.version,
             share=view.share,
             inputs=len(record.inputs),
-            input=form(record.inputs[0]),
-            output=form(output),
+            input=_form(record.inputs[0]),
+            output=_form(output),
             counted=counted,
             place=place,
             is_evidence=bool(rollout),
@@ -323,3 +325,7 @@ def _counted(fold: Fold, route: _Route, variant: str, version: str, model: str) 
         found = Counted((variant, version), fold.versions[model, version], tally.estimate.copied())
         route.counted[variant, version] = found
     return found
+
+
+def _form(tensor: Tensor) -> Form:
+    return Form(tensor.name, tensor.datatype, tensor.data.shape)

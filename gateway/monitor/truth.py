@@ -198,7 +198,9 @@ class TruthJoin:
 
     def is_new(self, prediction_id: str) -> bool:
         """Return whether nothing at all is known of a prediction, nor of its ground truth."""
-        return not any(prediction_id in among for among in (self._waiting, self._settled, self._early, self._missed))
+        if prediction_id in self._waiting or prediction_id in self._settled:
+            return False
+        return prediction_id not in self._early and prediction_id not in self._missed
 
     def waiting(self, prediction_id: str) -> Entry | None:
         """Return a prediction that waits."""

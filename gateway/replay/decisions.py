@@ -163,7 +163,7 @@ def _recomputed(entry: AuditEntry, process: _Process, registry: RegistryStore, d
     refold, log_time_s = process.refold, _log_time_s(entry)
     if log_time_s > refold.fold.now_s:
         refold.tick(log_time_s)
-    if is_increase(entry) and refold.fold.elsewhere:
+    if is_increase(entry):
         learn_rollbacks(refold.fold, registry, before=entry.seq)
     if entry.action == ASK:
         return _recomputed_request(entry, refold, dropped_s)
