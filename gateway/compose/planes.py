@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import json
 import os
 import signal
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from gateway.core.partitions import FIRST, partitions
 from gateway.journal import open_journal
 from gateway.metrics.metric import cell
 from gateway.metrics.process import UNEXPECTED_ERRORS
+from gateway.ports.archive import Archive
 from gateway.ports.traces import Traces
 from gateway.settings import Settings, settings_from_body
 
@@ -68,7 +70,19 @@ def run_plane(argv: Sequence[str]) -> int:
         case _:
             os.nice(settings.archive.niceness)
             _run_archive(settings, _stopped_by_signal())
+    if asked.name != SERVING:
+        os._exit(0)  # at the interpreter's own end DuckDB's binding writes of what it left, between the lines of the journal
     return 0
+
+
+@contextlib.contextmanager
+def _archive(settings: Settings) -> Iterator[Archive]:
+    """Open the archive meanwhile."""
+    from adapters.archives.duck import DuckArchive
+
+    archive = DuckArchive(DataDirectory(settings.data_dir).archive, memory_bytes=settings.archive.memory_bytes)
+    with contextlib.closing(archive):
+        yield archive
 
 
 def _run_serving(settings: Settings, worker: str, listener: socket.socket) -> None:
@@ -107,35 +121,34 @@ def _traces(settings: Settings, worker: str) -> Traces | None:
 
 
 def _run_control(settings: Settings, listener: socket.socket) -> None:
-    from adapters.archives.duck import DuckArchive
     from adapters.validation.process import ProcessValidator
     from gateway.control.run import run_control
 
     data, clock, control = DataDirectory(settings.data_dir), SystemClock(), settings.control
-    run_control(
-        listener=listener,
-        settings=settings,
-        registry=SqliteRegistry(data.registry, clock=clock),
-        artifacts=DirectoryArtifacts(data.artifacts),
-        validator=ProcessValidator(
-            timeout_s=control.validation_timeout_s,
-            memory_bytes=control.validation_memory_bytes,
-            limits=limits_of(settings, data.scratch / "validation"),
-            interpreters=interpreters_of(settings),
-        ),
-        archive=DuckArchive(data.archive, memory_bytes=settings.archive.memory_bytes),
-        log=SegmentReader(data.log),
-        readings=ReadingsFiles({one.process: data.readings(one.process) for one in partitions(settings.monitor.processes)}),
-        snapshots=MetricsDirectory(data.metrics),
-        workers=worker_names(settings),
-        checkpoints=SqliteCheckpoints(data.checkpoints),
-        channels=channels_of(settings, os.environ),
-        clock=clock,
-    )
+    with _archive(settings) as archive:
+        run_control(
+            listener=listener,
+            settings=settings,
+            registry=SqliteRegistry(data.registry, clock=clock),
+            artifacts=DirectoryArtifacts(data.artifacts),
+            validator=ProcessValidator(
+                timeout_s=control.validation_timeout_s,
+                memory_bytes=control.validation_memory_bytes,
+                limits=limits_of(settings, data.scratch / "validation"),
+                interpreters=interpreters_of(settings),
+            ),
+            archive=archive,
+            log=SegmentReader(data.log),
+            readings=ReadingsFiles({one.process: data.readings(one.process) for one in partitions(settings.monitor.processes)}),
+            snapshots=MetricsDirectory(data.metrics),
+            workers=worker_names(settings),
+            checkpoints=SqliteCheckpoints(data.checkpoints),
+            channels=channels_of(settings, os.environ),
+            clock=clock,
+        )
 
 
 def _run_monitor(settings: Settings, process: str, stop: threading.Event) -> None:
-    from adapters.archives.duck import DuckArchive
     from adapters.detectors.river import AdwinDetector
     from adapters.logs.codec import decode
     from gateway.history import recalled
@@ -143,36 +156,37 @@ def _run_monitor(settings: Settings, process: str, stop: threading.Event) -> Non
 
     data, clock = DataDirectory(settings.data_dir), SystemClock()
     partition = next(one for one in partitions(settings.monitor.processes) if one.process == process)
-    run_monitor(
-        settings=settings,
-        log=SegmentReader(data.log, partition.has if partition.count > 1 else None),
-        registry=SqliteRegistry(data.registry, clock=clock),
-        checkpoints=SqliteCheckpoints(data.checkpoints),
-        readings=ReadingsFile(data.readings(process)),
-        metrics=MetricsFile(data.metrics / f"{process}.bin"),
-        detector=AdwinDetector,
-        recall=partial(recalled, archive=DuckArchive(data.archive, memory_bytes=settings.archive.memory_bytes), decode=decode),
-        clock=clock,
-        stop=stop,
-        partition=partition,
-    )
+    with _archive(settings) as archive:
+        run_monitor(
+            settings=settings,
+            log=SegmentReader(data.log, partition.has if partition.count > 1 else None),
+            registry=SqliteRegistry(data.registry, clock=clock),
+            checkpoints=SqliteCheckpoints(data.checkpoints),
+            readings=ReadingsFile(data.readings(process)),
+            metrics=MetricsFile(data.metrics / f"{process}.bin"),
+            detector=AdwinDetector,
+            recall=partial(recalled, archive=archive, decode=decode),
+            clock=clock,
+            stop=stop,
+            partition=partition,
+        )
 
 
 def _run_archive(settings: Settings, stop: threading.Event) -> None:
-    from adapters.archives.duck import DuckArchive
     from gateway.archive.keeper import run_keeper
 
     data, clock = DataDirectory(settings.data_dir), SystemClock()
-    run_keeper(
-        settings=settings,
-        log=SegmentReader(data.log),
-        segments=SegmentDirectory(data.log),
-        archive=DuckArchive(data.archive, memory_bytes=settings.archive.memory_bytes),
-        checkpoints=SqliteCheckpoints(data.checkpoints),
-        metrics=MetricsFile(data.metrics / "archive.bin"),
-        clock=clock,
-        stop=stop,
-    )
+    with _archive(settings) as archive:
+        run_keeper(
+            settings=settings,
+            log=SegmentReader(data.log),
+            segments=SegmentDirectory(data.log),
+            archive=archive,
+            checkpoints=SqliteCheckpoints(data.checkpoints),
+            metrics=MetricsFile(data.metrics / "archive.bin"),
+            clock=clock,
+            stop=stop,
+        )
 
 
 def _stopped_by_signal() -> threading.Event:

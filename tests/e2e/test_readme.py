@@ -45,7 +45,7 @@ def test_readme_works_as_pasted(directory):
     assert "each follows from the one before" in output
     assert "champion=2 100 %" in output.partition("each follows from the one before")[2]
     assert (directory / "delays.parquet").read_bytes().startswith(b"PAR1")
-    assert json.loads(journal.splitlines()[-1])["action"] == "stop"
+    assert [json.loads(line) for line in journal.splitlines()][-1]["action"] == "stop"
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"http://127.0.0.1:{port}/v2/health/live")
 
