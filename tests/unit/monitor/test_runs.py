@@ -102,7 +102,7 @@ def _records(
     found: list[Record] = [_odd(record, chance) if chance.random() < odd else record]
     if chance.random() < 0.8:
         id, said, by = answers.pop(chance.randrange(max(0, len(answers) - 900), len(answers)))
-        is_wrong = chance.random() < (harm if by == "2" else 0.0)
+        is_wrong = chance.random() < (harm if by == ("2" if has_rollout else "1") else 0.0)
         value = "yes" if (chance.random() < said) != is_wrong else "no"
         row = 0 if chance.random() >= odd else 3
         found.append(GroundTruthRecord(id, time_s, row, value if chance.random() >= odd else "maybe", time_s))
@@ -172,8 +172,15 @@ def everything(fold: Fold) -> str:
         for state in fold.routes.values()
         for key, one in state.tallies.items()
     ]
+    drifts = {name: _drift(state.drift.state()) for name, state in fold.routes.items() if state.drift is not None}
     shown = picture(fold, Merge(), lag_s=0.0, drills={}, published_at_s=0.0)
-    return repr((watches, tallies, vars(fold.truth), shown, fold.sampling, fold.now_s, fold.records, fold.unscored))
+    return repr((watches, drifts, tallies, vars(fold.truth), shown, fold.sampling, fold.now_s, fold.records, fold.unscored))
+
+
+def _drift(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the state of a drift watch with the rows of its batch in one part each, however they came."""
+    since_s, count, *parts = state["batch"]
+    return {**state, "batch": (since_s, count, [[row for part in one for row in np.asarray(part).tolist()] for one in parts])}
 
 
 @pytest.mark.parametrize(
@@ -219,4 +226,24 @@ def test_run_of_any_length_leaves_the_fold_as_one_by_one_does(monkeypatch):
 
     assert due_in_runs == due
     assert everything(folds[1]) == everything(folds[0])
+    assert together > 500
+
+
+def test_run_that_holds_an_alarm_is_taken_one_by_one():
+    """A live version that loses more than it did at first is found at the same record, and the rest is as one by one."""
+    records = traffic(1_500, odd=0.0, harm=0.9, has_rollout=False)
+    folds = [new_fold(has_rollout=False) for _ in range(2)]
+    for fold in folds:
+        one_by_one(fold, records[:100])
+        drift = fold.routes["delays"].drift
+        assert drift is not None
+        for number in range(2_000):
+            drift.observe_outcome("loss", 0.25 * (number % 2), START_S - 1.0, answered_s=START_S - 1.0)
+
+    due = one_by_one(folds[0], records[100:])
+    due_in_runs, together = in_runs(folds[1], records[100:])
+
+    assert due_in_runs == due
+    assert everything(folds[1]) == everything(folds[0])
+    assert "loss: " in everything(folds[1])
     assert together > 500
