@@ -30,6 +30,7 @@ def facts_of(model: Any) -> dict[str, Any]:
 
 
 def _had(model: Any, name: str) -> Any:
+    """Return an attribute, or None where there is none; one that raises says nothing, and what it should say is asked for."""
     try:
         return getattr(model, name, None)
     except Exception:  # noqa: BLE001 - a property of foreign code
@@ -44,6 +45,7 @@ def _count(value: Any) -> int:
 
 
 def _names(value: Any) -> list[str]:
+    """Return a list as text, or none where it is no list, too long, or of what cannot be said as text."""
     if value is None:
         return []
     try:

@@ -56,6 +56,14 @@ def test_world_that_gets_worse_is_asked_for_once_with_its_evidence(past_of, is_a
     assert {(one.finding, one.differences) for one in recompute_decisions(past_of(scene))} == {(Finding.SAME, ())}
 
 
+def write_with_a_value_missing(scene, *, seed, start_s):
+    """Write answers of a worse world, each with a feature that did not arrive."""
+    for stream, record in records(scene.registry, WORSE, 400, seed=seed, start_s=start_s):
+        if isinstance(record, PredictionRecord):
+            record.inputs[0].data[0, 0] = float("nan")
+        scene.log.append(stream, [record])
+
+
 @pytest.mark.parametrize("world", [FINE, BAD_CHALLENGER, FAILING, replace(FINE, shift=3.0)])
 def test_nothing_is_asked_where_the_champions_loss_did_not_rise(world):
     """A bad challenger, failures, or inputs that moved without costing anything are no reason to train."""
@@ -68,10 +76,7 @@ def test_broken_inputs_are_not_trained_on():
     """While a feature arrives missing, a loss that rises with it asks for nothing."""
     scene = alone(Scene(LEFT_ALONE))
     run(scene, (FINE, LEARN_OUTCOMES + 100))
-    for stream, record in records(scene.registry, WORSE, 400, seed=2, start_s=START_S + APART_S):
-        if isinstance(record, PredictionRecord):
-            record.inputs[0].data[0, 0] = float("nan")
-        scene.log.append(stream, [record])
+    write_with_a_value_missing(scene, seed=2, start_s=START_S + APART_S)
     scene.write(records(scene.registry, WORSE, 10, seed=3, start_s=START_S + 2 * APART_S))
     scene.run()
     picture = scene.readings.latest()["routes"][ROUTE]["drift"]
@@ -102,10 +107,7 @@ def test_request_after_a_rise_that_was_told_to_nobody_is_found_again(past_of):
     alone(scene)
     begun_s = START_S + APART_S
     scene.write(records(scene.registry, FINE, LEARN_OUTCOMES + 100, seed=3, start_s=begun_s))
-    for stream, record in records(scene.registry, WORSE, 400, seed=4, start_s=begun_s + APART_S):
-        if isinstance(record, PredictionRecord):
-            record.inputs[0].data[0, 0] = float("nan")
-        scene.log.append(stream, [record])
+    write_with_a_value_missing(scene, seed=4, start_s=begun_s + APART_S)
     scene.write(records(scene.registry, FINE, 10, seed=5, start_s=begun_s + 2 * APART_S))
     scene.run()
     assert asked(scene) == []
